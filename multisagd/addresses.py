@@ -1,6 +1,6 @@
-"""Addresses (URLs) in texts: detection, and removal of secrets.
+"""Detect addresses (URLs) in a text and remove secrets from them.
 
-An address may contain secrets: user and password, or a signature after the question mark.
+An address may contain secrets: a user name and password, or a signature after the question mark.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ HOME = re.compile(
 
 
 def is_address(text: str) -> bool:
-    """Whether a text is more than a plain path: an address, a chain of addresses, or a network share."""
+    """Whether a string is more than a plain path: an address, a chain of addresses, or a network share."""
     return "://" in text or "::" in text or text.lstrip().lower().startswith(("data:", "pipe:", "//", "\\\\"))
 
 
 def without_secrets(text: str) -> str:
-    """Return a text without user, password, query and fragment in its addresses.
+    """Return the text without the user name, password, query and fragment of its addresses.
 
     Each removed part is replaced by `…`.
     """
@@ -29,7 +29,7 @@ def without_secrets(text: str) -> str:
 
 
 def for_others(text: str) -> str:
-    """Return a text as `without_secrets` does, with home folders, which contain a person's name, replaced by `~`."""
+    """Remove secrets as `without_secrets` does, and replace home folders, which contain a person's name, by `~`."""
     return HOME.sub("~", without_secrets(text))
 
 

@@ -1,16 +1,16 @@
-"""Mean and power of a partly observed stationary Gaussian, by expectation-maximisation.
+"""Estimate the mean and power of a partly observed stationary Gaussian by expectation-maximisation.
 
 The model is that of the noise: a circulant covariance, which the Fourier transform makes diagonal, with power C(k),
-about a mean that is free at every place. The E step computes the mean and covariance of the missing samples given the
-observed ones; the M step averages over items:
+about a mean that may differ from place to place. The E step computes the mean and covariance of the missing samples
+given the observed ones; the M step averages over items:
 
     mean ← average of E[x | seen]
     C(k) ← average of |F (E[x | seen] - mean)|²(k) + (F Cov[x | seen] F*)(k, k)
 
-Every step raises the likelihood of the observed samples, and the power stays positive (Dempster, Laird and Rubin,
-Journal of the Royal Statistical Society B 39, 1977). Pairs of steps are extrapolated while that raises the likelihood
-(SQUAREM: Varadhan and Roland, Scandinavian Journal of Statistics 35, 2008). The mean is estimated too, because plain
-averages over different items at each place have errors larger than the weak part of a steep spectrum.
+Every step increases the likelihood of the observed samples, and the power stays positive (Dempster, Laird and Rubin,
+Journal of the Royal Statistical Society B 39, 1977). Pairs of steps are extrapolated while that increases the
+likelihood (SQUAREM: Varadhan and Roland, Scandinavian Journal of Statistics 35, 2008). The mean is estimated too,
+because plain averages over different items at each place have errors larger than the weak part of a steep spectrum.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 TOLERANCE = 1e-5
-"""Minimum gain of log-likelihood per round, in nats per frequency: far below sampling errors."""
+"""Minimum increase of the log-likelihood per round, in nats per frequency: far below sampling errors."""
 MAX_ROUNDS = 200
 MIN_RELATIVE_POWER = 1e-10
 """Smallest power, as a fraction of the largest: below it float64 cannot solve for the missing samples."""
@@ -33,10 +33,11 @@ AT_ONCE = 1 << 22
 
 @dataclass(frozen=True, eq=False)
 class MaskGroup:
-    """Items seen at the same places of the grid.
+    """The items that were observed at the same places of the grid.
 
-    `places` (places,) are indices into the flattened grid. `rows` (blocks, rows, 1 + places), real or complex, are a
-    one and the observed samples of each item, or fewer rows with the same `rowsᴴ rows`; `count` is the number of items.
+    `places` (places,) are indices into the flattened grid. `rows` (blocks, rows, 1 + places), real or complex, contain
+    the number one and the observed samples of each item, or are fewer rows with the same `rowsᴴ rows`. `count` is the
+    number of items.
     """
 
     places: Tensor
@@ -50,7 +51,7 @@ Stack = tuple[Tensor, Tensor, Tensor]
 
 @dataclass(frozen=True, eq=False)
 class Estimate:
-    """Power `(blocks, *shape)` and mean `(blocks, places)`."""
+    """An estimate of the power `(blocks, *shape)` and the mean `(blocks, places)`."""
 
     power: Tensor
     mean: Tensor
@@ -58,7 +59,7 @@ class Estimate:
 
 @dataclass(frozen=True, eq=False)
 class Fit:
-    """The last estimate, the log-likelihood before each round (up to a constant), and whether they converged."""
+    """The last estimate, the log-likelihood before each round (up to a constant), and whether the fit converged."""
 
     estimate: Estimate
     log_likelihood: tuple[float, ...]
@@ -68,10 +69,10 @@ class Fit:
 def fit_power(groups: Sequence[MaskGroup], start: Tensor, weight: Tensor) -> Fit:
     """Return the maximum-likelihood power of the groups' samples, from a positive start `(blocks, *shape)`.
 
-    Blocks are independent, each with its own power on a full grid of `shape`; `weight` (blocks,) is 1 for real
-    blocks and 2 for complex blocks, which also represent their conjugates. It stops when a round gains less than
-    `TOLERANCE` nats per frequency. Power that the data do not determine, for example if no item has both samples of a
-    pair at some distance, stays near the start.
+    Blocks are independent, each with its own power on a full grid of `shape`; `weight` (blocks,) is 1 for real blocks
+    and 2 for complex blocks, which also represent their conjugates. The fit stops when a round increases the
+    log-likelihood by less than `TOLERANCE` nats per frequency. Power that the data do not determine, for example
+    because no item has two observed samples at some distance, stays near the start.
     """
     size = start[0].numel()
     stacks = _stacked(groups, size)
@@ -83,7 +84,7 @@ def fit_power(groups: Sequence[MaskGroup], start: Tensor, weight: Tensor) -> Fit
         log_likelihoods.append(before)
         far = _extrapolated(now, one, two)
         now, after = (two, between) if far is None else step(far, stacks, weight)
-        if not after >= between:  # also where it is not a number
+        if not after >= between:  # also true if `after` is NaN
             now, after = two, between
         if after - before < TOLERANCE * float(weight.sum()) * size:
             converged = True
@@ -107,10 +108,10 @@ def _stacked(groups: Sequence[MaskGroup], size: int) -> list[Stack]:
     for group in groups:
         sorted_groups.setdefault(len(group.places), []).append(group)
     stacks = []
-    for seen, alike in sorted_groups.items():
-        together = max(1, AT_ONCE // (len(alike[0].rows) * seen * size))
-        for start in range(0, len(alike), together):
-            part = alike[start : start + together]
+    for seen, same_size in sorted_groups.items():
+        stack_size = max(1, AT_ONCE // (len(same_size[0].rows) * seen * size))
+        for start in range(0, len(same_size), stack_size):
+            part = same_size[start : start + stack_size]
             maximum = max(each.rows.shape[1] for each in part)
             rows = [torch.nn.functional.pad(each.rows, (0, 0, 0, maximum - each.rows.shape[1])) for each in part]
             counts = torch.tensor([each.count for each in part], dtype=torch.float64, device="cpu")
@@ -127,8 +128,8 @@ def step(now: Estimate, stacks: Sequence[Stack], weight: Tensor) -> tuple[Estima
     energy, shift = torch.zeros_like(power), torch.zeros(power.shape, dtype=torch.complex128, device="cpu")
     for places, rows, counts in stacks:
         centred = rows[..., 1:] - rows[..., :1] * _gathered(now.mean.expand(len(places), -1, -1).unsqueeze(2), places)
-        few = 2 * places.shape[1] <= power[0].numel()
-        part = (_from_seen if few else _from_missing)(power, places, centred, rows[..., :1], counts)
+        mostly_missing = 2 * places.shape[1] <= power[0].numel()
+        part = (_from_seen if mostly_missing else _from_missing)(power, places, centred, rows[..., :1], counts)
         energy, shift = energy + part.energy, shift + part.shift
         items += float(counts.sum())
         likelihood -= 0.5 * float((weight * (counts @ part.log_det + part.square)).sum())
@@ -141,10 +142,11 @@ def step(now: Estimate, stacks: Sequence[Stack], weight: Tensor) -> tuple[Estima
 
 @dataclass(frozen=True, eq=False)
 class Expected:
-    """Expectations of the E step over some whole items about the mean, given the observed samples.
+    """The results of the E step for some items about the mean, given their observed samples.
 
-    `energy` (blocks, *shape): the sum of E|F x|²; `shift` (blocks, *shape): the sum of F E[x]; `log_det` (groups,
-    blocks): of the covariance of the observed samples; `square` (blocks,): their summed squared Mahalanobis norms.
+    `energy` (blocks, *shape): the sum of E|F x|². `shift` (blocks, *shape): the sum of F E[x]. `log_det` (groups,
+    blocks): the log-determinant of the covariance of the observed samples. `square` (blocks,): the sum of their squared
+    Mahalanobis norms.
     """
 
     energy: Tensor
@@ -154,12 +156,12 @@ class Expected:
 
 
 def _positive(power: Tensor) -> Tensor:
-    """Return the power, clamped to the smallest fraction of the largest."""
+    """Return the power, at least `MIN_RELATIVE_POWER` times its maximum."""
     return power.clamp(min=MIN_RELATIVE_POWER * float(power.max()))
 
 
 def _from_seen(power: Tensor, places: Tensor, rows: Tensor, ones: Tensor, counts: Tensor) -> Expected:
-    """Return the expectations, from the covariance of the observed samples, K⁻¹.
+    """Return the expectations from the covariance K⁻¹ of the observed samples.
 
     E[x | seen] is Σ K x, and its covariance Σ - Σ K Σ.
     """
@@ -173,7 +175,7 @@ def _from_seen(power: Tensor, places: Tensor, rows: Tensor, ones: Tensor, counts
 
 
 def _from_missing(power: Tensor, places: Tensor, rows: Tensor, ones: Tensor, counts: Tensor) -> Expected:
-    """Return the expectations, from the precision of the missing samples, whose inverse is their covariance."""
+    """Return the expectations from the precision of the missing samples, whose inverse is their covariance."""
     shape, dims = power.shape[1:], tuple(range(-power.dim() + 1, 0))
     unseen = torch.ones(len(places), power[0].numel(), dtype=torch.bool, device="cpu").scatter_(1, places, False)
     missing = unseen.nonzero()[:, 1].view(len(places), -1)
@@ -191,9 +193,9 @@ def _from_missing(power: Tensor, places: Tensor, rows: Tensor, ones: Tensor, cou
 
 
 def _inverse_root(power: Tensor, places: Tensor, complex_valued: bool) -> tuple[Tensor, Tensor]:
-    """Return W with `Wᴴ W` the inverse of a power's circulant matrix restricted to places, and its log-determinants.
+    """Restrict a power's circulant matrix to places; return W, where `Wᴴ W` is its inverse, and its log-determinant.
 
-    W is (groups, blocks, places, places).
+    W has shape (groups, blocks, places, places).
     """
     shape = power.shape[1:]
     kernel = torch.fft.ifftn(power, dim=tuple(range(1, power.dim())))
@@ -209,14 +211,14 @@ def _inverse_root(power: Tensor, places: Tensor, complex_valued: bool) -> tuple[
 
 
 def _energy(rows: Tensor, places: Tensor, power: Tensor) -> Tensor:
-    """Return the summed |F row|² `(groups, blocks, *shape)` of rows `(groups, blocks, rows, places)`, else zero."""
+    """Return the sum of |F row|² over rows `(groups, blocks, rows, places)`: `(groups, blocks, *shape)`."""
     if places.shape[1] == 0:
         return torch.zeros(len(places), *power.shape, dtype=power.dtype, device="cpu")
     return _square(_transform(_spread_out(rows, places, power.shape[1:]), power)).sum(2)
 
 
 def _square(x: Tensor) -> Tensor:
-    """Return |x|²; for complex numbers without the square root of `abs`."""
+    """Return |x|² without the square root that `abs` takes for complex numbers."""
     return x.real.square() + x.imag.square() if x.is_complex() else x.square()
 
 

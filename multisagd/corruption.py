@@ -1,4 +1,4 @@
-"""Corruption that is confined to a part of the spectrum; `multisagd.analysis.excess` finds it in data.
+"""Describe corruption that is confined to a part of the spectrum; `multisagd.analysis.excess` finds it in data.
 
 `x' = x + n` with Gaussian n of power `b²(k)` at frequency k, zero outside some band. The spectrum alone
 distinguishes band noise, rain, a moiré pattern, mains hum and flicker (arXiv 2510.09660, selective omission).
@@ -30,16 +30,16 @@ LevelScale = Literal["deviation", "bins"]
 
 
 class Corruption:
-    """Gaussian noise with a spectrum and a level on a grid, as corruption of data.
+    """Corrupt data by Gaussian noise with a spectrum and a level on a grid.
 
     `scale` says what `level` means. With `deviation` it is the standard deviation of the corruption, in units of the
     data: the papers' convention, in which a narrow band has much power in each of its bins. With `bins` it is the
     amplitude in the strongest bin, so that a level of 1 is as strong there as white noise of unit variance, for any
-    width of the band. It is independent from channel to channel, or `shared` by all, like rain in the colours of a
-    picture.
+    width of the band. Noise is independent from channel to channel, or `shared` by all channels, like rain in the
+    colours of an image.
 
     Raises:
-        ValueError: for a level that is not positive and finite, an unknown scale, or a spectrum without power.
+        ValueError: If the level is not positive and finite, the scale is unknown, or the spectrum has no power.
     """
 
     def __init__(
@@ -56,16 +56,16 @@ class Corruption:
 
     @classmethod
     def of_power(cls, power: Tensor, grid: Grid, shared: bool = False) -> Corruption:
-        """Return the corruption of this power on the half spectrum of a grid.
+        """Return the corruption that has this power on the half spectrum of a grid.
 
         Raises:
-            ValueError: if it has another shape, is negative or not finite anywhere, or zero everywhere.
+            ValueError: If the power has a different shape, is negative or not finite anywhere, or zero everywhere.
         """
-        deviation = math.sqrt(max(0.0, float(grid.mean(power.double()))))
-        return cls(Table(power, grid), grid, deviation, shared=shared)
+        std = math.sqrt(max(0.0, float(grid.mean(power.double()))))
+        return cls(Table(power, grid), grid, std, shared=shared)
 
     def save(self, path: str | Path) -> None:
-        """Write its power as safetensors, the grid in the metadata."""
+        """Write the power as safetensors, with the grid in the metadata."""
         described = {"format_version": FORMAT_VERSION, "axes": describe_axes(self.grid)}
         save_file({"power": self.power().contiguous()}, str(path), metadata={"corruption": json.dumps(described)})
 
@@ -73,11 +73,11 @@ class Corruption:
     def load(cls, path: Path, grid: Grid, shared: bool = False) -> Corruption:
         """Read a file written by `save`, interpolated in frequency if the grid differs.
 
-        The file has the spectrum only; the caller says whether channels share the corruption (`shared`).
+        The file contains the spectrum only; the caller says whether channels share the corruption (`shared`).
 
         Raises:
             OSError: if the file cannot be read.
-            ValueError: if it is another kind of file, with a different version, or has other axes.
+            ValueError: If it is not a corruption file, has a different format version, or has other axes.
         """
         check_file(path)
         try:
@@ -105,8 +105,8 @@ class Corruption:
         return self._deviation()
 
     def _deviation(self, shape: Sequence[int] | None = None) -> float:
-        loudest = 1.0 if self.scale == "deviation" else float(self.covariance.power(shape).max())
-        return self.level / math.sqrt(loudest)
+        strongest = 1.0 if self.scale == "deviation" else float(self.covariance.power(shape).max())
+        return self.level / math.sqrt(strongest)
 
     def power(self, shape: Sequence[int] | None = None) -> Tensor:
         """Return the power `c²(k)` of the corruption in each channel, `(*half_shape,)`, float64."""

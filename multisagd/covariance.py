@@ -1,8 +1,8 @@
-"""The covariance of the noise: a spectrum on a grid, diagonal in frequency.
+"""Implement the covariance of the noise: a spectrum on a grid, diagonal in frequency.
 
-`Σ = F⁻¹ diag(W) F` with `F` the unitary discrete Fourier transform over the grid and `W = w²` the power, scaled by one
-number so that its mean over the full spectrum is one. `Σ^{1/2} ξ = F⁻¹(w · Fξ)` turns white noise into coloured noise
-(arXiv 2510.09660). Such a Σ is circulant: the first and last samples of every axis are neighbours.
+`Σ = F⁻¹ diag(W) F`, where `F` is the unitary discrete Fourier transform over the grid and `W = w²` is the power, scaled
+by one number so that its mean over the full spectrum is one. `Σ^{1/2} ξ = F⁻¹(w · Fξ)` turns white noise into coloured
+noise (arXiv 2510.09660). Such a Σ is circulant: the first and last samples of every axis are neighbours.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ _EXPONENTS: dict[Gain, float] = {"color": 0.5, "whiten": -0.5, "apply": 1.0, "so
 
 
 class SpectralCovariance(nn.Module):
-    """Covariance of noise with power `spectrum` on `grid`; tensors are `(..., *grid)`, all channels alike.
+    """The covariance of noise with power `spectrum` on `grid`, for tensors `(..., *grid)`; the same in every channel.
 
-    Tensors of other grid sizes are accepted: the spectrum is evaluated for their size and cached for the last few
+    Tensors with other grid sizes are accepted: the spectrum is evaluated for their size and cached for the last few
     sizes. Computations run in float32 or wider, outside autocast; results have the dtype of the input (float32 for
     integers).
 
     Raises:
-        ValueError: if the spectrum has no power on the grid, or power that is negative or not finite.
+        ValueError: If the spectrum has no power on the grid, or power that is negative or not finite.
     """
 
     def __init__(self, spectrum: Spectrum, grid: Grid) -> None:
@@ -41,9 +41,9 @@ class SpectralCovariance(nn.Module):
         self.grid = grid
         self._powers: Recent[Tensor] = Recent()
         self._gains: Recent[Tensor | None] = Recent()
-        self.register_buffer("_like", torch.empty(0), persistent=False)  # carries .to(), .double() and .cuda()
+        self.register_buffer("_like", torch.empty(0), persistent=False)  # follows .to(), .double() and .cuda()
         self._like: Tensor
-        self.power()  # an invalid spectrum is refused here, not at the first draw
+        self.power()  # refuses an invalid spectrum here, not at the first draw
 
     def power(self, shape: Sequence[int] | None = None) -> Tensor:
         """Return the normalised power W on the half spectrum of a grid shape (`grid.shape` by default), CPU float64."""
@@ -71,12 +71,12 @@ class SpectralCovariance(nn.Module):
     ) -> Tensor:
         """Draw noise `Σ^{1/2} ξ` of unit mean power, shape `(len(seeds), channels, *grid)`.
 
-        Each item depends on its own seed only. With a flat spectrum it is, bit for bit, `torch.randn` of the item's
-        shape from a generator with that seed (equality holds per kind of device). Seeds go up to 2^64 - 1;
-        those from 2^32 on are hashed to the 32 bits that generators keep.
+        Each item depends on its own seed only. With a flat spectrum it is identical, bit for bit, to `torch.randn` with
+        the item's shape and a generator of that seed, on the same type of device. Seeds go up to 2^64 - 1; seeds of
+        2^32 and above are hashed to the 32 bits that generators keep.
 
         Raises:
-            ValueError: without seeds, or for a seed that is not an integer in that range.
+            ValueError: If there are no seeds, or a seed is not an integer in that range.
         """
         seeds = [generator_seed(seed) for seed in one_each(seeds)]
         if not seeds:
@@ -99,7 +99,7 @@ class SpectralCovariance(nn.Module):
         return self._filter(x, "whiten")
 
     def apply(self, x: Any) -> Any:
-        """Return `Σ x` for x `(..., *grid)`, shaped like x; given a function, act as `nn.Module.apply`."""
+        """Return `Σ x` for x `(..., *grid)`, shaped like x; given a function instead, call `nn.Module.apply`."""
         return self._filter(x, "apply") if isinstance(x, Tensor) else super().apply(x)
 
     def solve(self, x: Tensor) -> Tensor:
@@ -107,7 +107,7 @@ class SpectralCovariance(nn.Module):
         return self._filter(x, "solve")
 
     def project(self, x: Tensor) -> Tensor:
-        """Return x `(..., *grid)` projected on the range of Σ (the frequencies that carry noise), in its units."""
+        """Project x `(..., *grid)` on the range of Σ (the frequencies that carry noise); like x in shape and units."""
         return self._filter(x, "project")
 
     def logdet(self, shape: Sequence[int] | None = None) -> Tensor:
@@ -141,7 +141,7 @@ class SpectralCovariance(nn.Module):
         return self._gains.get((gain, shape, device, dtype), make)
 
     def extra_repr(self) -> str:
-        """Name the spectrum and the grid in `print`."""
+        """Return the spectrum and the grid, for `print`."""
         return f"{self.spectrum}, grid={'×'.join(f'{axis.name} {axis.size}' for axis in self.grid.axes)}"
 
 
@@ -149,12 +149,12 @@ class SpectralCovariance(nn.Module):
 def to_half_spectrum(x: Tensor, dimensions: int) -> Tensor:
     """Return `rfftn` over the last `dimensions` axes of a real tensor: complex amplitudes `(..., *half_shape)`.
 
-    All filtering in training and sampling uses this pair. Both run outside compiled graphs and
-    autocast: half-precision transforms do not exist on the CPU, and on CUDA only for powers of two.
+    All filtering in training and sampling uses this function and `from_half_spectrum`. Both run outside compiled graphs
+    and autocast: half-precision transforms do not exist on the CPU, and on CUDA only for powers of two.
     """
     with torch.autocast(x.device.type, enabled=False):
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
-        if wide.numel() == 0:  # an empty batch, for which the libraries have no transform
+        if wide.numel() == 0:  # an empty batch, which the FFT libraries refuse
             wide = wide.reshape(*x.shape[:-1], x.shape[-1] // 2 + 1)
             return torch.complex(wide, wide)
         return torch.fft.rfftn(wide, dim=tuple(range(-dimensions, 0)))
@@ -162,7 +162,7 @@ def to_half_spectrum(x: Tensor, dimensions: int) -> Tensor:
 
 @uncompiled
 def from_half_spectrum(spectrum: Tensor, shape: Sequence[int]) -> Tensor:
-    """Undo `to_half_spectrum` for a grid of this shape: amplitudes `(..., *half_shape)` to real `(..., *shape)`."""
+    """Invert `to_half_spectrum` on a grid of this shape: amplitudes `(..., *half_shape)` to real `(..., *shape)`."""
     dims = tuple(range(-len(shape), 0))
     with torch.autocast(spectrum.device.type, enabled=False):
         if spectrum.numel() == 0:
@@ -174,5 +174,5 @@ def from_half_spectrum(spectrum: Tensor, shape: Sequence[int]) -> Tensor:
 
 
 def filter_grid(x: Tensor, gain: Tensor, dimensions: int) -> Tensor:
-    """Multiply a real tensor `(..., *grid)` by a `gain` of amplitudes, which broadcasts over the half spectrum."""
+    """Multiply the amplitudes of a real tensor `(..., *grid)` by `gain`, which broadcasts over the half spectrum."""
     return from_half_spectrum(to_half_spectrum(x, dimensions).mul_(gain), x.shape[-dimensions:])

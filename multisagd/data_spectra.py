@@ -1,4 +1,4 @@
-"""Spectra that depend on a run's data: their measured power, and white noise that omits their corruption."""
+"""Define spectra that depend on a run's data: their measured power, and white noise that omits their corruption."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from multisagd.statistics import DataStatistics
 class DataPower(Spectrum):
     """The measured power of the training data, averaged over channels and raised to `exponent`: `W = C^p`.
 
-    With a `floor`, in decibels below the largest, frequencies without data power also get noise.
+    With a `floor`, in decibels below the largest power, frequencies without data power also get noise.
     """
 
     statistics: DataStatistics
@@ -35,5 +35,5 @@ class Omitting(Spectrum):
     corruption: Corruption
 
     def power(self, grid: Grid) -> Tensor:
-        """Return 1 outside the corrupted band, and 0 inside."""
+        """Return 1 outside the corrupted band and 0 inside, shape `grid.half_shape`."""
         return Outside(self.corruption.covariance.spectrum).power(grid)

@@ -1,10 +1,10 @@
-"""Denoisers: `denoiser(x_t, t, condition)` always estimates `E[x0 | x_t]`, whatever the network predicts.
+"""Wrap networks as denoisers: `denoiser(x_t, t, condition)` estimates `E[x0 | x_t]`, whatever the network predicts.
 
-Every parametrisation is one formula about the mean μ of the data, with `y = x_t - a μ`:
+All parametrisations share one formula, with μ the mean of the data and `y = x_t - a μ`:
 
     D(x_t) = μ + c_skip · y + c_out · F(c_in · y, log-SNR, condition)
 
-`prediction` x0, noise, v or flow says what the network's output F means (`c_in = 1`). Karras preconditioning
+`prediction` (x0, noise, v or flow) says what the network's output F means; then `c_in = 1`. Karras preconditioning
 (arXiv 2206.00364, here for any path) keeps the input and the target of the network at unit variance instead:
 `c_in = (a²C + b²)^{-1/2}`, `c_skip = aC/(a²C + b²)`, `c_out = (C b²/(a²C + b²))^{1/2}` with `C = σ_data²`.
 
@@ -39,9 +39,9 @@ QUIET = 1e-6
 
 @dataclass(frozen=True)
 class Preconditioning:
-    """`D = μ + c_skip·y + c_out·F(c_in·y)`, and F's target `target_signal·(x0 - μ) + target_noise·ε`.
+    """The factors in `D = μ + c_skip·y + c_out·F(c_in·y)` and in F's target `target_signal·(x0 - μ) + target_noise·ε`.
 
-    Each is `(batch or 1, 1, ..., 1)`, or `(batch or 1, channels or 1, *half_shape)` if it depends on frequency.
+    Each factor is `(batch or 1, 1, ..., 1)`, or `(batch or 1, channels or 1, *half_shape)` if it depends on frequency.
     """
 
     c_in: Tensor
@@ -52,20 +52,20 @@ class Preconditioning:
 
 
 class Denoiser(nn.Module):
-    """A network as an estimator of the clean sample.
+    """Wrap a network so that it predicts the clean sample x0.
 
     The network is any module called as `network(x, log_snr, condition)` with x `(batch, channels, *grid)` and log_snr
-    `(batch,)`, returning a tensor of the same shape as x or an object with such a tensor as `.sample` (as diffusers'
-    models do).
+    `(batch,)`, which returns a tensor of the same shape as x, or an object with such a tensor as `.sample` (as
+    diffusers models do).
 
-    With `statistics` the data are centred on their mean, and σ_data is measured about it; without, the mean is
-    zero, and Karras preconditioning uses σ_data = 0.5. Spectral preconditioning needs `statistics`. The default
-    prediction is v. `centred=False` always uses a zero mean, as networks trained elsewhere do.
+    If `statistics` are given, the data are centred on their mean, and σ_data is measured about it. If not, the mean is
+    taken as zero, and Karras preconditioning uses σ_data = 0.5. Spectral preconditioning needs `statistics`. The
+    default prediction is v. With `centred=False` the mean is always taken as zero, as in networks trained elsewhere.
 
     Raises:
-        ValueError: if a prediction is given together with a preconditioning, which fixes it; if either is unknown; if
-            the statistics have no variation; for spectral preconditioning without statistics or with noise on a padded
-            grid.
+        ValueError: If a prediction is given together with a preconditioning, which fixes it; if either is unknown; if
+            the statistics have zero variance; or if the preconditioning is spectral and there are no statistics, or the
+            noise is drawn on a padded grid.
     """
 
     def __init__(
@@ -81,15 +81,11 @@ class Denoiser(nn.Module):
         if preconditioning not in ("none", "karras", "spectral"):
             raise ValueError(f"unknown preconditioning {preconditioning!r}; choose none, karras or spectral")
         if preconditioning != "none" and prediction is not None:
-            raise ValueError(
-                f"{preconditioning} preconditioning fixes what the network predicts: leave out {prediction=}"
-            )
+            raise ValueError(f"{preconditioning} preconditioning fixes what the network predicts: omit {prediction=}")
         if preconditioning == "spectral" and statistics is None:
             raise ValueError("spectral preconditioning needs the statistics of the data")
         if preconditioning == "spectral" and isinstance(process.covariance, PaddedCovariance):
-            raise ValueError(
-                "spectral preconditioning needs noise that is diagonal in frequency: leave out the padding"
-            )
+            raise ValueError("spectral preconditioning needs noise that is diagonal in frequency: remove the padding")
         if prediction not in (None, "x0", "noise", "v", "flow"):
             raise ValueError(f"unknown prediction {prediction!r}; choose x0, noise, v or flow")
         self.network = network
@@ -105,14 +101,14 @@ class Denoiser(nn.Module):
         self._powers: Recent[tuple[Tensor, Tensor]] = Recent()
 
     def mean_like(self, x: Tensor) -> Tensor:
-        """Return the mean of the data in the units of x, `(channels, *grid)`, or a zero scalar if not centred."""
+        """Return the mean of the data, `(channels, *grid)` in the units of x; a scalar zero if data are not centred."""
         if not self.centred or self.statistics is None:
             return torch.zeros((), device=x.device, dtype=x.dtype)
         shape, statistics = tuple(x.shape[2:]), self.statistics
         return self._means.get((shape, x.device, x.dtype), lambda: statistics.mean_on(shape).to(x.device, x.dtype))
 
     def powers_like(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the power of data (floored) and noise, `(channels or 1, *half_shape)`, on the grid of x."""
+        """Return the power of the data, floored, and of the noise, on the grid of x: `(channels or 1, *half_shape)`."""
         assert self.statistics is not None
         shape, dtype = tuple(x.shape[2:]), torch.promote_types(x.dtype, torch.float32)
         statistics = self.statistics
@@ -126,9 +122,9 @@ class Denoiser(nn.Module):
         return self._powers.get((shape, x.device, dtype), make)
 
     def preconditioning_at(self, at: Coefficients, like: Tensor) -> Preconditioning:
-        """Return the factors of the network's input, of its output and of its training target at these coefficients.
+        """Return the factors of the network's input, output and training target at these coefficients.
 
-        They broadcast over the result of `to_basis` for a batch of the shape of `like`, `(batch, channels, *grid)`.
+        They broadcast over the result of `to_basis` for a batch shaped like `like`, `(batch, channels, *grid)`.
         """
         if self.preconditioning == "none":
             schedule, one = self.process.schedule, torch.ones_like(at.a)
@@ -139,17 +135,17 @@ class Denoiser(nn.Module):
             skip, out = at.a * sigma**2 * scale**2, at.b * sigma * scale
             return Preconditioning(scale, skip, out, at.b * scale / sigma, -at.a * sigma * scale)
         power, noise_power = self.powers_like(like)
-        deviation, amplitude = power.sqrt(), noise_power.sqrt()
+        std, amplitude = power.sqrt(), noise_power.sqrt()
         scale = (at.a**2 * power + at.b**2 * noise_power).rsqrt()
-        # Where W = 0 there is no noise: the example is known, and F's target is zero.
+        # Where W = 0 there is no noise: x0 is known, and F's target is zero.
         inverse = torch.where(amplitude > 0, 1 / torch.where(amplitude > 0, amplitude, 1.0), 0.0)
-        skip, out = at.a * power * scale**2, at.b * amplitude * deviation * scale
-        signal, noise = at.b * amplitude * scale / deviation, -at.a * deviation * scale * inverse
+        skip, out = at.a * power * scale**2, at.b * amplitude * std * scale
+        signal, noise = at.b * amplitude * scale / std, -at.a * std * scale * inverse
         return Preconditioning(scale, skip, out, signal, noise)
 
     @property
     def per_frequency(self) -> bool:
-        """Whether the factors depend on frequency even if the process's coefficients do not."""
+        """Whether the factors depend on frequency, even if the process's coefficients do not."""
         return self.preconditioning == "spectral"
 
     @property
@@ -158,7 +154,10 @@ class Denoiser(nn.Module):
         return self.preconditioning == "none"
 
     def to_basis(self, x: Tensor) -> Tensor:
-        """Return x in the basis in which the factors multiply: x itself, or its half spectrum."""
+        """Return x `(batch, channels, *grid)` in the basis in which factors multiply, in the units of x.
+
+        The result is x itself, or its half spectrum if factors depend on frequency.
+        """
         if not self.per_frequency:
             return self.process.to_basis(x)
         return to_half_spectrum(x, self.process.grid.dimensions)
@@ -170,7 +169,7 @@ class Denoiser(nn.Module):
         return from_half_spectrum(x, shape[-self.process.grid.dimensions :])
 
     def forward(self, x_t: Tensor, t: Tensor | float, condition: Tensor | None = None) -> Tensor:
-        """Return `E[x0 | x_t]`, shaped like x_t `(batch, channels, *grid)`, for times t `(batch,)`."""
+        """Return `E[x0 | x_t]`, shaped like x_t `(batch, channels, *grid)`, at times t `(batch,)`."""
         x_t = as_data(x_t)
         at = self.process.coefficients(t, x_t)
         factors, mean = self.preconditioning_at(at, x_t), self.mean_like(x_t)
@@ -202,8 +201,8 @@ class Denoiser(nn.Module):
     ) -> Tensor:
         """Return the loss of each item, shape `(batch,)`, with noise drawn from `seeds`, one per item.
 
-        It is the mean square of `error` in the metric, weighted by noise level, plus the penalty if there is one. A
-        mask, true where data are valid, excludes padding from the mean.
+        The loss is the mean square of `error` in the metric, weighted by noise level, plus the penalty if there is one.
+        A mask, true where data are valid, excludes padding from the mean.
         """
         x0 = as_data(x0)
         noise = self.process.noise(x0.shape, seeds).to(x0)
@@ -219,7 +218,7 @@ class Denoiser(nn.Module):
         at, shape = self.process.coefficients(t, x0), x0.shape
         factors = self.preconditioning_at(at, x0)
         signal, noise = self.to_basis(x0 - self.mean_like(x0)), self.to_basis(noise)
-        # The target from x0 and noise, not from x_t: the quotient (x0 - c_skip·y)/c_out loses its digits at low noise.
+        # Compute the target from x0 and noise, not from x_t: (x0 - c_skip·y)/c_out loses its digits at low noise.
         y = self.from_basis(at.a * signal + at.b * noise, shape).to(x0.dtype)
         target = self.from_basis(factors.target_signal * signal + factors.target_noise * noise, shape).to(x0.dtype)
         return self._output(y, factors, t, condition) - target
@@ -238,11 +237,11 @@ class Denoiser(nn.Module):
     ) -> Tensor:
         """Convert errors `(batch, channels, *grid)` of the network's output to a loss per item, `(batch,)`; see `loss`.
 
-        The unit is that of a squared error of the network's output, or of x0 with a weighting; it is dimensionless for
-        `whitened`.
+        The unit is the square of that of the network's output, or of x0 with a weighting; the metric `whitened` gives a
+        dimensionless loss.
 
         Raises:
-            ValueError: for the metric `whitened` without spectral preconditioning, or with a weighting.
+            ValueError: If the metric is `whitened` without spectral preconditioning, or with a weighting.
         """
         log_snr = self.process.schedule.log_snr(as_times(t).double()).to(error)
         weight = x0_weight(weighting, log_snr, self.sigma_data)
@@ -251,8 +250,8 @@ class Denoiser(nn.Module):
         if weight is not None:
             error = self.x0_error(error, t) * weight.sqrt().reshape(-1, *(1,) * (error.dim() - 1))
         elif self.preconditioning == "spectral" and metric != "whitened":
-            # The output weighs every frequency alike; this restores each frequency's size in x0, at the same overall
-            # size.
+            # The output gives every frequency the same weight; this restores each frequency's size in x0, and keeps the
+            # overall size.
             out = self.preconditioning_at(self.process.coefficients(t, error), error).c_out
             size = self.process.grid.resize(error.shape[2:]).mean(out.square()).mean(1).sqrt()
             error = self._scale(error, out / size.reshape(-1, *(1,) * (error.dim() - 1)))
@@ -261,18 +260,18 @@ class Denoiser(nn.Module):
 
 
 class GaussianDenoiser(nn.Module):
-    """The exact `E[x0 | x_t]` of stationary Gaussian data, an oracle for tests of processes and samplers.
+    """Return the exact `E[x0 | x_t]` of stationary Gaussian data, as an oracle for tests of processes and samplers.
 
-    Per frequency `μ + aC/(a²C + V)·(x - aμ)` with the data's power C and the noise's `V = b²W`: the Wiener filter.
+    At each frequency it is the Wiener filter `μ + aC/(a²C + V)·(x - aμ)`, with data power C and noise power `V = b²W`.
 
     Raises:
-        ValueError: for noise drawn on a padded grid, for which this formula does not hold.
+        ValueError: If noise is drawn on a padded grid, for which this formula does not hold.
     """
 
     def __init__(self, process: Process, statistics: DataStatistics) -> None:
         super().__init__()
         if isinstance(process.covariance, PaddedCovariance):
-            raise ValueError("noise drawn on a padded grid is not diagonal in frequency, as the Wiener filter needs it")
+            raise ValueError("noise drawn on a padded grid is not diagonal in frequency, as the Wiener filter requires")
         self.process = process
         self.statistics = statistics
 

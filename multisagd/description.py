@@ -1,7 +1,7 @@
-"""Spectra as plain data for YAML and JSON, in the notation of this project's configurations.
+"""Convert spectra to plain data for YAML and JSON and back, in the notation of this project's configurations.
 
 `describe(PowerLaw(-0.5))` is `{"_target_": "multisagd.PowerLaw", "exponent": -0.5}`, and `spectrum_of` reads it back.
-A description may come from another person: it must name one of the classes below, so that reading it imports nothing
+A description may come from an untrusted source. It must name one of the classes below, so reading it imports nothing
 and runs only the checks of these classes.
 """
 
@@ -28,7 +28,7 @@ _ALL: tuple[type[Spectrum], ...] = tuple(
     if isinstance(cls, type) and issubclass(cls, Spectrum) and cls not in (Spectrum, radial.Radial)
     if cls.__module__ == module.__name__
 )
-"""The spectra of this project that depend on their parameters only."""
+"""The project's spectra that are fully determined by their parameters."""
 _TARGETS = {f"multisagd.{cls.__name__}": cls for cls in _ALL if cls not in (Power, Product, Sum)} | {
     f"{cls.__module__}.{cls.__name__}": cls for cls in _ALL
 }
@@ -41,13 +41,13 @@ DEEPEST = 64
 
 
 def describe(spectrum: Spectrum) -> dict[str, Any]:
-    """Return a spectrum as a dictionary of numbers, texts, lists and dictionaries; `spectrum_of` reads it back.
+    """Return a spectrum as a dictionary of numbers, strings, lists and dictionaries; `spectrum_of` reads it back.
 
-    Parameters that are None are omitted. A `Table` is described by its numbers and the axes of its grid.
+    Parameters that are None are omitted. The description of a `Table` contains its values and the axes of its grid.
 
     Raises:
-        ValueError: for a spectrum of another project's class, a tensor parameter (of a learned spectrum), a table
-            of more than 65,536 values, or more than 64 nested spectra.
+        ValueError: If a spectrum's class is not part of this project, a parameter is a tensor (a learned spectrum), a
+            table has more than 65,536 values, or more than 64 spectra are nested.
     """
     return _describe(spectrum, 0)
 
@@ -61,8 +61,8 @@ def spectrum_of(description: Mapping[str, Any]) -> Spectrum:
     """Return the spectrum of a description; inverse of `describe`.
 
     Raises:
-        ValueError: naming the place, for a class that is not a spectrum of multisagd, a parameter that is unknown,
-            missing, of the wrong type or refused by its class, or nesting beyond 64.
+        ValueError: If a class is not a multisagd spectrum, a parameter is unknown, missing, of the wrong type or
+            refused by its class, or more than 64 spectra are nested. The message names the location.
     """
     return _read(description, "spectrum", 0)
 
@@ -74,12 +74,12 @@ def _describe(spectrum: Spectrum, depth: int) -> dict[str, Any]:
     if cls not in _NAMES:
         raise ValueError(
             f"{cls.__module__}.{cls.__qualname__} is not a spectrum of multisagd, so its "
-            "description could not be read: write it "
-            "as a sum, product or power of the project's spectra, or as a multisagd.Table"
+            "description could not be read: write it as a sum, product or power of the project's spectra, or as a "
+            "multisagd.Table"
         )
     if isinstance(spectrum, Table):
         return {"_target_": _NAMES[cls], **_describe_table(spectrum)}
-    # Class and fields determine the spectrum: dataclasses have nothing else.
+    # The class and its fields determine the spectrum: dataclasses have no other state.
     values = {field.name: getattr(spectrum, field.name) for field in fields(spectrum)}  # type: ignore[arg-type]
     return {"_target_": _NAMES[cls]} | {
         name: _plain(value, f"{cls.__name__}.{name}", depth) for name, value in values.items() if value is not None
@@ -104,7 +104,7 @@ def _plain(value: Any, where: str, depth: int) -> Any:
         return [_plain(part, where, depth) for part in value]
     if isinstance(value, str | bool):
         return value
-    if isinstance(value, Real):  # NumPy's numbers too, which JSON does not support
+    if isinstance(value, Real):  # includes NumPy's numbers, which JSON does not support
         return int(value) if isinstance(value, Integral) else float(value)
     raise ValueError(f"{where} is a {type(value).__name__}, which has no plain form: give a number instead")
 

@@ -1,4 +1,4 @@
-"""Exponential moving average of weights with a power-function profile (arXiv 2312.02696, Section 3)."""
+"""Average weights exponentially with a power-function profile (arXiv 2312.02696, Section 3)."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from torch import nn
 
 
 def power_exponent(sigma_rel: float) -> float:
-    """Return the exponent γ of a profile with standard deviation `sigma_rel`, relative to the training so far.
+    """Return the exponent γ of a profile whose standard deviation is `sigma_rel` times the length of training so far.
 
-    The positive root of `σ_rel² = (γ+1) / ((γ+2)² (γ+3))`.
+    It is the positive root of `σ_rel² = (γ+1) / ((γ+2)² (γ+3))`.
 
     Raises:
-        ValueError: unless 0 < sigma_rel < 0.28, outside which no such profile exists.
+        ValueError: If `sigma_rel` is not between 0 and 0.28, where such a profile exists.
     """
     if not 0 < sigma_rel < 0.28:
         raise ValueError(f"sigma_rel must lie between 0 and 0.28, got {sigma_rel}")
@@ -24,7 +24,7 @@ def power_exponent(sigma_rel: float) -> float:
 
 
 class PowerEMA(nn.Module):
-    """Averaged copy of a network: after n updates, the weights of update i contribute in proportion to `i^γ`.
+    """Keep an averaged copy of a network: after n updates, the weights of update i contribute in proportion to `i^γ`.
 
     The averaging window grows with training, so one setting suits short and long runs. The first
     update copies the weights. Buffers are copied at every update.
@@ -40,13 +40,13 @@ class PowerEMA(nn.Module):
     def update(self, network: nn.Module) -> None:
         """Update the average with the network's weights after an optimiser step."""
         self.updates += 1
-        share = 1 - (1 - 1 / self.updates) ** (self.exponent + 1)
-        torch._foreach_lerp_(list(self.module.parameters()), list(network.parameters()), share)
+        fraction = 1 - (1 - 1 / self.updates) ** (self.exponent + 1)
+        torch._foreach_lerp_(list(self.module.parameters()), list(network.parameters()), fraction)
         for mine, theirs in zip(self.module.buffers(), network.buffers(), strict=True):
             mine.copy_(theirs)
 
     def get_extra_state(self) -> torch.Tensor:
-        """Return the number of updates, a scalar count stored with the weights in `state_dict`."""
+        """Return the number of updates, a scalar count that is stored with the weights in `state_dict`."""
         return torch.tensor(self.updates)
 
     def set_extra_state(self, state: torch.Tensor) -> None:

@@ -1,4 +1,4 @@
-"""Reading files from untrusted sources: anything but a regular file of limited size is refused before reading.
+"""Read files from untrusted sources: anything but a regular file of limited size is refused before reading.
 
 Reading a pipe or a device may never end, and small JSON may nest deeper than Python's stack. Links are followed: shared
 folders often consist of links, and reading them is harmless.
@@ -33,8 +33,8 @@ def check_file(path: str | Path, largest: int | None = None) -> None:
     """Check that a path is a regular file of at most `largest` bytes.
 
     Raises:
-        OSError: if it does not exist, or access is denied.
-        ValueError: if it is not a regular file, or larger.
+        OSError: If the file does not exist, or access is denied.
+        ValueError: If it is not a regular file, or larger.
     """
     status = Path(path).stat()
     if not stat.S_ISREG(status.st_mode):
@@ -53,8 +53,8 @@ def read_text(path: str | Path, largest: int = LARGEST_TEXT) -> str:
     """Return the text of a UTF-8 file.
 
     Raises:
-        OSError: if it cannot be read.
-        ValueError: if it is not a regular file, larger than `largest` bytes, or not UTF-8.
+        OSError: If the file cannot be read.
+        ValueError: If it is not a regular file, larger than `largest` bytes, or not UTF-8.
     """
     check_file(path, largest)
     return Path(path).read_text(encoding="utf-8")
@@ -64,19 +64,20 @@ def read_json(path: str | Path, largest: int = LARGEST_TEXT, finite: bool = True
     """Return the content of a JSON file.
 
     Raises:
-        OSError: if it cannot be read.
-        ValueError: as `read_text` and `parse_json`.
+        OSError: If the file cannot be read.
+        ValueError: If `read_text` or `parse_json` refuses the file.
     """
     return parse_json(read_text(path, largest), finite)
 
 
 def parse_json(text: str | bytes, finite: bool = True) -> Any:
-    """Parse JSON into mappings, lists, texts, and numbers that fit into a float.
+    """Parse JSON into mappings, lists, strings, and numbers that fit into a float.
 
-    With `finite=False`, NaN and Infinity are accepted too; they are not JSON, but Python writes and reads them.
+    With `finite=False`, NaN and Infinity are accepted too: they are not part of JSON, but Python writes and reads them.
 
     Raises:
-        ValueError: if it is not JSON, nested too deeply, has a repeated name in an object, or an invalid number.
+        ValueError: If the text is not JSON, is nested too deeply, repeats a name in an object, or contains an invalid
+            number.
     """
     try:
         value = json.loads(
@@ -85,7 +86,7 @@ def parse_json(text: str | bytes, finite: bool = True) -> Any:
         )  # fmt: skip
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
-    # Level by level, not recursively: code that walks through it later may be recursive.
+    # Check the nesting level by level, without recursion: later code that walks through the value may be recursive.
     level = [value]
     for _ in range(DEEPEST):
         level = [inner for outer in level for inner in _containers(outer)]
@@ -116,6 +117,6 @@ def _object(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     members = dict(pairs)
     if len(members) < len(pairs):
         names = [name for name, _ in pairs]
-        # Programs differ in which value they use, so a checked value may not be the one used elsewhere.
+        # Programs differ in which of the values they use, so a value checked here may not be the one used elsewhere.
         raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} appears twice in one object")
     return members

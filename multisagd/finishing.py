@@ -1,4 +1,4 @@
-"""The end of sampling in a restored band: the conditional mean, or a sample with the power that the mean lacks."""
+"""Finish sampling in a restored band: by the conditional mean, or by a sample with the power that the mean lacks."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ def residual_power(
 ) -> Tensor:
     """Return the power in the band that `E[x0 | x_t]` lacks at t = 0, `(channels, *half_shape)`, float64.
 
-    Measured on corrupted data, given as batches of (x0, condition): the mean squared distance of the estimate from the
-    unbiased target, minus the target's noise variance, at least zero. Samples finished by the conditional mean lack
-    this power; `finish` restores it.
+    It is measured on corrupted data, given as batches of (x0, condition): the mean squared distance of the estimate
+    from the unbiased target, minus the target's noise variance, at least zero. Samples finished by the conditional mean
+    lack this power; `finish` restores it.
 
     Raises:
-        ValueError: without data.
+        ValueError: If there are no data.
     """
     total, noise_power = (torch.zeros((), dtype=torch.float64, device="cpu") for _ in range(2))
     count = 0
@@ -52,14 +52,14 @@ def finish(
     residual: Tensor | None = None,
     seeds: Sequence[int] | None = None,
 ) -> Tensor:
-    """Return samples `x` at t = 0 with the corrupted band finished, shaped like x.
+    """Finish the corrupted band of samples `x` at t = 0; the result is shaped like x.
 
-    In the band, sampling ends at the noise floor, or at an estimate if the band is unseen. It is replaced by the
-    conditional mean given everything generated, which lacks power; with a `residual` `(channels, *half_shape)` (see
-    `residual_power`) and one seed per item, Gaussian noise of that power turns it into a sample of the band.
+    In the band, sampling ends at the noise floor, or at an estimate if the band is unseen. The band is replaced by its
+    conditional mean given everything generated, which lacks power. With a `residual` `(channels, *half_shape)` (see
+    `residual_power`) and one seed per item, Gaussian noise of that power turns the mean into a sample of the band.
 
     Raises:
-        ValueError: for a residual without one seed per item.
+        ValueError: If a residual is given without one seed per item.
     """
     x, grid = as_data(x), denoiser.process.grid.resize(x.shape[2:])
     t = torch.zeros(len(x), device=x.device, dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""The exact posterior of stationary Gaussian data given a measurement; guidance is tested with it.
+"""Compute the exact posterior of stationary Gaussian data given a measurement, as a reference for tests of guidance.
 
 For `x0 ~ N(μ, C)` and `y = H x0 + s n`, with `K = C Hᵀ (H C Hᵀ + s²)⁻¹`:
 
@@ -26,10 +26,10 @@ from multisagd.statistics import DataStatistics
 
 @dataclass(frozen=True, eq=False)
 class GaussianPosterior:
-    """The posterior of Gaussian data with these statistics; `noise` is the measurement's standard deviation.
+    """The posterior of Gaussian data with these statistics; `noise` is the standard deviation of the measurement noise.
 
     Raises:
-        ValueError: for negative noise.
+        ValueError: If the noise is negative.
     """
 
     statistics: DataStatistics
@@ -38,7 +38,7 @@ class GaussianPosterior:
 
     def __post_init__(self) -> None:
         if self.noise < 0:
-            raise ValueError(f"the noise of a measurement is at least 0, got {self.noise}")
+            raise ValueError(f"the noise of a measurement must be at least 0, got {self.noise}")
 
     def mean(self, y: Tensor) -> Tensor:
         """Return the Wiener estimate `E[x0 | y]`, `(batch, channels, *grid)` in the units of x0, for measurements y."""
@@ -50,7 +50,7 @@ class GaussianPosterior:
         """Draw samples `(batch, channels, *grid)` of the posterior, one seed per item of y.
 
         Raises:
-            ValueError: unless there is one seed per item.
+            ValueError: If there is not one seed per item.
         """
         y, seeds = as_data(y), one_each(seeds, len(y))
         grid = self.measurement.grid
@@ -65,7 +65,7 @@ class GaussianPosterior:
         """Return the posterior power about the mean, `(channels, *half_shape)`, float64.
 
         Raises:
-            ValueError: for a measurement that is not a filter, whose posterior is not stationary.
+            ValueError: If the measurement is not a filter, so that the posterior is not stationary.
         """
         if not isinstance(self.measurement, Filtered):
             raise ValueError("only the posterior of a filter is stationary: draw samples instead")

@@ -1,7 +1,7 @@
-"""Clean data from corrupted data by their full covariance: the Gaussian estimate.
+"""Estimate clean data from corrupted data by their full covariance, as if both were Gaussian.
 
-If a band of the data is corrupted by Gaussian noise of known power, `x' = x0 + n`, `n ~ N(0, Σ_n)`, the covariance S
-of x' can be measured. It determines, by Tweedie's formula for Gaussian data, the linear estimate of x0:
+If a band of the data is corrupted by Gaussian noise of known power, `x' = x0 + n` with `n ~ N(0, Σ_n)`, the covariance
+S of x' can be measured. By Tweedie's formula for Gaussian data, it determines the linear estimate of x0:
 
     E[x0 | x'] = x' - Σ_n S⁻¹ (x' - μ),    Cov[x0 | x'] = Σ_n - Σ_n S⁻¹ Σ_n
 
@@ -42,7 +42,7 @@ QUIET = 1e-9
 """Minimum power assumed at every frequency, as a fraction of the largest."""
 
 IMPOSSIBLE = -0.1
-"""A risk below this is not chance: the noise differs from its description."""
+"""A risk below this cannot be due to chance: the noise differs from its description."""
 
 RIDGES = (1e-6, 1e-4, 1e-3, 1e-2, 1e-1)
 """Candidates for the ridge on the diagonal of S, as fractions of the variance of the data without the corruption."""
@@ -53,11 +53,11 @@ SHARES = (1e-6, 1e-3, 1e-2, 0.1, 0.3, 1.0)
 
 @dataclass(frozen=True, eq=False)
 class GaussianRestoration:
-    """The Gaussian estimate of clean data `(channels, *grid)` from corrupted ones, as matrices over all their values.
+    """The Gaussian estimate of clean data `(channels, *grid)` from corrupted data, as matrices over all values.
 
-    `gain` is `Σ_n S⁻¹` and `root` a factor R of the conditional covariance, `R Rᵀ`, both float64 `(n, n)` and `(n, k)`.
-    `risk` is an estimate of the mean squared error in the band, over the power of the corruption there; by chance
-    it may be negative if that error is small.
+    `gain` `(n, n)` is `Σ_n S⁻¹`, and `root` `(n, k)` is a factor R of the conditional covariance `R Rᵀ`; both are
+    float64. `risk` is an estimate of the mean squared error in the band, divided by the power of the corruption there.
+    If the error is small, the estimate may be negative by chance.
     """
 
     mean: Tensor
@@ -75,8 +75,8 @@ class GaussianRestoration:
         on the rest. This needs no clean data; with few data the result is near the Wiener filter.
 
         Raises:
-            ValueError: for fewer than four data, data that do not fit the corruption's grid, are not finite, have more
-                than `MAX_NUMBERS` values each, or whose covariance contradicts the corruption.
+            ValueError: If there are fewer than four examples, or the data do not fit the corruption's grid, are not
+                finite, have more than `MAX_NUMBERS` values each, or have a covariance that contradicts the corruption.
         """
         if isinstance(batches, Iterator):
             raise ValueError("batches are read twice: pass a list or a loader, not a generator")
@@ -88,39 +88,39 @@ class GaussianRestoration:
         variance = float((whole - noise).diagonal().mean().clamp(min=1e-3 * float(whole.diagonal().mean())))
         identity = torch.eye(len(noise), dtype=torch.float64, device="cpu")
 
-        def gain_of(covariance: Tensor, ridge: float, share: float) -> Tensor:
-            shrunk = (1 - share) * covariance + share * _stationary(covariance, shape[0], corruption.grid)
+        def gain_of(covariance: Tensor, ridge: float, shrinkage: float) -> Tensor:
+            shrunk = (1 - shrinkage) * covariance + shrinkage * _stationary(covariance, shape[0], corruption.grid)
             # Both are symmetric: Σ_n S⁻¹ is the transpose of S⁻¹ Σ_n.
             return torch.linalg.solve(shrunk + ridge * variance * identity, noise).T
 
-        def risk(ridge: float, share: float) -> float:
+        def risk(ridge: float, shrinkage: float) -> float:
             total = 0.0
             for one, other in ((0, 1), (1, 0)):
-                gain = gain_of(halves[one] / counts[one], ridge, share)
+                gain = gain_of(halves[one] / counts[one], ridge, shrinkage)
                 moved = gain @ (halves[other] / counts[other])
                 total += float((moved * gain).sum() - 2 * (gain * noise).sum() + noise.diagonal().sum())
             return total / 2 / float(noise.diagonal().sum())
 
         ridges = {ridge: risk(ridge, SHARES[0]) for ridge in RIDGES}
         ridge = min(ridges, key=ridges.__getitem__)
-        shares = {share: risk(ridge, share) for share in SHARES}
-        share = min(shares, key=shares.__getitem__)
-        if shares[share] < IMPOSSIBLE and sum(counts) > len(noise):
+        risks = {shrinkage: risk(ridge, shrinkage) for shrinkage in SHARES}
+        shrinkage = min(risks, key=risks.__getitem__)
+        if risks[shrinkage] < IMPOSSIBLE and sum(counts) > len(noise):
             raise ValueError(
                 "the data have less power in the band than this corruption, or correlations that it does not have: "
-                "give its level, and say whether it is shared by the channels"
+                "set its level, and whether it is shared by the channels"
             )
-        gain = gain_of(whole, ridge, share)
+        gain = gain_of(whole, ridge, shrinkage)
         left = noise - gain @ noise
         values, vectors = torch.linalg.eigh((left + left.T) / 2)
         kept = values > 1e-9 * float(noise.diagonal().max())
         # Chance makes some eigenvalues negative and others too large; their sum is unbiased and is kept.
         scale = (values.sum() / values[kept].sum()).clamp(min=0) if bool(kept.any()) else torch.ones((), device="cpu")
         root = vectors[:, kept] * (scale * values[kept]).sqrt()
-        return cls(mean.reshape(shape), gain, root, corruption.grid, shares[share])
+        return cls(mean.reshape(shape), gain, root, corruption.grid, risks[shrinkage])
 
     def save(self, path: str | Path) -> None:
-        """Write the estimate as safetensors, the grid in its metadata."""
+        """Write the estimate as safetensors, with the grid in the metadata."""
         described = {"format_version": FORMAT_VERSION, "risk": self.risk, "axes": describe_axes(self.grid)}
         tensors = {"mean": self.mean, "gain": self.gain, "root": self.root}
         contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
@@ -131,8 +131,8 @@ class GaussianRestoration:
         """Read a file written by `save`.
 
         Raises:
-            OSError: if it cannot be read.
-            ValueError: if it is another kind of file or with a different version.
+            OSError: If the file cannot be read.
+            ValueError: If it is not a restoration file, or has a different format version.
         """
         try:
             return cls._read(path)
@@ -148,14 +148,14 @@ class GaussianRestoration:
                 raise ValueError(f"{path} is not a restoration of format {FORMAT_VERSION}")
             grid, risk = read_axes(described["axes"]), described["risk"]
             if not isinstance(risk, float):
-                raise ValueError(f"its risk should be a number, got {risk!r:.80}")
+                raise ValueError(f"the risk in {path} should be a number, got {risk!r:.80}")
             # Before reading: a header may declare any shape.
             mean, gain, root = (tuple(file.get_slice(name).get_shape()) for name in ("mean", "gain", "root"))
             numbers = math.prod(mean)
             if mean[1:] != grid.shape or gain != (numbers, numbers) or root[:-1] != (numbers,) or root[-1] > numbers:
                 raise ValueError(f"tensors of shapes {mean}, {gain} and {root} do not fit a grid of {grid.shape}")
             if numbers > MAX_NUMBERS:
-                raise ValueError(f"it is for data of {numbers:,} values, more than the limit of {MAX_NUMBERS:,}")
+                raise ValueError(f"{path} is for data of {numbers:,} values, more than the limit of {MAX_NUMBERS:,}")
             # Copies, because the file is mapped into memory: overwriting it would invalidate the tensors.
             kept = {name: file.get_tensor(name).to(torch.float64, copy=True) for name in ("mean", "gain", "root")}
             if not all(bool(tensor.isfinite().all()) for tensor in kept.values()):
@@ -163,13 +163,13 @@ class GaussianRestoration:
             return cls(kept["mean"], kept["gain"], kept["root"], grid, risk)
 
     def restore(self, x: Tensor, seeds: Sequence[int] | None = None) -> Tensor:
-        """Return the conditional mean of clean data given x `(batch, channels, *grid)`, or a sample with seeds.
+        """Return the conditional mean of clean data given x `(batch, channels, *grid)`, or a sample if seeds are given.
 
-        The mean has less power in the band than the data, by the part that other frequencies do not determine; a
-        sample, one seed per item, has the same power. Outside the band x is unchanged. The result is shaped like x.
+        In the band, the mean lacks the power that other frequencies do not determine; a sample, with one seed per item,
+        has the power of the data. Outside the band x is unchanged. The result is shaped like x.
 
         Raises:
-            ValueError: for data with a different shape.
+            ValueError: If the data have a different shape.
         """
         if tuple(x.shape[1:]) != tuple(self.mean.shape):
             raise ValueError(f"this restores data of shape {tuple(self.mean.shape)}, got {tuple(x.shape[1:])}")
@@ -184,7 +184,7 @@ class GaussianRestoration:
 
 
 def _moments(batches: Iterable[Tensor], grid: Grid) -> tuple[torch.Size, Tensor, list[Tensor], list[int]]:
-    """Return the shape and the mean of an example, and the scatter about the mean of each half of the data."""
+    """Return an example's shape, the mean, and each half's scatter matrix about the mean and number of examples."""
     total, count = torch.zeros((), device="cpu"), 0
     shape = torch.Size()
     for x in batches:
@@ -198,7 +198,7 @@ def _moments(batches: Iterable[Tensor], grid: Grid) -> tuple[torch.Size, Tensor,
             )
         total, count = total + x.to("cpu", torch.float64).flatten(1).sum(0), count + len(x)
     if count < 4:
-        raise ValueError(f"a covariance needs more than {count} data")
+        raise ValueError(f"a covariance needs more than {count} examples")
     mean = total / count
     halves = [torch.zeros(len(mean), len(mean), dtype=torch.float64, device="cpu") for _ in range(2)]
     counts, first = [0, 0], 0

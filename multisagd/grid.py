@@ -1,4 +1,4 @@
-"""The grid of an example: named axes with physical spacing, and the frequencies of its discrete Fourier transform.
+"""Describe the grid of the data: named axes with physical spacing, and the frequencies of its Fourier transform.
 
 Everything here is float64 and on the half spectrum of `torch.fft.rfftn`, with the last axis halved. For real data the
 other half contains complex conjugates, so its bins are counted by `Grid.multiplicity` instead of being stored.
@@ -23,10 +23,10 @@ class Axis:
     """One axis of a grid: `size` samples, `spacing` units apart.
 
     `corner` is the frequency in cycles per unit below which power laws are flat; a modality declares it as a physical
-    constant, so that the noise does not change with the size of the grid. It defaults to 1/256 cycles per sample.
+    constant, so that the noise does not change with the size of the grid. The default is 1/256 cycles per sample.
 
     Raises:
-        ValueError: for a size below 1, or a spacing or corner that is not positive.
+        ValueError: If the size is below 1, or the spacing or corner is not positive.
     """
 
     name: str
@@ -61,7 +61,7 @@ class Grid:
     """Named axes in the order of a tensor's last dimensions: `(batch, channels, *grid.shape)`.
 
     Raises:
-        ValueError: without axes, or with two of the same name.
+        ValueError: If there are no axes, or two have the same name.
     """
 
     axes: tuple[Axis, ...]
@@ -103,10 +103,10 @@ class Grid:
         return math.prod(self.shape)
 
     def axis(self, name: str) -> Axis:
-        """Return the axis of that name.
+        """Return the axis with this name.
 
         Raises:
-            ValueError: if the grid has no such axis.
+            ValueError: If the grid has no such axis.
         """
         for axis in self.axes:
             if axis.name == name:
@@ -114,21 +114,25 @@ class Grid:
         raise ValueError(f"the grid has no axis {name!r}; its axes are {', '.join(self.names)}")
 
     def select(self, names: Sequence[str] | None) -> tuple[Axis, ...]:
-        """Return the named axes, or all for None; raise ValueError for an unknown name."""
+        """Return the named axes, or all axes for None.
+
+        Raises:
+            ValueError: If the grid has no axis of some name.
+        """
         return self.axes if names is None else tuple(self.axis(name) for name in names)
 
     def resize(self, shape: Sequence[int]) -> Grid:
         """Return the same axes with other sizes; spacing, units and corners stay.
 
         Raises:
-            ValueError: if `shape` has another number of dimensions.
+            ValueError: If `shape` has a different number of dimensions.
         """
         if len(shape) != self.dimensions:
             raise ValueError(f"expected {self.dimensions} sizes ({', '.join(self.names)}), got {tuple(shape)}")
         return Grid(tuple(replace(axis, size=int(size)) for axis, size in zip(self.axes, shape, strict=True)))
 
     def frequencies(self, name: str) -> Tensor:
-        """Signed frequencies of one axis in cycles per unit, shaped to broadcast over the half spectrum."""
+        """Return the signed frequencies of one axis in cycles per unit, shaped to broadcast over the half spectrum."""
         axis = self.axis(name)
         place = self.names.index(name)
         transform = torch.fft.rfftfreq if place == self.dimensions - 1 else torch.fft.fftfreq
@@ -136,23 +140,24 @@ class Grid:
         return values.reshape([-1 if i == place else 1 for i in range(self.dimensions)])
 
     def turned(self, name: str) -> Grid:
-        """Return this grid with the other sign of the Nyquist frequency of an axis, which stands for both signs."""
+        """Return this grid with the opposite sign of an axis's Nyquist frequency, whose bin stands for both signs."""
         return _Turned(self.axes, self, name)
 
     def radius(self, names: Sequence[str] | None = None, factors: Mapping[str, float] | None = None) -> Tensor:
-        """Distance from zero frequency over the named axes (all by default), shape `half_shape`.
+        """Return the distance from zero frequency along the named axes (all by default), shape `half_shape`.
 
-        Each axis counts `factor * frequency`; a factor is what makes hertz and cycles per pixel comparable.
+        The coordinate along each axis is `factor * frequency`; factors make hertz and cycles per pixel comparable.
 
         Raises:
-            ValueError: if axes without a factor have different units, or a factor names no such axis.
+            ValueError: If axes without a factor have different units, or a factor is given for an axis that is not
+                named.
         """
         scale = self.factors(names, factors)
         zero = torch.zeros((), dtype=torch.float64, device="cpu")
         return sum(((scale[name] * self.frequencies(name)) ** 2 for name in scale), zero).sqrt().expand(self.half_shape)
 
     def factors(self, names: Sequence[str] | None, factors: Mapping[str, float] | None) -> dict[str, float]:
-        """Return the factor of each selected axis, 1 unless given; see `radius` for what is refused."""
+        """Return the factor of each selected axis, 1 by default; raises the errors of `radius`."""
         axes = self.select(names)
         given = dict(factors or {})
         unknown = set(given) - {axis.name for axis in axes}
@@ -165,7 +170,7 @@ class Grid:
         return {axis.name: float(given.get(axis.name, 1.0)) for axis in axes}
 
     def corner(self, names: Sequence[str] | None = None, factors: Mapping[str, float] | None = None) -> float:
-        """Radius below which a power law over these axes is flat: the largest scaled corner."""
+        """Return the radius below which a power law over these axes is flat: the largest scaled corner."""
         scale = self.factors(names, factors)
         return max(scale[axis.name] * axis.corner_frequency for axis in self.select(names))
 
@@ -179,13 +184,13 @@ class Grid:
         return counts.expand(self.half_shape)
 
     def mean(self, values: Tensor) -> Tensor:
-        """Mean over the FULL spectrum of values on the half spectrum, shape `(..., *half_shape) -> (...)`.
+        """Return the mean over the full spectrum of values on the half spectrum, shape `(..., *half_shape) -> (...)`.
 
-        The plain mean of the half spectrum overweights the self-conjugate planes by a factor of two: a white field
-        normalised by it does not have unit variance.
+        A plain mean over the half spectrum would give self-conjugate planes twice their weight: a white field
+        normalised by it would not have unit variance.
 
         Raises:
-            ValueError: if the last dimensions are not `half_shape`.
+            ValueError: If the last dimensions are not `half_shape`.
         """
         if tuple(values.shape[-self.dimensions :]) != self.half_shape:
             raise ValueError(f"expected values on the half spectrum {self.half_shape}, got shape {tuple(values.shape)}")
@@ -208,13 +213,14 @@ class Grid:
     def bands(self, count: int) -> list[tuple[float, float, Tensor]]:
         """Split the half spectrum into zero frequency and `count` rings of equal width.
 
-        Return (low, high, weight) of each ring that contains a frequency: its edges in cycles per SAMPLE of every axis,
-        so that axes of different units compare, and the multiplicity of its bins, 0 elsewhere, shape `half_shape`.
+        Return (low, high, weight) of each ring that contains a frequency. `low` and `high` are its edges in cycles per
+        sample of every axis, so that axes with different units are comparable; `weight`, shape `half_shape`, is the
+        multiplicity of its bins, and 0 elsewhere.
         """
         radius = self.radius(factors={axis.name: axis.spacing for axis in self.axes})
         top = 0.5 * math.sqrt(self.dimensions)
         edges = [0.0, *(top * (ring + 1) / count for ring in range(count))]
-        # Rounding must not decide the ring of a frequency on an edge: it is in the upper ring, except for the last.
+        # Rounding must not decide the ring of a frequency on an edge: it belongs to the upper ring, if there is one.
         limits = [1e-9, *(edge - 1e-9 for edge in edges[1:-1]), top + 1e-9]
         rings = [(0.0, 0.0, radius < 1e-9)]
         for (low, high), (first, end) in zip(pairwise(edges), pairwise(limits), strict=True):
@@ -225,7 +231,7 @@ class Grid:
         """Extend values of any unit from the half to the full spectrum, `(*half_shape) -> (*shape)`: W(-k) = W(k)."""
         dims = tuple(range(-self.dimensions, 0))
         mirrored = values[..., 1 : (self.shape[-1] + 1) // 2].flip(dims)
-        # Index -k (mod N) is a flip that leaves bin 0 in place; the last axis starts at bin 1, so needs no roll.
+        # Index -k (mod N) is a flip that leaves bin 0 in place; the last axis starts at bin 1 and needs no roll.
         mirrored = mirrored.roll((1,) * (self.dimensions - 1), dims[:-1]) if self.dimensions > 1 else mirrored
         return torch.cat([values, mirrored], dim=-1)
 
@@ -238,7 +244,7 @@ class _Turned(Grid):
     name: str
 
     def frequencies(self, name: str) -> Tensor:
-        """Return the frequencies of the inner grid, with -f in place of f at the axis's Nyquist frequency."""
+        """Return the frequencies of the inner grid, with -f instead of f at the axis's Nyquist frequency."""
         values, axis = self.inner.frequencies(name), self.axis(name)
         if name != self.name or axis.size % 2:
             return values

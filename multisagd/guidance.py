@@ -1,4 +1,4 @@
-"""Guidance: wrappers of a denoiser that are denoisers again."""
+"""Guide sampling: each class wraps a denoiser and is itself a denoiser."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Interval = tuple[float, float]
 
 
 class _Guided(nn.Module):
-    """`weak + scale · (strong - weak)` inside an interval of log-SNR, the strong estimate alone outside it."""
+    """Estimate x0 by `weak + scale · (strong - weak)` in an interval of log-SNR, and by `strong` outside it."""
 
     def __init__(self, denoiser: AnyDenoiser, scale: float, interval: Interval | None) -> None:
         super().__init__()
@@ -28,7 +28,7 @@ class _Guided(nn.Module):
         return self.denoiser.process
 
     def weak_estimate(self, x_t: Tensor, t: Tensor, condition: Tensor | None) -> Tensor:
-        """Return the estimate to move away from, shaped like x_t."""
+        """Return the estimate of x0 to move away from, in the units of x_t and shaped like it."""
         raise NotImplementedError
 
     def forward(self, x_t: Tensor, t: Tensor | float, condition: Tensor | None = None) -> Tensor:
@@ -46,29 +46,29 @@ class _Guided(nn.Module):
 
 
 class ClassifierFree(_Guided):
-    """Classifier-free guidance (arXiv 2207.12598), in an interval of log-SNR if given (arXiv 2404.07724).
+    """Guide a denoiser by its own unconditional estimate: classifier-free guidance (arXiv 2207.12598).
 
-    `scale` 1 means no guidance. The weak estimate is the denoiser's estimate without condition.
+    `scale` 1 means no guidance. If an `interval` of log-SNR is given, guidance is limited to it (arXiv 2404.07724).
 
     Raises:
-        ValueError: for an interval that is not increasing; in use, without a condition.
+        ValueError: If the interval is not increasing; from `forward`, if there is no condition.
     """
 
     def __init__(self, denoiser: AnyDenoiser, scale: float, interval: Interval | None = None) -> None:
         super().__init__(denoiser, scale, interval)
 
     def weak_estimate(self, x_t: Tensor, t: Tensor, condition: Tensor | None) -> Tensor:
-        """Return the estimate of x0 without the condition, in the units of x_t and of its shape."""
+        """Return the estimate of x0 without the condition, in the units of x_t and shaped like it."""
         if condition is None:
             raise ValueError("classifier-free guidance needs a condition to guide towards")
         return self.denoiser(x_t, t, None)
 
 
 class Autoguidance(_Guided):
-    """Guidance by a weaker version of the same model, smaller or less trained (arXiv 2406.02507).
+    """Guide a denoiser by a weaker version of the same model, smaller or less trained (arXiv 2406.02507).
 
     Raises:
-        ValueError: for an interval that is not increasing.
+        ValueError: If the interval is not increasing.
     """
 
     def __init__(
@@ -78,5 +78,5 @@ class Autoguidance(_Guided):
         self.weak = weak
 
     def weak_estimate(self, x_t: Tensor, t: Tensor, condition: Tensor | None) -> Tensor:
-        """Return the weaker model's estimate of x0 under the same condition, in the units of x_t and of its shape."""
+        """Return the weaker model's estimate of x0 under the same condition, in the units of x_t and shaped like it."""
         return self.weak(x_t, t, condition)

@@ -1,13 +1,13 @@
-"""A sampler that is exact for Gaussian data in any number of steps, even one.
+"""Sample Gaussian data exactly in any number of steps, even one.
 
 Per frequency the probability-flow ODE is `dy/dτ = x0 - μ` with `y = (x - aμ)/b` and `τ = a/b`. The estimate is split
 into the Wiener filter of Gaussian data, `τC/(τ²C + W)·y`, and a residual r from the network. The first part is
-integrated exactly (its transfer functions are in arXiv 2502.00180), and r is constant over a step:
+integrated exactly (its transfer functions are in arXiv 2502.00180), and r is taken as constant over a step:
 
     y_s = √(q_s/q_t) y_t + r √q_s (asinh(τ_s√(C/W)) - asinh(τ_t√(C/W)))/√C,   q = τ²C + W
 
-For C = 0 this is DDIM. An exactly solved linear part, in log-SNR only, is the idea of DPM-Solver (2206.00927); here
-it also uses the data's spectrum.
+For C = 0 this is DDIM. DPM-Solver (2206.00927) also solves a linear part exactly, but in log-SNR only; here it
+includes the data's spectrum.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ QUIET = 1e-12
 
 @dataclass(frozen=True)
 class GaussianIntegrator:
-    """First-order exponential steps about the Gaussian distribution of `statistics`; deterministic.
+    """Take deterministic first-order exponential steps about the Gaussian distribution of `statistics`.
 
     Raises:
-        ValueError: in `step`, for a process with coefficients per frequency, noise that is empty somewhere or drawn on
-            a padded grid, or data with a different number of channels.
+        ValueError: From `step`, if the process has coefficients per frequency, its noise is empty at some frequency or
+            drawn on a padded grid, or the data have a different number of channels.
     """
 
     statistics: DataStatistics
@@ -50,7 +50,7 @@ class GaussianIntegrator:
         t, s = a / b, a_s / b_s
         q_t, q_s, ratio = t**2 * data + white, s**2 * data + white, (data / white).sqrt()
         stride = (torch.asinh(s * ratio) - torch.asinh(t * ratio)) / data.sqrt()
-        # Every term is a gain per frequency on a deviation from the mean.
+        # Each term multiplies a deviation from the mean by a gain per frequency.
         keep, push = b_s / b * (q_s / q_t).sqrt(), b_s * q_s.sqrt() * stride
         wiener = a * data / (a**2 * data + b**2 * white)
         mean = self.statistics.mean_on(shape).to(x)
@@ -60,14 +60,18 @@ class GaussianIntegrator:
         return state.moved(moved, then, (now, x0))
 
     def check(self, process: Process) -> None:
-        """Raise ValueError unless the process has scalar coefficients and noise at every frequency, without padding."""
+        """Check that the process has scalar coefficients and noise at every frequency, without padding.
+
+        Raises:
+            ValueError: If it does not.
+        """
         if process.modulation is not None or isinstance(process.covariance, PaddedCovariance):
             raise ValueError("GaussianIntegrator needs scalar coefficients and noise without padding; use DDIM instead")
         if not bool((process.covariance.power() > 0).all()):
             raise ValueError("GaussianIntegrator needs noise at every frequency; use DDIM instead")
 
     def _powers(self, process: Process, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the power of data and noise on the grid of x, float64."""
+        """Return the powers of data and noise on the grid of x, float64."""
         self.check(process)
         shape = tuple(x.shape[-process.grid.dimensions :])
         if x.shape[1] != len(self.statistics.mean):

@@ -1,17 +1,17 @@
-"""Guidance by a measurement `y = H x0 + s n`: wrappers of a denoiser that are denoisers, for any colour of noise.
+"""Guide sampling by a measurement `y = H x0 + s n`, for noise of any colour; each class wraps a denoiser.
 
-Tweedie's formula given the measurement, `E[x0 | x_t, y] = (x_t + b² Σ ∇ log p(x_t | y))/a`, and
-Bayes' rule make guidance a correction of the estimate of x0:
+By Tweedie's formula given the measurement, `E[x0 | x_t, y] = (x_t + b² Σ ∇ log p(x_t | y))/a`, and Bayes' rule,
+guidance is a correction of the estimate of x0:
 
     E[x0 | x_t, y] = D + (b²/a) Σ ∇ log p(y | x_t),     D = E[x0 | x_t]
 
-With `p(y | x_t) ≈ N(H D, S)`, S taken not to depend on x_t, the correction is `(b²/a) Σ Jᵀ Hᵀ S⁻¹ (y - H D)`, where J
-is the Jacobian of D. Now `(b²/a) Σ Jᵀ = Cov[x0 | x_t]` exactly, so it is a Kalman update of D. The guidances differ in
-their choice of S:
+With `p(y | x_t) ≈ N(H D, S)`, and S treated as independent of x_t, the correction is `(b²/a) Σ Jᵀ Hᵀ S⁻¹ (y - H D)`,
+where J is the Jacobian of D. Now `(b²/a) Σ Jᵀ = Cov[x0 | x_t]` exactly, so it is a Kalman update of D. The guidances
+differ in their choice of S:
 
 - `DPS` (arXiv 2209.14687): a multiple of the identity;
-- `PiGDM` (ΠGDM, Song et al., ICLR 2023): `H R Hᵀ + s²` with R a model of `Cov[x0 | x_t]`: one variance, as in the
-  paper, or one per frequency, `C V/(a²C + V)` with `V = b²W`, which is exact for Gaussian data.
+- `PiGDM` (ΠGDM, Song et al., ICLR 2023): `H R Hᵀ + s²`, where R models `Cov[x0 | x_t]` by one variance, as in the
+  paper, or by one variance per frequency, `C V/(a²C + V)` with `V = b²W`, which is exact for Gaussian data.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from multisagd.sampling import AnyDenoiser
 from multisagd.statistics import DataStatistics
 
 TRUSTED: Interval = (-6.0, float("inf"))
-"""Log-SNRs at which a network's Jacobian is used. It is multiplied by b²/a, which is 20 at -6 and 20,000 at -20, where
-the network sees almost no signal and its errors would dominate."""
+"""Log-SNRs at which a network's Jacobian is used. The Jacobian is multiplied by b²/a, which is 20 at -6 and 20,000 at
+-20, where the network sees almost no signal and its errors would dominate."""
 
 
 class _Measured(nn.Module):
-    """A denoiser guided by a measurement, in an interval of log-SNR if given; `scale` multiplies the correction."""
+    """Guide a denoiser by a measurement, in an interval of log-SNR if given; `scale` multiplies the correction."""
 
     def __init__(
         self,
@@ -50,7 +50,7 @@ class _Measured(nn.Module):
         if isinstance(denoiser.process.covariance, PaddedCovariance):
             raise ValueError("guidance by a measurement needs noise that is diagonal in frequency, without padding")
         if noise < 0:
-            raise ValueError(f"the noise of a measurement is at least 0, got {noise}")
+            raise ValueError(f"the noise of a measurement must be at least 0, got {noise}")
         self.denoiser = denoiser
         self.measurement = measurement
         self.y = y
@@ -73,19 +73,19 @@ class _Measured(nn.Module):
         return x0 + self.scale * torch.where(inside, correction.to(x0.dtype), 0.0)
 
     def inside(self, interval: Interval, t: Tensor, x_t: Tensor) -> Tensor:
-        """Return for each time whether it lies in an interval of log-SNR, shaped to broadcast against x_t."""
+        """Return which times have a log-SNR in an interval: booleans, shaped to broadcast against x_t."""
         log_snr = self.process.schedule.log_snr(t.double()).to(x_t.device).reshape(-1, *(1,) * (x_t.dim() - 1))
         return (log_snr >= interval[0]) & (log_snr <= interval[1])
 
     def corrected(self, x_t: Tensor, t: Tensor, condition: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Return the estimate without the measurement and the correction by it, shaped like x_t and in its units."""
+        """Return the estimate without the measurement, and its correction; both have the shape and units of x_t."""
         x0, pullback = estimate_and_pullback(self.denoiser, x_t, t, condition)
         at = self.process.coefficients(t, x_t)
         gradient = pullback(self.measurement.adjoint(self.solved(self.residual(x0), at)))
         return x0, self.process.scale(self.process.covariance.apply(gradient), at.b**2 / at.a)
 
     def residual(self, x0: Tensor) -> Tensor:
-        """Return the residual of the measurement, `y - H D`, shaped like y."""
+        """Return the residual of the measurement, `y - H D`, shaped like y and in its units."""
         return self.measurement.restrict(self.y.to(x0)) - self.measurement.apply(x0)
 
     def solved(self, residual: Tensor, at: Coefficients) -> Tensor:
@@ -94,17 +94,18 @@ class _Measured(nn.Module):
 
 
 class DPS(_Measured):
-    """Guidance by the error of the measurement only (arXiv 2209.14687), with S a multiple of the identity.
+    """Guide by the error of the measurement only (arXiv 2209.14687), with S a multiple of the identity.
 
     The paper divides the gradient of the squared error by the error's norm and tunes a step size. Here S is the mean
     square of the error itself, at least `noise²`: an estimate of the variance of y given x_t from one measurement. So
-    `scale` 1 means Bayes' rule, in all steps, samplers and schedules.
+    `scale` 1 means Bayes' rule, for all steps, samplers and schedules.
 
-    `y` is `(batch or 1, channels, *measured)`, `noise` the standard deviation of its noise. Outside of an `interval` of
-    log-SNR there is no guidance: `TRUSTED` by default; None means everywhere.
+    `y` is `(batch or 1, channels, *measured)`, and `noise` is the standard deviation of its noise. Guidance is limited
+    to an `interval` of log-SNR, `TRUSTED` by default; None means no limit.
 
     Raises:
-        ValueError: for noise drawn on a padded grid, a negative `noise`, or an interval that is not increasing.
+        ValueError: If the process's noise is drawn on a padded grid, `noise` is negative, or the interval is not
+            increasing.
     """
 
     def __init__(
@@ -126,19 +127,18 @@ class DPS(_Measured):
 
 
 class PiGDM(_Measured):
-    """Guidance with the uncertainty of x0 passed through the measurement (ΠGDM; Song et al., ICLR 2023).
+    """Guide with the uncertainty of x0 propagated through the measurement (ΠGDM; Song et al., ICLR 2023).
 
     `prior` is the variation of the data. A number is their standard deviation σ, and gives the paper's
-    `r² = σ²b²/(a²σ² + b²)`; statistics give one variance per frequency: exact for Gaussian data.
+    `r² = σ²b²/(a²σ² + b²)`. Statistics give one variance per frequency, which is exact for Gaussian data.
 
-    `gradient` is the interval of log-SNR in which the network is differentiated. Outside of it, R also replaces
-    `(b²/a) Σ Jᵀ`, which is also exact for Gaussian data and half as expensive; with None the network is never
-    differentiated.
+    `gradient` is the interval of log-SNR in which the network is differentiated. Outside it, R also replaces `(b²/a) Σ
+    Jᵀ`, which is exact for Gaussian data and half as expensive; with None the network is never differentiated.
 
-    See `DPS` for the other arguments; guidance acts at every log-SNR, unless an `interval` is given.
+    See `DPS` for the other arguments; guidance acts at every log-SNR by default.
 
     Raises:
-        ValueError: as `DPS` does, and for a standard deviation that is not positive.
+        ValueError: If `DPS` would raise it, or a standard deviation is not positive.
     """
 
     def __init__(
@@ -160,7 +160,7 @@ class PiGDM(_Measured):
         self.gradient = _checked(gradient) or (float("inf"), float("inf"))
 
     def corrected(self, x_t: Tensor, t: Tensor, condition: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Return the estimate without the measurement and the correction by it, shaped like x_t and in its units."""
+        """Return the estimate without the measurement, and its correction; both have the shape and units of x_t."""
         inside = self.inside(self.gradient, t, x_t)
         if bool(inside.all()):
             return super().corrected(x_t, t, condition)
@@ -173,7 +173,7 @@ class PiGDM(_Measured):
         return x0, correction
 
     def power(self, at: Coefficients) -> Tensor:
-        """Return the power of R, `(batch or 1, channels or 1, *grid.half_shape)`."""
+        """Return the power of R at each frequency, `(batch or 1, channels or 1, *grid.half_shape)`."""
         grid = self.measurement.grid
         like = torch.ones((1, 1, *grid.half_shape), dtype=at.a.dtype, device=at.a.device)
         if isinstance(self.prior, DataStatistics):

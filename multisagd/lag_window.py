@@ -1,9 +1,9 @@
-"""Power of data with gaps from averages over pairs of valid samples, for data too large for EM (`masked_power`).
+"""Estimate the power of data with gaps from pairs of valid samples, if the data are too large for EM (`masked_power`).
 
 The autocovariance at a lag is the mean product of all pairs of valid samples at that lag: the autocovariance of the
-data over that of their masks. It is unbiased, and noisy where pairs are few. Hann's lag window damps large lags, at the
-cost of a resolution of two frequencies (Blackman and Tukey, The Measurement of Power Spectra, 1958), and a floor keeps
-the power positive. Zero frequency, which differs most from its neighbours, is computed without the window.
+data divided by that of their masks. It is unbiased, and noisy where there are few pairs. Hann's lag window damps large
+lags, which limits the resolution to two frequencies (Blackman and Tukey, The Measurement of Power Spectra, 1958), and a
+floor keeps the power positive. Zero frequency, which differs most from its neighbours, is computed without the window.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ FLOOR = 0.01
 
 
 class PairAverages:
-    """Sums over items, in blocks of power `(blocks, *shape)`, and the resulting power.
+    """Sum over items, and compute the resulting power in blocks `(blocks, *shape)`.
 
-    `names` are the names of the axes, for messages.
+    `names` are the names of the axes, for error messages.
     """
 
     def __init__(self, shape: Sequence[int], names: Sequence[str], blocks: int) -> None:
@@ -32,7 +32,7 @@ class PairAverages:
         self._items = 0
 
     def add(self, x: Tensor, mask: Tensor) -> None:
-        """Add items `(items, blocks, places)` in any units, zero outside of their common boolean mask `(places,)`."""
+        """Add items `(items, blocks, places)` in any units, zero outside their common boolean mask `(places,)`."""
         dims = tuple(range(-len(self.shape), 0))
         energy = torch.fft.fftn(x.view(*x.shape[:2], *self.shape), dim=dims).abs().square().sum(0)
         self._energy += energy
@@ -44,7 +44,7 @@ class PairAverages:
         """Return the power `(blocks, *shape)`.
 
         Raises:
-            ValueError: if at some lag no item has a pair of valid samples, naming the lag.
+            ValueError: If at some lag, named in the message, no item has a pair of valid samples.
         """
         if self._items == 0:
             return self._periodogram
@@ -55,10 +55,11 @@ class PairAverages:
             apart = ", ".join(f"{min(samples, size - samples):,} along {name}" for samples, size, name in axes)
             raise ValueError(
                 f"no item has two valid samples that are {apart} apart, so that the power spectrum cannot be measured: "
-                "choose a smaller grid (shorter items), or leave out items with few valid samples"
+                "choose a smaller grid (shorter items), or remove items with few valid samples"
             )
         covariance = torch.fft.ifftn(self._energy, dim=dims) / self._pairs
-        # Zero frequency, a constant in the covariance, would leak through the window: it is removed and added again.
+        # Zero frequency, a constant in the covariance, would leak through the window: subtract it, and add it
+        # afterwards.
         level = covariance.mean(dims, keepdim=True)
         power = torch.fft.fftn((covariance - level) * _window(self.shape), dim=dims).real
         power.flatten(1)[:, 0] = level.flatten().real * power[0].numel()
@@ -66,7 +67,7 @@ class PairAverages:
 
 
 def pair_counts(masks: Tensor) -> Tensor:
-    """Return the count of pairs of valid samples that masks `(masks, *shape)` have at each periodic lag, `(*shape)`."""
+    """Count the pairs of valid samples that masks `(masks, *shape)` have at each periodic lag, `(*shape)`."""
     dims = tuple(range(1, masks.dim()))
     energy = torch.fft.fftn(masks.double(), dim=dims).abs().square().sum(0)
     return torch.fft.ifftn(energy).real.round()

@@ -1,8 +1,8 @@
-"""Optional libraries: imported on demand; if the import fails, the error names the library and a command to fix it.
+"""Import optional libraries on demand; if an import fails, the error names the library and the command that fixes it.
 
-A library built for another PyTorch, or without a system library, may raise any error on import: ImportError, OSError
-for an undefined symbol, RuntimeError for a missing operator. All of them become one error, so that readers of files do
-not mistake it for a damaged file.
+A library that was built for another PyTorch version, or lacks a system library, may raise any error on import:
+ImportError, OSError for an undefined symbol, RuntimeError for a missing operator. All of them become one error, so that
+code that reads files does not mistake them for a damaged file.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ OURS = ("multisagd", "modalities", "recipes", "configs", "__main__")
 
 
 class BrokenLibraryError(ImportError):
-    """A library that is missing or cannot be imported: the message names it, the failure, and the command to fix it.
+    """A library is missing or cannot be imported; the message gives its name, the reason, and the command to fix it.
 
-    `name` is the library as Python imports it.
+    `name` is the name by which Python imports the library.
     """
 
 
 @contextmanager
 def importing(library: str, use: str) -> Iterator[None]:
-    """Import a library within the `with`, for a `use` that the message names.
+    """Convert errors of importing a library in the `with` block; messages begin with its `use`.
 
     Raises:
-        BrokenLibraryError: for any error raised there.
+        BrokenLibraryError: If any error is raised there.
     """
     try:
         yield
@@ -44,14 +44,14 @@ def check(module: str, use: str) -> None:
     """Check that a module of a library can be imported.
 
     Raises:
-        BrokenLibraryError: if it cannot.
+        BrokenLibraryError: If it cannot.
     """
     with importing(module, use):
         import_module(module)
 
 
 def failed_import(error: BaseException) -> BrokenLibraryError | None:
-    """Return a BrokenLibraryError if an error, or its cause, was raised by importing a library, else None."""
+    """Return a BrokenLibraryError if an error, or one of its causes, was raised by importing a library, else None."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, BrokenLibraryError):
@@ -63,17 +63,17 @@ def failed_import(error: BaseException) -> BrokenLibraryError | None:
 
 
 def _at_fault(error: BaseException) -> str | None:
-    """Return the library that our code imported when an error was raised, None for any other error."""
-    asked = [_package(frame) for frame in _imports(error) if _package(frame) not in OURS]
-    if isinstance(error, ImportError) and not asked:
+    """Return the library that the project's code was importing when the error was raised, None for any other error."""
+    imported = [_package(frame) for frame in _imports(error) if _package(frame) not in OURS]
+    if isinstance(error, ImportError) and not imported:
         missing = (error.name or "").partition(".")[0]
         return missing if missing and missing not in OURS else None
-    # A user's own modules, without a distribution, are not libraries: their author needs the traceback.
-    return next((name for name in asked if name in DISTRIBUTIONS or installed(name)), None)
+    # A user's own modules have no distribution and are not libraries: their author needs the traceback.
+    return next((name for name in imported if name in DISTRIBUTIONS or installed(name)), None)
 
 
 def _imports(error: BaseException) -> list[FrameType]:
-    """Return the frames of modules being executed, the first import first."""
+    """Return the frames of the modules that were being imported, the first import first."""
     frames, trace = [], error.__traceback__
     while trace is not None:
         if trace.tb_frame.f_code.co_name == "<module>":
@@ -91,20 +91,20 @@ def _error(library: str, error: BaseException, use: str = "") -> BrokenLibraryEr
     if isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] == library:
         return BrokenLibraryError(f"{use}{name} is not installed. To install it: {remedy(library)}", name=library)
     first: BaseException = error
-    while first.__cause__ is not None:  # PyTorch names the missing symbol in the first error only
+    while first.__cause__ is not None:  # only the first error of PyTorch names the missing symbol
         first = first.__cause__
     frames = _imports(error)
     place = f", in {frames[-1].f_code.co_filename}" if frames else ""
     reason = f"{type(first).__name__}: {' '.join(str(first).split()):.300}{place}"
-    # Missing dependencies are installed with the library; pip would report others as already installed.
+    # pip installs missing dependencies with the library, but a broken one has to be named to be reinstalled.
     broken = () if isinstance(error, ModuleNotFoundError) else (library, *map(_package, frames[-1:]))
     inner = installed(broken[-1]) if broken else name
-    because = f", for {_found(inner)} fails" if inner not in ("", name) else ""
+    because = f", for {_with_version(inner)} fails" if inner not in ("", name) else ""
     return BrokenLibraryError(
-        f"{use}{_found(name)} cannot be imported{because} ({reason}). To fix it: {remedy(library, broken)}",
+        f"{use}{_with_version(name)} cannot be imported{because} ({reason}). To fix it: {remedy(library, broken)}",
         name=library,
     )
 
 
-def _found(distribution: str) -> str:
+def _with_version(distribution: str) -> str:
     return " ".join(filter(None, (distribution, version(distribution))))

@@ -1,16 +1,16 @@
-"""Log-likelihood of data under a denoiser and its process, by the probability-flow ODE (arXiv 2011.13456, §4.3).
+"""Compute log-likelihoods under a denoiser and its process by the probability-flow ODE (arXiv 2011.13456, §4.3).
 
 In `y = x_t/α` the flow is simple in the log-SNR λ, for any path of the schedule and any colour of the noise:
 
     dy/dλ = (E[x0 | x_t] - y)/2,        d log|∂y/∂y_0|/dλ = (tr J - n)/2,   J = ∂E[x0 | x_t]/∂y
 
 because `dy/dr` is the noise `(y - x0)/r` for `r = σ/α = e^{-λ/2}` (arXiv 2010.02502, Eq. 14). It is integrated
-from the example to t = 1, where the distribution is the prior `N(0, σ² Σ)`: only there Σ enters, by its determinant and
-norm. The integrated variable is `z = y √sigmoid(λ)`, the x of the variance-preserving path: y grows as r at high noise
-and would need most of the steps there; z changes only where data and noise mix.
+from the data at t = 0 to t = 1, where the distribution is the prior `N(0, σ² Σ)`; only there Σ enters, by its
+determinant and norm. The integrated variable is `z = y √sigmoid(λ)`, the x of the variance-preserving path: y grows
+like r at high noise and would need most of the steps there, whereas z changes only where data and noise mix.
 
 The trace is exact, or estimated by random probes (Hutchinson). `J = Cov[x0 | x_t] Σ⁻¹/r²` is not symmetric under
-coloured noise, but similar to the symmetric `S = Σ^{-1/2} J Σ^{1/2}`, and of all matrices similar to it S has the
+coloured noise, but it is similar to the symmetric `S = Σ^{-1/2} J Σ^{1/2}`. Of all matrices similar to J, S has the
 smallest symmetric part, which determines the variance of a probe. So probes are coloured by Σ on one side of J and
 whitened on the other. With the statistics of the data, the Jacobian of the Wiener filter, whose trace is known, is
 subtracted, and only the network's difference from it is estimated.
@@ -39,7 +39,7 @@ from multisagd.statistics import DataStatistics
 
 Probes = list[tuple[Tensor, Tensor]]
 LEVEL = 2 / 255
-"""Distance of two 8-bit levels in the scale of the tensors, [-1, 1]."""
+"""Distance between adjacent 8-bit levels in the scale of the tensors, [-1, 1]."""
 
 
 def log_likelihood(
@@ -56,25 +56,25 @@ def log_likelihood(
     """Return the log-likelihood of each item of x0 `(batch, channels, *grid)` in nats, float64 `(batch,)`.
 
     It is the log-density at x0 of the distribution that the flow generates from `process.prior`, centred on `mean`
-    `(channels, *grid)` if given: the distribution of deterministic samplers in the limit of infinitely many steps. It
-    is closest to the data's with their mean, which matters if the noise at t = 1 does not hide the mean. It is the
-    density of x at t = 0, with the noise that the schedule leaves there: negligible, except for a narrow
-    `log_snr_range` or Karras' σ_min.
+    `(channels, *grid)` if given. Deterministic samplers generate this distribution in the limit of infinitely many
+    steps. It is closest to the data's distribution if `mean` is the mean of the data, which matters if the noise at t =
+    1 does not hide the mean. The density is that of x at t = 0, which includes the noise that the schedule leaves
+    there: negligible, except for a narrow `log_snr_range` or Karras' σ_min.
 
-    Steps are equal in log-SNR and of fourth order (Runge-Kutta), with four calls of the denoiser each, and one
+    Steps are equal in log-SNR and of fourth order (Runge-Kutta). Each step calls the denoiser four times, with one
     gradient per call and probe.
 
-    `probes` is the number of random vectors per item, from its own seed; they give the estimate a variance, but no
-    bias. With None the trace is exact, without seeds, with one gradient per value of an example. `statistics` of the
-    data reduce the variance, the more the closer the denoiser is to a Wiener filter, and change nothing else.
+    `probes` is the number of random vectors per item, drawn from its seed; they give the estimate a variance, but no
+    bias. With None the trace is exact: it needs no seeds, but one gradient per value of an example. `statistics` of the
+    data reduce the variance, more so the closer the denoiser is to a Wiener filter, and change nothing else.
 
-    The denoiser is called in the dtype of x0 (float32 for integers); the rest is float64. Densities are those of the
-    scale of x0: for an example multiplied by c subtract `n log c`.
+    The denoiser is called in the dtype of x0 (float32 for integers); the rest is float64. Densities refer to the scale
+    of x0: for data multiplied by c, subtract `n log c`, where n is the number of values of an example.
 
     Raises:
-        ValueError: for fewer than one step or probe, without one seed per item for the probes, for noise that is empty
-            at some frequencies (such data have no density), drawn on a padded grid or with coefficients per frequency,
-            or for statistics with a different number of channels.
+        ValueError: If there is no step or no probe, probes do not have one seed per item, the noise is empty at some
+            frequencies (such data have no density) or drawn on a padded grid, coefficients depend on frequency, or the
+            statistics have a different number of channels.
     """
     process, x0 = denoiser.process, as_data(x0)
     _check(process, x0, steps, seeds, probes)
@@ -84,7 +84,7 @@ def log_likelihood(
     known = None if statistics is None or probes is None else _Wiener.of(process, statistics, vectors)
 
     def slope(log_snr: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Return dz/dλ, and the derivative of the log-determinant of y."""
+        """Return dz/dλ, and the derivative of the log-determinant of y by λ."""
         (a, _), shrink = process.schedule.from_log_snr(log_snr), torch.sigmoid(log_snr).sqrt()
         y = z / shrink
         t = process.schedule.time(log_snr).expand(len(y)).to(y.device)
@@ -99,7 +99,7 @@ def log_likelihood(
     first, last = (tuple(factor.to(x0.device) for factor in process.schedule.from_log_snr(end)) for end in ends)
     shrink = torch.sigmoid(ends).sqrt()
     z, determinant = _follow(slope, x0.detach().double() / first[0] * shrink[0], ends, steps)
-    # For x rather than y: the density is needed at one end, and the prior is known at the other.
+    # Convert from y to x: the density of x is needed at one end, and its prior is known at the other.
     determinant = determinant + n * (last[0].log() - first[0].log())
     x = last[0] / shrink[1] * z
     center = torch.zeros_like(x) if mean is None else last[0] * mean.to(x)
@@ -109,39 +109,39 @@ def log_likelihood(
 
 
 def bits_per_dimension(log_likelihood: Tensor, dimensions: int) -> Tensor:
-    """Return the negative of a log-likelihood in nats, `(batch,)`, in bits per dimension, `(batch,)`.
+    """Convert log-likelihoods in nats, `(batch,)`, to negative log-likelihoods in bits per dimension, `(batch,)`.
 
-    Data of 256 levels from -1 to 1, which are 2/255 apart, need `log2(127.5) = 6.994` bits more, and noise uniform
-    within a level added to them first: only then it is comparable with the literature: an upper bound on the code
-    length.
+    For comparison with the literature, where the value is an upper bound on the code length of 8-bit data: add noise
+    uniform within a level to the data first (`dequantised`), and, for 256 levels from -1 to 1, which are 2/255 apart,
+    add `log2(127.5) = 6.994` bits to the result.
 
     Raises:
-        ValueError: for fewer than one dimension.
+        ValueError: If there is no dimension.
     """
     if dimensions < 1:
-        raise ValueError(f"an example has at least one dimension, got {dimensions}")
+        raise ValueError(f"an example must have at least one dimension, got {dimensions}")
     return -log_likelihood / (dimensions * math.log(2))
 
 
 def dequantised(x0: Tensor, seeds: Sequence[int]) -> Tensor:
-    """Return 8-bit data `(batch, channels, *grid)` in [-1, 1] plus noise uniform within a level, one seed per item."""
+    """Add noise uniform within a level to 8-bit data `(batch, channels, *grid)` in [-1, 1], with one seed per item."""
     noise = [torch.rand(x0.shape[1:], generator=torch.Generator().manual_seed(derive(seed, "level"))) for seed in seeds]
     return x0 + LEVEL * (torch.stack(noise) - 0.5)
 
 
 def _check(process: Process, x0: Tensor, steps: int, seeds: Sequence[int], probes: int | None) -> None:
     if steps < 1 or (probes is not None and probes < 1):
-        raise ValueError(f"a likelihood takes at least one step and one probe, got {steps} and {probes}")
+        raise ValueError(f"a likelihood needs at least one step and one probe, got {steps} and {probes}")
     if probes is not None:
         one_each(seeds, len(x0))
     if isinstance(process.covariance, PaddedCovariance):
-        raise ValueError("noise drawn on a padded grid has no determinant in closed form: leave out the padding")
+        raise ValueError("noise drawn on a padded grid has no determinant in closed form: remove the padding")
     if process.modulation is not None:
-        raise ValueError("likelihoods need scalar coefficients: leave out the modulation")
+        raise ValueError("likelihoods need scalar coefficients: remove the modulation")
     if not bool(process.covariance.support(x0.shape[2:]).all()):
         raise ValueError(
             "the noise is empty at some frequencies, where everything generated is zero, so there is no density. "
-            "Take a spectrum that is positive everywhere"
+            "Use a spectrum that is positive everywhere"
         )
 
 
@@ -162,7 +162,7 @@ def _follow(
 
 
 def _exact(x0: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield every basis vector; on both sides of a matrix it selects one entry of the diagonal."""
+    """Yield every basis vector twice: on both sides of a matrix it selects one entry of the diagonal."""
     for place in range(x0[0].numel()):
         basis = torch.zeros(x0[0].numel(), dtype=torch.float64, device=x0.device)
         basis[place] = 1.0
@@ -183,7 +183,7 @@ def _random(process: Process, x0: Tensor, seeds: Sequence[int], probes: int) -> 
 
 @dataclass(frozen=True)
 class _Wiener:
-    """The error of the probes on the trace of the Wiener filter's Jacobian, which is known."""
+    """Correct the probes by their error on the trace of the Wiener filter's Jacobian, which is known."""
 
     schedule: Schedule
     grid: Grid
@@ -197,7 +197,7 @@ class _Wiener:
         shape, dimensions = tuple(like.shape[2:]), process.grid.dimensions
         if like.shape[1] != len(statistics.mean):
             raise ValueError(f"statistics of {len(statistics.mean)} channels do not fit data of {like.shape[1]}")
-        # Filters commute, so that colour cancels: only the power of the probe remains.
+        # Filters commute, so the colouring cancels: only the power of the probe remains.
         halves = [[to_half_spectrum(side, dimensions) for side in pair] for pair in vectors]
         power = sum(((left.conj() * right).real for left, right in halves), torch.zeros((), device="cpu")) / len(
             vectors
@@ -207,7 +207,7 @@ class _Wiener:
         return cls(process.schedule, grid, data, noise, grid.numel - power)
 
     def correction(self, log_snr: Tensor) -> Tensor:
-        """Return trace minus the probes' estimate for the Jacobian `a²C/(a²C + b²W)` with respect to y, `(batch,)`."""
+        """Return the trace of the Jacobian `a²C/(a²C + b²W)` by y, minus the probes' estimate, `(batch,)`."""
         a, b = self.schedule.from_log_snr(log_snr)
         gain = a**2 * self.data / (a**2 * self.data + b**2 * self.noise)
         return self.grid.mean(gain * self.missed).sum(1)

@@ -1,4 +1,4 @@
-"""Silencing messages that libraries log and that are irrelevant here."""
+"""Silence irrelevant messages that libraries log."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from contextlib import contextmanager
 
 @contextmanager
 def quiet(name: str) -> Iterator[None]:
-    """Show only errors of the logger of that name; restore its level afterwards."""
-    speaker = logging.getLogger(name)
-    level = speaker.level
-    speaker.setLevel(logging.ERROR)
+    """Show only errors of the logger with this name; restore its level afterwards."""
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
     try:
         yield
     finally:
-        speaker.setLevel(level)
+        logger.setLevel(level)

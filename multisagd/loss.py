@@ -1,4 +1,4 @@
-"""Pure functions of the training loss: metrics, weightings and training times."""
+"""Define the parts of the training loss as pure functions: metrics, weightings and training times."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ Weighting = Literal["uniform", "min_snr", "karras", "sigmoid"]
 def squared_error(
     error: Tensor, covariance: SpectralCovariance, metric: Metric = "euclidean", mask: Tensor | None = None
 ) -> Tensor:
-    """Mean square of an error `(batch, channels, *grid)` over each item, `(batch,)`, in squared units of the error.
+    """Return the mean square of an error `(batch, channels, *grid)` over each item, `(batch,)`, in squared units.
 
-    `euclidean` is the loss of arXiv 2510.09660; `mahalanobis` measures `Σ^{-1/2} error` (arXiv 2106.06406), which
-    weighs every frequency of the noise alike. A mask, true where data are valid, excludes padding from the mean; in the
-    Mahalanobis metric the masked error is whitened as a whole, so its valid part still depends on the gap's edge.
+    `euclidean` is the loss of arXiv 2510.09660; `mahalanobis` measures `Σ^{-1/2} error` (arXiv 2106.06406), which gives
+    every frequency of the noise the same weight. A mask, true where data are valid, excludes padding from the mean. In
+    the Mahalanobis metric the masked error is whitened as a whole, so edges of the padding still affect its valid part.
 
     Raises:
-        ValueError: for an unknown metric, and for empty items, which have no mean.
+        ValueError: If the metric is unknown, or items are empty and so have no mean.
     """
     if error.dim() == 0 or error.shape[1:].numel() == 0:
-        raise ValueError(f"errors are (batch, channels, *grid), got empty items: {tuple(error.shape)}")
+        raise ValueError(f"expected errors (batch, channels, *grid), got empty items: {tuple(error.shape)}")
     error = error.to(torch.promote_types(error.dtype, torch.float32))
     valid = None if mask is None else mask.to(error.dtype).expand_as(error)
     if valid is not None:
@@ -48,14 +48,16 @@ def squared_error(
 def x0_weight(
     weighting: Weighting, log_snr: Tensor, sigma_data: float, *, gamma: float = 5.0, bias: float = 2.0
 ) -> Tensor | None:
-    """Weight of x0's squared error at each log-SNR, shaped like it; None for `uniform`, the prediction's plain error.
+    """Return the weight of x0's squared error at each log-SNR, shaped like it; None for `uniform`.
+
+    With `uniform` weighting, the loss is the unweighted error of the network's prediction.
 
     - `min_snr`: `min(SNR, gamma)` (arXiv 2303.09556);
     - `karras`: `SNR + 1/σ_data²`, the unit-variance target of arXiv 2206.00364;
     - `sigmoid`: `SNR · sigmoid(bias - λ)` (arXiv 2303.00848, 2410.19324).
 
     Raises:
-        ValueError: for an unknown weighting.
+        ValueError: If the weighting is unknown.
     """
     if weighting == "uniform":
         return None
@@ -70,10 +72,11 @@ def x0_weight(
 
 
 def stratified_uniform(seed: int, step: int, batch: int, start: int = 0, count: int | None = None) -> Tensor:
-    """Uniform numbers `(count,)` for slots from `start` of a global batch, one in each of its `batch` strata.
+    """Draw uniform numbers `(count,)` for slots from `start` of a global batch, one in each of its `batch` strata.
 
-    They depend on (seed, step, slot) only, so ranks that share a batch draw the same numbers as a single rank. Strata
-    are shuffled at each step, so that no part of the batch (of a rank, for example) stays in one range of noise levels.
+    The numbers depend on (seed, step, slot) only, so ranks that share a batch draw the same numbers as a single rank.
+    Strata are shuffled at each step, so that no part of the batch, such as a rank's, stays in one range of noise
+    levels.
     """
     shuffle = torch.Generator().manual_seed(derive(seed, "strata", step))
     strata = torch.randperm(batch, generator=shuffle, device="cpu")
@@ -88,45 +91,45 @@ TimeDistribution = Callable[[Tensor, Schedule], Tensor]
 
 @dataclass(frozen=True)
 class UniformTimes:
-    """Times uniform in t, from 0 to 1."""
+    """Draw times uniformly from 0 to 1."""
 
     def __call__(self, uniform: Tensor, schedule: Schedule) -> Tensor:
-        """Return the uniform numbers themselves."""
+        """Return the uniform numbers unchanged, as times."""
         return uniform
 
 
 @dataclass(frozen=True)
 class LogitNormalTimes:
-    """Times with a normal logit, for flow matching (arXiv 2403.03206)."""
+    """Draw times whose logit is normally distributed, for flow matching (arXiv 2403.03206)."""
 
     mean: float = 0.0
     std: float = 1.0
 
     def __call__(self, uniform: Tensor, schedule: Schedule) -> Tensor:
-        """Map quantiles to times."""
+        """Map quantiles of the logit to times, shaped like them."""
         return torch.sigmoid(self.mean + self.std * torch.special.ndtri(uniform))
 
 
 @dataclass(frozen=True)
 class LogNormalTimes:
-    """Noise-to-signal ratio σ/α log-normal, for any schedule (arXiv 2206.00364: mean -1.2, std 1.2)."""
+    """Draw times with log-normal noise-to-signal ratios σ/α, for any schedule (2206.00364: mean -1.2, std 1.2)."""
 
     mean: float = -1.2
     std: float = 1.2
 
     def __call__(self, uniform: Tensor, schedule: Schedule) -> Tensor:
-        """Map quantiles of log(σ/α) to the schedule's times, within the schedule's ends."""
+        """Map quantiles of log(σ/α) to times, shaped like them, within the schedule's ends."""
         return schedule.time(-2 * (self.mean + self.std * torch.special.ndtri(uniform)))
 
 
 @dataclass(frozen=True)
 class LaplaceLogSnrTimes:
-    """Log-SNR with a Laplace density about `mean`: most of the budget where structure forms (arXiv 2407.03297)."""
+    """Draw log-SNRs from a Laplace density about `mean`, to train most where structure forms (arXiv 2407.03297)."""
 
     mean: float = 0.0
     scale: float = 1.5
 
     def __call__(self, uniform: Tensor, schedule: Schedule) -> Tensor:
-        """Map quantiles of the log-SNR to the schedule's times."""
+        """Map quantiles of the log-SNR to the schedule's times, shaped like them."""
         centered = uniform - 0.5
         return schedule.time(self.mean + self.scale * centered.sign() * -torch.log1p(-2 * centered.abs()))

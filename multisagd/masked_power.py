@@ -1,11 +1,11 @@
-"""The power spectrum of partly valid data: padded recordings, fields with land, lost frames.
+"""Estimate the power spectrum of partly valid data: padded recordings, ocean fields with land, videos with lost frames.
 
-Padding leaks: the transform of a record with gaps spreads strong frequencies over weak ones. So the power is estimated
-from the valid samples, by EM of the circulant model (`multisagd.circulant_em`), for every channel separately.
+Padding causes leakage: the transform of a record with gaps spreads strong frequencies over weak ones. So the power is
+estimated from the valid samples by EM for the circulant model (`multisagd.circulant_em`), in each channel separately.
 
-Along axes on which no mask changes (the frequencies of a spectrogram cut in time) a transform makes the data
+Along axes on which no mask changes (such as the frequencies of a spectrogram cut in time), a transform makes the data
 independent, so that only places along the other axes matter. Items with the same mask share their second moments and
-one factorisation. If masks are too many or too large, items are restricted to a smaller set of masks, chosen to lose
+one factorisation. If there are too many masks, or too large ones, items are restricted to fewer masks, chosen to lose
 few samples. If that leaves too few items, or more than `LARGEST` places to solve for, the power comes from averages
 over pairs of valid samples instead (`multisagd.lag_window`).
 """
@@ -28,17 +28,18 @@ from multisagd.lag_window import PairAverages, pair_counts
 MAX_MASKS = 1024
 """Maximum number of distinct masks; items with further masks contribute to the mean, but not to the power."""
 LARGEST = 2048
-"""Maximum number of valid or missing places, whichever are fewer, that EM solves for: any mask of 4,096 points."""
+"""Maximum number of valid or missing places, whichever is smaller, that EM solves for; masks of 4,096 places always
+fit."""
 WORK = 1 << 29
 """Maximum operations in a step of EM, about a second on one core; a single mask may need more."""
 FEWEST_ITEMS = 64
-"""Minimum number of items for EM, if there are as many."""
+"""Minimum number of items for EM, if the data have that many."""
 MAX_NUMBERS = 1 << 25
-"""Maximum number of values stored of all items together if their second moments are larger: 256 MiB."""
+"""Maximum number of values stored for all items together if their second moments are larger: 256 MiB."""
 
 
 class MaskCount:
-    """The masks that occur, their counts per channel, and the axes along which they change; filled in a first pass."""
+    """Collect the masks that occur, their counts per channel, and the axes along which they change, in a first pass."""
 
     def __init__(self, grid: Grid) -> None:
         self.grid = grid
@@ -72,14 +73,14 @@ class MaskCount:
 
 
 def keys(mask: Tensor) -> list[bytes]:
-    """Return the boolean masks of a batch `(batch, channels, *grid)` as bytes, item after item."""
+    """Return the boolean masks of a batch `(batch, channels, *grid)` as bytes, item by item."""
     packed = np.packbits(mask.flatten(2).flatten(0, 1).numpy(), axis=1)
     return [row.tobytes() for row in packed]
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Split of a grid: axes along which masks change are kept, and the others are transformed into blocks."""
+    """Split a grid: axes along which masks change are kept, and the others are transformed into blocks."""
 
     grid: Grid
     varying: tuple[int, ...]
@@ -111,7 +112,7 @@ class Layout:
         return Grid(tuple(self.grid.axes[axis] for axis in self.constant)).multiplicity.flatten()
 
     def blocks(self, x: Tensor) -> Tensor:
-        """Return data `(items, *grid)` as `(items, blocks, places)` in the same units, complex for several blocks."""
+        """Split data `(items, *grid)` into `(items, blocks, places)` in the same units, complex for several blocks."""
         turned = x.permute(0, *(axis + 1 for axis in (*self.varying, *self.constant)))
         if not self.constant:
             return turned.flatten(1).unsqueeze(1)
@@ -120,13 +121,13 @@ class Layout:
         return transform.reshape(len(x), math.prod(self.shape), -1).mT.contiguous()
 
     def places(self, mask: Tensor) -> Tensor:
-        """Return boolean masks `(masks, *grid)` on the axes along which they change, `(masks, places)`."""
+        """Restrict boolean masks `(masks, *grid)` to the axes along which they change, `(masks, places)`."""
         for axis in self.constant:
             mask = mask.narrow(axis + 1, 0, 1)
         return mask.flatten(1)
 
     def half_spectrum(self, power: Tensor) -> Tensor:
-        """Return the power `(blocks, *shape)` of the blocks as power on the half spectrum of the grid."""
+        """Convert the power `(blocks, *shape)` of the blocks to power on the half spectrum of the grid."""
         turned = self._turned
         if self.constant:
             power = turned.full(power.flatten(1).mT.reshape(turned.half_shape))
@@ -140,13 +141,13 @@ def masked_power(
 ) -> tuple[Tensor, int]:
     """Return the power about a mean of partly valid data, `(channels, *half_shape)`, and the number of items.
 
-    `batches` are float64 with a bool mask `(batch, 1 or channels, *grid)`. `mean` and `valid`, the number of items
-    valid at each place, are `(channels, *grid)`; they, `masks` and `count` belong to the same data.
+    `batches` are float64 data, each with a bool mask `(batch, 1 or channels, *grid)`. `mean` and `valid`, the number of
+    items valid at each place, are `(channels, *grid)`; they, `masks` and `count` belong to the same data.
 
     Raises:
-        ValueError: if EM is too large and no item has a pair of valid samples at some distance.
+        ValueError: If the data are too large for EM, and no item has a pair of valid samples at some distance.
     """
-    usable = valid >= 2  # a place valid in one item only is its own mean: it has no information about the power
+    usable = valid >= 2  # a sample valid in one item only equals the mean there: it has no information about the power
     layout = Layout(masks.grid, tuple(axis for axis, varies in enumerate(masks.varying) if varies))
     parts = [_Channel(masks, layout, channel, usable[channel], count) for channel in range(len(mean))]
     seen = 0
@@ -157,7 +158,7 @@ def masked_power(
             shared = mask.shape[1] == 1
             part.add(residual[:, channel], by_channel if shared else by_channel[channel :: len(parts)], seen)
         seen += len(x)
-    # Every place uses one degree of freedom, its mean; without padding this is the usual count - 1.
+    # The mean of every place uses one degree of freedom; without padding this gives the usual count - 1.
     total = (valid * usable).flatten(1).sum(1)
     freedom = total / (total - usable.flatten(1).sum(1)).clamp(min=1)
     power = torch.stack([part.power() for part in parts])
@@ -179,7 +180,7 @@ def power_behind(masks: Tensor, power: Tensor, grid: Grid) -> Tensor:
     """Return the power `(channels, *half_shape)` of data of this power after masked samples are set to zero.
 
     It is the mean over the masks `(items, 1 or channels, *grid)` of E|F (mask · x)|², leakage included: the reference
-    for errors that are known on the same masks only.
+    for errors that are only known on these masks.
     """
     dims = tuple(range(-grid.dimensions, 0))
     covariance = torch.fft.irfftn(power, s=grid.shape, dim=dims)
@@ -189,7 +190,7 @@ def power_behind(masks: Tensor, power: Tensor, grid: Grid) -> Tensor:
 
 
 class _Channel:
-    """The sums of one channel in the second pass, and its power."""
+    """Accumulate the sums of one channel in the second pass, and compute its power."""
 
     def __init__(self, masks: MaskCount, layout: Layout, channel: int, usable: Tensor, count: int) -> None:
         self.layout = layout
@@ -250,16 +251,16 @@ class _Channel:
 
 
 def _compressed(rows: Tensor) -> Tensor:
-    """Return rows `(blocks, rows, places)`, reduced to fewer rows with the same second moments if they are many."""
+    """Reduce rows `(blocks, rows, places)`, if there are many, to fewer rows with the same second moments."""
     if rows.shape[1] <= 2 * rows.shape[2]:
         return rows
     return torch.linalg.qr(rows, mode="r").R
 
 
 def _periodogram(groups: Sequence[MaskGroup], layout: Layout) -> Tensor | None:
-    """Return the mean |F x|² with zeros for missing samples, over the valid share; None if it is zero.
+    """Return the mean |F x|², with zeros for missing samples, divided by the valid fraction; None if it is zero.
 
-    Strong frequencies leak into weak ones, so EM only has to correct frequencies where the power is below this.
+    Strong frequencies leak into weak ones, so EM mainly has to reduce the power of weak frequencies.
     """
     shape, size = layout.shape, math.prod(layout.shape)
     total = torch.zeros(len(layout.weight), *shape, dtype=torch.float64, device="cpu")
@@ -274,10 +275,10 @@ def _periodogram(groups: Sequence[MaskGroup], layout: Layout) -> Tensor | None:
 
 
 def _kept(shown: Tensor, items: Tensor, blocks: int) -> Tensor | None:
-    """Return for every mask `(masks, places)` the index of the mask to which its items are restricted.
+    """Return, for every mask `(masks, places)`, the index of the mask to which its items are restricted.
 
-    It is the mask itself if EM can afford all masks; -1 leaves its items out. Otherwise masks are chosen one by one,
-    each time the mask that keeps most samples. None if too few items would be left.
+    It is the mask itself if EM can afford all masks. Otherwise masks are chosen one by one, each time the mask that
+    keeps the most samples; -1 means that the items are omitted. The result is None if too few items would be left.
     """
     seen = shown.sum(1).double()
     solved = torch.minimum(seen, shown.shape[1] - seen)

@@ -1,12 +1,12 @@
-"""Measurements of an example: linear operators H of `y = H x0 + s n`, with white noise n.
+"""Model measurements `y = H x0 + s n` with a linear operator H and white noise n.
 
-Each has its transpose, and solves `(H R Hᵀ + s²) z = y` for a covariance `R = F⁻¹ diag(P) F` that is diagonal in
-frequency, as Gaussian posteriors and guidance require:
+Each operator has a transpose, and solves `(H R Hᵀ + s²) z = y` for a covariance `R = F⁻¹ diag(P) F` that is diagonal
+in frequency, as Gaussian posteriors and guidance require:
 
 - `Filtered`: H is diagonal in frequency like R, so one division suffices;
 - `Pooled`: means over blocks are a subsampled circulant blur. A subsampled circulant matrix is circulant on the coarse
-  grid, with the subsampled first column: a transform and a division;
-- `Masked`: no closed form, so conjugate gradients, each step two transforms.
+  grid, with the subsampled first column, so one transform and one division suffice;
+- `Masked`: there is no closed form, so conjugate gradients are used, with two transforms per iteration.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from multisagd.spectrum import Flat, Spectrum, even_power
 
 
 class Measurement:
-    """A linear operator on tensors `(batch, channels, *grid)`, the same for all channels unless stated otherwise.
+    """Base class of linear operators on tensors `(batch, channels, *grid)`, the same in all channels by default.
 
     Measurements have the units of the data.
     """
@@ -55,10 +55,10 @@ class Measurement:
         """Return `y = H x0 + noise · n`, shaped like `H x0`, with white noise of unit variance, one seed per item.
 
         Raises:
-            ValueError: for negative noise, or unless there is one seed per item.
+            ValueError: If the noise is negative, or there is not one seed per item.
         """
         if noise < 0:
-            raise ValueError(f"the noise of a measurement is at least 0, got {noise}")
+            raise ValueError(f"the noise of a measurement must be at least 0, got {noise}")
         y = self.apply(x0)
         white = SpectralCovariance(Flat(), self.grid).to(y.device, torch.promote_types(y.dtype, torch.float32))
         drawn = white.sample(one_each(seeds, len(x0)), channels=y.shape[1], grid_shape=y.shape[2:])
@@ -67,10 +67,10 @@ class Measurement:
 
 @dataclass(frozen=True, eq=False)
 class Filtered(Measurement):
-    """Blur, or any filter: `H = F⁻¹ diag(h) F` with a transfer function on the half spectrum, real or complex.
+    """Measure through a filter such as a blur: `H = F⁻¹ diag(h) F`, with a transfer function h `(*half_shape)`.
 
     Raises:
-        ValueError: if the transfer function does not have the shape of the half spectrum.
+        ValueError: If the transfer function does not have the shape of the half spectrum.
     """
 
     transfer: Tensor
@@ -93,10 +93,10 @@ class Filtered(Measurement):
 
     @classmethod
     def of_kernel(cls, kernel: Tensor, grid: Grid) -> Filtered:
-        """Convolve periodically with a dimensionless kernel `(*sizes)` whose centre is at `size // 2` of each axis.
+        """Convolve periodically with a dimensionless kernel `(*sizes)`, centred at index `size // 2` of each axis.
 
         Raises:
-            ValueError: if the kernel is larger than the grid, or has another number of axes.
+            ValueError: If the kernel is larger than the grid, or has a different number of axes.
         """
         sizes = tuple(kernel.shape)
         if len(sizes) != grid.dimensions or any(k > size for k, size in zip(sizes, grid.shape, strict=True)):
@@ -115,7 +115,7 @@ class Filtered(Measurement):
         return self._filter(y, self.transfer.conj())
 
     def solve(self, y: Tensor, power: Tensor, variance: float) -> Tensor:
-        """Divide by `|h|² P + variance` at every frequency; where it is zero, the result is zero."""
+        """Divide y by `|h|² P + variance` at each frequency, with zero where that is zero; shaped like y."""
         total = self.transfer.abs().square().to(power) * power + variance
         return self._filter(y, _inverse(total))
 
@@ -128,10 +128,10 @@ class Filtered(Measurement):
 
 @dataclass(frozen=True, eq=False)
 class Pooled(Measurement):
-    """Means over blocks of `factors` samples per axis (1 for axes not named), as for super-resolution.
+    """Average over blocks of `factors` samples per axis (1 for axes not named), as for super-resolution.
 
     Raises:
-        ValueError: for an unknown axis, or a factor that does not divide its size.
+        ValueError: If an axis is unknown, or a factor does not divide its size.
     """
 
     factors: Mapping[str, int]
@@ -144,7 +144,7 @@ class Pooled(Measurement):
 
     @property
     def blocks(self) -> tuple[int, ...]:
-        """Samples of a block along every axis."""
+        """Number of samples of a block along every axis."""
         return tuple(self.factors.get(name, 1) for name in self.grid.names)
 
     def apply(self, x: Tensor) -> Tensor:
@@ -161,7 +161,7 @@ class Pooled(Measurement):
         return y
 
     def solve(self, y: Tensor, power: Tensor, variance: float) -> Tensor:
-        """Divide by the power on the coarse grid, aliases included, plus `variance`; shaped like y."""
+        """Divide y by the power on the coarse grid, aliases included, plus `variance`; the result is shaped like y."""
         block = torch.zeros(self.grid.shape, dtype=power.dtype, device=power.device)
         block[tuple(slice(0, size) for size in self.blocks)] = 1 / math.prod(self.blocks)
         window = to_half_spectrum(block, self.grid.dimensions).abs().square()
@@ -173,9 +173,9 @@ class Pooled(Measurement):
 
 @dataclass(frozen=True, eq=False)
 class Masked(Measurement):
-    """A subset of samples (inpainting): `mask` is true where x0 was measured, and broadcasts against it.
+    """Measure a subset of samples (inpainting): `mask` is true where x0 was measured, and broadcasts against x0.
 
-    Measurements keep the shape of the data, with zero where nothing was measured.
+    Measurements have the shape of the data, and are zero where nothing was measured.
     """
 
     mask: Tensor
@@ -197,7 +197,7 @@ class Masked(Measurement):
         return self.apply(y)
 
     def solve(self, y: Tensor, power: Tensor, variance: float) -> Tensor:
-        """Solve by conjugate gradients in float64, to `tolerance` of the norm of y; warn without convergence."""
+        """Solve for z, shaped like y, by conjugate gradients in float64; see `conjugate_gradients`."""
         mask, gain = self.mask.to(y.device, torch.float64), power.double()
 
         def matrix(z: Tensor) -> Tensor:
@@ -209,11 +209,11 @@ class Masked(Measurement):
 def conjugate_gradients(matrix: Callable[[Tensor], Tensor], y: Tensor, tolerance: float, iterations: int) -> Tensor:
     """Return z of `matrix(z) = y`, shaped like y `(batch, ...)`; the matrix is symmetric and positive.
 
-    Hestenes and Stiefel, Journal of Research of the National Bureau of Standards 49, 1952. It stops when the residual
-    of every item is below `tolerance` times the norm of its y.
+    The method is from Hestenes and Stiefel, Journal of Research of the National Bureau of Standards 49, 1952. It stops
+    when the residual of every item is below `tolerance` times the norm of the item's y.
 
     Warns:
-        RuntimeWarning: if it has not converged after `iterations`; z is then the last iterate.
+        RuntimeWarning: If it has not converged after `iterations`; z is then the last iterate.
     """
 
     def dot(left: Tensor, right: Tensor) -> Tensor:
@@ -226,7 +226,7 @@ def conjugate_gradients(matrix: Callable[[Tensor], Tensor], y: Tensor, tolerance
         if bool((size <= goal).all()):
             break
         moved = matrix(direction)
-        # A converged item no longer changes: its direction is practically zero.
+        # A converged item no longer changes.
         rate = torch.where(size > goal, size / dot(direction, moved).clamp(min=torch.finfo(y.dtype).tiny), 0.0)
         z, residual = z + rate * direction, residual - rate * moved
         before, size = size, dot(residual, residual)
@@ -234,8 +234,8 @@ def conjugate_gradients(matrix: Callable[[Tensor], Tensor], y: Tensor, tolerance
     if not bool((size <= goal).all()):
         worst = float((size / y.square().flatten(1).sum(1).reshape(size.shape)).nan_to_num(math.inf).max()) ** 0.5
         warnings.warn(
-            f"conjugate gradients have not converged in {iterations} iterations: a residual is {worst:.1e} of y, "
-            f"but {tolerance:.1e} was requested. Raise the noise, the iterations or the tolerance",
+            f"conjugate gradients have not converged in {iterations} iterations: the largest residual is {worst:.1e} "
+            f"of y, but {tolerance:.1e} was requested. Increase the noise, the iterations or the tolerance",
             RuntimeWarning,
             stacklevel=3,
         )

@@ -1,9 +1,9 @@
-"""Repeated sampling from temporally consistent noise: low frequencies from a re-noised sample, the rest new.
+"""Sample repeatedly from temporally consistent noise: low frequencies from a re-noised sample, new noise elsewhere.
 
-A video sampled from independent noise may flicker, because noised clips in training keep a trace of the clip in their
+A video sampled from independent noise may flicker, because noisy clips in training keep a trace of the clip in their
 lowest frequencies, and pure noise does not. FreeInit (arXiv 2312.07537) samples a clip, adds noise again, keeps the low
-frequencies of the result, replaces the others by new noise, and samples once more. Three differences here give the
-start of sampling the distribution seen in training. The paper's mask L weighs amplitudes, and the sum loses variance
+frequencies of the result, replaces the others by new noise, and samples once more. Three differences here ensure that
+sampling starts from the distribution seen in training. The paper's mask L weighs amplitudes, and the sum loses variance
 where `L² + (1-L)² < 1`; here L is a fraction of power. The paper adds the first noise again, which is correlated with
 the sample made from it; here the noise is new. The paper goes back to t = 1, where usual schedules leave nothing of the
 clip; here sampling restarts at a log-SNR at which some of it is left.
@@ -27,10 +27,10 @@ from multisagd.spectrum import Spectrum, even_power
 
 
 def share_of_power(low_pass: Spectrum, grid: Grid) -> Tensor:
-    """Return the power of `low_pass` on a grid, `(*half_shape,)`, as a fraction in [0, 1], float64.
+    """Return the power of `low_pass` on a grid, `(*half_shape,)`: a fraction in [0, 1], float64.
 
     Raises:
-        ValueError: if it leaves [0, 1], or cannot be evaluated on this grid.
+        ValueError: If the power leaves [0, 1], or cannot be evaluated on this grid.
     """
     share = even_power(low_pass, grid)
     if not bool(((share >= 0) & (share <= 1)).all()):
@@ -44,10 +44,12 @@ def mix_noise(low: Tensor, high: Tensor, low_pass: Spectrum, grid: Grid) -> Tens
     For independent `low` and `high` of one covariance (diagonal in frequency), the result has the same covariance.
 
     Raises:
-        ValueError: if `low_pass` leaves [0, 1], or the shapes do not fit.
+        ValueError: If `low_pass` leaves [0, 1], or the shapes do not match.
     """
     if low.shape != high.shape:
-        raise ValueError(f"expected two noises of one shape, got {tuple(low.shape)} and {tuple(high.shape)}")
+        raise ValueError(
+            f"expected two noise tensors of the same shape, got {tuple(low.shape)} and {tuple(high.shape)}"
+        )
     shape = tuple(low.shape[-grid.dimensions :])
     share = share_of_power(low_pass, grid.resize(shape))
     low, high = as_data(low), as_data(high)
@@ -59,13 +61,13 @@ def mix_noise(low: Tensor, high: Tensor, low_pass: Spectrum, grid: Grid) -> Tens
 
 @dataclass(frozen=True)
 class Refinement:
-    """Repeated sampling from frequencies of the last sample in `low_pass`, noised to `log_snr`, and new noise.
+    """Settings of repeated sampling: it keeps frequencies in `low_pass` of the last sample, re-noised to `log_snr`.
 
-    `log_snr` means t = 1 if the schedule ends above it. At -6, signal is visible at frequencies whose data power is 400
-    times the noise's or more: the layout of a clip, but no detail.
+    If the schedule ends above `log_snr`, sampling restarts at t = 1. At -6, signal is visible at frequencies whose data
+    power is at least 400 times the noise's: the layout of a clip, but no detail.
 
     Raises:
-        ValueError: for a negative number of iterations.
+        ValueError: If the number of iterations is negative.
     """
 
     low_pass: Spectrum
@@ -74,7 +76,7 @@ class Refinement:
 
     def __post_init__(self) -> None:
         if self.iterations < 0:
-            raise ValueError(f"iterations is at least 0, got {self.iterations}")
+            raise ValueError(f"iterations must be at least 0, got {self.iterations}")
 
 
 def sample_refined(
@@ -90,12 +92,12 @@ def sample_refined(
     times: Tensor | None = None,
     callback: Callback | None = None,
 ) -> Tensor:
-    """Draw samples as `sample` does, and again `refinement.iterations` times, with the same number of steps.
+    """Draw samples as `sample` does, and resample them `refinement.iterations` times with the same number of steps.
 
     Each sample depends on its seed only. `callback` is called in every round. The result has shape `shape`.
 
     Raises:
-        ValueError: as `sample` and `mix_noise` do.
+        ValueError: If `sample` or `mix_noise` raises it.
     """
     process = denoiser.process
     x0 = sample(denoiser, sampler, shape, steps, seeds, condition, spacing=spacing, times=times, callback=callback)

@@ -1,4 +1,4 @@
-"""Processes whose coefficients depend on frequency: blur, noise that changes colour or has a floor, filtered data.
+"""Define processes with coefficients per frequency: blur, noise that changes colour or has a floor, filtered data.
 
 Each is a `Modulation`: called with times and a grid, it returns factors per frequency for the signal and the noise of
 the scalar process.
@@ -24,7 +24,7 @@ from multisagd.spectrum import Spectrum, even_power
 
 @dataclass(frozen=True)
 class Blur:
-    """Signal blurred more and more as noise is added: `m = (1-floor)·e^{-2π²ℓ²r²} + floor`, `ℓ = length·sin²(πt/2)`.
+    """Blur the signal more as noise is added: `m = (1-floor)·e^{-2π²ℓ²r²} + floor`, `ℓ = length·sin²(πt/2)`.
 
     `length` is the standard deviation of the blur at t = 1, in units of the axes (blurring diffusion, arXiv 2209.05557,
     here with the periodic boundary of the Fourier transform).
@@ -35,7 +35,7 @@ class Blur:
     axes: tuple[str, ...] | None = None
 
     def __call__(self, t: Tensor | float, grid: Grid) -> tuple[Tensor, Tensor]:
-        """Return the factors of signal and noise, `(batch, *grid.half_shape)`."""
+        """Return the factors of signal and noise, `(batch, *grid.half_shape)`, at times t."""
         time = _per_frequency(t, grid)
         length = self.length * torch.sin(math.pi / 2 * time) ** 2
         radius = grid.radius(self.axes).to(time.device)
@@ -45,10 +45,10 @@ class Blur:
 
 @dataclass(frozen=True)
 class ColorShift:
-    """Noise amplitude that moves from `late` at t = 1 to `early` at t = 0: `s = (1-γ)·w_early + γ·w_late`, `γ = t`.
+    """Move the noise amplitude from `late` at t = 1 to `early` at t = 0: `s = (1-γ)·w_early + γ·w_late`, `γ = t`.
 
-    Meant for a white covariance; both spectra are normalised to mean power one (arXiv 2402.04930 goes from white noise
-    to blue). They must have power at every frequency at which the covariance has power.
+    It is meant for a white covariance. Both spectra are normalised to mean power one (arXiv 2402.04930 goes from white
+    noise to blue). They must have power at every frequency at which the covariance has power.
     """
 
     early: Spectrum
@@ -56,7 +56,7 @@ class ColorShift:
     _amplitudes: Recent[tuple[Tensor, ...]] = field(default_factory=Recent, init=False, repr=False, compare=False)
 
     def __call__(self, t: Tensor | float, grid: Grid) -> tuple[Tensor, Tensor]:
-        """Return the factors of signal and noise, `(batch, *grid.half_shape)`."""
+        """Return the factors of signal and noise, `(batch, *grid.half_shape)`, at times t."""
         times = _per_frequency(t, grid)
 
         def make() -> tuple[Tensor, ...]:
@@ -70,21 +70,22 @@ class ColorShift:
 
 @dataclass(frozen=True)
 class Prefilter:
-    """Data filtered by `w^{-1}` under unchanged noise: `m = w⁻¹`, with the spectrum normalised to mean power one.
+    """Filter the data by `m = w⁻¹` and leave the noise unchanged; the spectrum w² is normalised to mean power one.
 
     With a white covariance, the signal-to-noise ratio at every frequency is the same as for noise of this spectrum on
-    unfiltered data. Both are the same diffusion in other coordinates (arXiv 2510.09660 with `z = Σ^{-1/2} x`), so
-    comparing them separates the effect of these ratios from that of the scale of the network's inputs and targets.
+    unfiltered data. Both are the same diffusion in different coordinates (arXiv 2510.09660 with `z = Σ^{-1/2} x`), so
+    comparing them separates the effect of these ratios from the effect of the scale of the network's inputs and
+    targets.
 
     Raises:
-        ValueError: when called, for a spectrum that is empty somewhere.
+        ValueError: If the spectrum is empty at some frequency; raised by calls.
     """
 
     spectrum: Spectrum
     _signals: Recent[Tensor] = field(default_factory=Recent, init=False, repr=False, compare=False)
 
     def __call__(self, t: Tensor | float, grid: Grid) -> tuple[Tensor, Tensor]:
-        """Return the factors of signal and noise, `(batch, *grid.half_shape)`."""
+        """Return the factors of signal and noise, `(batch, *grid.half_shape)`, at times t."""
         times = _per_frequency(t, grid)
 
         def make() -> Tensor:
@@ -98,27 +99,27 @@ class Prefilter:
 
 
 class NoiseFloor:
-    """Noise that never falls below a corruption's: `b²W = max(σ²W, (1 + margin) α² c²)`, a `Modulation`.
+    """Keep the noise above a corruption's: `b²W = max(σ²W, (1 + margin) α² c²)`, a `Modulation`.
 
     Raises:
-        ValueError: for a margin that is not positive, noise that is empty where the corruption is not, or noise drawn
-            on a padded grid.
+        ValueError: If the margin is not positive, or the noise is empty where the corruption is not, or drawn on a
+            padded grid.
     """
 
     def __init__(
         self, schedule: Schedule, covariance: SpectralCovariance, corruption: Corruption, margin: float = 1.0
     ) -> None:
         if isinstance(covariance, PaddedCovariance):
-            raise ValueError("a noise floor needs noise that is diagonal in frequency: leave out the padding")
+            raise ValueError("a noise floor needs noise that is diagonal in frequency: remove the padding")
         if not margin > 0:
             raise ValueError(f"the margin above a corruption must be positive, got {margin}")
         if bool(((corruption.power() > 0) & ~covariance.support()).any()):
-            raise ValueError("a noise floor needs noise wherever the corruption is; leave out spectrum=omitting")
+            raise ValueError("a noise floor needs noise wherever the corruption is; remove spectrum=omitting")
         self.schedule, self.covariance, self.corruption, self.margin = schedule, covariance, corruption, margin
         self._floors: Recent[Tensor] = Recent()
 
     def _floor(self, shape: tuple[int, ...], device: torch.device) -> Tensor:
-        """Return the floor relative to the covariance's power; cached, because every step needs it."""
+        """Return the floor relative to the covariance's power; it is cached because every step needs it."""
 
         def make() -> Tensor:
             power, corruption = self.covariance.power(shape), self.corruption.power(shape)
@@ -128,7 +129,7 @@ class NoiseFloor:
         return self._floors.get((shape, device), make)
 
     def __call__(self, t: Tensor | float, grid: Grid) -> tuple[Tensor, Tensor]:
-        """Return the factors of signal and noise, `(batch, *grid.half_shape)`."""
+        """Return the factors of signal and noise, `(batch, *grid.half_shape)`, at times t."""
         times = _per_frequency(t, grid)
         alpha, sigma = self.schedule.alpha_sigma(times)
         noise = (self._floor(grid.shape, times.device) * (alpha / sigma) ** 2).clamp(min=1).sqrt()

@@ -1,7 +1,7 @@
-"""Multistep exponential integrators: one estimate per step, higher order from earlier estimates.
+"""Sample with multistep exponential integrators: one estimate per step, and higher order from earlier estimates.
 
-They integrate `d(x/b) = x0 d(a/b)` exactly, except for x0, which is extrapolated in `λ = log(a/b)`. Coloured
-noise shifts λ by a constant per frequency, so steps h and their ratios are the same at all frequencies and nothing here
+They integrate `d(x/b) = x0 d(a/b)` exactly, except for x0, which is extrapolated in `λ = log(a/b)`. Coloured noise
+shifts λ by a constant at each frequency, so steps h and their ratios are the same at all frequencies, and nothing here
 depends on the covariance (arXiv 2211.01095, 2302.04867).
 """
 
@@ -21,14 +21,14 @@ STILL = 1e-12
 
 @dataclass(frozen=True)
 class DPMSolver:
-    """DPM-Solver++ in its multistep form, order 1 or 2, deterministic or as the SDE of the same marginals.
+    """Take DPM-Solver++ multistep steps of order 1 or 2, for the ODE or for the SDE with the same marginals.
 
-    The first step, and the last unless `first_order_last` is off, are of first order: there the step in λ is much
-    longer than its neighbour, and extrapolating over it overshoots. (arXiv 2211.01095, Eq. 9 and Algorithm 2, and its
-    Section on SDE solvers.)
+    The first step is of first order, and so is the last, unless `first_order_last` is off: the last step in λ is much
+    longer than the step before, and extrapolating over it overshoots (arXiv 2211.01095, Eq. 9 and Algorithm 2, and its
+    section on SDE solvers).
 
     Raises:
-        ValueError: for an order other than 1 or 2.
+        ValueError: If the order is not 1 or 2.
     """
 
     order: Literal[1, 2] = 2
@@ -37,7 +37,7 @@ class DPMSolver:
 
     def __post_init__(self) -> None:
         if self.order not in (1, 2):
-            raise ValueError(f"DPM-Solver++ is available in order 1 and 2, got {self.order}")
+            raise ValueError(f"DPM-Solver++ is available in orders 1 and 2, got {self.order}")
 
     @property
     def stochastic(self) -> bool:
@@ -69,13 +69,13 @@ class DPMSolver:
 
 @dataclass(frozen=True)
 class UniPC:
-    """UniPC of order 2, data prediction, `B(h) = e^h - 1` (arXiv 2302.04867): a corrector that costs no estimate.
+    """Take UniPC steps of order 2: data prediction, `B(h) = e^h - 1`, and a corrector that needs no further estimate.
 
-    The estimate at the predicted point corrects that point and is reused in the next step. The last step is a
-    first-order prediction, for the reason given in `DPMSolver`.
+    The estimate at the predicted point corrects that point and is reused in the next step (arXiv 2302.04867). The last
+    step is a first-order prediction, for the reason given in `DPMSolver`.
 
     Raises:
-        ValueError: in `step`, if the signal-to-noise ratio of a frequency does not change (`NoiseFloor`).
+        ValueError: From `step`, if the signal-to-noise ratio of a frequency does not change (`NoiseFloor`).
     """
 
     stochastic = False

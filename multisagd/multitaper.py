@@ -1,8 +1,8 @@
-"""The power spectrum of a single example, without a dataset to average over.
+"""Estimate the power spectrum of a single example, without a dataset to average over.
 
-A single periodogram has a standard deviation as large as its value, and leakage from the edges of a non-periodic
+The standard deviation of a single periodogram is as large as its value, and leakage from the edges of a non-periodic
 example hides steep spectra. Averaging periodograms over orthogonal tapers reduces both (D. J. Thomson, Proc. IEEE 70,
-1982); here over products of a few tapers along every axis.
+1982). Here the tapers are products of a few tapers along every axis.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from multisagd.statistics import DataStatistics
 BANDWIDTH = 2.5
 """Half the width over which a frequency is spread, in bins."""
 TAPERS = 3
-"""Number of tapers along each axis; up to about twice the bandwidth have little leakage, the first the least."""
+"""Number of tapers along each axis. Up to about twice the bandwidth have little leakage; the first has the least."""
 
 
 def statistics_of_one(x0: Tensor, grid: Grid, mask: Tensor | None = None) -> DataStatistics:
-    """Return mean and power of one example `(channels, *grid)`, treated as a stationary signal seen through windows.
+    """Return the mean and power of one example `(channels, *grid)`, treated as a windowed stationary signal.
 
     The mean is constant, one number per channel, and the mean power is the variance about it; a `mask`
     `(1 or channels, *grid)` says where the example is valid.
 
     Raises:
-        ValueError: if the example is the same everywhere.
+        ValueError: If the example is constant.
     """
     dims = tuple(range(-grid.dimensions, 0))
     valid = torch.ones_like(x0, dtype=torch.bool) if mask is None else mask.expand_as(x0)
@@ -47,13 +47,13 @@ def statistics_of_one(x0: Tensor, grid: Grid, mask: Tensor | None = None) -> Dat
         for place, taper in zip(dims, tapers, strict=True):
             tapered = tapered * taper.reshape(-1, *(1,) * (-place - 1))
         power += torch.fft.rfftn(tapered, dim=dims, norm="ortho").abs().square()
-    # Tapers weigh the middle more than the edges, so the power is scaled to the variance of the whole sample.
+    # Tapers weight the middle more than the edges, so the power is scaled to the variance of the whole example.
     power *= float(rest.square().sum() / valid.sum() / grid.mean(power).mean().clamp(min=1e-300))
     return DataStatistics(mean.contiguous(), power, grid, 1)
 
 
 def _tapers(size: int) -> list[Tensor]:
-    """Return the tapers along an axis of `size` samples, each of mean square one; a constant one for short axes."""
+    """Return the tapers along an axis of `size` samples, with mean square one; short axes get a constant taper."""
     if size < 4 * BANDWIDTH:
         return [torch.ones(size, dtype=torch.float64)]
     return list(torch.from_numpy(scipy.signal.windows.dpss(size, BANDWIDTH, TAPERS).copy()) * math.sqrt(size))

@@ -1,7 +1,7 @@
-"""Selective omission: noise that omits a band in which the data are corrupted (arXiv 2510.09660).
+"""Omit a band in which the data are corrupted from the noise: selective omission (arXiv 2510.09660).
 
-The data are `x' = x0 + n`, n of known spectrum (`Corruption`), confined to a band. Frequencies without noise
-(`Outside`) are not generated. There are two choices for what the network sees there:
+The data are `x' = x0 + n`, where n has a known spectrum (`Corruption`) and is confined to a band. Frequencies without
+noise (`Outside`) are not generated. There are two choices for what the network sees there:
 
 - **the paper's omission** (`ProjectedDenoiser`, not blind): the band's corruption in training, zero in sampling;
 - **projection** (`ProjectedDenoiser`): always zero, so that training and sampling agree.
@@ -21,17 +21,17 @@ from multisagd.statistics import DataStatistics
 
 
 class ProjectedDenoiser(Denoiser):
-    """A denoiser for noise that omits a band (`Outside`): it predicts only frequencies that carry noise.
+    """Predict only frequencies that carry noise, for noise that omits a band (`Outside`).
 
     If `blind` (the default), its network does not see the other frequencies: they are zero in training and sampling,
     and the estimate has the mean of the data there. If not `blind`, the network sees the corrupted sample in training
     and zero in sampling, and the estimate keeps the values of `x_t` there: samples are zero there, not the mean. This
     equals predicting the noise, which is zero there, and is how arXiv 2510.09660 omits a band, in any parametrisation.
 
-    With noise at every frequency it is equivalent to `Denoiser`. The other arguments are those of `Denoiser`.
+    If there is noise at every frequency, it is equivalent to `Denoiser`. For the other arguments see `Denoiser`.
 
     Raises:
-        ValueError: as `Denoiser`, and for noise drawn on a padded grid.
+        ValueError: If `Denoiser` would raise it, or noise is drawn on a padded grid.
     """
 
     per_frequency = True
@@ -48,11 +48,11 @@ class ProjectedDenoiser(Denoiser):
     ) -> None:
         super().__init__(network, process, prediction, preconditioning, statistics)
         if isinstance(process.covariance, PaddedCovariance):
-            raise ValueError("noise drawn on a padded grid leaves no frequency out: leave out the padding")
+            raise ValueError("noise drawn on a padded grid omits no frequency: remove the padding")
         self.blind = blind
 
     def preconditioning_at(self, at: Coefficients, like: Tensor) -> Preconditioning:
-        """Return the factors of the base class where there is noise, and factors that predict nothing elsewhere.
+        """Return the base class's factors where there is noise, and factors that predict nothing elsewhere.
 
         They broadcast over the half spectrum of `like`, `(batch, channels, *half_shape)`.
         """
@@ -62,7 +62,7 @@ class ProjectedDenoiser(Denoiser):
             inside * each for each in (plain.c_in, plain.c_skip, plain.c_out, plain.target_signal, plain.target_noise)
         )
         if not self.blind:
-            # Where there is no noise x_t is the example times a.
+            # Where there is no noise, x_t is a times the data.
             c_in, c_skip = plain.c_in.expand_as(c_in), c_skip + (1 - inside) / at.a
         return Preconditioning(c_in, c_skip, c_out, signal, noise)
 

@@ -1,6 +1,6 @@
-"""Spectra that depend on direction in frequency: streaks, and the spots of a moiré pattern.
+"""Define spectra that depend on the direction of frequency: streaks, and the spots of a moiré pattern.
 
-They describe corruptions of parts of the spectrum, for `Corruption`; multiplied by a `Band` or a `PowerLaw` they are
+They describe corruption of parts of the spectrum, for `Corruption`; multiplied by a `Band` or a `PowerLaw`, they are
 directional noise.
 """
 
@@ -18,19 +18,19 @@ from multisagd.grid import Grid
 from multisagd.spectrum import Spectrum
 
 MAX_HARMONICS = 1000
-"""Limit, because an untrusted description may ask for any number, and each costs a pass over the grid."""
+"""Maximum number of harmonics: an untrusted description may request any number, and each costs a pass over the grid."""
 
 
 @dataclass(frozen=True)
 class Streaks(Spectrum):
-    """Power 1 where the frequency's direction is within `width / 2` of that of streaks at `angle`, in degrees; else 0.
+    """Power 1 in directions of frequency within `width / 2` of those of streaks at `angle`, 0 elsewhere; in degrees.
 
-    Streaks (rain, scratches, the lines of a scanner) run along a direction and vary across it, so their power lies
-    across: `angle` 0 means streaks along the second of the two `axes`, 90 along the first (upright for height and
-        width). Zero frequency, which has no direction, is omitted. The axes must share a unit.
+    Streaks (rain, scratches, the lines of a scanner) run along a direction and vary across it, so their power lies at
+    frequencies across it. `angle` 0 means streaks along the second of the two `axes`, and 90 along the first (vertical
+    for height and width). Zero frequency, which has no direction, is omitted. The axes must share a unit.
 
     Raises:
-        ValueError: unless 0 < width <= 180 and there are two axes.
+        ValueError: If the angle is not finite, the width is not in (0, 180], or there are not two axes.
     """
 
     angle: float
@@ -54,7 +54,7 @@ class Streaks(Spectrum):
 
 
 def _both_signs(grid: Grid, name: str) -> list[Tensor]:
-    """Return the frequencies of an axis, and, if its size is even, also those with the opposite sign at Nyquist."""
+    """Return the frequencies of an axis and, if its size is even, a copy with the opposite sign at Nyquist."""
     axis, frequency = grid.axis(name), grid.frequencies(name)
     if axis.size % 2:
         return [frequency]
@@ -63,16 +63,17 @@ def _both_signs(grid: Grid, name: str) -> list[Tensor]:
 
 @dataclass(frozen=True)
 class Spots(Spectrum):
-    """Power 1 within `radius` of a frequency and its harmonics: a moiré or screen pattern, a whine, a flicker.
+    """Power 1 within `radius` of a frequency and its harmonics, 0 elsewhere: a moiré pattern, a whine or flicker.
 
-    `frequency` is in cycles per unit of each axis it names; along other axes the pattern is constant. For
-    example `Spots({"height": .2, "width": .1}, radius=.03)` are oblique waves, and `Spots({"frame": 10.}, radius=1.)` a
-    brightness that flickers at 10 Hz all over the picture. Harmonics beyond Nyquist are aliased, as in sampling.
-    Axes of different units need `factors` for the radius, as in `Grid.radius`.
+    `frequency` is in cycles per unit of each axis that it names; along other axes the pattern is constant. For example,
+    `Spots({"height": .2, "width": .1}, radius=.03)` is a pattern of oblique waves, and `Spots({"frame": 10.},
+    radius=1.)` a brightness that flickers at 10 Hz over the whole frame. Harmonics beyond Nyquist are aliased, as they
+    are in sampled data. Axes with different units need `factors` for the radius, as in `Grid.radius`.
 
     Raises:
-        ValueError: for no frequency, one that is zero or not finite, a negative radius, or not 1 to 1000 harmonics; in
-            `power`, for different units without factors, or a grid without a frequency within the radius.
+        ValueError: If there is no frequency, it is zero or not finite, the radius is negative, or there are not 1 to
+            1000 harmonics; from `power`, if units differ and there are no factors, or no frequency of the grid is
+            within the radius.
     """
 
     frequency: Mapping[str, float]

@@ -1,4 +1,4 @@
-"""Noise drawn on a longer grid and cropped, so that the two ends of an axis are not neighbours."""
+"""Draw noise on a longer grid and crop it, so that the two ends of an axis are not neighbours."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from multisagd.spectrum import Spectrum
 
 
 class PaddedCovariance(SpectralCovariance):
-    """Covariance of noise drawn on a grid extended by `padding` samples per axis and cropped to the grid.
+    """The covariance of noise drawn on a grid that is longer by `padding` samples per axis, and cropped.
 
-    The noise is stationary with unit mean power, and correlations across the ends of a padded axis are those of
-    samples `padding + 1` apart instead of neighbours. The price: a crop is not diagonal in frequency, so
-    `color`, `whiten`, `apply`, `solve`, `project`, `logdet`, `mahalanobis` (and with them scores, the Mahalanobis loss
-    and `GaussianDenoiser`) are refused, and `power` is the expectation of the crop's periodogram. Drawing, adding
-    noise, training a network and every sampler do not need them and are exact.
+    The noise is stationary with unit mean power, and the two ends of a padded axis are correlated like samples `padding
+    + 1` apart, not like neighbours. But cropped noise is not diagonal in frequency, so `color`, `whiten`, `apply`,
+    `solve`, `project`, `logdet` and `mahalanobis` (and with them scores, the Mahalanobis loss and `GaussianDenoiser`)
+    are refused, and `power` is the expected periodogram of the cropped noise. Drawing and adding noise, training a
+    network and all samplers do not need these operations and are exact.
 
     Raises:
-        ValueError: for an unknown axis, or padding that is not a whole number of at least 0.
+        ValueError: If an axis is unknown, or padding is not a whole number of at least 0.
     """
 
     def __init__(self, spectrum: Spectrum, grid: Grid, padding: Mapping[str, int]) -> None:
         for name, samples in padding.items():
             grid.axis(name)
             if not isinstance(samples, int) or samples < 0:
-                raise ValueError(f"padding of {name} is a whole number of samples of at least 0, got {samples!r}")
+                raise ValueError(f"padding of {name} must be a whole number of samples of at least 0, got {samples!r}")
         self.padding = {name: int(padding.get(name, 0)) for name in grid.names}
         super().__init__(spectrum, grid)
         self.drawn = SpectralCovariance(spectrum, self._extend(grid))
@@ -45,10 +45,10 @@ class PaddedCovariance(SpectralCovariance):
         return noise.contiguous()
 
     def logdet(self, shape: Sequence[int] | None = None) -> Tensor:
-        """Not supported: the scalar in nats has no closed form.
+        """Raise an error: this scalar, in nats, has no closed form.
 
         Raises:
-            ValueError: always.
+            ValueError: Always.
         """
         raise ValueError(self._refusal("logdet"))
 
@@ -56,7 +56,7 @@ class PaddedCovariance(SpectralCovariance):
         return grid.resize([axis.size + self.padding[axis.name] for axis in grid.axes])
 
     def _normalised_power(self, grid: Grid) -> Tensor:
-        """Expected periodogram of the crop: the transform of its autocovariance, weighted by the count of each lag."""
+        """Return the crop's expected periodogram: the transform of its autocovariance times the count of each lag."""
         extended = self._extend(grid)
         dims = tuple(range(-grid.dimensions, 0))
         lags = torch.fft.irfftn(super()._normalised_power(extended), s=extended.shape, dim=dims)
@@ -75,5 +75,5 @@ class PaddedCovariance(SpectralCovariance):
         padded = {name: samples for name, samples in self.padding.items() if samples}
         return (
             f"noise drawn on a padded grid ({padded}) is not diagonal in frequency, so it has no exact {operation}: "
-            "leave out the padding for scores, whitening, likelihoods and the Mahalanobis loss"
+            "remove the padding for scores, whitening, likelihoods and the Mahalanobis loss"
         )

@@ -1,8 +1,8 @@
-"""The forward process: a schedule and a covariance, and everything that follows from them.
+"""Define the forward process by a schedule and a covariance, with everything that follows from them.
 
-`x_t = a_t x0 + b_t ε` with `ε ~ N(0, Σ)`. On the fast path `a_t = α_t` and `b_t = σ_t` are scalars, and drawing the
-noise is the only Fourier transform. With a `modulation` they are functions of frequency, relative to the
-schedule: `a_t(k) = α_t·m(k)`, `b_t(k) = σ_t·s(k)`; examples are blurring, time-varying colour and noise floors.
+`x_t = a_t x0 + b_t ε` with `ε ~ N(0, Σ)`. By default `a_t = α_t` and `b_t = σ_t` are scalars, and only drawing the
+noise needs a Fourier transform. With a `modulation` they are functions of frequency, relative to the schedule:
+`a_t(k) = α_t·m(k)`, `b_t(k) = σ_t·s(k)`; examples are blurring, time-varying colour and noise floors.
 
 Sources: arXiv 2510.09660 (forward process, posterior, score and Tweedie's formula under a covariance that is diagonal
 in frequency); 2209.05557 and 2402.04930 for coefficients per frequency.
@@ -31,16 +31,16 @@ Modulation = Callable[[Tensor, Grid], tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True)
 class Coefficients:
-    """Factors of signal and noise at given times, shaped to multiply the result of `Process.to_basis`."""
+    """The factors of signal and noise at given times, shaped to multiply the result of `Process.to_basis`."""
 
     a: Tensor
     b: Tensor
 
 
 class Process(nn.Module):
-    """Forward process of tensors `(batch, channels, *grid)`; t is `(batch,)` in [0, 1], 0 the data and 1 the noise.
+    """The forward process of tensors `(batch, channels, *grid)`, from the data at time 0 to the noise at time 1.
 
-    One time may be given for all items, also as a number; see `multisagd.inputs.as_times` for valid times.
+    Times t are `(batch,)` in [0, 1], or one time for all items, also as a number; see `multisagd.inputs.as_times`.
     """
 
     def __init__(
@@ -57,16 +57,18 @@ class Process(nn.Module):
         return self.covariance.grid
 
     def coefficients(self, t: Tensor | float, like: Tensor) -> Coefficients:
-        """Return the coefficients at times t for a tensor like `like`, computed in float64 and cast to its dtype.
+        """Return the coefficients at times t for a tensor of the shape of `like`, computed in float64, in its dtype.
 
-        Their shape is `(batch or 1, 1, ..., 1)` without a modulation, else `(batch or 1, 1, *half_shape)`.
+        Their shape is `(batch or 1, 1, ..., 1)`, or `(batch or 1, 1, *half_shape)` if there is a modulation.
 
         Raises:
-            ValueError: unless there is one time for all items or one per item, in [0, 1].
+            ValueError: If there is not one time for all items or one per item, or a time is outside [0, 1].
         """
         t = as_times(t)
         if t.numel() not in (1, like.shape[0]):
-            raise ValueError(f"a batch of {like.shape[0]} needs {like.shape[0]} times or one for all, got {t.numel()}")
+            raise ValueError(
+                f"a batch of {like.shape[0]} needs {like.shape[0]} times or one for all items, got {t.numel()}"
+            )
         device, dtype = like.device, torch.promote_types(like.dtype, torch.float32)
         t = t.to(device, torch.float64).reshape(-1)
         alpha, sigma = (value.reshape(-1, *(1,) * (like.dim() - 1)) for value in self.schedule.alpha_sigma(t))
@@ -79,7 +81,7 @@ class Process(nn.Module):
     def to_basis(self, x: Tensor) -> Tensor:
         """Return x `(batch, channels, *grid)` in the basis in which coefficients multiply, in the units of x.
 
-        That is x itself, or its half spectrum if coefficients depend on frequency.
+        The result is x itself, or its half spectrum if coefficients depend on frequency.
         """
         return x if self.modulation is None else to_half_spectrum(x, self.grid.dimensions)
 
@@ -88,14 +90,14 @@ class Process(nn.Module):
         return x if self.modulation is None else from_half_spectrum(x, shape[-self.grid.dimensions :])
 
     def scale(self, x: Tensor, factor: Tensor) -> Tensor:
-        """Multiply x `(batch, channels, *grid)` by a dimensionless coefficient, per frequency if it depends on it."""
+        """Multiply x `(batch, channels, *grid)` by a dimensionless coefficient, which may depend on frequency."""
         return self.from_basis(self.to_basis(x) * factor, x.shape)
 
     def noise(self, shape: Sequence[int], seeds: Sequence[int]) -> Tensor:
-        """Draw noise of the covariance of this shape, `(batch, channels, *grid)`, one seed per item.
+        """Draw noise with the process's covariance, of shape `(batch, channels, *grid)`, one seed per item.
 
         Raises:
-            ValueError: if there is not one seed per item, or the shape has too few dimensions.
+            ValueError: If there is not one seed per item, or the shape has too few dimensions.
         """
         if len(shape) < self.grid.dimensions + 2:
             raise ValueError(f"expected (batch, channels, {', '.join(self.grid.names)}), got {tuple(shape)}")
@@ -104,7 +106,7 @@ class Process(nn.Module):
         return self.covariance.sample(seeds, channels=tuple(shape[1:split]), grid_shape=tuple(shape[split:]))
 
     def add_noise(self, x0: Tensor, t: Tensor | float, noise: Tensor) -> Tensor:
-        """Return `x_t = a_t x0 + b_t noise`, `(batch, channels, *grid)` like x0 and noise, in the units of x0."""
+        """Return `x_t = a_t x0 + b_t noise`, shaped like x0 and noise `(batch, channels, *grid)`, in their units."""
         at = self.coefficients(t, x0)
         return self.from_basis(at.a * self.to_basis(x0) + at.b * self.to_basis(noise), x0.shape)
 
@@ -116,7 +118,7 @@ class Process(nn.Module):
     def prior(
         self, shape: Sequence[int], seeds: Sequence[int], mean: Tensor | None = None, start: float = 1.0
     ) -> Tensor:
-        """Draw `x ~ N(a mean, b² Σ)` of shape `shape` at the time `start`; the mean is zero unless given."""
+        """Draw `x ~ N(a mean, b² Σ)` of shape `shape` at the time `start`; the mean is zero by default."""
         noise = self.noise(shape, seeds)
         x0 = torch.zeros_like(noise) if mean is None else mean.to(noise).expand_as(noise)
         return self.add_noise(x0, start, noise)
@@ -124,22 +126,22 @@ class Process(nn.Module):
     def posterior(self, x0: Tensor, x_t: Tensor, t: Tensor | float, s: Tensor | float) -> tuple[Tensor, Tensor]:
         """Return the mean, shaped like x0, and the noise factor of `q(x_s | x_t, x0) = N(mean, factor² Σ)` for s < t.
 
-        The scalars are those of DDPM with covariance `β̃ Σ` (arXiv 2510.09660). The factor acts through `scale`.
+        The scalars are those of DDPM, with covariance `β̃ Σ` (arXiv 2510.09660). Multiply by the factor with `scale`.
         """
         now, then = self.coefficients(t, x0), self.coefficients(s, x0)
         of_x0, of_x_t, factor = posterior_step(now, then)
         return self.from_basis(of_x0 * self.to_basis(x0) + of_x_t * self.to_basis(x_t), x0.shape), factor
 
     def to_x0(self, value: Tensor, x_t: Tensor, t: Tensor | float, quantity: Quantity) -> Tensor:
-        """Return the clean sample x0 of a value of `quantity` at x_t, shaped like both, in the units of x_t.
+        """Convert a value of `quantity` at x_t to the clean sample x0, shaped like both, in the units of x_t.
 
         Inverse of `from_x0`.
 
         Raises:
-            ValueError: for an unknown quantity.
+            ValueError: If the quantity is unknown.
         """
         if quantity == "score":
-            # ε = -b Σ s: no inverse of Σ is needed in this direction.
+            # ε = -b Σ s needs no inverse of Σ.
             noise = -self.scale(self.covariance.apply(value), self.coefficients(t, x_t).b)
             return self.to_x0(noise, x_t, t, "noise")
         at = self.coefficients(t, x_t)
@@ -147,15 +149,15 @@ class Process(nn.Module):
         return self.from_basis(skip * self.to_basis(x_t) + out * self.to_basis(value), x_t.shape)
 
     def from_x0(self, x0: Tensor, x_t: Tensor, t: Tensor | float, quantity: Quantity) -> Tensor:
-        """Return the noise, v, flow or score that x0 implies at x_t, shaped like both.
+        """Convert x0 to the noise, v, flow or score that it implies at x_t, shaped like both.
 
-        The score has inverse units of the data, the others the units of the data.
+        The score has the inverse units of the data, the others have the units of the data.
 
-        `v = a ε - b x0`; the flow is the tangent of the schedule's path, `ε - x0` in flow matching; the score is
-        `-Σ⁺ ε/b` (pseudo-inverse where the spectrum is empty).
+        `v = a ε - b x0`. The flow is the tangent of the schedule's path, `ε - x0` in flow matching. The score is `-Σ⁺
+        ε/b`, with the pseudo-inverse in case the spectrum is empty somewhere.
 
         Raises:
-            ValueError: for an unknown quantity.
+            ValueError: If the quantity is unknown.
         """
         at = self.coefficients(t, x_t)
         if quantity == "score":
@@ -166,10 +168,10 @@ class Process(nn.Module):
 
 
 def x0_weights(at: Coefficients, schedule: Schedule, quantity: Quantity) -> tuple[Tensor, Tensor]:
-    """Return factors (skip, out), shaped like `at.a`, such that `x0 = skip · x_t + out · value` for a `quantity`.
+    """Return the factors (skip, out) in `x0 = skip · x_t + out · value` for a `quantity`, shaped like `at.a`.
 
     Raises:
-        ValueError: for an unknown quantity.
+        ValueError: If the quantity is unknown.
     """
     a, b = at.a, at.b
     if quantity == "x0":
@@ -186,10 +188,10 @@ def x0_weights(at: Coefficients, schedule: Schedule, quantity: Quantity) -> tupl
 
 
 def target_weights(at: Coefficients, schedule: Schedule, quantity: Quantity) -> tuple[Tensor, Tensor]:
-    """Return dimensionless (signal, noise), shaped like `at.a`: the training target is `signal · x0 + noise · ε`.
+    """Return the factors (signal, noise) in the training target `signal · x0 + noise · ε`, shaped like `at.a`.
 
     Raises:
-        ValueError: for an unknown quantity.
+        ValueError: If the quantity is unknown.
     """
     zero, one = torch.zeros_like(at.a), torch.ones_like(at.a)
     if quantity == "x0":
@@ -204,7 +206,7 @@ def target_weights(at: Coefficients, schedule: Schedule, quantity: Quantity) -> 
 
 
 def posterior_step(now: Coefficients, then: Coefficients) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the weights of x0 and x_t in the mean of `q(x_s | x_t, x0)`, and its noise factor, shaped like `now.a`.
+    """Return the weights of x0 and x_t in the mean of `q(x_s | x_t, x0)`, and the noise factor, shaped like `now.a`.
 
     With `r = b_s/b_t` and `ρ = a_t/a_s`: `mean = a_s x0 + r²ρ (x_t - a_t x0)`, `factor² = b_s² (1 - r²ρ²)`.
     """

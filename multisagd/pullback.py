@@ -1,4 +1,4 @@
-"""A denoiser's estimate and its transposed Jacobian, for likelihoods and inverse problems."""
+"""Compute a denoiser's estimate and its transposed Jacobian, for likelihoods and inverse problems."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from multisagd.inputs import as_data, as_times
 from multisagd.sampling import AnyDenoiser
 
 Pullback = Callable[[Tensor], Tensor]
-"""`v -> Jᵀv`, shaped like x_t, for the Jacobian `J = ∂E[x0 | x_t]/∂x_t` of each item."""
+"""Maps v to `Jᵀv`, shaped like x_t, for the Jacobian `J = ∂E[x0 | x_t]/∂x_t` of each item."""
 
 
 def estimate_and_pullback(
@@ -19,10 +19,10 @@ def estimate_and_pullback(
 ) -> tuple[Tensor, Pullback]:
     """Return `E[x0 | x_t]`, detached and shaped like x_t, and a function that multiplies by its transposed Jacobian.
 
-    The function may be called any number of times, and keeps the graph of one call of the denoiser alive. It works
+    The function may be called any number of times, and keeps the graph of one call of the denoiser in memory. It works
     under `no_grad`, as in sampling, and in inference mode.
     """
-    # Inference tensors cannot enter a graph; a copy made outside of inference mode can.
+    # Inference tensors cannot be part of a graph; copies made outside inference mode can.
     with torch.inference_mode(False), torch.enable_grad():
         x = as_data(x_t).detach().clone().requires_grad_()
         usable = condition.clone() if condition is not None and condition.is_inference() else condition

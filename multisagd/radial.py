@@ -1,7 +1,7 @@
-"""Spectra that depend on the radius in frequency: power laws, blurs and bands.
+"""Define spectra that depend on radial frequency: power laws, blurs and bands.
 
-The radius is taken over all or some axes, each with a factor, so that a spectrum can be isotropic in space only, or
-joint in space and time. The families are from arXiv 2510.09660 and its precursor 2502.10236.
+The radius may include all axes or some, each with a factor, so that a spectrum can be isotropic in space only, or joint
+in space and time. The families are from arXiv 2510.09660 and its precursor 2502.10236.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ BandUnit = Literal["cycles", "nyquist", "diagonal"]
 
 @dataclass(frozen=True)
 class Radial(Spectrum):
-    """A function of the radius over `axes` (all by default), in cycles per unit, each axis scaled by its factor."""
+    """Base class of functions of the radius over `axes` (default: all), in cycles per unit, scaled by `factors`."""
 
     _: KW_ONLY
     axes: tuple[str, ...] | None = None
@@ -33,7 +33,7 @@ class Radial(Spectrum):
             object.__setattr__(self, "axes", tuple(self.axes))
 
     def power(self, grid: Grid) -> Tensor:
-        """Evaluate the profile at the radius of every bin, shape `grid.half_shape`."""
+        """Return the power at the radius of every bin, shape `grid.half_shape`."""
         return self.profile(grid.radius(self.axes, self.factors), grid)
 
     def profile(self, radius: Tensor, grid: Grid) -> Tensor:
@@ -51,11 +51,11 @@ class PowerLaw(Radial):
     """Amplitude `w = max(r, corner)^exponent`; negative exponents put the noise at low frequencies.
 
     `exponent` is the papers' amplitude exponent α. The papers write `w = (r + ε)^α` with ε = 1e-10 (arXiv 2510.09660,
-    Eq. for plw-SAGD), which mostly changes the zero-frequency bin: `epsilon=1e-10` reproduces that.
-    The default corner is declared by the grid's axes.
+    Eq. for plw-SAGD), which mostly changes the zero-frequency bin; `epsilon=1e-10` reproduces that. By default the
+    grid's axes declare the corner.
 
     Raises:
-        ValueError: if both `corner` and `epsilon` are given, or either is not positive.
+        ValueError: If both `corner` and `epsilon` are given, or either is not positive.
     """
 
     exponent: float
@@ -81,7 +81,7 @@ class PowerLaw(Radial):
 
 @dataclass(frozen=True)
 class Gaussian(Radial):
-    """White noise blurred by a Gaussian kernel of standard deviation `length` (axis units): `w = e^{-2π²ℓ²r²}`."""
+    """White noise blurred by a Gaussian kernel of standard deviation `length`, in axis units: `w = e^{-2π²ℓ²r²}`."""
 
     length: float
 
@@ -103,10 +103,10 @@ class Exponential(Radial):
 
 @dataclass(frozen=True)
 class LowPass(Radial):
-    """Butterworth filter: power `1/(1 + (r/cutoff)^(2·order))`, 0.5 at the cutoff.
+    """White noise after a Butterworth filter: power `1/(1 + (r/cutoff)^(2·order))`, 0.5 at the cutoff.
 
     Raises:
-        ValueError: for a cutoff that is not positive and finite, or an order that is not a whole number of at least 1.
+        ValueError: If the cutoff is not positive and finite, or the order is not a whole number of at least 1.
     """
 
     cutoff: float
@@ -124,13 +124,14 @@ class LowPass(Radial):
 
 @dataclass(frozen=True)
 class Band(Radial):
-    """Power 1 inside `low <= r <= high`, 0 outside: noise that never reaches other frequencies.
+    """Power 1 inside `low <= r <= high`, 0 outside: noise at no other frequencies.
 
-    Units: `cycles` per unit of the axes; `nyquist`, where each axis's Nyquist frequency is 1; `diagonal`, where the
-    corner of the spectrum (Nyquist on every axis) is 1. The papers do not say which unit they use.
+    The unit of `low` and `high` is `cycles` per unit of the axes; or `nyquist`, where each axis's Nyquist frequency is
+    1; or `diagonal`, where the corner of the spectrum (Nyquist on every axis) is 1. The papers do not say which unit
+    they use.
 
     Raises:
-        ValueError: unless 0 <= low <= high and the unit is known.
+        ValueError: If 0 <= low <= high does not hold, or the unit is unknown.
     """
 
     low: float
@@ -152,11 +153,11 @@ class Band(Radial):
 class TwoBand(Radial):
     """Two bands with amplitude weights: `W = γ_l²·1[low band] + γ_h²·1[high band]` (arXiv 2510.09660, bpm-SAGD).
 
-    A bin on an edge shared by both bands belongs to the low band. Both bands filter the same white noise and share the
-    covariance's normalisation, so equal weights over the whole spectrum are exactly white.
+    A bin on an edge that the bands share belongs to the low band. Both bands filter the same white noise and are
+    normalised together, so bands with equal weights that cover the whole spectrum give exactly white noise.
 
     Raises:
-        ValueError: for bands that are not ordered, negative weights or an unknown unit.
+        ValueError: If the bands are not ordered, a weight is negative, or the unit is unknown.
     """
 
     low: tuple[float, float] = (0.0, 0.5)
@@ -173,7 +174,7 @@ class TwoBand(Radial):
         _check_band_unit(self.unit)
 
     def power(self, grid: Grid) -> Tensor:
-        """Return the squared weight of each bin's band, 0 outside both."""
+        """Return the squared weight of each bin's band, 0 outside both, shape `grid.half_shape`."""
         radius = _band_radius(grid, self)
         low = _inside(radius, *self.low)
         high = _inside(radius, *self.high) & ~low
@@ -182,12 +183,12 @@ class TwoBand(Radial):
 
 @dataclass(frozen=True)
 class Rings(Spectrum):
-    """Power given ring by ring: `levels[0]` at zero frequency, the others in rings of equal width up to the corner.
+    """Power given by rings: `levels[0]` at zero frequency, the others in rings of equal width up to the corner.
 
-    The rings are those of `Grid.bands`, in cycles per sample of every axis; used for designed spectra.
+    The rings are those of `Grid.bands`, in cycles per sample of every axis. Designed spectra use them.
 
     Raises:
-        ValueError: unless there are at least two levels, finite, not negative, and one above zero.
+        ValueError: If there are fewer than two levels, a level is negative or not finite, or all are zero.
     """
 
     levels: tuple[float, ...]
@@ -196,10 +197,13 @@ class Rings(Spectrum):
         object.__setattr__(self, "levels", tuple(float(level) for level in self.levels))
         fit = all(math.isfinite(level) and level >= 0 for level in self.levels)
         if len(self.levels) < 2 or not fit or not any(self.levels):
-            raise ValueError("rings need at least two levels of power: zero frequency, then every ring; none negative")
+            raise ValueError(
+                "rings need at least two levels of power, for zero frequency and for every ring; none "
+                "may be negative or infinite, and not all zero"
+            )
 
     def power(self, grid: Grid) -> Tensor:
-        """Return the level of each bin's ring."""
+        """Return the level of each bin's ring, shape `grid.half_shape`."""
         rings, top = len(self.levels) - 1, 0.5 * math.sqrt(grid.dimensions)
         power = torch.zeros(grid.half_shape, dtype=torch.float64, device="cpu")
         for _, high, weight in grid.bands(rings):

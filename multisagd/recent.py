@@ -1,4 +1,4 @@
-"""A small cache for values that are the same for every tensor of a shape and slow to compute."""
+"""Cache a few values that are slow to compute and the same for every tensor of a shape."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import torch
 Value = TypeVar("Value")
 
 MAX_VALUES = 16
-"""Number of cached values. A training uses one or a few shapes; a service may see any number."""
+"""Maximum number of cached values. A training run uses one or a few shapes; a service may see any number."""
 
 
 class Recent(Generic[Value]):
-    """Cache of at most `maximum` values; the least recently used value is removed first.
+    """Cache at most `maximum` values; the least recently used value is removed first.
 
-    It is thread-safe, since each step is one operation on a dictionary. Compiled graphs can read it. Copies and pickles
-    start empty.
+    The cache is thread-safe, since each step is one operation on a dictionary. Compiled graphs can read it. Copies and
+    unpickled caches start empty.
     """
 
     def __init__(self, maximum: int = MAX_VALUES) -> None:
@@ -25,7 +25,7 @@ class Recent(Generic[Value]):
         self._values: dict[Hashable, tuple[Value]] = {}
 
     def get(self, key: Hashable, make: Callable[[], Value]) -> Value:
-        """Return the value of a key; make it if it is missing."""
+        """Return the value of a key; compute it with `make` if it is missing."""
         entry = self._values.get(key)
         if entry is None:
             with torch.inference_mode(False):  # cached values must be usable in training too

@@ -1,7 +1,7 @@
-"""Penalties on the spectrum of the estimate, added to the loss.
+"""Penalise errors in the spectrum of the estimate, as a term of the loss.
 
-The squared error alone lets an estimate lose the power of what it cannot predict (Chandran et al., Spectral
-Regularization for Diffusion Models, 2026; norms are means here, so that a weight fits grids of any size).
+An estimate that minimises the squared error alone lacks the power of everything it cannot predict (Chandran et al.,
+Spectral Regularization for Diffusion Models, 2026; norms are means here, so that a weight fits grids of any size).
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ PenaltyKind = Literal["amplitude", "amplitude_phase", "wavelet"]
 
 @dataclass(frozen=True)
 class SpectralPenalty:
-    """A penalty on the estimate of x0: `weight` times the quantity named by `kind`.
+    """Penalise the estimate x̂ of x0 by `weight` times the quantity named by `kind`.
 
-    - `amplitude`: mean over frequencies of `||F x̂| - |F x||`, unitary transform over the grid;
-    - `amplitude_phase`: `amplitude` times one plus the mean difference of phases in radians;
-    - `wavelet`: mean absolute difference of the detail coefficients of `levels` levels of `wavelet`, over up to three
-      axes of the grid, the last ones (needs the extra `wavelets`).
+    - `amplitude`: the mean over frequencies of `||F x̂| - |F x||`, with the unitary transform over the grid;
+    - `amplitude_phase`: `amplitude` times one plus the mean absolute difference of phases in radians;
+    - `wavelet`: the mean absolute difference of the detail coefficients of `levels` levels of `wavelet`, over the last
+      axes of the grid, at most three (needs the extra `wavelets`).
 
     Raises:
-        ValueError: for another kind, a weight or level that is not positive, or an unknown wavelet.
-        BrokenLibraryError: for `wavelet` if ptwt cannot be imported.
+        ValueError: If the kind or the wavelet is unknown, or the weight or `levels` is not positive.
+        BrokenLibraryError: If the kind is `wavelet` and ptwt cannot be imported.
     """
 
     kind: PenaltyKind = "amplitude"

@@ -1,4 +1,4 @@
-"""The command that installs or repairs a library."""
+"""Find the command that installs or repairs a library."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from importlib import metadata
 from pathlib import Path
 
 CONSTRAINTS = Path(__file__).parents[1] / "constraints.txt"
-"""Exact versions that were tested together; a checkout contains the file."""
+"""File of exact versions that were tested together; only a checkout contains it."""
 
 DISTRIBUTIONS = {
     "PIL": "pillow",
@@ -50,7 +50,7 @@ DISTRIBUTIONS = {
     "xformers": "xformers",
     "yaml": "pyyaml",
 }
-"""Names of the project's libraries for pip, by import name."""
+"""Names of the project's libraries on PyPI, by import name."""
 
 TORCH_INDEX = "https://download.pytorch.org/whl"
 
@@ -58,27 +58,27 @@ TORCH_INDEX = "https://download.pytorch.org/whl"
 def remedy(library: str, broken: Iterable[str] = ()) -> str:
     """Return the command that installs a library, or reinstalls it if it or its dependencies are `broken`.
 
-    Versions are taken from the checkout's constraints if these are for the installed PyTorch. Otherwise libraries built
+    Versions are taken from the checkout's constraints if these match the installed PyTorch. Otherwise libraries built
     for PyTorch get the matching version, and others the version required by the project.
     """
     name, torch, pinned = installed(library) or DISTRIBUTIONS.get(library, library), version("torch"), _pinned()
     fits = torch != "" and pinned.get("torch") == torch.partition("+")[0]
     names = dict.fromkeys([name, *filter(None, map(installed, broken))])
-    wanted = [each if fits and each.lower() in pinned else _requirement(each, torch) for each in names]
+    requirements = [each if fits and each.lower() in pinned else _requirement(each, torch) for each in names]
     words = [*_pip(), "install"]
-    # pip replaces another version by itself, but reinstalls the same version only with --force-reinstall.
-    pin = wanted[0].partition("==")[2].removesuffix(".*")
-    if broken and (len(wanted) > 1 or f"{version(name)}.".startswith(f"{pin}.") or not pin):
+    # pip replaces a different version without options, but reinstalls the same version only with --force-reinstall.
+    pin = requirements[0].partition("==")[2].removesuffix(".*")
+    if broken and (len(requirements) > 1 or f"{version(name)}.".startswith(f"{pin}.") or not pin):
         words += ["--force-reinstall", "--no-deps"]
     if fits:
         words += ["-c", str(CONSTRAINTS)]
     if "+" in torch and any(each.startswith("torch") for each in names):
         words += ["--index-url", f"{TORCH_INDEX}/{torch.partition('+')[2]}"]
-    return " ".join(f"'{each}'" if set(each) & set("=<>*") else shlex.quote(each) for each in [*words, *wanted])
+    return " ".join(f"'{each}'" if set(each) & set("=<>*") else shlex.quote(each) for each in [*words, *requirements])
 
 
 def _requirement(name: str, torch: str) -> str:
-    """Return the requirement for pip: a name with the versions that fit PyTorch, or that the project supports."""
+    """Return the requirement for pip: the name, with the versions that fit PyTorch or that the project supports."""
     if name == "torchaudio":
         return "torchaudio==2.11.0"  # tested with PyTorch 2.11 to 2.14; 2.11.1 needs 2.13
     if name == "torchvision" and (release := re.match(r"2\.(\d+)", torch)):
@@ -88,8 +88,8 @@ def _requirement(name: str, torch: str) -> str:
     except metadata.PackageNotFoundError:
         lines = []
     for line in lines if name != "torch" or not torch else ():
-        if (asked := re.match(r"([\w.-]+)[^;<>=!~\s]*\s*([^;]*)", line)) and _same(asked[1], name):
-            return f"{name}{asked[2].strip()}"
+        if (declared := re.match(r"([\w.-]+)[^;<>=!~\s]*\s*([^;]*)", line)) and _same(declared[1], name):
+            return f"{name}{declared[2].strip()}"
     installed = version(name)
     return f"{name}=={installed}" if installed else name
 
@@ -106,14 +106,14 @@ def _pinned() -> dict[str, str]:
 
 
 def _pip() -> list[str]:
-    """Return the pip command of this interpreter, in its short form if the shell finds the same pip."""
+    """Return the pip command of this interpreter, just `pip` if the shell finds the same pip."""
     executable = shutil.which("pip")
     own = executable is not None and Path(executable).parent == Path(sys.executable).parent
     return ["pip"] if own else [sys.executable, "-m", "pip"]
 
 
 def version(distribution: str) -> str:
-    """Return the installed version, "" if not installed."""
+    """Return the installed version of a distribution, or "" if it is not installed."""
     try:
         return metadata.version(distribution)
     except metadata.PackageNotFoundError:
@@ -121,7 +121,7 @@ def version(distribution: str) -> str:
 
 
 def installed(package: str) -> str:
-    """Return the distribution of an installed package, "" if it has none."""
+    """Return the distribution of an installed package, or "" if it has none."""
     if (known := DISTRIBUTIONS.get(package)) is not None:
         return known if version(known) else ""
     return (_distributions().get(package) or [""])[0]
@@ -129,4 +129,4 @@ def installed(package: str) -> str:
 
 @cache
 def _distributions() -> Mapping[str, list[str]]:
-    return metadata.packages_distributions()  # which takes seconds
+    return metadata.packages_distributions()  # takes seconds

@@ -1,14 +1,15 @@
-"""Restoration of a corrupted band in the network, which is trained on corrupted data and estimates clean data.
+"""Restore a corrupted band in the network, which is trained on corrupted data and estimates clean data.
 
-The data are `x' = x0 + n`, n Gaussian of known power `c²(k)` in a band (`Corruption`). A corrupted frequency is an
-unbiased measurement of the clean one, so that `E[x0 | x_t]` can be regressed from corrupted data, in two ways:
+The data are `x' = x0 + n`, where n is Gaussian with known power `c²(k)` in a band (`Corruption`). A corrupted frequency
+is an unbiased measurement of the clean one, so `E[x0 | x_t]` can be learned by regression from corrupted data, in two
+ways:
 
-- **unseen**, with noise that is empty in the band (`Outside`): the network sees none of it at any time and learns to
-  predict it from all other frequencies. The target x' differs from x0 by n, which is independent of what it sees.
-- **seen through a floor** (`NoiseFloor`): in the band, an example corrupted at a known level is already at a later time
-  of the diffusion. Noise there never falls below `V = (1 + margin) a² c²`, of which only `A = V - a² c²` is added to
-  the example, and Tweedie's formula, applied twice, turns `E[x' | x_t]` into `E[x0 | x_t] = (V E[x' | x_t] - a c²
-  x_t)/A` (scalar case in arXiv 2404.10177), that is, `x' - (a c²/A) e` with the added noise e is an unbiased target for
+- **unseen**, with noise that is empty in the band (`Outside`): the network never sees the band and learns to predict it
+  from all other frequencies. The target x' differs from x0 by n, which is independent of what the network sees.
+- **seen through a floor** (`NoiseFloor`): in the band, data corrupted at a known level are already at a later time of
+  the diffusion. Noise there never falls below `V = (1 + margin) a² c²`, and only `A = V - a² c²` is added to the
+  data. Tweedie's formula, applied twice, turns `E[x' | x_t]` into `E[x0 | x_t] = (V E[x' | x_t] - a c² x_t)/A`
+  (scalar case in arXiv 2404.10177); that is, `x' - (a c²/A) e`, where e is the added noise, is an unbiased target for
   x0.
 """
 
@@ -36,10 +37,11 @@ QUIET = 1e-3
 
 @dataclass(frozen=True)
 class BandPowers:
-    """Powers at every frequency and given times, which broadcast over `(batch, channels, *half_shape)`.
+    """Powers at every frequency at given times, which broadcast over `(batch, channels, *half_shape)`.
 
-    `clean` data C, `corruption` c² (zero outside the band), `noise` V, and whether the network has `seen` the
-    frequency, that is, whether it carries noise. `left` is the fraction of V added to a corrupted sample, A/V.
+    They are C of the `clean` data, c² of the `corruption` (zero outside the band), and V of the `noise`. `seen` is true
+    where the network sees the frequency, that is, where it carries noise. `left` is the fraction A/V of the noise that
+    is added to corrupted data.
     """
 
     clean: Tensor
@@ -59,18 +61,19 @@ class BandPowers:
 
 
 class RestoringDenoiser(Denoiser):
-    """A denoiser trained on corrupted data that estimates clean data, in the corrupted band too.
+    """Estimate clean data, also in the corrupted band, with a network that is trained on corrupted data.
 
-    Outside the band it is `Denoiser`. In the band the noise decides between the two methods in the module docstring:
-    unseen without noise (`Outside`), and through a floor with noise (`NoiseFloor`). There the network's output is the
-    residual of the Wiener filter, in units of its standard deviation, and errors are weighted by the inverse variance
-    of their target, `C/(C + c²V/A)`, so that its noise does not dominate other frequencies. The clean power C is the
-    power in the (corrupted) `statistics` minus the corruption's power.
+    Outside the band it works like `Denoiser`. In the band the noise decides between the two methods in the module
+    docstring: unseen if there is no noise (`Outside`), and through a floor if there is (`NoiseFloor`). There the
+    network's output is the residual of the Wiener filter, in units of its standard deviation, and squared errors are
+    weighted by `C/(C + c²V/A)`, so that the noise of the target does not dominate other frequencies. The clean power C
+    is the power in the (corrupted) `statistics` minus the corruption's power.
 
     Raises:
-        ValueError: as `Denoiser`; for spectral preconditioning, a corruption with a different grid, noise drawn on a
-            padded grid, noise in the band that is not a floor above the corruption, or a floor with a corruption shared
-            by several channels; in `loss`, for a penalty, and for the Mahalanobis metric if the band is unseen.
+        ValueError: If `Denoiser` would raise it; if preconditioning is spectral, the corruption has a different grid,
+            noise is drawn on a padded grid, noise in the band does not stay above the corruption, or several channels
+            share the corruption and the band has noise; from `loss`, if there is a penalty, or the metric is
+            Mahalanobis and the band is unseen.
     """
 
     per_frequency = True
@@ -89,9 +92,12 @@ class RestoringDenoiser(Denoiser):
         if preconditioning == "spectral":
             raise ValueError("restoration has its own weights in the band: choose preconditioning none or karras")
         if isinstance(process.covariance, PaddedCovariance):
-            raise ValueError("restoration needs noise that is diagonal in frequency: leave out the padding")
+            raise ValueError("restoration needs noise that is diagonal in frequency: remove the padding")
         if corruption.grid != process.grid:
-            raise ValueError(f"the corruption and the process are on different grids: {corruption.grid.shape}")
+            raise ValueError(
+                f"the corruption and the process are on different grids, {corruption.grid.shape} and "
+                f"{process.grid.shape}"
+            )
         self.corruption = corruption
         self._known: Recent[tuple[Tensor, Tensor, Tensor]] = Recent()
         seen = process.covariance.support() & (corruption.power() > 0)
@@ -104,7 +110,7 @@ class RestoringDenoiser(Denoiser):
             )
 
     def _known_powers(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the powers of clean data, corruption and the covariance, for a batch of the shape of x."""
+        """Return the powers of the clean data, the corruption and the covariance, for a batch shaped like x."""
         assert self.statistics is not None
         shape, dtype = tuple(x.shape[2:]), torch.promote_types(x.dtype, torch.float32)
         statistics = self.statistics
@@ -118,22 +124,22 @@ class RestoringDenoiser(Denoiser):
         return self._known.get((shape, x.device, dtype), make)
 
     def band(self, at: Coefficients, like: Tensor) -> BandPowers:
-        """Return the powers per frequency, in squared units of `like` `(batch, channels, *grid)`, for coefficients."""
+        """Return the powers at these coefficients, in squared units of `like` `(batch, channels, *grid)`."""
         clean, corruption, white = self._known_powers(like)
         noise, seen = at.b**2 * white, white > 0
         left = torch.where(seen, 1 - at.a**2 * corruption / torch.where(seen, noise, 1.0), 1.0)
         return BandPowers(clean, corruption, noise, seen, left)
 
     def preconditioning_at(self, at: Coefficients, like: Tensor) -> Preconditioning:
-        """Return the factors of the base class, of its shapes, outside the band, and those of restoration inside.
+        """Return the base class's factors outside the band, and the factors of restoration inside, in the same shapes.
 
-        The target's factors multiply x0, and noise at its full power V.
+        The factors of the target multiply x0 and noise of the full power V.
         """
         band, plain = self.band(at, like), super().preconditioning_at(at, like)
         total = at.a**2 * band.clean + band.noise
         c_in = torch.where(band.seen, total.rsqrt(), 0.0)
         c_skip = torch.where(band.seen, at.a * band.clean / total, 0.0)
-        # The residual of the Wiener filter, and the whole sample where the frequency is unseen.
+        # The network predicts the residual of the Wiener filter, and the whole of x0 where the frequency is unseen.
         c_out = torch.where(band.seen, (band.clean * band.noise / total).sqrt(), band.clean.sqrt())
         # The unbiased target is x' - (a c²/A) e, and the network should predict (target - c_skip·x_t)/c_out.
         signal = (1 - c_skip * at.a) / c_out
@@ -143,9 +149,9 @@ class RestoringDenoiser(Denoiser):
         return Preconditioning(*(torch.where(band.corruption > 0, a, b) for a, b in zip(inside, outside, strict=True)))
 
     def error(self, x0: Tensor, t: Tensor | float, noise: Tensor, condition: Tensor | None = None) -> Tensor:
-        """Return the network's output minus its target, in the band weighted by the inverse deviation of the target.
+        """Return the network's output minus its target, weighted in the band by `√(C/(C + c²V/A))`.
 
-        x0 are corrupted data, `(batch, channels, *grid)` like the result; the network estimates clean data.
+        x0 are corrupted data, `(batch, channels, *grid)`; the result has the same shape and the units of the output.
         """
         x0 = as_data(x0)
         at, shape = self.process.coefficients(t, x0), x0.shape
@@ -169,7 +175,7 @@ class RestoringDenoiser(Denoiser):
     ) -> Tensor:
         """Return the loss of each item, shape `(batch,)`; see `Denoiser.loss`."""
         if penalty is not None:
-            raise ValueError("a penalty on the spectrum would be measured against corrupted data: leave it out")
+            raise ValueError("a penalty on the spectrum would be measured against corrupted data: remove it")
         return super().loss(x0, t, seeds, condition, mask, metric, weighting)
 
     def weigh(
@@ -188,7 +194,7 @@ class RestoringDenoiser(Denoiser):
         return super().weigh(error, t, mask, metric, weighting)
 
     def noised(self, x0: Tensor, t: Tensor | float, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """Return x_t of corrupted data and the training target, both of the shape `(batch, channels, *grid)` of x0.
+        """Return x_t of corrupted data x0 `(batch, channels, *grid)`, and the training target, both shaped like x0.
 
         Only the missing noise is added. Both have the units of x0. The mean of the target, given x_t and the clean
         sample, is the clean sample.
@@ -196,12 +202,12 @@ class RestoringDenoiser(Denoiser):
         x0 = as_data(x0)
         at, shape = self.process.coefficients(t, x0), x0.shape
         band = self.band(at, x0)
-        datum, added = self.to_basis(x0), at.b * band.left.sqrt() * self.to_basis(noise)
-        x_t, target = at.a * datum + added, datum - band.share(at.a) * added
+        data, added = self.to_basis(x0), at.b * band.left.sqrt() * self.to_basis(noise)
+        x_t, target = at.a * data + added, data - band.share(at.a) * added
         return self.from_basis(x_t, shape).to(x0.dtype), self.from_basis(target, shape).to(x0.dtype)
 
 
 def clean_power(measured: Tensor, corruption: Tensor) -> Tensor:
-    """Return measured minus corruption power, shaped like both; in the band at least the share `QUIET` of either."""
+    """Return measured minus corruption power, shaped like both; in the band it is at least `QUIET` times either."""
     minimum = QUIET * torch.maximum(measured, corruption.expand_as(measured))
     return torch.where(corruption > 0, torch.maximum(measured - corruption, minimum), measured)

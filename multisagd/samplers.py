@@ -1,4 +1,4 @@
-"""Samplers: frozen dataclasses with a pure `step` from a state at one time to a state at an earlier time.
+"""Define samplers: frozen dataclasses with a pure `step` from a state at one time to a state at an earlier time.
 
 A step uses the process only through multiplicative coefficients, so the same code handles scalar coefficients (on
 tensors) and coefficients per frequency (on half spectra). Noise is an argument, already coloured by the process's
@@ -38,7 +38,7 @@ class Point:
 
 @dataclass(frozen=True)
 class SamplerState:
-    """State of a sampling run: x at a point, and the last two estimates of x0, the latest last."""
+    """The state of a sampling run: x at a point, and the last two estimates of x0, the latest last."""
 
     x: Tensor
     point: Point
@@ -54,7 +54,7 @@ class SamplerState:
 
 @dataclass(frozen=True)
 class Model:
-    """Functions for a step: the estimate of x0 at a point, the point of another time; and the number of steps."""
+    """What a step needs: the estimate of x0 at a point, the point of a time, the process, and the number of steps."""
 
     estimate: Callable[[Tensor, Point], Tensor]
     point: Callable[[Tensor], Point]
@@ -63,7 +63,7 @@ class Model:
 
 
 class Sampler(Protocol):
-    """Interface of samplers; `stochastic` says whether `step` needs noise."""
+    """The interface of samplers; `stochastic` says whether `step` needs noise."""
 
     @property
     def stochastic(self) -> bool:
@@ -78,12 +78,16 @@ class Sampler(Protocol):
 
 
 def combine(*terms: tuple[Tensor, Tensor]) -> Tensor:
-    """Sum of `factor * tensor`, shaped like the tensors; float64 factors are cast to the precision of their tensor."""
+    """Return the sum of `factor * tensor`, shaped like the tensors; float64 factors are cast to their precision."""
     return functools.reduce(torch.add, (factor.to(tensor.real.dtype) * tensor for factor, tensor in terms))
 
 
 def required(noise: Tensor | None, sampler: object) -> Tensor:
-    """Return the noise `(batch, channels, *grid)` in its units, or raise ValueError if it is None."""
+    """Check that the noise is not None and return it, `(batch, channels, *grid)` in its units.
+
+    Raises:
+        ValueError: If it is None.
+    """
     if noise is None:
         raise ValueError(f"{sampler} needs noise for this step, got None")
     return noise
@@ -91,12 +95,12 @@ def required(noise: Tensor | None, sampler: object) -> Tensor:
 
 @dataclass(frozen=True)
 class DDIM:
-    """Denoising diffusion implicit steps; `eta` from 0 (deterministic) to 1 (ancestral) (arXiv 2010.02502, Eq. 12).
+    """Take DDIM steps, from deterministic (`eta` 0) to ancestral (`eta` 1) (arXiv 2010.02502, Eq. 12).
 
-    `x_s = a_s x0 + √(b_s² - c²) (x_t - a_t x0)/b_t + c z`, `c` = eta times the noise factor of the posterior.
+    `x_s = a_s x0 + √(b_s² - c²) (x_t - a_t x0)/b_t + c z`, where c is eta times the noise factor of the posterior.
 
     Raises:
-        ValueError: unless 0 <= eta <= 1.
+        ValueError: If eta is not between 0 and 1.
     """
 
     eta: float = 0.0
@@ -125,9 +129,9 @@ class DDIM:
 
 @dataclass(frozen=True)
 class Ancestral:
-    """DDPM's ancestral sampling (arXiv 2006.11239) between any two times.
+    """Take DDPM's ancestral steps (arXiv 2006.11239), between any two times.
 
-    `variance` is the variance of the posterior given x0 (`β̃`, the lower choice of the paper) or of the forward step
+    `variance` chooses the variance of the posterior given x0 (`β̃`, the paper's lower choice) or of the forward step
     (`β`). The last step always uses the posterior's: the forward step's noise would remain in the sample.
     """
 
@@ -148,14 +152,14 @@ class Ancestral:
 
 @dataclass(frozen=True)
 class Euler:
-    """Euler steps of the probability-flow ODE in the path's own parameter, with optional churn.
+    """Take Euler steps of the probability-flow ODE in the path's own parameter, with optional churn.
 
-    The parameter is σ when exploding or in flow matching, and the angle when preserving (`Schedule.tangent`). Churn
-    first goes back to a noisier time (arXiv 2206.00364, Algorithm 2): σ/α grows by the share `churn/steps`, at most
-    √2 - 1, where it lies in `churn_range`; the added noise is scaled by `noise_scale`.
+    The parameter is σ on exploding paths and in flow matching, and the angle on preserving paths (`Schedule.tangent`).
+    Where σ/α lies in `churn_range`, churn first goes back to a noisier time (arXiv 2206.00364, Algorithm 2): σ/α grows
+    by the fraction `churn/steps`, at most √2 - 1, and the added noise is scaled by `noise_scale`.
 
     Raises:
-        ValueError: for a negative churn; in `step`, for coefficients that depend on frequency.
+        ValueError: If the churn is negative; from `step`, if coefficients depend on frequency.
     """
 
     churn: float = 0.0
@@ -184,7 +188,7 @@ class Euler:
         stride = parameter[1] - parameter[0]
         slope = self._slope(x, x0, now, model)
         moved = combine((torch.ones_like(stride), x), (stride, slope))
-        # The last step is first order: its end has almost no noise, and the slope divides by the noise.
+        # The last step is of first order: there is almost no noise at its end, and the slope divides by the noise.
         if corrected and not then.last:
             end = self._slope(moved, model.estimate(moved, then), then, model)
             moved = combine((torch.ones_like(stride), x), (stride / 2, slope + end))
@@ -211,9 +215,9 @@ class Euler:
 
 @dataclass(frozen=True)
 class Heun(Euler):
-    """Heun's second-order steps (arXiv 2206.00364, Algorithms 1 and 2): Euler, then the mean of both slopes.
+    """Take Heun's second-order steps: an Euler step, then the mean of the slopes at both ends.
 
-    Two estimates per step, except for the last, which is an Euler step.
+    (arXiv 2206.00364, Algorithms 1 and 2.) Each step needs two estimates, except for the last, which is an Euler step.
     """
 
     def step(self, state: SamplerState, then: Point, model: Model, noise: Tensor | None) -> SamplerState:

@@ -1,4 +1,4 @@
-"""The sampling loop, from the process's prior to the data."""
+"""Sample from the process's prior to the data."""
 
 from __future__ import annotations
 
@@ -17,32 +17,33 @@ from multisagd.seeds import derive, one_each
 Spacing = Literal["time", "log_snr", "karras"]
 
 Callback = Callable[[int, int, Tensor, Tensor], None]
-"""`callback(step, steps, x, x0)` after each step: steps done, steps in all, the state and the latest estimate."""
+"""Called as `callback(step, steps, x, x0)` after each step, with the number of steps done, the total number, the state
+and the latest estimate."""
 
 
 class AnyDenoiser(Protocol):
-    """Interface of denoisers for sampling: a process, and a call that returns `E[x0 | x_t]`."""
+    """The interface of denoisers for sampling: a process, and a call that returns `E[x0 | x_t]`."""
 
     @property
     def process(self) -> Process:
-        """The process the denoiser was made for."""
+        """The process for which the denoiser was made."""
 
     def __call__(self, x_t: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
-        """Return `E[x0 | x_t]`."""
+        """Return `E[x0 | x_t]`, shaped like x_t `(batch, channels, *grid)`, at times t `(batch,)`."""
 
 
 def time_steps(schedule: Schedule, steps: int, spacing: Spacing = "time", start: float = 1.0) -> Tensor:
     """Return `steps + 1` descending times from `start` to 0, float64 of shape `(steps + 1,)`.
 
-    Equal steps in the schedule's time (the default), in log-SNR, or in `(σ/α)^{1/7}` (arXiv 2206.00364, Eq. 5).
+    Steps are equal in the schedule's time (the default), in log-SNR, or in `(σ/α)^{1/7}` (arXiv 2206.00364, Eq. 5).
 
     Raises:
-        ValueError: for fewer than one step, a start outside (0, 1] or an unknown spacing.
+        ValueError: If there is no step, the start is outside (0, 1], or the spacing is unknown.
     """
     if steps < 1:
-        raise ValueError(f"sampling takes at least one step, got {steps}")
+        raise ValueError(f"sampling needs at least one step, got {steps}")
     if not 0 < start <= 1:
-        raise ValueError(f"sampling starts at a time in (0, 1], got {start}")
+        raise ValueError(f"sampling must start at a time in (0, 1], got {start}")
     even = torch.linspace(1, 0, steps + 1, dtype=torch.float64, device="cpu")
     if spacing == "time":
         return start * even
@@ -74,14 +75,14 @@ def sample(
 ) -> Tensor:
     """Draw samples of `shape` = (batch, channels, *grid), one seed per item; the same seed gives the same sample.
 
-    `times`, descending, overrides `steps` and `spacing`. `initial` is x at the first time, instead of the prior: to
-    start from a noised sample, pass `process.add_noise(x0, t, noise)` with times that start at t. The result, of shape
-    `shape`, is x at the last time, with the schedule's noise there: negligible at t = 0, except σ_min in Karras'
-    schedule.
+    Descending `times` override `steps` and `spacing`. `initial` replaces the prior as x at the first time: to start
+    from a noisy example, pass `process.add_noise(x0, t, noise)` with times that start at t. The result, of shape
+    `shape`, is x at the last time, including the schedule's noise there, which is negligible at t = 0 except for σ_min
+    in Karras' schedule.
 
     Raises:
-        ValueError: unless there is one seed per item, times are in [0, 1] and descend, and their (clamped) log-SNRs
-            differ.
+        ValueError: If there is not one seed per item, times are outside [0, 1] or do not descend, or two times have the
+            same (clamped) log-SNR.
     """
     process = denoiser.process
     seeds = one_each(seeds, *shape[:1])
@@ -89,7 +90,7 @@ def sample(
     if len(times) < 2 or not bool((times[1:] < times[:-1]).all()):
         raise ValueError("sampling needs at least two descending times")
     if not bool((process.schedule.log_snr(times).diff() > 0).all()):
-        raise ValueError("two times have the same log-SNR, clamped to the schedule's log_snr_range: widen it")
+        raise ValueError("two times have the same log-SNR, clamped to the schedule's log_snr_range: widen the range")
     x = process.prior(shape, seeds, start=float(times[0])) if initial is None else as_data(initial)
     if tuple(x.shape) != tuple(shape):
         raise ValueError(f"initial has shape {tuple(x.shape)}, but samples of shape {tuple(shape)} were requested")

@@ -1,6 +1,6 @@
-"""Schedules: signal and noise over time, `x_t = α x0 + σ ε` for t from 0 (data) to 1 (noise).
+"""Define schedules: signal and noise as functions of time, `x_t = α x0 + σ ε` for t from 0 (data) to 1 (noise).
 
-A schedule is a descending log-SNR `λ(t) = log(α²/σ²)` and a *path*, the curve of (α, σ):
+A schedule consists of a descending log-SNR `λ(t) = log(α²/σ²)` and a *path*, the curve of (α, σ):
 
 - `preserving`: α² + σ² = 1, so α = √sigmoid(λ);
 - `exploding`: α = 1, so σ = e^{-λ/2};
@@ -29,11 +29,11 @@ Path = Literal["preserving", "exploding", "flow"]
 
 @dataclass(frozen=True)
 class Schedule:
-    """Base of all schedules; a subclass defines `raw_log_snr`, its inverse `raw_time` and its usual path.
+    """Base class of schedules; a subclass defines `raw_log_snr`, its inverse `raw_time` and a default path.
 
     Raises:
-        ValueError: if shift is not positive, the range is empty or outside [-80, 80], the path unknown, or the log-SNR
-            does not descend.
+        ValueError: If the shift is not positive, the range is empty or outside [-80, 80], the path is unknown, or the
+            log-SNR does not descend.
     """
 
     _: KW_ONLY
@@ -44,14 +44,14 @@ class Schedule:
     def __post_init__(self) -> None:
         if not self.shift > 0:
             raise ValueError(f"a schedule's shift must be positive, got {self.shift}")
-        if not -80 <= self.log_snr_range[0] < self.log_snr_range[1] <= 80:  # α² and σ² are float32 numbers there
-            raise ValueError(f"log_snr_range must increase, between -80 and 80, got {self.log_snr_range}")
+        if not -80 <= self.log_snr_range[0] < self.log_snr_range[1] <= 80:  # so that α² and σ² are float32 numbers
+            raise ValueError(f"log_snr_range must increase and lie between -80 and 80, got {self.log_snr_range}")
         if self.path not in get_args(Path):
             raise ValueError(f"unknown path {self.path!r}; choose one of {', '.join(get_args(Path))}")
-        # On the CPU even if networks, which may contain a schedule, are built on the meta device.
+        # On the CPU, even if a network that contains a schedule is built on the meta device.
         log_snr = self.log_snr(torch.linspace(0, 1, 33, dtype=torch.float64, device="cpu"))
         if not bool((log_snr.diff() <= 0).all() and log_snr[-1] < log_snr[0]):
-            raise ValueError(f"the log-SNR of a schedule must descend over time; check the numbers of {self}")
+            raise ValueError(f"the log-SNR of a schedule must descend over time; check the parameters of {self}")
 
     def raw_log_snr(self, t: Tensor) -> Tensor:
         """Return the log-SNR λ(t) before shift and clamp, shaped like t."""
@@ -62,11 +62,11 @@ class Schedule:
         raise NotImplementedError
 
     def log_snr(self, t: Tensor | float) -> Tensor:
-        """Return the log-SNR λ(t), shifted and clamped, in the shape and dtype of t (see `as_times` for valid t)."""
+        """Return the log-SNR λ(t), shifted and clamped, with the shape and dtype of t (see `as_times` for valid t)."""
         return (self.raw_log_snr(as_times(t)) - 2 * math.log(self.shift)).clamp(*self.log_snr_range)
 
     def time(self, log_snr: Tensor) -> Tensor:
-        """Return the time of a log-SNR, in [0, 1], shaped like it."""
+        """Return the time in [0, 1] of a log-SNR, shaped like it."""
         return self.raw_time(log_snr.clamp(*self.log_snr_range) + 2 * math.log(self.shift)).clamp(0, 1)
 
     def alpha_sigma(self, t: Tensor | float) -> tuple[Tensor, Tensor]:
@@ -86,7 +86,7 @@ class Schedule:
         return torch.atan2(sigma, alpha) if self.path == "preserving" else sigma
 
     def tangent(self, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the derivative (α̇, σ̇) of the path by its parameter, dimensionless and shaped like α; `α σ̇ - σ α̇ = 1`.
+        """Return the dimensionless derivative (α̇, σ̇) of the path by its parameter, shaped like α; `α σ̇ - σ α̇ = 1`.
 
         In flow matching it gives `ε - x0`. Unlike a derivative by t, it does not depend on the shift and never
         vanishes.
@@ -100,7 +100,7 @@ class Schedule:
 
 @dataclass(frozen=True)
 class CosineSchedule(Schedule):
-    """Cosine in the angle, `α = cos(πt/2)` (arXiv 2102.09672), with their small offset `s` if set (s = 0.008)."""
+    """The cosine schedule `α = cos(πt/2)` (arXiv 2102.09672), with the small offset `s` if set (0.008 in the paper)."""
 
     offset: float = 0.0
 
@@ -127,9 +127,9 @@ class CosineSchedule(Schedule):
 
 @dataclass(frozen=True)
 class LinearSchedule(Schedule):
-    """Linear β of DDPM in continuous time (arXiv 2006.11239, 2011.13456): `log ᾱ = -t²(β1-β0)/2 - tβ0`.
+    """DDPM's linear β in continuous time (arXiv 2006.11239, 2011.13456): `log ᾱ = -t²(β1-β0)/2 - tβ0`.
 
-    `beta_min` and `beta_max` are the discrete 1e-4 and 2e-2 times their 1,000 steps.
+    `beta_min` and `beta_max` are the discrete 1e-4 and 2e-2, multiplied by the 1,000 steps.
     """
 
     beta_min: float = 0.1
@@ -143,13 +143,13 @@ class LinearSchedule(Schedule):
     def raw_time(self, log_snr: Tensor) -> Tensor:
         """Solve the quadratic for t in a numerically stable form."""
         decay = F.softplus(-log_snr)
-        rise = self.beta_max - self.beta_min
-        return 2 * decay / (self.beta_min + (self.beta_min**2 + 2 * rise * decay).sqrt())
+        change = self.beta_max - self.beta_min
+        return 2 * decay / (self.beta_min + (self.beta_min**2 + 2 * change * decay).sqrt())
 
 
 @dataclass(frozen=True)
 class SigmoidSchedule(Schedule):
-    """Sigmoid ᾱ between `start` and `end`, scaled to run from 1 to 0 (arXiv 2212.11972, 2301.10972)."""
+    """A sigmoid ᾱ between `start` and `end`, scaled to run from 1 to 0 (arXiv 2212.11972, 2301.10972)."""
 
     start: float = -3.0
     end: float = 3.0
@@ -175,10 +175,10 @@ class SigmoidSchedule(Schedule):
 
 @dataclass(frozen=True)
 class KarrasSchedule(Schedule):
-    """Variance exploding with `σ^(1/ρ)` linear in time between `sigma_min` and `sigma_max` (arXiv 2206.00364, Eq. 5).
+    """A variance-exploding schedule with `σ^(1/ρ)` linear in time, from `sigma_min` to `sigma_max` (2206.00364, Eq. 5).
 
     Raises:
-        ValueError: unless 0 < sigma_min < sigma_max.
+        ValueError: If 0 < sigma_min < sigma_max does not hold.
     """
 
     sigma_min: float = 0.002
@@ -188,7 +188,9 @@ class KarrasSchedule(Schedule):
 
     def __post_init__(self) -> None:
         if not 0 < self.sigma_min < self.sigma_max:
-            raise ValueError(f"need 0 < sigma_min < sigma_max, got {self.sigma_min} and {self.sigma_max}")
+            raise ValueError(
+                f"a Karras schedule needs 0 < sigma_min < sigma_max, got {self.sigma_min} and {self.sigma_max}"
+            )
         super().__post_init__()
 
     def raw_log_snr(self, t: Tensor) -> Tensor:
@@ -219,10 +221,10 @@ class FlowSchedule(Schedule):
 
 @dataclass(frozen=True)
 class TabulatedSchedule(Schedule):
-    """Log-SNR linear between knots at equal times, the first at t = 0: a designed schedule.
+    """Interpolate the log-SNR linearly between equally spaced knots, the first at t = 0: a designed schedule.
 
     Raises:
-        ValueError: unless there are at least two finite, strictly descending knots.
+        ValueError: If there are not at least two finite, strictly descending knots.
     """
 
     log_snrs: tuple[float, ...]

@@ -1,4 +1,4 @@
-"""Stateless seeds: every random number is a function of its purpose.
+"""Derive stateless seeds: every random number is a function of its purpose.
 
 A seed is a stable hash of (run seed, stream, step, sample slot). It never depends on a rank, a batch or a process, so
 a resumed run continues its noise without saved state, and a sample does not depend on its batch.
@@ -12,11 +12,11 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 LARGEST = 2**64 - 1
-"""The largest seed, which is the maximum of torch's generators."""
+"""The largest seed that torch's generators accept."""
 
 
 def derive(seed: int, stream: str, *indices: int) -> int:
-    """Hash a seed, the name of a stream and any indices to 32 bits (torch's CPU generator uses only 32)."""
+    """Hash a seed, the name of a stream and any indices to a 32-bit seed (torch's CPU generator uses only 32 bits)."""
     text = ":".join([str(int(seed)), stream, *(str(int(index)) for index in indices)])
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=4).digest(), "little")
 
@@ -27,19 +27,19 @@ def derive_many(seed: int, stream: str, step: int, slots: Iterable[int]) -> list
 
 
 def one_each(seeds: Sequence[int], count: int | None = None) -> list[int]:
-    """Return seeds as Python integers, checking that there is one for each of `count` items.
+    """Check that there is one seed for each of `count` items, and return the seeds as Python integers.
 
-    They may be a list, a range, or an array or tensor of integers.
+    Seeds may be a list, a range, or an array or tensor of integers. If `count` is None, any number is accepted.
 
     Raises:
-        ValueError: for a different number of seeds, or a seed that is not an integer from 0 to 2^64 - 1.
+        ValueError: If the number of seeds differs, or a seed is not an integer from 0 to 2^64 - 1.
     """
     try:
         checked = [_checked(seed) for seed in seeds]
     except TypeError as error:
         raise ValueError(
-            f"seeds are integers, one for each item of the batch, for example range({4 if count is None else count}); "
-            f"got {seeds!r:.80}"
+            "seeds must be integers, one for each item of the batch, for example "
+            f"range({4 if count is None else count}); got {seeds!r:.80}"
         ) from error
     if count is not None and len(checked) != count:
         raise ValueError(f"a batch of {count} needs {count} seeds, got {len(checked)}")
@@ -47,12 +47,12 @@ def one_each(seeds: Sequence[int], count: int | None = None) -> list[int]:
 
 
 def generator_seed(seed: int) -> int:
-    """Return the seed of a generator: the seed itself below 2^32, and a hash of it to 32 bits above.
+    """Return the seed for a generator: seeds below 2^32 are unchanged, and larger ones are hashed to 32 bits.
 
     The CPU generator keeps only 32 bits, so seeds that differ by 2^32 would draw the same numbers.
 
     Raises:
-        ValueError: for a seed below 0 or above 2^64 - 1.
+        ValueError: If the seed is below 0 or above 2^64 - 1.
     """
     seed = _checked(seed)
     return seed if seed < 2**32 else derive(seed, "generator")
@@ -61,5 +61,5 @@ def generator_seed(seed: int) -> int:
 def _checked(seed: Any) -> int:
     number = operator.index(seed)
     if not 0 <= number <= LARGEST:
-        raise ValueError(f"a seed is an integer from 0 to 2^64 - 1, got {number}")
+        raise ValueError(f"a seed must be an integer from 0 to 2^64 - 1, got {number}")
     return number

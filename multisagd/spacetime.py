@@ -1,8 +1,8 @@
-"""Spectra along time: autoregressive noise, noise that drifts, and the stop bands of a hum.
+"""Define spectra along time: autoregressive noise, drifting noise, and stop bands for mains hum.
 
-Along the time axis of a video or a sound they are in physical units: time constants in units of the axis
-(seconds), velocities in units per unit (pixels per second), frequencies in cycles per unit (hertz). The shared and
-independent noise of a video (arXiv 2305.10474, "mixed") is `Flat() + Offset(strength, axes=("frame",))`.
+Parameters are in physical units of the time axis of a video or an audio clip: time constants in units of the axis
+(seconds), velocities in units per unit (pixels per second), frequencies in cycles per unit (hertz). Mixed video noise
+(arXiv 2305.10474), which is partly shared by all frames, is `Flat() + Offset(strength, axes=("frame",))`.
 """
 
 from __future__ import annotations
@@ -23,11 +23,12 @@ class Autoregressive(Spectrum):
     """First-order autoregressive noise along one axis, by lag-one `coefficient` or by `time_constant` in axis units.
 
     The power is `(1-ρ²)/|1-ρe^{-iω}|²` with `ρ = e^{-spacing/time_constant}`: progressive noise in arXiv 2305.10474.
-    The grid is periodic, so its first and last samples are neighbours too, unless the noise is drawn on a longer grid
+    The grid is periodic, so its first and last samples are neighbours, unless noise is drawn on a longer grid
     (`PaddedCovariance`).
 
     Raises:
-        ValueError: unless exactly one of the two is given, |coefficient| < 1 and time_constant > 0.
+        ValueError: If neither or both parameters are given, |coefficient| >= 1, or the time constant is not positive
+            and finite.
     """
 
     coefficient: float | None = None
@@ -37,14 +38,14 @@ class Autoregressive(Spectrum):
 
     def __post_init__(self) -> None:
         if (self.coefficient is None) == (self.time_constant is None):
-            raise ValueError("give an autoregressive spectrum either a coefficient or a time_constant")
+            raise ValueError("an autoregressive spectrum needs either a coefficient or a time_constant")
         if self.coefficient is not None and not abs(self.coefficient) < 1:
             raise ValueError(f"the autoregressive coefficient must lie between -1 and 1, got {self.coefficient}")
         if self.time_constant is not None and not 0 < self.time_constant < math.inf:
             raise ValueError(f"time_constant must be positive and finite, got {self.time_constant}")
 
     def power(self, grid: Grid) -> Tensor:
-        """Return the autoregressive power along the axis."""
+        """Return the autoregressive power along the axis, shape `grid.half_shape`."""
         spacing = grid.axis(self.axis).spacing
         rho = self.coefficient if self.time_constant is None else math.exp(-spacing / self.time_constant)
         assert rho is not None
@@ -53,16 +54,15 @@ class Autoregressive(Spectrum):
 
 @dataclass(frozen=True)
 class VelocityTuned(Spectrum):
-    """Noise that drifts with a velocity: autoregressive along time in the moving frame.
+    """Noise that drifts with a velocity, autoregressive in time in the moving frame.
 
-    `velocity` is in units per unit of `axis`, by axis name, for example `{"width": 8.0}` for 8
-    pixels per second to the right. Where `f_t + v·f` is zero the noise is constant in the moving frame; elsewhere its
-    power is that of `Autoregressive` at that frequency: `x_n(r) = ρ x_{n-1}(r - vΔ) + √(1-ρ²) ξ_n(r)` on a
-    periodic grid, `ρ = e^{-Δ/time_constant}`. Without velocity it is
-    `Autoregressive`; several velocities add up like spectra.
+    `velocity` is in units per unit of `axis`, by axis name, for example `{"width": 8.0}` for 8 pixels per second to the
+    right. Where `f_t + v·f` is zero the noise is constant in the moving frame; elsewhere its power is that of
+    `Autoregressive` at that frequency: `x_n(r) = ρ x_{n-1}(r - vΔ) + √(1-ρ²) ξ_n(r)` on a periodic grid, with `ρ =
+    e^{-Δ/time_constant}`. An empty `velocity` gives `Autoregressive`. For noise with several velocities, add spectra.
 
     Raises:
-        ValueError: for a time constant that is not positive, a velocity along time, or a velocity that is not finite.
+        ValueError: If the time constant is not positive and finite, or a velocity is along time or not finite.
     """
 
     velocity: Mapping[str, float]
@@ -75,10 +75,12 @@ class VelocityTuned(Spectrum):
             raise ValueError(f"time_constant must be positive and finite, got {self.time_constant}")
         finite = all(isinstance(v, int | float) and math.isfinite(v) for v in self.velocity.values())
         if self.axis in self.velocity or not finite:
-            raise ValueError(f"velocity gives finite units per {self.axis} for other axes, got {dict(self.velocity)}")
+            raise ValueError(
+                f"velocity must be finite, in units per {self.axis}, along other axes; got {dict(self.velocity)}"
+            )
 
     def power(self, grid: Grid) -> Tensor:
-        """Return the power at every frequency."""
+        """Return the power at every frequency, shape `grid.half_shape`."""
         spacing = grid.axis(self.axis).spacing
         shifted = grid.frequencies(self.axis).expand(grid.half_shape)
         for name, velocity in self.velocity.items():
@@ -90,14 +92,14 @@ class VelocityTuned(Spectrum):
 class HarmonicStop(Spectrum):
     """Power 0 within `width / 2` of a fundamental frequency and its harmonics along one axis, 1 elsewhere.
 
-    Noise without mains hum: `HarmonicStop(50.0, width=2.0, axis="time")` on a waveform whose time axis is in
-    seconds omits 50, 100, 150 Hz, …, so a model trained with it neither learns nor generates them (selective
-    omission, arXiv 2510.09660). `harmonics` limits their number; None means all. A hum whose
-    periods do not fill the excerpt exactly leaks beyond its stop: it is reduced, not removed.
+    It gives noise without mains hum: `HarmonicStop(50.0, width=2.0, axis="time")` on a waveform whose time axis is in
+    seconds omits 50, 100, 150 Hz, …, so a model trained with it neither learns nor generates them (selective omission,
+    arXiv 2510.09660). `harmonics` limits their number; None means all. If the periods of a hum do not fill the excerpt
+    exactly, it leaks beyond its stop band: it is reduced, not removed.
 
     Raises:
-        ValueError: for frequencies or widths that are not positive, overlapping stops, or fewer than one harmonic; in
-            `power`, for a grid so short that a stop contains none of its frequencies.
+        ValueError: If a frequency or width is not positive, stop bands overlap, or there is no harmonic; from `power`,
+            if the grid is so short that a stop band contains none of its frequencies.
     """
 
     fundamental: float
@@ -110,10 +112,10 @@ class HarmonicStop(Spectrum):
         if not 0 < self.width < self.fundamental < math.inf:
             raise ValueError(f"expected 0 < width < fundamental, got width={self.width}, {self.fundamental=}")
         if self.harmonics is not None and self.harmonics < 1:
-            raise ValueError(f"harmonics is at least 1, or None for all, got {self.harmonics}")
+            raise ValueError(f"harmonics must be at least 1, or None for all, got {self.harmonics}")
 
     def power(self, grid: Grid) -> Tensor:
-        """Return 0 in the stop bands and 1 elsewhere."""
+        """Return 0 in the stop bands and 1 elsewhere, shape `grid.half_shape`."""
         axis, frequency = grid.axis(self.axis), grid.frequencies(self.axis).abs()
         nearest = (frequency / self.fundamental).round()
         # Rounding must not exclude a bin on the edge of a stop.

@@ -1,12 +1,13 @@
-"""Spectra: noise power as a function of frequency, composable by `*`, `+` and `**`.
+"""Define spectra: noise power as a function of frequency, composable by `*`, `+` and `**`.
 
-A spectrum is a description, independent of any grid: `power(grid)` evaluates it. The algebra acts on POWER, that is,
-on the squared amplitude weight, `W = w²`; overall scale does not matter, because the covariance normalises the mean
+A spectrum is a description, independent of any grid: `power(grid)` evaluates it. The algebra acts on the power, that
+is, on the squared amplitude weight `W = w²`; overall scale does not matter, because the covariance normalises the mean
 power to one. Frequencies are physical (cycles per unit of the axis), so a spectrum keeps its meaning when the grid
 changes.
 
-This file has the algebra, white noise and offsets; spectra of the radius are in `radial.py`, spectra along time in
-`spacetime.py`, measured spectra in `table.py`. Sources: arXiv 2510.09660 (shaped forward noise), 2412.03134 (offsets).
+This file contains the algebra, white noise and offsets. Radial spectra are in `radial.py`, spectra along time in
+`spacetime.py`, and measured spectra in `table.py`. Sources: arXiv 2510.09660 (shaped forward noise), 2412.03134
+(offsets).
 """
 
 from __future__ import annotations
@@ -25,20 +26,20 @@ SUPPORT_THRESHOLD = 1e-14
 
 
 class Spectrum:
-    """Noise power over frequency; subclasses are frozen dataclasses that implement `power`."""
+    """Base class of noise power as a function of frequency; subclasses are frozen dataclasses with `power`."""
 
     def power(self, grid: Grid) -> Tensor:
         """Evaluate the unnormalised power on the half spectrum of `grid`, float64, shape `grid.half_shape`.
 
-        It may depend on the signs of the frequencies; noise uses `even_power` of it.
+        It may depend on the signs of the frequencies; noise uses `even_power`.
         """
         raise NotImplementedError
 
     def on(self, *axes: str) -> Spectrum:
-        """Return this spectrum restricted to some axes: constant along all others.
+        """Restrict this spectrum to some axes, so that it is constant along all others.
 
         Raises:
-            TypeError: if this class of spectrum cannot be restricted.
+            TypeError: If this class of spectrum cannot be restricted.
         """
         raise TypeError(f"{type(self).__name__} cannot be restricted to axes")
 
@@ -58,15 +59,15 @@ class Spectrum:
 def even_power(spectrum: Spectrum, grid: Grid) -> Tensor:
     """Evaluate the power of a real field of this spectrum: unnormalised, even, `(*half_shape,)`, float64 on the CPU.
 
-    At the Nyquist frequency of an even axis, which is both +1/2 and -1/2 cycles per sample, it is the mean of both, so
-    that spectra that are mirror images along an axis remain so on any grid.
+    At the Nyquist frequency of an axis of even size, which is both +1/2 and -1/2 cycles per sample, it is the mean of
+    both, so that spectra that are mirror images along an axis remain mirror images on any grid.
     """
     with torch.device("cpu"):  # regardless of the default device
         return grid.even(_mean_of_signs(spectrum, grid, grid.names[:-1]))
 
 
 def _mean_of_signs(spectrum: Spectrum, grid: Grid, names: Sequence[str]) -> Tensor:
-    # Not the last axis: if all others are flipped, `Grid.even` handles it.
+    # `names` omits the last axis: once all others are flipped, `Grid.even` handles it.
     if not names:
         return spectrum.power(grid).to("cpu", torch.float64)
     power = _mean_of_signs(spectrum, grid, names[1:])
@@ -81,7 +82,7 @@ def _as_spectrum(value: Spectrum | float) -> Spectrum:
 
 @dataclass(frozen=True)
 class Product(Spectrum):
-    """Product of two powers; over different axes, a separable spectrum."""
+    """The product of two powers; over different axes, a separable spectrum."""
 
     left: Spectrum
     right: Spectrum
@@ -97,7 +98,7 @@ class Product(Spectrum):
 
 @dataclass(frozen=True)
 class Sum(Spectrum):
-    """Sum of two powers: the noise is the sum of two independent noises."""
+    """The sum of two powers: the noise is a sum of two independent terms."""
 
     left: Spectrum
     right: Spectrum
@@ -113,13 +114,13 @@ class Sum(Spectrum):
 
 @dataclass(frozen=True)
 class Power(Spectrum):
-    """A power of a power; empty bins stay empty, also for exponents of zero and below."""
+    """A spectrum raised to an exponent; empty bins stay empty, also for exponents of zero and below."""
 
     base: Spectrum
     exponent: float
 
     def power(self, grid: Grid) -> Tensor:
-        """Evaluate the base and raise it."""
+        """Evaluate the base and raise it to the exponent."""
         base = self.base.power(grid)
         return torch.where(base > 0, base.clamp(min=torch.finfo(base.dtype).tiny) ** self.exponent, 0.0)
 
@@ -133,7 +134,7 @@ class Flat(Spectrum):
     """White noise.
 
     Raises:
-        ValueError: for a negative or non-finite level.
+        ValueError: If the level is negative or not finite.
     """
 
     level: float = 1.0
@@ -153,10 +154,10 @@ class Flat(Spectrum):
 
 @dataclass(frozen=True)
 class Offset(Spectrum):
-    """Power `strength²·n` at zero frequency along `axes` (all by default), `n` their number of samples.
+    """Power `strength²·n` at zero frequency along `axes` (all by default), where n is their number of samples.
 
     `Flat() + Offset(s)` is offset noise: white noise plus one normal number of standard deviation `s` per channel
-    (arXiv 2412.03134). Along time only, it is the shared part of mixed video noise (arXiv 2305.10474).
+    (arXiv 2412.03134). With the time axis only, it is the shared part of mixed video noise (arXiv 2305.10474).
     """
 
     strength: float
@@ -179,11 +180,11 @@ class Offset(Spectrum):
 class Outside(Spectrum):
     """Power 1 where another spectrum has no power, 0 elsewhere: noise that omits the other's frequencies.
 
-    With the spectrum of a corruption it is the noise of selective omission (arXiv 2510.09660): frequencies without
+    With the spectrum of a corruption, it is the noise of selective omission (arXiv 2510.09660): frequencies without
     noise are never generated.
 
     Raises:
-        ValueError: in `power`, if the other spectrum has no power on the grid.
+        ValueError: From `power`, if the other spectrum has no power on the grid.
     """
 
     inner: Spectrum
@@ -192,9 +193,7 @@ class Outside(Spectrum):
         """Return 1 outside the support of the other spectrum, and 0 inside."""
         inner = even_power(self.inner, grid)
         if not bool((inner > 0).any()):
-            raise ValueError(
-                f"{self.inner} has no power on a grid of shape {grid.shape}: there is nothing to leave out"
-            )
+            raise ValueError(f"{self.inner} has no power on a grid of shape {grid.shape}: there is nothing to omit")
         return (inner <= SUPPORT_THRESHOLD * inner.max()).to(torch.float64)
 
     def on(self, *axes: str) -> Spectrum:

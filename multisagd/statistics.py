@@ -1,8 +1,8 @@
-"""Statistics of a dataset: its mean and its power spectrum about the mean.
+"""Measure statistics of a dataset: its mean and its power spectrum about the mean.
 
 Both are measured in float64 by streaming over the data twice, first for the mean and then for the power about it; the
-one-pass formula would subtract nearly equal numbers where the mean dominates. Padded samples are omitted of both: the
-mean is over the valid samples at each place, and the power is estimated from them (`masked_power`).
+one-pass formula would subtract nearly equal numbers where the mean dominates. Both omit padded samples: the mean is
+over the valid samples at each place, and the power is estimated from valid samples only (`masked_power`).
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ FORMAT_VERSION = 1
 
 @dataclass(frozen=True, eq=False)
 class DataStatistics:
-    """Mean `(channels, *grid.shape)` and power about it `(channels, *grid.half_shape)`, float64 on the CPU.
+    """The mean `(channels, *grid.shape)` and the power about it `(channels, *grid.half_shape)`, float64 on the CPU.
 
     `power[c, k]` is the expectation of `|F(x - mean)|²` at frequency k with the unitary transform, so its mean over the
-    full spectrum is the variance. `count` is the number of data measured.
+    full spectrum is the variance. `count` is the number of examples measured.
 
     Raises:
-        ValueError: if shapes do not fit the grid or numbers are not finite.
+        ValueError: If shapes do not fit the grid, or numbers are not finite.
     """
 
     mean: Tensor
@@ -57,13 +57,13 @@ class DataStatistics:
     def measure(cls, batches: Iterable[Tensor | tuple[Tensor, Tensor | None]], grid: Grid) -> DataStatistics:
         """Measure data given as batches `(batch, channels, *grid)` or as pairs (batch, mask of valid samples).
 
-        A mask broadcasts against its batch and is true where the data are valid; it may differ among channels. Where no
-        item is valid the mean is 0, and a warning says so. `batches` is read twice and must be the same each time: a
-        list or a loader, not a generator.
+        A mask broadcasts against its batch and is true where the data are valid; it may differ between channels. Where
+        no item is valid, the mean is 0, and a warning is issued. `batches` is read twice and must be the same each
+        time: a list or a loader, not a generator.
 
         Raises:
-            ValueError: if there are no data; if they change between the passes, do not fit the grid, are not finite or
-                are completely masked; if too few samples are valid to determine the power.
+            ValueError: If there are no data; if they change between the passes, do not fit the grid, are not finite or
+                are completely masked; or if too few samples are valid to determine the power.
         """
         mean, valid, count, masks = measure_mean(batches, grid)
         if masks.partial:
@@ -86,13 +86,13 @@ class DataStatistics:
 
     @classmethod
     def merge(cls, parts: Sequence[DataStatistics]) -> DataStatistics:
-        """Return the joint statistics of several sets of data, each measured separately, by workers or ranks.
+        """Merge the statistics of several sets of data, each measured separately, by workers or ranks.
 
-        Exact for data without padding (Chan, Golub and LeVeque, The American Statistician 37, 1983). Padded data would
-        count as fully valid: measure them together instead.
+        The result is exact for data without padding (Chan, Golub and LeVeque, The American Statistician 37, 1983).
+        Padded data would count as fully valid: measure them together instead.
 
         Raises:
-            ValueError: without parts, or if their grids differ.
+            ValueError: If there are no parts, or their grids differ.
         """
         if not parts:
             raise ValueError("there are no statistics to merge")
@@ -118,16 +118,17 @@ class DataStatistics:
         return torch.fft.rfftn(self.mean, dim=tuple(range(-self.grid.dimensions, 0)), norm="ortho").abs().square()
 
     def spectrum(self, floor: float | None = None) -> Table:
-        """Return the power averaged over channels as a spectrum: `statistics.spectrum() ** p` shapes noise by it.
+        """Return the power, averaged over channels, as a spectrum; `statistics.spectrum() ** p` shapes noise by it.
 
-        With a `floor` it is at most that many decibels below the largest. Otherwise frequencies without data power (for
-        example with black borders) would get no noise, and could be neither trained nor generated.
+        With a `floor`, it is at most that many decibels below the largest power. Without a floor, frequencies without
+        data power (which black borders can cause, for example) would get no noise, and could be neither trained nor
+        generated.
         """
         power = self.power.mean(0)
         return Table(power if floor is None else power.clamp(min=float(power.max()) * 10 ** (-floor / 10)), self.grid)
 
     def mean_on(self, shape: Sequence[int]) -> Tensor:
-        """Return the mean in the units of the data, interpolated linearly to another size, `(channels, *shape)`."""
+        """Return the mean, interpolated linearly to another size, `(channels, *shape)`, in the units of the data."""
         if tuple(shape) == self.grid.shape:
             return self.mean
         mode = ("linear", "bilinear", "trilinear")
@@ -136,7 +137,7 @@ class DataStatistics:
         return F.interpolate(self.mean[None], size=tuple(shape), mode=mode[self.grid.dimensions - 1])[0]
 
     def power_on(self, shape: Sequence[int]) -> Tensor:
-        """Return the power on a grid with a different shape, interpolated in frequency, `(channels, *half_shape)`."""
+        """Return the power, interpolated in frequency to a grid of another shape, `(channels, *half_shape)`."""
         grid = self.grid.resize(shape)
         return torch.stack([Table(channel, self.grid).power(grid) for channel in self.power])
 
@@ -146,9 +147,9 @@ class DataStatistics:
         save_file(tensors, str(path), metadata=metadata)
 
     def stored(self) -> tuple[dict[str, Tensor], dict[str, str]]:
-        """Return mean `(channels, *grid)` and power `(channels, *half_shape)` with the metadata that `load` reads.
+        """Return the mean `(channels, *grid)` and power `(channels, *half_shape)`, and the metadata that `load` reads.
 
-        The file may contain other tensors too. Units are those of the data, and their square.
+        A file may contain other tensors too. Units are those of the data, and their square.
         """
         described = {"format_version": FORMAT_VERSION, "count": self.count, "axes": describe_axes(self.grid)}
         tensors = {"mean": self.mean.contiguous(), "power": self.power.contiguous()}
@@ -159,7 +160,7 @@ class DataStatistics:
         """Read statistics written by `save`.
 
         Raises:
-            ValueError: if it is another kind of file or with a different version.
+            ValueError: If it is not a statistics file, or has a different format version.
         """
         check_file(path)
         with safe_open(str(path), framework="pt") as file:
@@ -168,7 +169,7 @@ class DataStatistics:
                 raise ValueError(f"{path} is not data statistics of format {FORMAT_VERSION}; measure them again")
             grid = read_axes(described["axes"])
             if type(count := described["count"]) is not int or count < 1:
-                raise ValueError(f"its count should be a number of data, got {count!r:.80}")
+                raise ValueError(f"the count in {path} should be a number of examples, got {count!r:.80}")
             # Before reading: a header may declare any shape, and a grid any size.
             shapes = [tuple(file.get_slice(name).get_shape()) for name in ("mean", "power")]
             if shapes != [(*shapes[0][:1], *shape) for shape in (grid.shape, grid.half_shape)]:
@@ -176,7 +177,7 @@ class DataStatistics:
             # Copies, because the file is mapped into memory: overwriting it would invalidate the tensors.
             mean, power = (file.get_tensor(name).to(torch.float64, copy=True) for name in ("mean", "power"))
             if bool((power < 0).any()):
-                raise ValueError("its power is negative at some frequencies")
+                raise ValueError(f"the power in {path} is negative at some frequencies")
             return cls(mean, power, grid, count)
 
 
@@ -186,21 +187,21 @@ def describe_axes(grid: Grid) -> list[dict[str, Any]]:
 
 
 def read_axes(described: Any) -> Grid:
-    """Return the grid of axes from `describe_axes`, in a file that may come from another person.
+    """Return the grid of axes from `describe_axes`, in a file that may come from an untrusted source.
 
     Raises:
-        ValueError: if the axes are invalid.
+        ValueError: If the axes are invalid.
     """
     try:
         return Grid(tuple(Axis(**axis) for axis in described))
     except (TypeError, AttributeError) as error:
-        raise ValueError(f"its axes are invalid: {error}") from error
+        raise ValueError(f"the axes of the grid are invalid: {error}") from error
 
 
 def measure_mean(
     batches: Iterable[Tensor | tuple[Tensor, Tensor | None]], grid: Grid
 ) -> tuple[Tensor, Tensor, int, MaskCount]:
-    """Return mean and count of valid data at each place, `(channels, *grid)`, the number of data, and their masks.
+    """Return the mean and count of valid data at each place, `(channels, *grid)`, the number of items, and their masks.
 
     This is the first pass of `DataStatistics.measure`, and raises the same errors.
     """
@@ -223,8 +224,8 @@ def transforms_about(
 ) -> Iterator[Tensor]:
     """Yield the unitary transforms of batches about a mean, `(batch, channels, *grid.half_shape)`, complex128.
 
-    Padding is set to the mean, and the rest scaled up to the power of fully valid data. Strong frequencies then leak
-    into weak ones: compare such data only with data of the same masks.
+    Padding is set to the mean, and the result is scaled up to the power of fully valid data. Strong frequencies then
+    leak into weak ones: compare such data only with data that have the same masks.
     """
     dims = tuple(range(-grid.dimensions, 0))
     for x, mask in map(_split, batches):
@@ -262,4 +263,4 @@ def _check(x: Tensor, mask: Tensor, grid: Grid, first: int) -> None:
         raise ValueError(f"item {first + int(bad.nonzero()[0])} of the data contains NaN or infinity")
     empty = ~mask.expand_as(x).flatten(1).any(1)
     if bool(empty.any()):
-        raise ValueError(f"item {first + int(empty.nonzero()[0])} of the data is completely masked: leave it out")
+        raise ValueError(f"item {first + int(empty.nonzero()[0])} of the data is completely masked: remove it")

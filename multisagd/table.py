@@ -1,4 +1,4 @@
-"""A tabulated spectrum: measured from data, or designed."""
+"""Tabulate a spectrum that was measured from data, or designed."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from multisagd.spectrum import Spectrum
 class Table(Spectrum):
     """Power tabulated on the half spectrum of `grid`, shape `grid.half_shape`.
 
-    On the same grid it is returned unchanged. On another grid it is interpolated linearly in frequency (cycles per
-    unit), and constant beyond the highest tabulated frequency.
+    On the same grid the table is returned unchanged. On another grid it is interpolated linearly in frequency (cycles
+    per unit), and constant beyond the highest tabulated frequency.
 
     Raises:
-        ValueError: for values with a different shape, or values that are negative or not finite; in `power`, for a grid
-            with other axis names or units.
+        ValueError: If values have a different shape, or are negative or not finite; from `power`, if the grid has other
+            axis names or units.
     """
 
     values: Tensor
@@ -52,7 +52,7 @@ class Table(Spectrum):
 
 
 def _knots(axis: Axis) -> tuple[np.ndarray, np.ndarray]:
-    """Ascending frequencies of one axis with the index of each; Nyquist is at both ends if it is a bin."""
+    """Return the increasing frequencies of an axis and the index of each; if Nyquist is a bin, it is at both ends."""
     frequencies = np.fft.fftfreq(axis.size, axis.spacing)
     order = np.argsort(frequencies, kind="stable")
     positions = frequencies[order]

@@ -1,4 +1,4 @@
-"""Whether the process ends in pure noise: the signal-to-noise ratio at t = 1, by frequency band."""
+"""Check that the process ends in pure noise, by the signal-to-noise ratio at t = 1 in each frequency band."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from multisagd.statistics import DataStatistics
 
 @dataclass(frozen=True)
 class BandSNR:
-    """Signal-to-noise ratio at t = 1 of the frequencies `low <= r < high`, in cycles per sample (`Grid.bands`)."""
+    """The signal-to-noise ratio at t = 1 of the frequencies `low <= r < high`, in cycles per sample (`Grid.bands`)."""
 
     low: float
     high: float
@@ -24,16 +24,14 @@ class BandSNR:
 def terminal_snr(
     process: Process, statistics: DataStatistics, bands: int = 8, limit: float = 0.01, time: float = 1.0
 ) -> list[BandSNR]:
-    """Return the signal-to-noise ratio at t = 1 in frequency bands, mean included; zero frequency is its own band.
+    """Return the signal-to-noise ratio in frequency bands at the start of sampling, `time`; it includes the mean.
 
-    `time` is the time at which sampling starts, if not t = 1.
-
-    Sampling starts from noise alone. If this ratio is not small, the network never saw such a start in training.
-    Empty bands of the spectrum have an infinite ratio. This is intended in selective omission, where they get no noise
-    and are never generated.
+    Zero frequency is its own band. Sampling starts from noise alone, which the network has not seen in training unless
+    these ratios are small. Bands without noise have an infinite ratio; this is intended in selective omission, where
+    they are never generated.
 
     Warns:
-        UserWarning: naming the bands above `limit`.
+        UserWarning: If the ratio of some band, named in the message, is above `limit`.
     """
     grid = statistics.grid
     at = process.coefficients(time, torch.empty((1, 1, *grid.shape), dtype=torch.float64, device="cpu"))
@@ -43,9 +41,9 @@ def terminal_snr(
     for low, high, weight in grid.bands(bands):
         noise_power = float((noise * weight).sum())
         result.append(BandSNR(low, high, float((signal * weight).sum()) / noise_power if noise_power else math.inf))
-    loud = [band for band in result if band.snr > limit]
-    if loud:
-        listed = ", ".join(f"[{band.low:.2f}, {band.high:.2f}]: {band.snr:.2g}" for band in loud)
+    above = [band for band in result if band.snr > limit]
+    if above:
+        listed = ", ".join(f"[{band.low:.2f}, {band.high:.2f}]: {band.snr:.2g}" for band in above)
         warnings.warn(
             f"signal remains at t = {time:g} (signal-to-noise ratio above {limit:g}) in bands {listed} cycles per "
             "sample; use a schedule with more noise (shift), or noise with more power there",

@@ -1,4 +1,4 @@
-"""The conformance test of a modality: `check_modality(modality, path)`, for tests of your own modalities.
+"""Test your own modalities for conformance: `check_modality(modality, path)`.
 
 It needs one real file of the medium, and uses only the methods of a modality. Each broken rule raises an AssertionError
 that names the method, the expected behaviour and the reason.
@@ -24,7 +24,7 @@ from multisagd.grid import Grid
 from multisagd.spectrum import Flat
 
 LARGEST = 20.0
-"""Data far beyond [-1, 1] hide noise of unit variance: no schedule fits them."""
+"""Maximum magnitude of encoded data: far beyond [-1, 1], they hide noise of unit variance, and no schedule fits."""
 
 
 def check_modality(
@@ -32,13 +32,19 @@ def check_modality(
 ) -> None:
     """Check the rules that training, sampling and datasets rely on, with one file of the modality.
 
-    In order: the grid and its units; loading, seeds and threads; shapes, dtypes and range of `encode`; masks; the round
-    trip `encode(decode(x0))`, whose root mean square error may be `tolerance` times that of x0 (None: a modality that
-    loses more by design); decoding of any model output; files written and read again, whose encoding may differ by
-    `saved_tolerance` times its size (None: files that lose more by design); errors for bad files.
+    The checks are, in order: the grid and its units; loading, seeds and threads; shapes, dtypes and range of `encode`;
+    masks; the round trip `encode(decode(x0))`; decoding of any model output; files written and read again; and errors
+    for bad files.
+
+    Args:
+        modality: the modality to check.
+        path: a valid file of its medium.
+        tolerance: maximum error of the round trip, relative to the root mean square of x0; None if the modality loses
+            more by design.
+        saved_tolerance: maximum relative error of files written and read again; None if files lose more by design.
 
     Raises:
-        AssertionError: naming the method and the rule it breaks.
+        AssertionError: If a rule is broken; the message names the method and the rule.
     """
     path = Path(path)
     grid = _check_grid(modality, path)
@@ -53,32 +59,39 @@ def _check_grid(modality: Any, path: Path) -> Grid:
     for name in ("channels", "suffixes", "grid", "load", "encode", "decode", "save", "mask", "save_grid"):
         _require(hasattr(modality, name), f"the modality has no {name}: inherit from modalities.base.Modality")
     grid = modality.grid()
-    _require(isinstance(grid, Grid), f"grid() returns a multisagd.Grid, got {type(grid).__name__}")
-    _require(modality.grid() == grid, "grid() returns the same grid at every call: noise and statistics live on it")
+    _require(isinstance(grid, Grid), f"grid() must return a multisagd.Grid, got {type(grid).__name__}")
+    _require(
+        modality.grid() == grid,
+        "grid() must return the same grid at every call: noise and statistics are defined on it",
+    )
     channels = modality.channels
-    _require(isinstance(channels, int) and channels >= 1, f"channels is a whole number of at least 1, got {channels!r}")
+    _require(
+        isinstance(channels, int) and channels >= 1, f"channels must be a whole number of at least 1, got {channels!r}"
+    )
     suffixes = modality.suffixes
-    right = isinstance(suffixes, tuple) and suffixes and all(s == s.lower() and s.startswith(".") for s in suffixes)
-    _require(right, f'suffixes is a tuple of lower-case endings such as (".wav",), got {suffixes!r}')
+    valid = isinstance(suffixes, tuple) and suffixes and all(s == s.lower() and s.startswith(".") for s in suffixes)
+    _require(valid, f'suffixes must be a tuple of lower-case endings such as (".wav",), got {suffixes!r}')
     _require(path.suffix.lower() in suffixes, f"{path} has none of the modality's suffixes {suffixes}")
     return grid
 
 
 def _check_loading(modality: Any, path: Path, grid: Grid) -> Tensor:
-    def datum(seed: int | None) -> Tensor:
+    def encoded(seed: int | None) -> Tensor:
         return modality.encode(modality.load(path, seed))
 
     before = _global_state()
-    loaded = {seed: datum(seed) for seed in (None, 0, 1, 2)}
-    _require(before == _global_state(), "load and encode draw from seeds only, but changed a global random generator")
+    loaded = {seed: encoded(seed) for seed in (None, 0, 1, 2)}
+    _require(
+        before == _global_state(), "load and encode must draw from seeds only, but changed a global random generator"
+    )
     for seed, x0 in loaded.items():
         _check_tensor(x0, (modality.channels, *grid.shape), f"encode(load(path, seed={seed}))")
-        _require(torch.equal(x0, datum(seed)), f"load(path, seed={seed}) is the same each time, but was not")
+        _require(torch.equal(x0, encoded(seed)), f"load(path, seed={seed}) must give the same result each time")
         largest = float(x0.abs().max())
-        _require(largest <= LARGEST, f"encode returns values of about [-1, 1], got one of size {largest:.3g}")
+        _require(largest <= LARGEST, f"encode must return values of about [-1, 1], got one of size {largest:.3g}")
         _check_mask(modality, modality.load(path, seed), grid)
     with ThreadPoolExecutor(4) as pool:
-        for seed, x0 in zip([None, 0, 1, 2] * 2, pool.map(datum, [None, 0, 1, 2] * 2), strict=True):
+        for seed, x0 in zip([None, 0, 1, 2] * 2, pool.map(encoded, [None, 0, 1, 2] * 2), strict=True):
             _require(torch.equal(x0, loaded[seed]), "load and encode must give equal results in several threads")
     return loaded[None]
 
@@ -88,10 +101,10 @@ def _check_mask(modality: Any, media: Any, grid: Grid) -> None:
     if mask is None:
         return
     one, every = (1, *grid.shape), (modality.channels, *grid.shape)
-    right = isinstance(mask, Tensor) and mask.dtype == torch.bool and tuple(mask.shape) in (one, every)
+    valid = isinstance(mask, Tensor) and mask.dtype == torch.bool and tuple(mask.shape) in (one, every)
     actual = f"{mask.dtype} {tuple(mask.shape)}" if isinstance(mask, Tensor) else type(mask).__name__
     shapes = f"{one}" if one == every else f"{one}, or {every} if channels differ"
-    _require(right, f"mask returns None or bool of shape {shapes}, got {actual}")
+    _require(valid, f"mask must return None or bool of shape {shapes}, got {actual}")
     _require(bool(mask.any()), "mask excludes all of this file: load should have refused it")
 
 
@@ -100,7 +113,7 @@ def _check_decoding(modality: Any, x0: Tensor, grid: Grid, tolerance: float | No
     again = modality.encode(modality.decode(x0))
     _require(torch.equal(x0, kept), "decode must not change its argument")
     _check_tensor(again, tuple(x0.shape), "encode(decode(x0))")
-    _check_near(again, x0, tolerance, "encode(decode(x0)) is x0")
+    _check_near(again, x0, tolerance, "encode(decode(x0)) must equal x0")
     # An untrained model may generate anything: noise, and values far outside the range.
     noise = SpectralCovariance(Flat(), grid).sample([0], modality.channels)[0]
     _check_tensor(modality.encode(modality.decode(5 * noise)), tuple(x0.shape), "encode(decode(noise))")
@@ -111,17 +124,17 @@ def _check_decoding(modality: Any, x0: Tensor, grid: Grid, tolerance: float | No
 
 def _check_files(modality: Any, path: Path, tolerance: float | None, folder: Path) -> None:
     media = modality.decode(modality.encode(modality.load(path)))
-    saved = folder / "new" / "deeper" / f"datum{modality.suffixes[0]}"
+    saved = folder / "new" / "deeper" / f"example{modality.suffixes[0]}"
     modality.save(media, saved)
-    _require(saved.is_file(), f"save writes {saved.name} into a folder that it creates, but the file is missing")
+    _require(saved.is_file(), f"save must create folders and write {saved.name} into them, but the file is missing")
     again = modality.encode(modality.load(saved))
     x0 = modality.encode(media)
     _check_tensor(again, tuple(x0.shape), "what was saved, loaded and encoded again")
-    _check_near(again, x0, tolerance, "encode(load(what save wrote)) is what was saved")
-    picture = folder / "pictures" / "grid.png"
-    modality.save_grid([media, media, media], picture)
-    with picture.open("rb") as file:
-        _require(file.read(8) == b"\x89PNG\r\n\x1a\n", "save_grid writes a PNG, but the file is not a PNG")
+    _check_near(again, x0, tolerance, "encode(load(what save wrote)) must equal what was saved")
+    image = folder / "images" / "grid.png"
+    modality.save_grid([media, media, media], image)
+    with image.open("rb") as file:
+        _require(file.read(8) == b"\x89PNG\r\n\x1a\n", "save_grid must write a PNG, but the file is not a PNG")
 
 
 def _check_errors(modality: Any, path: Path, folder: Path) -> None:
@@ -136,16 +149,16 @@ def _check_errors(modality: Any, path: Path, folder: Path) -> None:
     shutil.copyfile(path, copy)
     _require(
         torch.equal(modality.encode(modality.load(copy, 3)), modality.encode(modality.load(path, 3))),
-        "random choices in load depend on the seed only, but a copy of the file gives a different example",
+        "random choices in load must depend on the seed only, but a copy of the file gives a different result",
     )
 
 
 def _check_tensor(x: Any, shape: tuple[int, ...], what: str) -> None:
-    _require(isinstance(x, Tensor), f"{what} is a tensor, got {type(x).__name__}")
+    _require(isinstance(x, Tensor), f"{what} must be a tensor, got {type(x).__name__}")
     actual = f"{x.dtype} {tuple(x.shape)} on {x.device.type}"
-    right = x.dtype == torch.float32 and tuple(x.shape) == shape and x.device.type == "cpu"
-    _require(right, f"{what} is float32 of shape {shape} on the CPU, got {actual}")
-    _require(bool(torch.isfinite(x).all()), f"{what} is finite, but contains NaN or infinity")
+    valid = x.dtype == torch.float32 and tuple(x.shape) == shape and x.device.type == "cpu"
+    _require(valid, f"{what} must be float32 of shape {shape} on the CPU, got {actual}")
+    _require(bool(torch.isfinite(x).all()), f"{what} must be finite, but contains NaN or infinity")
 
 
 def _check_near(again: Tensor, x0: Tensor, tolerance: float | None, what: str) -> None:
@@ -159,7 +172,7 @@ def _check_near(again: Tensor, x0: Tensor, tolerance: float | None, what: str) -
 
 
 def _global_state() -> tuple[bytes, bytes, object]:
-    numpy_state = np.random.get_state(legacy=False)  # noqa: NPY002 - the global generator is what must not move
+    numpy_state = np.random.get_state(legacy=False)  # noqa: NPY002 - the global generator must not change
     return torch.get_rng_state().numpy().tobytes(), pickle.dumps(numpy_state), random.getstate()
 
 
@@ -167,11 +180,13 @@ def _require_raises(call: Callable[[], Any], what: str, kind: type[Exception] = 
     try:
         call()
     except kind as error:
-        _require(bool(str(error)), f"{what} raises with a message, but {type(error).__name__} has none")
+        _require(
+            bool(str(error)), f"{what} must raise an error with a message, but the {type(error).__name__} has none"
+        )
         return
     except Exception as error:  # an error of the wrong type
-        raise AssertionError(f"{what} raises {kind.__name__}, got {type(error).__name__}: {error}") from error
-    raise AssertionError(f"{what} raises {kind.__name__}, but nothing was raised")
+        raise AssertionError(f"{what} must raise {kind.__name__}, got {type(error).__name__}: {error}") from error
+    raise AssertionError(f"{what} must raise {kind.__name__}, but nothing was raised")
 
 
 def _require(holds: object, rule: str) -> None:

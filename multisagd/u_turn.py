@@ -1,7 +1,7 @@
-"""U-turns: noise an example up to some time and sample back, which gives a more or less similar example.
+"""Take U-turns: add noise to an example up to some time and sample back, which gives a more or less similar example.
 
-The features that survive a turn at T_u show which features belong to which noise level (arXiv 2308.07421); up to some
-time the class of the example is preserved, and later it changes.
+The features that survive a turn at a time show which features belong to which noise level (arXiv 2308.07421). Up to
+some time the class of the example is preserved, and later it changes.
 """
 
 from __future__ import annotations
@@ -31,13 +31,12 @@ def u_turn(
     spacing: Spacing = "time",
     callback: Callback | None = None,
 ) -> Tensor:
-    """Return data x0 `(batch, channels, *grid)` noised to `time` in (0, 1] and sampled back from there, shaped like x0.
+    """Add noise to data x0 `(batch, channels, *grid)` up to `time` in (0, 1] and sample back; shaped like x0.
 
-    One seed per item determines both the added noise and the noise of a stochastic sampler. `condition` is used in
-    sampling.
+    One seed per item determines both the added noise and the noise of a stochastic sampler. Sampling uses `condition`.
 
     Raises:
-        ValueError: unless there is one seed per item and the time is in (0, 1].
+        ValueError: If there is not one seed per item, or the time is not in (0, 1].
     """
     process, x0 = denoiser.process, as_data(x0)
     times = time_steps(process.schedule, steps, spacing, time)
@@ -53,8 +52,8 @@ def u_turn_correlation(
 ) -> Tensor:
     """Return the correlation in [0, 1] of Gaussian data before and after an exact U-turn, `(channels, *half_shape)`.
 
-    Per frequency `ρ = a √C/√(a²C + V)` for the flow, and its square for a reverse SDE, which loses information in both
-    directions. Both ends have the data's distribution.
+    At each frequency it is `ρ = a √C/√(a²C + V)` for the flow, and ρ² for a reverse SDE, which loses information in
+    both directions. Both ends have the data's distribution.
     """
     shape = statistics.grid.shape
     at = process.coefficients(time, statistics.mean[None])

@@ -1,4 +1,4 @@
-"""Functions excluded from compiled graphs."""
+"""Exclude functions from compiled graphs."""
 
 import functools
 from collections.abc import Callable
@@ -11,10 +11,10 @@ R = TypeVar("R")
 
 
 def uncompiled(function: Callable[P, R]) -> Callable[P, R]:
-    """Decorate a function that runs outside compiled graphs, like `torch.compiler.disable`.
+    """Make a function run outside compiled graphs, like `torch.compiler.disable`.
 
-    `torch.compiler.disable` imports the compiler when it decorates, which doubles the time of `import torch`; this one
-    waits until something is compiled.
+    `torch.compiler.disable` imports the compiler as soon as it decorates a function, which doubles the time of
+    `import torch`; this decorator waits until something is compiled.
     """
     disabled: list[Callable[P, R]] = []
 

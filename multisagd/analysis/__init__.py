@@ -1,1 +1,1 @@
-"""Analysis of sampling from the spectra of data and noise, before any training."""
+"""Analyse sampling from the spectra of the data and the noise, before any training."""

@@ -1,4 +1,4 @@
-"""Log-SNRs that a designed schedule has to beat: the usual schedules, and steps by dynamic programming.
+"""Compute the log-SNRs that a designed schedule has to beat: the usual schedules, and steps by dynamic programming.
 
 Each depends only on the number of steps, except for the last, which uses the spectra: it minimises the sum of the
 errors of single steps (the criterion of arXiv 2405.11326, there on trajectories of a trained network, here on
@@ -50,7 +50,8 @@ def transfers(
 ) -> dict[str, Transfer]:
     """Return a sampler's transfer function at each of some named log-SNRs `(steps + 1,)` that the schedule can follow.
 
-    Sets beyond its ends or without strict ascent are omitted: 1,000 discrete levels have at most that many steps.
+    Log-SNRs beyond the ends of the process's schedule, or not strictly increasing, are omitted: 1,000 discrete levels
+    have at most 1,000 steps.
     """
     low, high = process.schedule.log_snr(torch.tensor([1.0, 0.0], dtype=torch.float64, device="cpu"))
     results = {}
@@ -62,7 +63,7 @@ def transfers(
 
 
 def _discrete_linear(steps: int) -> Tensor:
-    """Return log-SNRs of DDPM's own 1,000 levels, of which the first already has noise."""
+    """Return log-SNRs of DDPM's own 1,000 levels; the first level already has noise."""
     log_alpha = torch.log1p(-torch.linspace(1e-4, 2e-2, 1000, dtype=torch.float64, device="cpu")).cumsum(0)
     places = torch.linspace(999, 0, steps + 1, dtype=torch.float64, device="cpu").round().long()
     chosen = log_alpha[places]
@@ -78,7 +79,7 @@ def trajectory_regular(
     end, the root of the sum over all frequencies (arXiv 2405.11326, Section 4, with the trajectories of Gaussian data).
 
     Raises:
-        ValueError: for more steps than candidates.
+        ValueError: If there are as many steps as candidates, or more.
     """
     if steps >= candidates:
         raise ValueError(f"{steps} steps need more than {candidates} candidates")
@@ -99,7 +100,7 @@ def trajectory_regular(
         cost[i, i + 1 :] = (missed * weight).sum(1).sqrt()
     minimum, came = cost[0], []
     for _ in range(steps - 1):
-        # from the first candidate to j with one more step, over i
+        # The cheapest path from the first candidate to j with one more step, minimised over the previous candidate i.
         minimum, place = (minimum[:, None] + cost).min(0)
         came.append(place)
     path = [candidates - 1]

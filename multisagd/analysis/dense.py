@@ -1,6 +1,6 @@
-"""A sampler's output for NON-stationary Gaussian data, on grids small enough for full matrices.
+"""Compute a sampler's output for non-stationary Gaussian data, on grids small enough for full matrices.
 
-The transfer function uses only the data's power per frequency, as if all places were alike. Here the covariance is
+The transfer function uses only the data's power per frequency, as if the data were stationary. Here the covariance is
 a matrix K, the optimal denoiser is `μ + aK(a²K + b²Σ)⁻¹(x - aμ)`, and the responses of a run are matrices. Compare its
 error with that of the transfer function to learn whether the stationary model is good enough to design with.
 """
@@ -18,18 +18,18 @@ from multisagd.process import Process
 from multisagd.samplers import Model, Point, Sampler, SamplerState
 
 LIMIT = 1024
-"""Maximum samples of a grid; its matrices have that number squared."""
+"""Maximum number n of samples of a grid; its matrices have n² entries."""
 
 
 @dataclass(frozen=True)
 class DenseLaw:
-    """A Gaussian law of one channel, `mean` (n,) and `covariance` (n, n), n samples in the order of `flatten`."""
+    """The Gaussian distribution of one channel, `mean` (n,) and `covariance` (n, n), in the order of `flatten`."""
 
     mean: Tensor
     covariance: Tensor
 
     def wasserstein(self, other: DenseLaw) -> float:
-        """Return the 2-Wasserstein distance between two Gaussian laws (Bures' formula)."""
+        """Return the 2-Wasserstein distance between two Gaussian distributions (Bures' formula)."""
         half = _matrix_root(self.covariance)
         cross = _matrix_root(half @ other.covariance @ half)
         spread = torch.trace(self.covariance) + torch.trace(other.covariance) - 2 * torch.trace(cross)
@@ -43,8 +43,8 @@ def dense_transfer(sampler: Sampler, process: Process, times: Tensor, data: Dens
     The grid is the process's grid, with one channel.
 
     Raises:
-        ValueError: for a grid of more than 1,024 samples, data with a different size, coefficients that depend on
-            frequency, or `GaussianIntegrator`.
+        ValueError: If the grid has more than 1,024 samples, the data have a different size, coefficients depend on
+            frequency, or the sampler is a `GaussianIntegrator`.
     """
     check_sampler(sampler)
     n, shape = process.grid.numel, process.grid.shape
@@ -62,7 +62,8 @@ def dense_transfer(sampler: Sampler, process: Process, times: Tensor, data: Dens
     def point(t: Tensor, *, last: bool = False) -> Point:
         return Point(t.reshape(1), process.coefficients(t.reshape(1), like), last)
 
-    # A state has one row per unit of noise: of the start, then the mean, then of each step.
+    # A state has one row for each unit of the noise at the start, one for the mean, and one for each unit of every
+    # step.
     rows = 1 + n * (1 + (steps if sampler.stochastic else 0))
     of_mean = torch.zeros(rows, 1, dtype=torch.float64, device="cpu")
     of_mean[n] = 1

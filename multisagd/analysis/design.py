@@ -1,8 +1,8 @@
-"""Design of the log-SNRs that a sampler visits, from the data's spectrum (arXiv 2502.00180, Section 5).
+"""Design the log-SNRs that a sampler visits, from the data's spectrum (arXiv 2502.00180, Section 5).
 
 The error of a few steps is known in closed form (`transfer`), so it can be minimised over the steps before training, or
 for a trained network, since a network conditioned on log-SNR accepts any steps. The log-SNRs increase by fractions of
-the whole range, which are a softmax of free parameters; minimised by L-BFGS in float64 from several starts.
+the whole range, which are a softmax of free parameters; L-BFGS minimises the error in float64 from several starts.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ FORMAT = "multisagd steps 1"
 def objective_value(transfer: Transfer, objective: Objective) -> Tensor:
     """Return the error of a transfer function, a scalar: the sum over frequencies and channels.
 
-    `w2` is the 2-Wasserstein distance of the two Gaussian laws (its root, not its square), `kl` the Kullback-Leibler
-    divergence from the data, `l1` the absolute error of the power.
+    `w2` is the 2-Wasserstein distance of the two Gaussian distributions (the distance, not its square), `kl` the
+    Kullback-Leibler divergence from the data, `l1` the absolute error of the power.
 
     Raises:
-        ValueError: for another objective.
+        ValueError: If the objective is unknown.
     """
     if objective == "w2":
         return transfer.total(transfer.wasserstein()).sqrt()
@@ -47,7 +47,7 @@ def objective_value(transfer: Transfer, objective: Objective) -> Tensor:
 
 
 def errors(transfer: Transfer) -> dict[str, float]:
-    """Return every objective of a transfer function, and W2 as a fraction of the data's deviation (`relative`)."""
+    """Return every objective of a transfer function, and W2 divided by the data's standard deviation (`relative`)."""
     values = {each: float(objective_value(transfer, each)) for each in get_args(Objective)}
     scale = math.sqrt(float(transfer.total(transfer.spectra.data)))
     return {**values, "relative": values["w2"] / scale if scale else math.inf}
@@ -55,10 +55,10 @@ def errors(transfer: Transfer) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class DesignedSteps:
-    """Log-SNRs that a sampler visits, increasing; `value` is the objective there, in units of the data.
+    """The increasing log-SNRs that a sampler visits; `value` is the objective they reach, in units of the data.
 
     Raises:
-        ValueError: unless there are at least two log-SNRs, finite and increasing.
+        ValueError: If there are fewer than two log-SNRs, or they are not finite and increasing.
     """
 
     log_snrs: tuple[float, ...]
@@ -67,9 +67,9 @@ class DesignedSteps:
     value: float
 
     def __post_init__(self) -> None:
-        rising = all(a < b for a, b in zip(self.log_snrs, self.log_snrs[1:], strict=False))
-        if len(self.log_snrs) < 2 or not rising or not all(math.isfinite(each) for each in self.log_snrs):
-            raise ValueError("designed steps need at least two finite log-SNRs that rise")
+        increasing = all(a < b for a, b in zip(self.log_snrs, self.log_snrs[1:], strict=False))
+        if len(self.log_snrs) < 2 or not increasing or not all(math.isfinite(each) for each in self.log_snrs):
+            raise ValueError("designed steps need at least two finite, increasing log-SNRs")
 
     @property
     def steps(self) -> int:
@@ -82,10 +82,10 @@ class DesignedSteps:
         Raises:
             ValueError: if the schedule does not reach them.
         """
-        wanted = torch.tensor(self.log_snrs, dtype=torch.float64, device="cpu")
-        times = schedule.time(wanted)
+        designed = torch.tensor(self.log_snrs, dtype=torch.float64, device="cpu")
+        times = schedule.time(designed)
         reached = schedule.log_snr(times)
-        if not torch.allclose(reached, wanted, atol=1e-3):
+        if not torch.allclose(reached, designed, atol=1e-3):
             raise ValueError(
                 f"the steps go from log-SNR {self.log_snrs[0]:.2f} to {self.log_snrs[-1]:.2f}, but this schedule only "
                 f"from {float(schedule.log_snr(1.0)):.2f} to {float(schedule.log_snr(0.0)):.2f}: "
@@ -102,7 +102,7 @@ class DesignedSteps:
         """Read steps written by `save`.
 
         Raises:
-            ValueError: if it is another kind of file.
+            ValueError: If it is not a file of designed steps.
         """
         try:
             content = read_json(path)
@@ -120,12 +120,13 @@ ENDS = (-math.log(1e4 - 1), math.log(1e4 - 1))
 def spectral_ends(statistics: DataStatistics, process: Process, share: float = 0.01) -> tuple[float, float]:
     """Return the range of log-SNRs that matters for these data, within the range of the process's schedule.
 
-    At the first the strongest frequency, mean included, has a signal-to-noise ratio of `share`; at the last, noise has
-    that fraction of the weakest frequency (frequencies more than 60 dB below the strongest are ignored). Frequencies
-    without noise do not matter.
+    At the first log-SNR, the strongest frequency, mean included, has a signal-to-noise ratio of `share`; at the last,
+    the noise-to-signal ratio of the weakest frequency is `share` (frequencies more than 60 dB below the strongest are
+    ignored). Frequencies without noise do not matter.
 
     Raises:
-        ValueError: as `Spectra.of` does, and if the data have no power where there is noise.
+        ValueError: If the process does not fit the statistics (see `Spectra.of`), or the data have no power where there
+            is noise.
     """
     spectra = Spectra.of(statistics, process)
     used = spectra.noise > 0
@@ -134,18 +135,19 @@ def spectral_ends(statistics: DataStatistics, process: Process, share: float = 0
     quiet = max(float(ratio.min()), 1e-6 * float(ratio.max()))
     if quiet <= 0:
         raise ValueError("the data have no power where there is noise: steps cannot be spread by their spectrum")
-    reach = process.schedule.log_snr(torch.tensor([1.0, 0.0], dtype=torch.float64, device="cpu")).tolist()
-    return max(math.log(share / float(with_mean.max())), reach[0]), min(-math.log(share * quiet), reach[1])
+    limits = process.schedule.log_snr(torch.tensor([1.0, 0.0], dtype=torch.float64, device="cpu")).tolist()
+    return max(math.log(share / float(with_mean.max())), limits[0]), min(-math.log(share * quiet), limits[1])
 
 
 def on_fewer_frequencies(statistics: DataStatistics, maximum: int) -> DataStatistics:
-    """Return statistics of one channel, the mean of all, on a smaller grid of the same spacing, for a faster design.
+    """Average the statistics over channels and reduce them to a smaller grid of the same spacing, for a faster design.
 
-    The range of frequencies and the law at each frequency stay; only periods longer than the smaller grid are lost.
+    The range of frequencies and the distribution at each frequency stay; only periods longer than the smaller grid are
+    lost.
 
     Args:
         statistics: mean `(channels, *grid)` and power `(channels, *half_shape)` of the data.
-        maximum: maximum places of the smaller grid; the longest axis is halved until it fits.
+        maximum: maximum number of samples of the smaller grid; the longest axis is halved until it fits.
 
     Returns:
         Mean `(1, *smaller)` and power `(1, *smaller_half_shape)`, in the units of `statistics`.
@@ -181,7 +183,7 @@ def design_schedule(
     need not be convex, so more restarts may find a better minimum.
 
     Raises:
-        ValueError: for fewer than one step or restart, an unknown objective, or ends that are not increasing.
+        ValueError: If there is no step or no restart, the objective is unknown, or the ends are not increasing.
     """
     sampler = DDIM() if sampler is None else sampler
     search = Search.over(process, steps, ends, free_ends, restarts, seed)

@@ -1,4 +1,4 @@
-"""Corruption as excess power, relative to clean data or to a fitted power law."""
+"""Measure corruption as excess power, relative to clean data or to a fitted power law."""
 
 from __future__ import annotations
 
@@ -23,14 +23,13 @@ def excess_power(data: DataStatistics, expected: Tensor, errors: float = 4.0, co
     """Return the significant excess of the data's power over the expected power: an estimate of `b²(k)`.
 
     `expected` is a power on the half spectrum: that of clean data (`DataStatistics.power.mean(0)`, with their `count`)
-    or of a power law fitted to the rest (`multisagd.analysis.profiles`), for which leave `count` out. A measured power
-    is a mean of `count` squared magnitudes, so for Gaussian data its relative standard error is at most `1/√count`
-    (times `√2` at self-conjugate frequencies), with equality if all channels are equal. Excesses within `errors`
-    standard errors count as zero. Data have heavier tails than a Gaussian, so use a large value of `errors`, or check
-    the result.
+    or of a fitted power law (`multisagd.analysis.profiles`), without a `count`. A measured power is a mean of `count`
+    squared magnitudes, so for Gaussian data its relative standard error is at most `1/√count` (times `√2` at
+    self-conjugate frequencies), with equality if all channels are equal. Excesses within `errors` standard errors count
+    as zero. Data have heavier tails than a Gaussian, so use a large value of `errors`, or check the result.
 
     Raises:
-        ValueError: if the expected power has another shape, or is not positive everywhere.
+        ValueError: If the expected power has a different shape, or is not positive everywhere.
     """
     measured = data.power.mean(0)
     if expected.shape != measured.shape or not bool((expected > 0).all()):
@@ -48,14 +47,14 @@ def estimate_corruption(
 ) -> Corruption:
     """Return the corruption visible in the spectrum of data, relative to clean data on the same grid.
 
-    `minimum` is .1 by default with clean data, and 1 without.
+    Where the power of corrupted data exceeds that of clean data significantly, and by more than the fraction `minimum`
+    of it, the excess is the corruption; its level and spectrum follow. By default `minimum` is 0.1 with `clean` data.
 
-    Where the power of corrupted data exceeds that of clean data significantly, and by more than the share `minimum` of
-    it, the excess is the corruption; its level and spectrum follow. Without `clean` data a fitted power law is used
-    instead (`fitted_power`): it finds everything that stands out of the spectrum, so use a large `minimum`.
+    If `clean` is None, a fitted power law is used instead (`fitted_power`), and `minimum` is 1 by default: everything
+    that stands out of the spectrum counts as corruption, so `minimum` should be large.
 
     Raises:
-        NoExcessError: if there is no such excess.
+        NoExcessError: If there is no such excess.
         ValueError: if the grids differ, or a power law cannot be fitted.
     """
     if clean is not None and data.grid != clean.grid:
@@ -69,14 +68,13 @@ def estimate_corruption(
 
 
 def fitted_power(data: DataStatistics, decibels: float = 3.0) -> Tensor:
-    """Return the power `(*half_shape)` of a power law with a knee, fitted to the spectrum of data without outliers.
+    """Fit a power law with a knee to the spectrum of data, ignoring outliers, and return its power `(*half_shape)`.
 
-    It is fitted to the median power of rings of frequency, which lines and spots do not change; rings more than
-    `decibels` above the fit are omitted one after the other, the farthest first, down to half of them. Zero frequency
-    is excluded.
+    The fit uses the median power of rings of frequency, which lines and spots do not change. Rings more than `decibels`
+    above the fit are omitted one by one, the farthest first, until half of them are left. Zero frequency is excluded.
 
     Raises:
-        ValueError: for a grid with fewer rings than a fit needs.
+        ValueError: If the grid has fewer rings than a fit needs.
     """
     grid, power = data.grid, data.power.mean(0)
     radius = grid.radius(factors={axis.name: axis.spacing for axis in grid.axes})
@@ -96,7 +94,7 @@ def fitted_power(data: DataStatistics, decibels: float = 3.0) -> Tensor:
 
 
 def measured_corruption(excess: Tensor, grid: Grid) -> Corruption:
-    """Return the corruption of this power `(*half_shape,)` on a grid.
+    """Return the corruption that has this power `(*half_shape,)` on a grid.
 
     Raises:
         NoExcessError: if it is zero everywhere.

@@ -1,4 +1,4 @@
-"""Joint design of the noise spectrum and the steps.
+"""Design the noise spectrum and the steps jointly.
 
 Under the Gaussian model more data-like noise always means less discretisation error: with `W ∝ C` every frequency has
 the same log-SNR at every time. Effects outside the model argue against it: a network must then resolve noise powers
@@ -26,16 +26,16 @@ from multisagd.spectrum import Spectrum
 from multisagd.statistics import DataStatistics
 
 FLOOR = 60.0
-"""Minimum power of noise shaped like the data, in decibels below the largest (`DataStatistics.spectrum`)."""
+"""Minimum power of noise shaped like the data, in decibels below the largest power (`DataStatistics.spectrum`)."""
 
 Family = Literal["data_power", "power_law", "bands"]
 
 
 @dataclass(frozen=True)
 class JointDesign:
-    """Steps and the spectrum they were designed with; `parameters` are those of the family.
+    """The designed steps and spectrum; `parameters` are the parameters of the family.
 
-    `data_power`: the exponent of the data's power. `power_law`: the exponent of the AMPLITUDE, as in `PowerLaw`.
+    `data_power`: the exponent of the data's power. `power_law`: the exponent of the amplitude, as in `PowerLaw`.
     `bands`: the power at zero frequency and in rings of equal width (`Rings`), with a mean of one.
     """
 
@@ -58,12 +58,12 @@ def design_joint(
     restarts: int = 3,
     seed: int = 0,
 ) -> JointDesign:
-    """Return the log-SNRs and the spectrum of a family that best generate the distribution of Gaussian data like these.
+    """Return the log-SNRs and the spectrum of a family that best generate Gaussian data with these statistics.
 
     The spectrum keeps a mean power of one. The covariance of `process` is not used.
 
     Raises:
-        ValueError: for an unknown family, and as `design_schedule` does.
+        ValueError: If the family is unknown, or `design_schedule` would raise it.
     """
     if family not in get_args(Family):
         raise ValueError(f"unknown family {family!r}; choose {', '.join(get_args(Family))}")
@@ -96,7 +96,7 @@ def design_joint(
 
 
 def _family(family: Family, statistics: DataStatistics, bands: int) -> tuple[Callable[[Tensor], Tensor], int]:
-    """Return the power of a family as a function of its free numbers, zero meaning white, and how many there are."""
+    """Return the power of a family as a function of its free parameters (zero for white noise), and their number."""
     grid = statistics.grid
     if family == "data_power":
         logs = statistics.spectrum(FLOOR).values.log()
@@ -104,13 +104,13 @@ def _family(family: Family, statistics: DataStatistics, bands: int) -> tuple[Cal
     if family == "power_law":
         logs = _radius(grid).log()
         return lambda free: (2 * free[0] * logs).exp(), 1
-    # A ring without a frequency of a small grid also has a level, which has no effect.
+    # On a small grid a ring may contain no frequency; its level then has no effect.
     rings = torch.stack([Rings(tuple(unit)).power(grid) for unit in torch.eye(bands + 1, device="cpu").tolist()])
     return lambda free: torch.einsum("r,r...->...", free.exp(), rings), bands + 1
 
 
 def _described(family: Family, free: Tensor, statistics: DataStatistics) -> tuple[Spectrum, tuple[float, ...]]:
-    """Return the spectrum of free numbers, and the parameters that describe it."""
+    """Return the spectrum given by free parameters, and the parameters that describe it."""
     exponent = float(free[0])
     if family == "data_power":
         return statistics.spectrum(FLOOR) ** exponent, (exponent,)
@@ -127,6 +127,6 @@ def _cycles_per_sample(grid: Grid) -> dict[str, float]:
 
 
 def _radius(grid: Grid) -> Tensor:
-    """Return the radius that a power law is over, in cycles per sample, flat below its corner."""
+    """Return the radial frequency that a power law depends on, in cycles per sample, constant below its corner."""
     factors = _cycles_per_sample(grid)
     return grid.radius(factors=factors).clamp(min=grid.corner(factors=factors))

@@ -1,7 +1,7 @@
-"""Spectra reduced to curves, by radius or along an axis, with confidence bands, and fitted by a power law.
+"""Reduce spectra to curves, radially or along an axis, with confidence bands, and fit power laws to them.
 
-The power of one example differs from that of the next, and neighbouring frequencies of one example differ together.
-So the uncertainty of a curve is that of the mean over data of each example's own curve, not of the mean over
+The power of one example differs from that of the next, and the deviations at neighbouring frequencies of one example
+are correlated. So the uncertainty of a curve is that of the mean over the examples' own curves, not of the mean over
 frequencies.
 """
 
@@ -22,12 +22,12 @@ from multisagd.statistics import DataStatistics, transforms_about
 RADIUS = "radius"
 """Name of the profile as a function of radial frequency; profiles along axes have the axes' names."""
 NORMAL_95 = 1.959964
-"""Half the width of the central 95 % of a normal law, in standard deviations."""
+"""Half the width of the central 95 % of a normal distribution, in standard deviations."""
 
 
 @dataclass(frozen=True)
 class Profile:
-    """Power over a frequency: `power[..., i]` at `frequency[i]` >= 0, and the standard error of each, if measured."""
+    """Power as a function of frequency: `power[..., i]` at `frequency[i]` >= 0, with its standard error if measured."""
 
     frequency: Tensor
     power: Tensor
@@ -37,17 +37,17 @@ class Profile:
         """Return the lower and upper end of the 95 % confidence band, shaped like `power`, clamped at zero.
 
         Raises:
-            ValueError: if the errors were not measured.
+            ValueError: If the errors were not measured.
         """
         if self.error is None:
-            raise ValueError("this profile has no errors: measure it on data, `measure_profiles`")
+            raise ValueError("this profile has no errors: measure it on data with `measure_profiles`")
         half = NORMAL_95 * self.error
         return (self.power - half).clamp(min=0), self.power + half
 
     def thinned(self, maximum: int) -> Profile:
         """Return at most `maximum` points `(points,)`, without errors: averages over equal fractions of an octave.
 
-        Frequencies must be positive and rise, and the power must have no leading dimensions.
+        Frequencies must be positive and increasing, and the power must have no leading dimensions.
         """
         if len(self.frequency) <= maximum:
             return Profile(self.frequency, self.power)
@@ -60,7 +60,7 @@ class Profile:
 
 
 def axis_profile(power: Tensor, grid: Grid, name: str) -> Profile:
-    """Return the profile along one axis of a power `(..., *half_shape)`, leading dimensions averaged over.
+    """Return the profile along one axis of a power `(..., *half_shape)`, averaged over leading dimensions.
 
     Frequencies are in cycles per unit of the axis; opposite signs and all other axes are averaged.
     """
@@ -74,8 +74,8 @@ def axis_profile(power: Tensor, grid: Grid, name: str) -> Profile:
 def radial_profile(power: Tensor, grid: Grid, rings: int | None = None) -> Profile:
     """Return the radial profile, in cycles per sample of every axis, of a power `(..., *half_shape)`.
 
-    Zero frequency is a point by itself, and then `rings` of equal width up to the corner of the spectrum (by default
-    one bin wide along the longest axis); a ring's frequency is the mean radius of its bins. Leading
+    The first point is zero frequency; the others are `rings` of equal width up to the corner of the spectrum (by
+    default one bin wide along the longest axis). The frequency of a ring is the mean radius of its bins. Leading
     dimensions are kept.
     """
     place, frequency = _rings(grid, rings)
@@ -85,9 +85,9 @@ def radial_profile(power: Tensor, grid: Grid, rings: int | None = None) -> Profi
 
 
 def profile_of(power: Tensor, grid: Grid, along: str, rings: int | None = None) -> Profile:
-    """Return the profile of a power `(..., *half_shape)` over the "radius" or along an axis, averaged over the rest.
+    """Return the profile of a power `(..., *half_shape)` by "radius" or along an axis, averaged over the rest.
 
-    Frequencies are in the unit given by `unit_of`; `rings` are those of `radial_profile`.
+    Frequencies are in the unit given by `unit_of`; for `rings` see `radial_profile`.
     """
     if along != RADIUS:
         return axis_profile(power, grid, along)
@@ -95,7 +95,7 @@ def profile_of(power: Tensor, grid: Grid, along: str, rings: int | None = None) 
 
 
 def unit_of(along: str, grid: Grid) -> str:
-    """Return the unit of frequencies over the "radius" or along an axis."""
+    """Return the unit of the frequencies of a profile by "radius" or along an axis."""
     return f"cycles per {'sample' if along == RADIUS else grid.axis(along).unit}"
 
 
@@ -124,11 +124,11 @@ def measure_profiles(
     Power is averaged over channels, `(points,)`, in squared units of the data.
 
     `batches` are those given to `DataStatistics.measure`; the power is about the mean of the statistics. Padding leaks
-    into the power of single data: with padding, the curves are those of the statistics, with proportional errors of
-    single data.
+    into the power of single examples: with padding, the curves are those of the statistics, and only their relative
+    errors come from single examples.
 
     Raises:
-        ValueError: for fewer than two data.
+        ValueError: If there are fewer than two examples.
     """
     grid = statistics.grid
     items: dict[str, list[Tensor]] = {name: [] for name in (RADIUS, *grid.names)}
@@ -144,8 +144,8 @@ def measure_profiles(
                 frequency[name] = profile.frequency
     count = len(items[RADIUS])
     if count < 2:
-        raise ValueError(f"profiles with errors need at least two data, got {count}")
-    # The mean was measured on the same data, so their power about it is too small by 1 - 1/n.
+        raise ValueError(f"profiles with errors need at least two examples, got {count}")
+    # The mean was measured on the same data, so their power about it is too small by a factor of 1 - 1/n.
     scale = count / (count - 1)
     curves = {name: torch.stack(each) * scale for name, each in items.items()}
     profiles = {}
@@ -160,9 +160,9 @@ def measure_profiles(
 
 @dataclass(frozen=True)
 class PowerLawFit:
-    """`power ≈ level · (r² + knee²)^(exponent/2)`, r the radius in cycles per sample.
+    """A fit of `power ≈ level · (r² + knee²)^(exponent/2)`, where r is the radius in cycles per sample.
 
-    Flat far below the knee and a power law above it. `residual` is the root mean square of the error in decibels.
+    It is flat far below the knee and a power law above it. `residual` is the root mean square of the error in decibels.
     """
 
     exponent: float
@@ -179,7 +179,7 @@ def fit_power_law(profile: Profile) -> PowerLawFit:
     """Fit a power law with a knee to a profile, in decibels, with equal weights; zero frequency is included.
 
     Raises:
-        ValueError: for fewer than four points with power.
+        ValueError: If fewer than four points have power.
     """
     kept = profile.power > 0
     radius, power = profile.frequency[kept].double(), profile.power[kept].double()
@@ -194,7 +194,7 @@ def fit_power_law(profile: Profile) -> PowerLawFit:
 
     slope = float((logs[-1] - logs[1]) / (radius[-1] / radius[1]).log()) if radius[1] > 0 else -2.0
     slope = max(-19.0, min(19.0, slope))
-    found = min(
+    best = min(
         (
             scipy.optimize.least_squares(
                 residuals, (float(logs[-1]), slope, start), bounds=([-300, -20, low], [300, 20, high])
@@ -203,8 +203,8 @@ def fit_power_law(profile: Profile) -> PowerLawFit:
         ),
         key=lambda each: float(each.cost),
     )
-    level, exponent, log_knee = (float(each) for each in found.x)
-    decibels = 10 / math.log(10) * math.sqrt(2 * float(found.cost) / len(radius))
+    level, exponent, log_knee = (float(each) for each in best.x)
+    decibels = 10 / math.log(10) * math.sqrt(2 * float(best.cost) / len(radius))
     return PowerLawFit(exponent, math.exp(log_knee), math.exp(level), decibels)
 
 
@@ -215,7 +215,7 @@ def cross_spectrum(batches: Iterable[Tensor | tuple[Tensor, Tensor | None]], sta
     this measures how well one channel predicts another where both are valid.
 
     Raises:
-        ValueError: without data.
+        ValueError: If there are no data.
     """
     total, count = torch.zeros((), dtype=torch.complex128, device="cpu"), torch.zeros((), device="cpu")
     for batch in batches:
@@ -246,8 +246,8 @@ def _shared(batch: Tensor | tuple[Tensor, Tensor | None], channels: int) -> Tens
 def coherence(cross: Tensor, grid: Grid, bands: int = 8) -> list[tuple[float, float, Tensor]]:
     """Return (low, high, coherence) per band of `Grid.bands`: the squared correlation `(channels, channels)`.
 
-    It lies in [0, 1] and is the correlation of the band-passed channels: cross powers and powers are summed over
-    it, both halves of the spectrum, before they are divided.
+    Coherence lies in [0, 1] and is the squared correlation of the band-passed channels: cross powers and powers are
+    summed over the band, in both halves of the spectrum, before they are divided.
     """
     result = []
     for low, high, weight in grid.bands(bands):

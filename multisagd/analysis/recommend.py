@@ -1,4 +1,4 @@
-"""A recommendation of noise and steps for a dataset, with its reasons in words.
+"""Recommend noise and steps for a dataset, with reasons in words.
 
 The discretisation error alone would always ask for noise like the data (`joint`). Here noise is shaped only as
 much as the error at the given number of steps requires, within what a network can resolve, and only if the data are
@@ -30,12 +30,12 @@ EXPONENTS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 @dataclass(frozen=True)
 class Limits:
-    """Thresholds of the recommendation.
+    """Set the thresholds of the recommendation.
 
-    `error`: discretisation error, as a fraction of the data's deviation, below which a trained network's own errors
-    dominate.
+    `error`: discretisation error, as a fraction of the data's standard deviation, below which a trained network's own
+    errors dominate.
     `gain`: minimum factor by which shaping must reduce the error of white noise.
-    `conditioning`: decibels between the largest and the smallest noise power.
+    `conditioning`: maximum ratio of the largest to the smallest noise power, in decibels.
     `terminal_snr`: maximum signal-to-noise ratio at the start of sampling, in the worst frequency band.
     """
 
@@ -47,10 +47,10 @@ class Limits:
 
 @dataclass(frozen=True)
 class Candidate:
-    """Noise with the data's power to `exponent`, the steps designed for it, and its properties.
+    """Noise whose spectrum is the data's power raised to `exponent`, the steps designed for it, and its properties.
 
-    `error` is the 2-Wasserstein distance over the root of the data's power, means included; the others are as in
-    `Limits`.
+    `error` is the 2-Wasserstein distance, errors of the mean included, divided by the data's standard deviation; the
+    others are as in `Limits`.
     """
 
     exponent: float
@@ -62,13 +62,13 @@ class Candidate:
 
     @property
     def name(self) -> str:
-        """Name the noise."""
+        """Return the noise in words."""
         return "white noise" if self.exponent == 0 else f"noise of the data's power to {self.exponent:g}"
 
     def objection(self, limits: Limits) -> str | None:
-        """Return the reason why it is omitted, or None."""
+        """Return the reason why the candidate is omitted, or None if it is usable."""
         if self.conditioning > limits.conditioning:
-            return f"its powers span {self.conditioning:.1f} dB, more than the {limits.conditioning:g} allowed"
+            return f"its power spans {self.conditioning:.1f} dB, more than the {limits.conditioning:g} allowed"
         # By default steps begin where the strongest frequency has this ratio: rounding must not decide.
         if self.terminal_snr > 1.01 * limits.terminal_snr:
             return (
@@ -101,11 +101,11 @@ def recommend(
 ) -> Recommendation:
     """Return the recommended training noise for sampling in `steps` steps.
 
-    The whitest noise whose error is below `limits.error`; without one, the noise with the smallest error, unless
-    it is hardly better than white noise (`limits.gain`).
+    It is the whitest noise whose error is below `limits.error`. If there is none, it is the noise with the smallest
+    error, or white noise if that is hardly worse (`limits.gain`).
 
     Raises:
-        ValueError: as `design_schedule` does.
+        ValueError: If `design_schedule` raises it.
     """
     limits = limits or Limits()
     candidates = tuple(
@@ -123,7 +123,7 @@ def recommend(
         if objection is None:
             usable.append(candidate)
         else:
-            reasons.append(f"{_sentence(candidate.name)} is left out: {objection}.")
+            reasons.append(f"{_sentence(candidate.name)} is omitted: {objection}.")
     good = [candidate for candidate in usable if candidate.error <= limits.error]
     best = min(usable, key=lambda each: each.error)
     if good:

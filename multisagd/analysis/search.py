@@ -1,4 +1,4 @@
-"""The search for a design: increasing log-SNRs from free parameters, and the best minimum from several starts.
+"""Search for a design: map free parameters to increasing log-SNRs, and find the best minimum from several starts.
 
 The log-SNRs increase by fractions of the whole range, which are a softmax of free parameters: every proposal of an
 optimiser is a valid schedule.
@@ -21,7 +21,7 @@ from multisagd.process import Process
 Method = Literal["L-BFGS-B", "SLSQP"]
 
 SMALLEST = 1e-4
-"""The minimum fraction of the whole range of a step."""
+"""The minimum length of a step, as a fraction of the whole range."""
 
 
 @dataclass(frozen=True)
@@ -42,17 +42,17 @@ class Search:
     def over(
         cls, process: Process, steps: int, ends: tuple[float, float], free_ends: bool, restarts: int, seed: int
     ) -> Search:
-        """Return the search within the ends and the range of the process's schedule.
+        """Return the search space within the ends and the range of the process's schedule.
 
         Raises:
-            ValueError: for fewer than one step or restart, or ends that are not increasing.
+            ValueError: If there is no step or no restart, or the ends are not increasing.
         """
         if steps < 1 or restarts < 1:
-            raise ValueError(f"a design takes at least one step and one restart, got {steps} and {restarts}")
-        reach = process.schedule.log_snr(torch.tensor([1.0, 0.0], dtype=torch.float64, device="cpu")).tolist()
-        low, high = max(ends[0], reach[0]), min(ends[1], reach[1])
+            raise ValueError(f"a design needs at least one step and one restart, got {steps} and {restarts}")
+        limits = process.schedule.log_snr(torch.tensor([1.0, 0.0], dtype=torch.float64, device="cpu")).tolist()
+        low, high = max(ends[0], limits[0]), min(ends[1], limits[1])
         if not low < high:
-            raise ValueError(f"a design needs increasing ends within the schedule's {tuple(reach)}, got {ends}")
+            raise ValueError(f"a design needs increasing ends within the schedule's {tuple(limits)}, got {ends}")
         return cls(low, high, steps, free_ends, restarts, seed)
 
     def log_snrs(self, free: Tensor) -> Tensor:
@@ -68,7 +68,7 @@ class Search:
     def starts(self) -> list[Tensor]:
         """Return dimensionless free parameters, each of the shape that `log_snrs` takes, to start the search from.
 
-        The first are those of several plausible schedules; the others are random variations of these.
+        The first ones represent several plausible schedules; the others are random variations of these.
         """
         even = torch.linspace(0, 1, self.steps + 1, dtype=torch.float64, device="cpu")
         span = torch.tensor([self.low, self.high], dtype=torch.float64, device="cpu")
@@ -77,8 +77,8 @@ class Search:
             ((-span / 2).exp().atan(), lambda angle: -2 * angle.tan().log()),
             ((-span / 14).exp(), lambda sigma: -14 * sigma.log()),
         ]
-        rising = [back(torch.lerp(ends[0], ends[1], even)) for ends, back in measures]
-        shares = [(each.diff() / (self.high - self.low)).clamp(min=1e-6).log() for each in rising]
+        increasing = [back(torch.lerp(ends[0], ends[1], even)) for ends, back in measures]
+        shares = [(each.diff() / (self.high - self.low)).clamp(min=1e-6).log() for each in increasing]
         if self.free_ends:
             little = torch.full((1,), math.log(0.02), dtype=torch.float64, device="cpu")
             shares = [torch.cat([little, each, little]) for each in shares]

@@ -1,4 +1,4 @@
-"""The transfer function of a sampler for stationary Gaussian data, exact for any sampler and number of steps.
+"""Compute the exact transfer function of any sampler, with any number of steps, for stationary Gaussian data.
 
 The optimal denoiser of Gaussian data is affine at every frequency (the Wiener filter), and every sampler here is linear
 in the state, the estimates and the injected noise. A sampling run is therefore known from its responses: to the noise
@@ -41,7 +41,7 @@ class Spectra:
         """Return the spectra of data and noise on the grid of the statistics, `(channels, *half_shape)`.
 
         Raises:
-            ValueError: for a process on other axes, or with noise drawn on a padded grid, which has no transfer
+            ValueError: If the process is on other axes, or its noise is drawn on a padded grid and so has no transfer
                 function.
         """
         if isinstance(process.covariance, PaddedCovariance):
@@ -89,7 +89,8 @@ class Transfer:
     def kl(self) -> Tensor:
         """Return the Kullback-Leibler divergence from the data per frequency, in nats, `(channels, *half_shape)`.
 
-        Infinite where only one of the two has power or the data are a wrong constant, zero where both are the mean.
+        It is infinite where only one of the two has power, or where both are constant and differ; it is zero where both
+        are the same constant.
         """
         some = self.spectra.data > 0
         data = torch.where(some, self.spectra.data, 1.0)
@@ -126,8 +127,8 @@ def transfer_function(
     does.
 
     Raises:
-        ValueError: as `Spectra.of` does, for times that do not descend, and for `GaussianIntegrator`, whose error is
-            zero.
+        ValueError: If the process does not fit the statistics (see `Spectra.of`), the times do not descend, or the
+            sampler is a `GaussianIntegrator`, whose error is zero.
     """
     spectra = Spectra.of(statistics, process)
     like = torch.empty((1, 1, *statistics.grid.shape), dtype=torch.float64, device="cpu")
@@ -144,7 +145,7 @@ def follow(
     Differentiable in `times` and in `spectra.noise`.
 
     Raises:
-        ValueError: for times that do not descend, and for `GaussianIntegrator`.
+        ValueError: If the times do not descend, or the sampler is a `GaussianIntegrator`.
     """
     check_sampler(sampler)
     if len(times) < 2 or not bool((times.detach().diff() < 0).all()):
@@ -179,7 +180,11 @@ def follow(
 
 
 def check_sampler(sampler: Sampler) -> None:
-    """Raise a ValueError for the sampler without a transfer function."""
+    """Check that a sampler has a transfer function.
+
+    Raises:
+        ValueError: If the sampler is a `GaussianIntegrator`.
+    """
     if isinstance(sampler, GaussianIntegrator):
         raise ValueError(
             "the Gaussian integrator has no error on Gaussian data, with any steps: there is nothing to analyse or "
@@ -189,10 +194,10 @@ def check_sampler(sampler: Sampler) -> None:
 
 @dataclass(frozen=True)
 class BandError:
-    """The part of an error at frequencies `low <= r < high` (cycles per sample, `Grid.bands`).
+    """The error in one frequency band, `low <= r < high` (cycles per sample, `Grid.bands`).
 
-    `power` is generated power over that of the data, `bias` the squared error of the mean over the power of the data,
-    `share` the band's part of the whole squared 2-Wasserstein distance.
+    `power` is the generated power divided by the data's, `bias` the squared error of the mean divided by the data's
+    power, and `share` the band's fraction of the total squared 2-Wasserstein distance.
     """
 
     low: float
@@ -203,7 +208,7 @@ class BandError:
 
 
 def error_budget(transfer: Transfer, grid: Grid, bands: int = 8) -> list[BandError]:
-    """Return the error by frequency band; zero frequency is its own band."""
+    """Return the error in each frequency band; zero frequency is its own band."""
     wasserstein = transfer.wasserstein()
     whole = float(transfer.total(wasserstein))
     budget = []

@@ -1,7 +1,7 @@
-"""multisagd with other libraries: coloured noise in diffusers, and this project's models with its samplers.
+"""Use multisagd with other libraries: coloured noise in diffusers, and this project's models with diffusers samplers.
 
-Importing this package imports no other library. `from_pretrained` of diffusers needs this import to load a saved
-scheduler with coloured noise.
+Importing this package imports no other library. Import it before loading a saved scheduler with coloured noise by
+diffusers' `from_pretrained`.
 """
 
 from multisagd.integrations.karras import KarrasDenoiser

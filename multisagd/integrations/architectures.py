@@ -1,4 +1,4 @@
-"""The supported network classes of the diffusers library, and defaults for their options.
+"""List the supported diffusers network classes, and complete their options by defaults.
 
 diffusers' own defaults are large models of hundreds of millions of parameters. The defaults here are small, and
 consistent if only some options are given.
@@ -18,9 +18,11 @@ from multisagd.libraries import importing
 
 @dataclass(frozen=True)
 class Architecture:
-    """A diffusers class: grid dimensions, the option that counts its classes, whether it also counts "no class".
+    """Properties of a diffusers network class.
 
-    `tokens` says whether it attends to tokens, and `text` whether these may be text tokens, which need a mask.
+    `dimensions` is the number of grid dimensions, `classes` the option that sets the number of classes, and
+    `counts_null` whether that number includes "no class". `tokens` says whether the network attends to tokens, and
+    `text` whether these may be text tokens, which need a mask.
     """
 
     dimensions: int
@@ -37,22 +39,22 @@ KINDS = {
     "UNet3DConditionModel": Architecture(3, tokens=True),
     "DiTTransformer2DModel": Architecture(2, "num_embeds_ada_norm", counts_null=False),
 }
-"""Supported classes: those that need no inputs beyond those of a network here."""
+"""Supported classes: they need no inputs other than the inputs of this project's networks."""
 
 FORMER = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
-"""Names of the parts of attention in diffusers before 2023 and now, except in `NAMES_KEPT`."""
+"""Current names of the attention layers in diffusers, by their names before 2023, except in `NAMES_KEPT`."""
 
 NAMES_KEPT = ("UNet1DModel",)
 
 FOREIGN = ("class_embed_type", "addition_embed_type", "encoder_hid_dim", "encoder_hid_dim_type")
-"""Options with which a diffusers network requires further inputs."""
+"""Options that make a diffusers network require further inputs."""
 
 
 def defaults(name: str) -> dict[str, Any]:
     """Return the default values of a class's options in diffusers, as JSON values.
 
     Raises:
-        ImportError: without diffusers.
+        ImportError: If diffusers is not installed.
     """
     known = inspect.signature(_class_of(name)).parameters.values()
     defaults = {each.name: each.default for each in known if each.default is not each.empty}
@@ -63,20 +65,20 @@ def embeds_fourier_features(name: str, options: Mapping[str, Any]) -> bool:
     """Whether the network embeds the timestep with random Fourier features.
 
     Raises:
-        ValueError: if it does not take timesteps.
+        ValueError: If the network does not accept timesteps that are not whole numbers.
     """
     kind = options.get("time_embedding_type", "fourier" if name == "UNet1DModel" else "positional")
     if name == "UNet2DModel" and kind != "positional":
-        # It divides its output by the timestep, or looks it up in a table.
+        # With other types it divides its output by the timestep, or looks the timestep up in a table.
         raise ValueError(f"{name}: time_embedding_type={kind!r} takes whole timesteps only: use positional")
     return bool(kind == "fourier")
 
 
 def architecture(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return options completed by a small architecture, with attention at the coarsest level.
+    """Complete options by a small architecture, with attention at the coarsest level.
 
     Raises:
-        ValueError: for invalid widths.
+        ValueError: If the widths are invalid.
     """
     given = dict(options)
     if name == "DiTTransformer2DModel":
@@ -90,7 +92,7 @@ def architecture(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
         given.setdefault("down_block_types", ["DownBlock1DNoSkip", *["DownBlock1D"] * (finer - 1), "AttnDownBlock1D"])
         given.setdefault("up_block_types", ["AttnUpBlock1D", *["UpBlock1D"] * (finer - 1), "UpBlock1DNoSkip"])
         if not given.get("use_timestep_embedding"):
-            # Its first block takes the time features as additional channels of the example.
+            # The first block takes the time features as additional channels of the input.
             fourier = given.get("time_embedding_dim") or 2 * widths[0]
             given.setdefault("extra_in_channels", fourier if embeds_fourier_features(name, given) else widths[0])
         return given
@@ -102,15 +104,15 @@ def architecture(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     given.setdefault("down_block_types", [*[down] * finer, attentive + down])
     given.setdefault("up_block_types", [attentive + up, *[up] * finer])
     given.setdefault("attention_head_dim", 8 if name != "UNet3DConditionModel" else 16)
-    # diffusers adds the time features to each channel and normalises next. In groups of one channel (its default
-    # of 32 groups with 32 channels) that would remove them again.
+    # diffusers adds the time features to each channel and then normalises groups of channels. In groups of one channel
+    # (its default of 32 groups, with 32 channels) the normalisation would remove them again.
     maximum = max(1, min(32, min(widths) // 4))
     given.setdefault("norm_num_groups", max(n for n in range(1, maximum + 1) if all(w % n == 0 for w in widths)))
     return given
 
 
 def count_classes(name: str, kind: Architecture, given: dict[str, Any], classes: int | None) -> int | None:
-    """Return the number of classes of the network and set it in the options; None if it has no classes."""
+    """Set the number of classes in the options and return it; return None if the network has no classes."""
     assert kind.classes is not None
     null = 1 if kind.counts_null else 0
     fixed = given.get(kind.classes)
@@ -121,16 +123,16 @@ def count_classes(name: str, kind: Architecture, given: dict[str, Any], classes:
         return classes or 1
     if classes is not None and classes + null != fixed:
         raise ValueError(
-            f"{name}: {kind.classes}={fixed} is {fixed - null} classes{' and that for none' * null}, but the data have "
-            f"{classes}: change either, or train without classes (training.conditional=false)"
+            f"{name}: {kind.classes}={fixed} is {fixed - null} classes{' and the null class' * null}, but the data "
+            f"have {classes}: change either, or train without classes (training.conditional=false)"
         )
     return int(fixed) - null
 
 
 def add_null_class(name: str, options: dict[str, Any]) -> str | None:
-    """Count "no class" among the classes of the options; return the weight that then needs one more row.
+    """Add the class "no class" to the number of classes in the options; return the weight that needs one more row.
 
-    None, with the options as they were, for a diffusers class or options without classes.
+    Return None, and leave the options unchanged, if the class or the options have no classes.
     """
     kind = KINDS[name]
     if kind.classes is None or not kind.counts_null or not isinstance(options.get(kind.classes), int):
@@ -140,7 +142,7 @@ def add_null_class(name: str, options: dict[str, Any]) -> str | None:
 
 
 def current_name(name: str, weight: str) -> str:
-    """Return diffusers' current name of a weight of the class `name`, for models saved with a former name."""
+    """Return diffusers' current name of a weight of the class `name`, for models that were saved with a former name."""
     parts = weight.rsplit(".", 2)
     if name not in NAMES_KEPT and len(parts) == 3 and parts[1] in FORMER and "attentions" in weight:
         return f"{parts[0]}.{FORMER[parts[1]]}.{parts[2]}"
@@ -148,21 +150,21 @@ def current_name(name: str, weight: str) -> str:
 
 
 def strides(name: str, given: Mapping[str, Any]) -> tuple[int, ...]:
-    """Return the number of which the size of each axis must be a multiple."""
+    """Return a number for each axis; the axis's size must be a multiple of it."""
     if name == "DiTTransformer2DModel":
         return (given.get("patch_size", 2),) * 2
     levels = len(given["block_out_channels"])
     if name == "UNet1DModel":
-        return (2**levels,)  # its middle goes one level deeper
+        return (2**levels,)  # its middle block goes one level deeper
     return {2: (), 3: (1,)}[KINDS[name].dimensions] + (2 ** (levels - 1),) * 2
 
 
 def build(name: str, given: Mapping[str, Any]) -> nn.Module:
-    """Return a network of the class of this name, which is one of `KINDS`.
+    """Build a network of the diffusers class `name`, one of `KINDS`.
 
     Raises:
-        ImportError: without diffusers.
-        ValueError: for options that the class does not have, or cannot be built with.
+        ImportError: If diffusers is not installed.
+        ValueError: If the class does not have some option, or cannot be built with the options.
     """
     kind = _class_of(name)
     known = inspect.signature(kind).parameters
@@ -171,7 +173,7 @@ def build(name: str, given: Mapping[str, Any]) -> nn.Module:
     try:
         return kind(**given)
     except (AttributeError, KeyError, IndexError, NameError, RuntimeError) as error:
-        # diffusers checks few options; errors in the others appear wherever they are used.
+        # diffusers checks few options; other invalid options fail wherever they are used.
         raise ValueError(f"{name} cannot be built with these options ({error!r:.200})") from error
 
 
@@ -179,5 +181,5 @@ def _class_of(name: str) -> type[nn.Module]:
     with importing("diffusers", "diffusers networks"):
         import diffusers  # takes seconds
 
-        kind: type[nn.Module] = getattr(diffusers, name)  # and imports more
+        kind: type[nn.Module] = getattr(diffusers, name)  # imports more modules
     return kind

@@ -1,8 +1,8 @@
-"""The schedule of models trained at numbered noise levels, as most published models are.
+"""Define the schedule of models trained at numbered noise levels, as most published models are.
 
 Such a model has timesteps 0 to N - 1, and timestep i has `ᾱ_i = Π_{j≤i} (1 - β_j)` (arXiv 2006.11239). Here timestep
 i lies at `t = (i + 1)/N`, its log-SNR is `log(ᾱ_i/(1 - ᾱ_i))`, and between timesteps the log-SNR is linear; t = 0 is
-the clean sample. The curves of β have the names used by the diffusers schedulers.
+the clean sample. The curves of β are named as in the diffusers schedulers.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ BetaCurve = Literal["linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid"]
 
 @dataclass(frozen=True)
 class DiscreteSchedule(Schedule):
-    """`steps` noise levels, by a named curve of β between `beta_start` and `beta_end` or by the β themselves.
+    """Interpolate `steps` noise levels, given by a named curve of β from `beta_start` to `beta_end` or by a list of β.
 
     "linear" is the curve of DDPM (arXiv 2006.11239), "scaled_linear" is linear in √β (latent diffusion, 2112.10752),
-    "squaredcos_cap_v2" the cosine with offset .008 and β at most .999 (2102.09672), "sigmoid" that of GeoDiff
-    (2203.02923). With `zero_terminal_snr` √ᾱ is shifted and scaled so that the last level is pure noise (2305.08891,
-    Algorithm 1), as far as `log_snr_range` goes.
+    "squaredcos_cap_v2" is the cosine with offset 0.008 and β at most 0.999 (2102.09672), and "sigmoid" is the curve of
+    GeoDiff (2203.02923). With `zero_terminal_snr` √ᾱ is shifted and scaled so that the last level is pure noise
+    (2305.08891, Algorithm 1), as far as `log_snr_range` goes.
 
     Raises:
-        ValueError: for fewer than two levels or more than 100,000, β outside (0, 1), another number of them than
-            `steps`, or levels so clean or noisy that `log_snr_range` makes them equal.
+        ValueError: If there are fewer than two or more than 100,000 levels, a β is outside (0, 1), the number of β is
+            not `steps`, or levels are so clean or so noisy that `log_snr_range` makes them equal.
     """
 
     betas: BetaCurve | tuple[float, ...] = "linear"
@@ -45,19 +45,19 @@ class DiscreteSchedule(Schedule):
         log_snr = self._levels().clamp(*self.log_snr_range)
         if not bool((log_snr.diff() < 0).all() and log_snr[0] < self.log_snr_range[1]):
             raise ValueError(
-                f"levels of this discrete schedule leave log_snr_range={list(self.log_snr_range)}, where they are "
-                "indistinguishable: take fewer steps, other betas, or a wider range"
+                f"levels of this discrete schedule lie outside log_snr_range={list(self.log_snr_range)}, where they "
+                "are indistinguishable: take fewer steps, other betas, or a wider range"
             )
         knots = (self.log_snr_range[1], *log_snr.tolist())
         object.__setattr__(self, "_table", TabulatedSchedule(knots, log_snr_range=self.log_snr_range))
         super().__post_init__()
 
     def raw_log_snr(self, t: Tensor) -> Tensor:
-        """Return λ(t) by linear interpolation of the levels, shaped like t."""
+        """Interpolate λ(t) linearly between the levels; the result is shaped like t."""
         return self._table.raw_log_snr(t)
 
     def raw_time(self, log_snr: Tensor) -> Tensor:
-        """Return the time of a log-SNR by linear interpolation of the levels, shaped like it."""
+        """Interpolate the time of a log-SNR linearly between the levels; the result is shaped like the log-SNR."""
         return self._table.raw_time(log_snr)
 
     def _levels(self) -> Tensor:

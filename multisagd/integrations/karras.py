@@ -1,4 +1,4 @@
-"""A denoiser in the interface of k-diffusion and EDM: `D(x, σ)`, where x is x0 plus noise of standard deviation σ.
+"""Wrap a denoiser in the interface of k-diffusion and EDM: `D(x, σ)`, x being x0 plus noise of standard deviation σ.
 
 A process's state is `x_t = α (x0 + σ/α ε)`, so that `D(x, σ)` is the denoiser at the time whose log-SNR is `-2 log σ`
 and at the state αx, for every path: the parametrisation of Karras et al. (arXiv 2206.00364). The samplers of
@@ -26,10 +26,10 @@ from multisagd.seeds import derive, one_each
 
 
 class KarrasDenoiser(nn.Module):
-    """A denoiser `D(x, sigma) = E[x0 | x0 + sigma ε]`, ε being the process's noise; sigma is `(batch,)` or one number.
+    """Wrap a denoiser as `D(x, sigma) = E[x0 | x0 + sigma ε]`; ε is the process's noise, sigma `(batch,)` or a number.
 
     Raises:
-        ValueError: for a process whose coefficients differ between frequencies, since it has no single σ.
+        ValueError: If the process's coefficients differ between frequencies, so that there is no single σ.
     """
 
     def __init__(self, denoiser: AnyDenoiser) -> None:
@@ -59,7 +59,7 @@ class KarrasDenoiser(nn.Module):
         Sigma and the result are in the units of x; `condition` is passed to the denoiser unchanged.
 
         Raises:
-            ValueError: for a sigma above `sigma_max`, negative or NaN, or unless there is one for all items or one per
+            ValueError: If a sigma is above `sigma_max`, negative or NaN, or there is not one for all items or one per
                 item.
         """
         x = as_data(x)
@@ -67,8 +67,8 @@ class KarrasDenoiser(nn.Module):
         if len(levels) not in (1, len(x)):
             raise ValueError(f"a batch of {len(x)} needs one sigma or {len(x)}, got {len(levels)}")
         if not bool((levels >= 0).all()):
-            raise ValueError(f"sigma is a deviation, of at least 0, got {float(levels.min()):.6g}")
-        # A schedule of k-diffusion that starts at sigma_max may lie above it by rounding.
+            raise ValueError(f"sigma is a standard deviation and must be at least 0, got {float(levels.min()):.6g}")
+        # A k-diffusion schedule that starts at sigma_max may exceed it by rounding.
         if bool((levels > self.sigma_max * (1 + 1e-5)).any()):
             raise ValueError(
                 f"sigma {float(levels.max()):.6g} is above the process's maximum {self.sigma_max:.6g}: start there"
@@ -78,16 +78,16 @@ class KarrasDenoiser(nn.Module):
         return self.denoiser((alpha * x).to(x.dtype), t, **condition)
 
     def start(self, shape: Sequence[int], seeds: Sequence[int], sigma: float | None = None) -> Tensor:
-        """Draw the start of sampling, of shape `shape`: noise of standard deviation `sigma` (default: the largest)."""
+        """Draw the start of sampling: noise `shape` with standard deviation `sigma` (`sigma_max` by default)."""
         return self.process.noise(shape, seeds) * (self.sigma_max if sigma is None else sigma)
 
     def noise_sampler(self, x: Tensor, seeds: Sequence[int]) -> Callable[[Any, Any], Tensor]:
-        """Return the `noise_sampler(sigma, sigma_next)` of stochastic samplers: new noise at every call.
+        """Return a `noise_sampler(sigma, sigma_next)` for stochastic samplers, which draws new noise at every call.
 
-        It has the shape, device and dtype of x, and depends on one seed per item and the number of the call.
+        The noise has the shape, device and dtype of x, and depends on one seed per item and the index of the call.
 
         Raises:
-            ValueError: when called, unless there is one seed per item.
+            ValueError: If there is not one seed per item; raised when the sampler is called.
         """
         calls, seeds = count(), one_each(seeds)
 

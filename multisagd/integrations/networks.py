@@ -1,12 +1,13 @@
-"""U-Nets and transformers of the diffusers library as networks of this project.
+"""Wrap U-Nets and transformers of the diffusers library as networks of this project.
 
-They differ from this project's in their inputs: a timestep instead of the log-SNR, a class at every call, text tokens
-with a mask. `DiffusersNetwork` translates, so that the same network serves training, guidance and sampling:
+They differ from this project's networks in their inputs: a timestep instead of the log-SNR, a class at every call, and
+text tokens with a mask. `DiffusersNetwork` converts the inputs, so that one network serves training, guidance and
+sampling:
 
     timestep = offset + scale · clock.time(log-SNR)
 
-where the *clock* is the schedule whose times the network was made for. A network that learns from the start gets times
-even in log-SNR; one that was trained elsewhere keeps its own clock, for any later schedule of training or sampling.
+where the *clock* is the schedule whose times the network was made for. A network trained from scratch gets times that
+are linear in log-SNR. A network trained elsewhere keeps its own clock, whatever the schedule of training or sampling.
 """
 
 from __future__ import annotations
@@ -31,38 +32,39 @@ from multisagd.networks.layers import check_input, crop, pad_to_multiple
 from multisagd.schedule import Schedule, TabulatedSchedule
 
 EVEN = TabulatedSchedule((20.0, -20.0))
-"""Time even in log-SNR."""
+"""A schedule whose time is linear in log-SNR."""
 
 
 class DiffusersNetwork(nn.Module):
-    """A network of the diffusers library, called as `network(x, log_snr, condition)` like those of this project.
+    """Wrap a diffusers network so that it is called as `network(x, log_snr, condition)`, like this project's networks.
 
-    x is (batch, channels, *grid), log_snr (batch,), condition `None`, labels (batch,), where the label `classes` means
-    no class, or text embeddings (batch, tokens, context), where a row of zeros is not a token; it returns a tensor like
-    x. Grids may have any size: they are padded to the network's stride and cropped back. Channels of the output beyond
-    those of x, by which some networks predict a variance, are dropped.
+    x is (batch, channels, *grid) and log_snr (batch,). The condition is `None`; or labels (batch,), where the label
+    `classes` means no class; or text embeddings (batch, tokens, context), where a row of zeros is not a token. The
+    output is shaped like x. Grids may have any size: they are padded to the network's stride and cropped back. Further
+    channels of the output, with which some networks predict a variance, are dropped.
 
-    Supported are UNet1DModel (1-D), UNet2DModel (2-D, classes), UNet2DConditionModel (2-D, classes or text),
-    UNet3DConditionModel (frames by 2-D) and DiTTransformer2DModel (2-D, classes; grids are padded to squares). Missing
-    options are filled in: channels, number of classes, width of texts, and a small architecture where
-    `options` give none. Those with a UNet's cross-attention read one learned token where there is no text.
+    The supported classes are UNet1DModel (1-D), UNet2DModel (2-D, classes), UNet2DConditionModel (2-D, classes or
+    text), UNet3DConditionModel (frames by 2-D) and DiTTransformer2DModel (2-D, classes; grids are padded to squares).
+    Missing options are filled in: the channels, the number of classes, the width of text embeddings, and a small
+    architecture if `options` do not specify one. UNets with cross-attention read one learned token where there is no
+    text.
 
     Args:
-        channels: channels of the example.
-        dimensions: grid dimensions; they must be those of the class.
+        channels: channels of the data.
+        dimensions: number of grid dimensions; it must be that of the class.
         name: the class's name.
         options: parameters of the class, as in the config.json of a saved model.
-        clock: schedule whose times are timesteps; even in log-SNR by default.
-        scale: number of timesteps for the clock's time from 0 to 1. By default 1,000, and 5 for random Fourier
-            features, which UNet1DModel has: they take small numbers.
-        offset: timestep at the clock's time 0; -scale/2 for Fourier features by default, else 0.
+        clock: schedule whose times give the timesteps; linear in log-SNR by default.
+        scale: number of timesteps from time 0 to time 1 of the clock. By default 1,000, or 5 for the random Fourier
+            features of UNet1DModel, which need small numbers.
+        offset: timestep at time 0 of the clock. By default 0, or -scale/2 for random Fourier features.
         classes: number of classes, or `None` for a network without classes.
         context: width of text embeddings, or `None` for a network without text; classes and text exclude each other.
 
     Raises:
-        ImportError: without diffusers.
-        ValueError: for an unknown class or option, other dimensions, or a condition that the class does not support;
-            from `forward`, for inputs with an invalid shape or label.
+        ImportError: If diffusers is not installed.
+        ValueError: If the class or an option is unknown, the dimensions are not those of the class, or the class does
+            not support the condition; from `forward`, if an input has an invalid shape or label.
     """
 
     def __init__(
@@ -90,18 +92,20 @@ class DiffusersNetwork(nn.Module):
             given["out_channels"] = channels
         if given["in_channels"] != channels or given["out_channels"] < channels:
             channels_given = f"{given['in_channels']} in and {given['out_channels']} out"
-            raise ValueError(f"{name}: the options say channels of {channels_given}, but the data have {channels}")
-        if asked := [option for option in FOREIGN if given.get(option) is not None]:
-            raise ValueError(f"{name}: {asked[0]}={given[asked[0]]!r} requires a condition that is not supported here")
+            raise ValueError(f"{name}: the options set {channels_given} channels, but the data have {channels}")
+        if unsupported := [option for option in FOREIGN if given.get(option) is not None]:
+            raise ValueError(
+                f"{name}: {unsupported[0]}={given[unsupported[0]]!r} requires a condition that is not supported here"
+            )
         if context is not None and (not kind.text or classes is not None):
-            both = "a network learns classes or text, not both: leave out classes or context"
-            raise ValueError(both if kind.text else f"{name} does not support texts: leave out text=encoder")
+            both = "a network learns classes or text, not both: remove classes or context"
+            raise ValueError(both if kind.text else f"{name} does not support text: remove text=encoder")
         given, fourier = architecture(name, given), embeds_fourier_features(name, given)
         self.channels, self.dimensions, self.classes = channels, dimensions, None
         if kind.classes is not None:
             self.classes = count_classes(name, kind, given, classes)
         elif classes is not None:
-            raise ValueError(f"{name} learns no classes: leave them out (training.conditional=false)")
+            raise ValueError(f"{name} does not support classes: set training.conditional=false")
         self.null: nn.Parameter | None = None
         self.reads_text = context is not None
         if kind.tokens:
@@ -113,7 +117,7 @@ class DiffusersNetwork(nn.Module):
             self.null = nn.Parameter(nn.init.normal_(torch.empty(width), std=0.02))
         self.model = build(name, given)
         for module in self.model.modules():
-            # Transformers of diffusers drop classes themselves, with the probability stored here.
+            # diffusers transformers drop classes themselves, with the probability stored here.
             if type(module).__name__ == "LabelEmbedding":
                 module.dropout_prob = 0.0  # type: ignore[assignment]
         self.strides, self.square = strides(name, given), name == "DiTTransformer2DModel"
@@ -122,7 +126,7 @@ class DiffusersNetwork(nn.Module):
         self.offset = offset if offset is not None else -self.scale / 2 if fourier and scale is None else 0.0
 
     def forward(self, x: Tensor, log_snr: Tensor, condition: Tensor | None = None) -> Tensor:
-        """Return the prediction for x `(batch, channels, *grid)` at log-SNRs `(batch,)`, shaped like x."""
+        """Return the prediction for x `(batch, channels, *grid)` at log-SNRs `(batch,)`; it is shaped like x."""
         check_input(x, self.channels, self.dimensions)
         if log_snr.shape != x.shape[:1]:
             raise ValueError(f"log_snr must have shape ({len(x)},), got {tuple(log_snr.shape)}")
@@ -134,7 +138,7 @@ class DiffusersNetwork(nn.Module):
             check_labels(labels, len(x), self.classes)
             inputs["class_labels"] = labels
         elif condition is not None and not self.reads_text:
-            raise ValueError("this network learns no condition but was given one: build it with classes or context")
+            raise ValueError("this network takes no condition but was given one: build it with classes or context")
         if self.null is not None:
             inputs |= self._tokens(condition if self.reads_text else None, len(x))
         wide = log_snr.to(torch.promote_types(log_snr.dtype, torch.float32))
@@ -144,7 +148,7 @@ class DiffusersNetwork(nn.Module):
         return crop(output[:, : self.channels], x.shape[2:]).to(x.dtype)
 
     def called_apart(self) -> list[nn.Module]:
-        """Return modules that are called outside of their blocks, for sharding a network by blocks."""
+        """Return modules that the network calls outside their blocks; sharding by blocks treats them separately."""
         if not self.square:
             return []
         return [self.model.transformer_blocks[0].norm1.emb]  # type: ignore[union-attr, index]
@@ -154,7 +158,7 @@ class DiffusersNetwork(nn.Module):
         return (-(-max(x.shape[2:]) // stride) * stride,) * self.dimensions if self.square else self.strides
 
     def _tokens(self, text: Tensor | None, batch: int) -> dict[str, Tensor]:
-        """Return the tokens to attend to; the learned token is masked out if a text has tokens of its own."""
+        """Return the tokens to attend to; the learned token is masked out if the prompt has tokens of its own."""
         assert self.null is not None
         null = self.null.expand(batch, 1, -1)
         if text is None:

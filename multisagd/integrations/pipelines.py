@@ -1,9 +1,9 @@
-"""The diffusers pipelines with coloured noise, initial and injected.
+"""Use diffusers pipelines with coloured noise, initial and injected.
 
-A pipeline draws its start itself and leaves the rest to its scheduler. `shape_pipeline(pipeline, shaped)` is the same
-pipeline, of a subclass of its class, with a shaped scheduler and coloured draws during its calls. The noise belongs to
-the scheduler and is saved with it. `Shaped…Pipeline` exists for every pipeline class of
-diffusers as an attribute of this module: `ShapedDDPMPipeline.from_pretrained(folder)` loads what was saved.
+A pipeline draws its initial noise itself and leaves the rest to its scheduler. `shape_pipeline(pipeline, shaped)`
+returns the same pipeline, as an instance of a subclass, with a shaped scheduler and coloured draws during its calls.
+The noise belongs to the scheduler and is saved with it. This module has an attribute `Shaped…Pipeline` for every
+diffusers pipeline class: `ShapedDDPMPipeline.from_pretrained(folder)` loads a saved pipeline.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from multisagd.integrations.shaped_noise import ShapedNoise
 
 
 def shape_pipeline(pipeline: Any, shaped: ShapedNoise) -> Any:
-    """Return a pipeline like this one, sharing its models, whose noise is that of `shaped`.
+    """Return a copy of the pipeline, with the same models, that draws the noise of `shaped`.
 
     Latents that are packed after drawing are coloured too. Latents given by the caller are used unchanged.
 
     Raises:
-        ValueError: if it is not a diffusers pipeline, or has no scheduler.
+        ValueError: If it is not a diffusers pipeline, or has no scheduler.
     """
     base: Any = type(pipeline)
     cls = shaped_class(base)
@@ -37,7 +37,7 @@ def shape_pipeline(pipeline: Any, shaped: ShapedNoise) -> Any:
 
 
 def __getattr__(name: str) -> Any:
-    """Find `Shaped…Pipeline` for every diffusers pipeline."""
+    """Return `Shaped…Pipeline` for any diffusers pipeline class."""
     if name.startswith("Shaped"):
         base = getattr(diffusers_library(), name.removeprefix("Shaped"), None)
         if isinstance(base, type) and issubclass(base, diffusers_library().DiffusionPipeline):
@@ -47,10 +47,10 @@ def __getattr__(name: str) -> Any:
 
 @functools.cache
 def shaped_class(base: Any) -> Any:
-    """Return the subclass of a pipeline class with its scheduler's coloured noise; a shaped class is unchanged.
+    """Return the subclass of a pipeline class that draws its scheduler's coloured noise; a shaped class is unchanged.
 
     Raises:
-        ValueError: for a class that is not a diffusers pipeline.
+        ValueError: If the class is not a diffusers pipeline.
     """
     if not issubclass(base, diffusers_library().DiffusionPipeline):
         raise ValueError(f"{base.__name__} is not a diffusers pipeline: it is not a subclass of DiffusionPipeline")
@@ -62,7 +62,7 @@ def shaped_class(base: Any) -> Any:
 
 
 class _ShapedPipeline:
-    """Marks a shaped pipeline."""
+    """Mark shaped pipelines."""
 
 
 def _initialiser(base: Any) -> Callable[..., None]:
@@ -75,7 +75,7 @@ def _initialiser(base: Any) -> Callable[..., None]:
                 f"{type(self).__name__} needs a scheduler with coloured noise, got {type(given).__name__}: make one by "
                 "shape_scheduler, or the pipeline by shape_pipeline(pipeline, ShapedNoise(…))"
             )
-        # Some pipelines replace the given scheduler by one of their own class, which loses the colour.
+        # Some pipelines replace the given scheduler by a scheduler of another class, which loses the colour.
         bound.arguments["scheduler"] = given.in_white()
         base.__init__(*bound.args, **bound.kwargs)
         self.register_modules(scheduler=shape_scheduler(self.scheduler, given.shaped_noise))
@@ -86,11 +86,11 @@ def _initialiser(base: Any) -> Callable[..., None]:
 def _in_colour(base: Any) -> Callable[..., Any]:
     @functools.wraps(base.__call__)
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
-        # A scheduler that later replaced the shaped one would inject white noise.
+        # If the shaped scheduler was replaced later, the new scheduler would inject white noise.
         if not isinstance(self.scheduler, Shaped):
             raise ValueError(
-                f"the scheduler of this {type(self).__name__} is a {type(self.scheduler).__name__}, without a colour: "
-                "set pipeline.scheduler = shape_scheduler(scheduler, shaped)"
+                f"the scheduler of this {type(self).__name__} is a {type(self.scheduler).__name__}, which draws white "
+                "noise: set pipeline.scheduler = shape_scheduler(scheduler, shaped)"
             )
         draws = self.scheduler.shaped_noise.draws()
         with draws:
@@ -98,7 +98,7 @@ def _in_colour(base: Any) -> Callable[..., Any]:
         if draws.left and not draws.coloured:
             raise ValueError(
                 f"{type(self).__name__} drew no noise of the shape {self.scheduler.shaped_noise.layout}, so its "
-                "start was white: name the axes of its latents in ShapedNoise, or give it coloured latents"
+                "initial noise was white: name the axes of its latents in ShapedNoise, or pass coloured latents"
             )
         return result
 

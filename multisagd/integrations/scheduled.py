@@ -1,8 +1,8 @@
-"""A denoiser as the model of a diffusers scheduler: `model(sample, timestep).sample` is what that scheduler expects.
+"""Wrap a denoiser as the model of a diffusers scheduler, which calls `model(sample, timestep).sample`.
 
-A diffusers scheduler asks its model about `α x0 + s ε` at a timestep and, by its configuration, for the noise ε, for
-`v = α ε - s x0`, for x0 or for the flow `ε - x0`. With `log-SNR = 2 log(α/s)` that is this project's denoiser at the
-time of its own schedule with the same log-SNR, for any two schedules, with the state scaled to its path.
+A diffusers scheduler passes `α x0 + s ε` and a timestep to its model and expects, depending on its configuration, the
+noise ε, `v = α ε - s x0`, x0 or the flow `ε - x0`. These follow from this project's denoiser at the time at which its
+own schedule has the same log-SNR, `2 log(α/s)`, with the state scaled to its path. The schedules may differ.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from multisagd.sampling import AnyDenoiser
 
 @dataclass(frozen=True)
 class Level:
-    """Factors of the example and of the noise in a model's input, float64 `(batch,)` or `(1,)`."""
+    """Factors of x0 and of the noise in a model's input, float64 `(batch,)` or `(1,)`."""
 
     alpha: Tensor
     sigma: Tensor
@@ -28,24 +28,24 @@ class Level:
 
 @dataclass(frozen=True)
 class ModelOutput:
-    """Return type of the diffusers models."""
+    """The output of a diffusers model."""
 
     sample: Tensor
 
 
 class ScheduledDenoiser(nn.Module):
-    """One of this project's denoisers as a model for `scheduler`, the same object whose steps are taken.
+    """Wrap a denoiser as a model for `scheduler`, which must be the same object that takes the steps.
 
-    `forward` takes a sample `(batch, channels, *grid)` as returned by `scheduler.scale_model_input`, and the timestep,
-    and returns the scheduler's kind of prediction as `.sample`, or as a tuple's first with `return_dict=False`.
-    Schedules need not agree. Noise levels beyond the denoiser's schedule are clamped to its last level.
+    `forward` takes a sample `(batch, channels, *grid)` as returned by `scheduler.scale_model_input`, and the timestep.
+    It returns the scheduler's kind of prediction as `.sample`, or as the first item of a tuple with
+    `return_dict=False`. The schedules may differ. Noise levels outside the denoiser's schedule are clamped to its ends.
 
-    With `channels` it suffices for pipelines that need only a model and a scheduler:
+    With `channels` it can be used in pipelines that need only a model and a scheduler:
     `DDPMPipeline(ScheduledDenoiser(denoiser, scheduler, channels=3), scheduler)`.
 
     Raises:
-        ValueError: when called, for a scheduler with unsupported noise levels or prediction, or that expects its model
-            to predict a variance, or for both a class and a text.
+        ValueError: From `forward`, if the scheduler's noise levels or prediction are not supported, it expects its
+            model to predict a variance, or both a class and text are given.
     """
 
     def __init__(self, denoiser: AnyDenoiser, scheduler: Any, channels: int | None = None) -> None:
@@ -58,12 +58,12 @@ class ScheduledDenoiser(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """The model's device, on which pipelines draw their noise."""
+        """The device on which pipelines draw their noise."""
         return self._like.device
 
     @property
     def dtype(self) -> torch.dtype:
-        """The dtype of pipelines' noise."""
+        """The dtype of the noise that pipelines draw."""
         return self._like.dtype
 
     def forward(
@@ -83,7 +83,7 @@ class ScheduledDenoiser(nn.Module):
         process, rank = self.denoiser.process, (1,) * (sample.dim() - 1)
         t = process.schedule.time(2 * (level.alpha.log() - level.sigma.log()))
         own_alpha, own_sigma = process.schedule.alpha_sigma(t)
-        # Their quotients agree, except beyond the schedule's range, and where one of the two vanishes.
+        # Both quotients agree, except beyond the schedule's range, and where α or σ vanishes.
         ratio = torch.where(level.alpha > level.sigma, own_alpha / level.alpha, own_sigma / level.sigma)
         scaled = sample * ratio.reshape(-1, *rank).to(sample)
         x0 = self.denoiser(scaled, t.to(sample.device).expand(len(sample)), condition)
@@ -92,18 +92,18 @@ class ScheduledDenoiser(nn.Module):
         wide = sample.to(torch.promote_types(sample.dtype, torch.float32))
         factors = (level.alpha, minimum, *_weights(self.scheduler, level))
         alpha, minimum, of_x0, of_noise = (factor.reshape(-1, *rank).to(wide) for factor in factors)
-        answer = (of_x0 * x0 + of_noise * ((wide - alpha * x0) / minimum)).to(sample.dtype)
-        return ModelOutput(answer) if return_dict else (answer,)
+        prediction = (of_x0 * x0 + of_noise * ((wide - alpha * x0) / minimum)).to(sample.dtype)
+        return ModelOutput(prediction) if return_dict else (prediction,)
 
 
 def noise_level(scheduler: Any, timestep: Tensor | float) -> Level:
-    """Return the dimensionless factors of x0 and noise in the scaled sample at a timestep, two scalars.
+    """Return the dimensionless factors of x0 and noise, two scalars, in the scaled sample at a timestep.
 
     Within a sampling loop the scheduler's own σ of the step is used, since a timestep may be rounded; for timesteps
     outside the loop it is read from the scheduler's table.
 
     Raises:
-        ValueError: unless the scheduler is variance preserving (with `alphas_cumprod`), flow matching, or
+        ValueError: If the scheduler is not variance preserving (with `alphas_cumprod`), flow matching, or
             preconditioned as in EDM.
     """
     timesteps = torch.as_tensor(timestep, dtype=torch.float64, device="cpu").reshape(-1)
@@ -124,19 +124,19 @@ def noise_level(scheduler: Any, timestep: Tensor | float) -> Level:
         scale = (sigma**2 + 1).rsqrt()
         return Level(scale, sigma * scale)
     table = scheduler.alphas_cumprod.to("cpu", torch.float64)
-    share = table[timesteps.round().long().clamp(0, len(table) - 1)]
-    return Level(share.sqrt(), (1 - share).sqrt())
+    kept = table[timesteps.round().long().clamp(0, len(table) - 1)]
+    return Level(kept.sqrt(), (1 - kept).sqrt())
 
 
 def is_flow(scheduler: Any) -> bool:
     """Whether a scheduler's samples are `(1 - σ) x0 + σ ε`, as in flow matching."""
     if hasattr(scheduler, "alphas_cumprod"):
         return bool(scheduler.config.get("use_flow_sigmas", False))
-    return hasattr(scheduler, "scale_noise")  # their replacement of add_noise
+    return hasattr(scheduler, "scale_noise")  # which replaces add_noise in diffusers' flow-matching schedulers
 
 
 def _sigma_of_step(scheduler: Any, timesteps: Tensor) -> Tensor | None:
-    """Return the σ of the scheduler's current step as a float64 tensor of one, if that step is at this timestep."""
+    """Return the σ of the scheduler's step at this timestep as a float64 tensor `(1,)`; None if it has no such step."""
     sigmas, index = getattr(scheduler, "sigmas", None), getattr(scheduler, "step_index", None)
     own = getattr(scheduler, "timesteps", None)
     if sigmas is None or own is None or len(timesteps.unique()) != 1:
@@ -147,18 +147,18 @@ def _sigma_of_step(scheduler: Any, timesteps: Tensor) -> Tensor | None:
         if len(matches) == 0:
             return None
         index = int(matches[0])
-    # Second-order solvers stop between two levels.
+    # Second-order solvers evaluate the model between two levels.
     if not getattr(scheduler, "state_in_first_order", True):
         if getattr(scheduler, "mid_point_sigma", None) is not None:
             return torch.as_tensor(scheduler.mid_point_sigma, dtype=torch.float64, device="cpu").reshape(1)
         if hasattr(scheduler, "sigmas_interpol"):
-            # Of the two solvers with such levels, the ancestral one increments the step index before the step ends.
+            # Two solvers have such levels; the ancestral one increments the step index before the step ends.
             sigmas, index = scheduler.sigmas_interpol, index - hasattr(scheduler, "sigmas_up")
     return torch.as_tensor(sigmas[index], dtype=torch.float64, device="cpu").reshape(1)
 
 
 def _sigma_of_edm(scheduler: Any, timesteps: Tensor) -> Tensor:
-    """Return the σ of timesteps outside a loop: EDM's are `log(σ)/4` (arXiv 2206.00364, Table 1)."""
+    """Return the σ of timesteps outside a sampling loop: EDM's timesteps are `log(σ)/4` (arXiv 2206.00364, Table 1)."""
     sigma = (4 * timesteps).exp()
     if not torch.allclose(scheduler.precondition_noise(sigma).double(), timesteps):
         raise ValueError(f"{type(scheduler).__name__} has noise levels for its own steps only: call set_timesteps")
@@ -169,29 +169,29 @@ def _weights(scheduler: Any, level: Level) -> tuple[Tensor, Tensor]:
     """Return the weights of x0 and of the noise in the scheduler's kind of prediction; finite at any level."""
     if str(scheduler.config.get("variance_type", "")).startswith("learned"):
         raise ValueError(
-            f"{type(scheduler).__name__} expects its model to predict a variance too, as no denoiser here does: give "
-            "the scheduler its default variance_type, which is not learned"
+            f"{type(scheduler).__name__} expects its model to predict a variance too, which no denoiser here does: use "
+            "the scheduler's default variance_type, which is not learned"
         )
     kind = scheduler.config.get("prediction_type", "flow_prediction" if is_flow(scheduler) else "epsilon")
     alpha, sigma = level.alpha, level.sigma
     zero, one = torch.zeros_like(alpha), torch.ones_like(alpha)
     if hasattr(scheduler, "precondition_outputs") and kind in ("epsilon", "v_prediction"):
-        # With α = 1/√(σ² + σ_d²) they take c_skip · x + c_out · F for x0, with c_skip = σ_d² α² and c_out = ±σ σ_d α
-        # for the x and the σ before scaling: F is (σ x0 - σ_d² ε)·α/σ_d or its negative (arXiv 2206.00364, Table 1).
-        deviation, sign = scheduler.config.sigma_data, -1 if kind == "v_prediction" else 1
-        return sign * sigma / deviation, -sign * deviation * alpha
+        # With α = 1/√(σ² + σ_d²), EDM schedulers compute x0 as c_skip · x + c_out · F, with c_skip = σ_d² α² and
+        # c_out = ±σ σ_d α for x and σ before scaling: F is ±(σ x0 - σ_d² ε)·α/σ_d (arXiv 2206.00364, Table 1).
+        std, sign = scheduler.config.sigma_data, -1 if kind == "v_prediction" else 1
+        return sign * sigma / std, -sign * std * alpha
     if kind == "epsilon":
         if not bool((alpha > 0).all()):
             raise ValueError(
-                f"{type(scheduler).__name__} asks for the noise where the factor of the sample is zero, and divides by "
-                "it: give it prediction_type='v_prediction', or leave out rescale_betas_zero_snr"
+                f"{type(scheduler).__name__} expects the noise where the factor of the sample is zero, and divides by "
+                "that factor: set prediction_type='v_prediction', or remove rescale_betas_zero_snr"
             )
         return zero, one
     if kind == "sample" and not hasattr(scheduler, "precondition_outputs"):
         return one, zero
     if kind == "v_prediction":
-        # On every path they convert it by x0 = α x - σ v, so the weight of x0 is -(1 - α²)/σ.
+        # On every path, diffusers converts v by x0 = α x - σ v, so the weight of x0 is -(1 - α²)/σ.
         return -(one + alpha if is_flow(scheduler) else sigma), alpha
     if kind == "flow_prediction":
         return -one, one
-    raise ValueError(f"{type(scheduler).__name__} asks for prediction_type={kind!r}, which is not supported here")
+    raise ValueError(f"{type(scheduler).__name__} expects prediction_type={kind!r}, which is not supported here")

@@ -1,12 +1,12 @@
-"""The diffusers schedulers with coloured injected noise.
+"""Use diffusers schedulers with coloured injected noise.
 
-`shape_scheduler(scheduler, shaped)` is the same scheduler, of a subclass of its class (so that pipelines, which check a
-scheduler's class and signatures, accept it), whose steps draw coloured noise. `Shaped…Scheduler` exists
-for every diffusers scheduler class as an attribute of this module, made on first access. Its configuration
-contains the noise as plain data, so that a saved scheduler, alone or in a pipeline, is loaded with it.
+`shape_scheduler(scheduler, shaped)` returns the same scheduler, as an instance of a subclass, with steps that draw
+coloured noise. Pipelines, which check a scheduler's class and signatures, accept it. This module has an attribute
+`Shaped…Scheduler` for every diffusers scheduler class, created on first access. Its configuration contains the noise as
+plain data, so a saved scheduler, alone or in a pipeline, is loaded with its noise.
 
-Only the noise changes: every sampler's step is scalar algebra, which is valid for noise of any covariance (arXiv
-2510.09660). Noise passed to `add_noise` is not changed.
+Only the noise changes: every scheduler's step combines tensors with scalar factors, which is valid for noise of any
+covariance (arXiv 2510.09660). Noise passed to `add_noise` is not changed.
 """
 
 from __future__ import annotations
@@ -27,32 +27,33 @@ from multisagd.libraries import importing
 DRAWING = ("step", "undo_step", "add_noise", "add_noise_to_input")
 """Methods that draw normal noise in some scheduler, in addition to those whose names begin with `step_`."""
 LARGEST_SIGNAL = 0.1
-"""Maximum fraction of the example in a sample's power at which the colour of its noise can be detected."""
+"""Maximum fraction of a noisy sample's power that is signal, for the colour of its noise to be detectable."""
 MIN_ODDS = 6.9
-"""Log of the odds, 1,000 to 1, from which a start counts as white: false alarms are that rare."""
+"""Log of the odds, 1,000 to 1, above which the initial sample counts as white: at most 1 in 1,000 warnings is false."""
 
 
 def shape_scheduler(scheduler: Any, shaped: ShapedNoise) -> Any:
-    """Return a new scheduler with the same configuration, whose steps draw the noise of `shaped`.
+    """Return a new scheduler with the same configuration that draws the noise of `shaped` in its steps.
 
-    It accepts generators, lists of generators and the caller's noise as before. Noise in a step that does not have the
-    grid's shape is an error. At the first step after `set_timesteps` it checks the sample and warns if it is white
-    noise: the start is drawn elsewhere, by `shaped.noise` or in a pipeline by `shape_pipeline`.
+    The new scheduler accepts generators, lists of generators and the caller's noise as before. Noise in a step that
+    does not have the grid's shape is an error. The initial sample is drawn elsewhere, by `shaped.noise` or, in a
+    pipeline, by `shape_pipeline`; the scheduler checks it at the first step after `set_timesteps`, and warns if it is
+    white noise.
 
     Raises:
-        ValueError: if it is not a diffusers scheduler.
+        ValueError: If it is not a diffusers scheduler.
     """
     cls: Any = type(scheduler)
     return shaped_class(cls).from_config(scheduler.config, shaped_noise=shaped)
 
 
 def __getattr__(name: str) -> Any:
-    """Find `Shaped…Scheduler` for every diffusers scheduler; saved schedulers are loaded through it."""
+    """Return `Shaped…Scheduler` for any diffusers scheduler class; loading a saved scheduler calls this."""
     if name.startswith("Shaped"):
         base = getattr(diffusers_library(), name.removeprefix("Shaped"), None)
         if base is not None and isinstance(base, type) and issubclass(base, diffusers_library().SchedulerMixin):
             return shaped_class(base)
-    if name == "SchedulerMixin":  # by which diffusers recognises what it loads from this module
+    if name == "SchedulerMixin":  # by which diffusers recognises schedulers in this module
         return diffusers_library().SchedulerMixin
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
@@ -62,7 +63,7 @@ def shaped_class(base: Any) -> Any:
     """Return the subclass of a scheduler class with coloured noise in its steps; a shaped class is returned unchanged.
 
     Raises:
-        ValueError: for a class that is not a diffusers scheduler.
+        ValueError: If the class is not a diffusers scheduler.
     """
     if not issubclass(base, diffusers_library().SchedulerMixin):
         raise ValueError(f"{base.__name__} is not a diffusers scheduler: it is not a subclass of SchedulerMixin")
@@ -78,7 +79,7 @@ def shaped_class(base: Any) -> Any:
 
 
 class Shaped:
-    """Base of all shaped schedulers: their noise, stored in the configuration."""
+    """Base class of shaped schedulers, which store their noise in the configuration."""
 
     unshaped: ClassVar[Any]
     shaped_noise: ShapedNoise
@@ -86,13 +87,17 @@ class Shaped:
     _seen: Any = None
 
     def to_json_string(self) -> str:
-        """Return the configuration as JSON; raise ValueError if the noise could not be read back."""
+        """Return the configuration as JSON.
+
+        Raises:
+            ValueError: If the noise could not be read back.
+        """
         if self._undescribed is not None:
             raise ValueError(f"this scheduler cannot be saved: {self._undescribed}")
         return super().to_json_string()  # type: ignore[misc]
 
     def in_white(self) -> Any:
-        """Return a scheduler like this one of its original class, without a colour."""
+        """Return this scheduler as an instance of its original class, which draws white noise."""
         config = {key: value for key, value in self.config.items() if key != "shaped_noise"}  # type: ignore[attr-defined]
         return self.unshaped.from_config(config)
 
@@ -101,7 +106,7 @@ class Shaped:
 
 
 def _initialiser(base: Any) -> Callable[..., None]:
-    """Return the initialiser of a shaped class: its base's, plus the noise, as an object or a description."""
+    """Return the initialiser of a shaped class: the base class's, plus the noise as an object or a description."""
 
     @functools.wraps(base.__init__)
     def initialise(self: Any, *args: Any, shaped_noise: Any = None, **kwargs: Any) -> None:
@@ -117,7 +122,7 @@ def _initialiser(base: Any) -> Callable[..., None]:
         except ValueError as error:
             self._undescribed = str(error)
 
-    # diffusers reads from the signature which entries of a configuration it passes.
+    # diffusers uses the signature to decide which entries of a configuration it passes.
     signature = inspect.signature(base.__init__)
     own = inspect.Parameter("shaped_noise", inspect.Parameter.KEYWORD_ONLY, default=None)
     parameters = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
@@ -127,7 +132,7 @@ def _initialiser(base: Any) -> Callable[..., None]:
 
 
 def _in_colour(method: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a step, or another drawing method, with its draws coloured."""
+    """Wrap a step, or another method that draws noise, so that its draws are coloured."""
     signature = inspect.signature(method)
 
     @functools.wraps(method)
@@ -144,12 +149,12 @@ def _in_colour(method: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _warn_of_white_start(scheduler: Any, sample: Tensor, timestep: Any) -> None:
-    """Warn if the first sample after `set_timesteps` is white noise, if that can be detected."""
+    """Warn if the first sample after `set_timesteps` is detectably white noise."""
     timesteps, shaped = getattr(scheduler, "timesteps", None), scheduler.shaped_noise
     if timestep is None or timesteps is None or scheduler._seen is timesteps:
         return
     scheduler._seen = timesteps
-    # Sampling that begins at a later timestep, such as image to image, begins from an example of any colour.
+    # Sampling that begins at a later timestep, such as image-to-image, begins from data of any colour.
     if float(torch.as_tensor(timestep).flatten()[0]) != float(timesteps[0]):
         return
     if sample.dim() < shaped.dimensions + 2 or not bool(torch.isfinite(sample).all()):
@@ -170,10 +175,10 @@ def _warn_of_white_start(scheduler: Any, sample: Tensor, timestep: Any) -> None:
 
 
 def diffusers_library() -> Any:
-    """Return the module diffusers, imported on demand.
+    """Import the diffusers library on demand and return it.
 
     Raises:
-        BrokenLibraryError: if it cannot be imported.
+        BrokenLibraryError: If it cannot be imported.
     """
     with importing("diffusers", "its schedulers and pipelines"):
         import diffusers

@@ -1,11 +1,11 @@
-"""Coloured noise for code that draws its noise with `torch.randn`, as programs written for diffusers do.
+"""Colour the noise of code that draws it with `torch.randn`, as programs written for diffusers do.
 
 The core draws all noise in `SpectralCovariance.sample`, from one seed per item. Here the draws are made by other
-code, with its generators and in its order, and are only coloured, `Σ^{1/2} ξ`. With a flat spectrum the result is
-identical bit for bit.
+code, with its own generators and in its own order, and are only coloured, `Σ^{1/2} ξ`. With a flat spectrum the draws
+are unchanged, bit for bit.
 
 Draws inside a library are intercepted by `torch.overrides.TorchFunctionMode`, PyTorch's hook for calls of its
-functions: it acts in one thread and one `with` block, and the library is not patched.
+functions. It acts within one thread and one `with` block, and does not patch the library.
 """
 
 from __future__ import annotations
@@ -29,45 +29,45 @@ from multisagd.spectrum import Spectrum
 Generators = torch.Generator | Sequence[torch.Generator] | None
 
 NORMAL_DRAWS: tuple[Callable[..., Any], ...] = (torch.randn, torch.randn_like)
-"""The functions whose results are noise. All draws of diffusers and torchsde end in the first."""
+"""The functions whose results are noise. All draws in diffusers and torchsde use the first."""
 
 _thread = threading.local()
 
 
 class ShapedNoise:
-    """Noise of a spectrum for tensors `(batch, channels, *grid)` of any size, drawn from PyTorch's generators.
+    """Draw noise with a given spectrum from PyTorch's generators, for tensors `(batch, channels, *grid)` of any size.
 
-    `ShapedNoise(PowerLaw(-0.5))` is noise for images; `axes` names the dimensions of other grids in the tensor's order,
-    for example `("frame", "height", "width")` or `("time",)`. A spectrum in physical units needs the grid itself, for
-    its spacing and units: `ShapedNoise(spectrum, grid=Grid.of(time=(16000, 1 / 16000, "s")))`. A covariance brings its
-    grid. The last dimensions of a tensor are the grid, of any size.
+    `ShapedNoise(PowerLaw(-0.5))` is noise for images; for other grids `axes` names the dimensions in the tensor's
+    order, for example `("frame", "height", "width")` or `("time",)`. A spectrum in physical units needs the grid
+    itself, for its spacing and units: `ShapedNoise(spectrum, grid=Grid.of(time=(16000, 1 / 16000, "s")))`. A covariance
+    already has a grid. The last dimensions of a tensor are the grid; their sizes may differ from those given here.
 
     Raises:
-        ValueError: if axes and a grid are both given, or for noise drawn on a padded grid.
+        ValueError: If axes and a grid are both given, or the noise is drawn on a padded grid.
     """
 
     def __init__(
         self, noise: Spectrum | SpectralCovariance, axes: Sequence[str] | None = None, grid: Grid | None = None
     ) -> None:
         if isinstance(noise, PaddedCovariance):
-            raise ValueError("noise drawn on a padded grid cannot colour other noise: leave out the padding")
+            raise ValueError("noise drawn on a padded grid cannot colour other noise: remove the padding")
         if isinstance(noise, SpectralCovariance):
             given, noise = noise.grid, noise.spectrum
             if axes is not None or grid is not None:
-                raise ValueError("a covariance brings its grid: leave out axes and grid")
+                raise ValueError("a covariance already has a grid: remove axes and grid")
             grid = given
         if axes is not None and grid is not None:
-            raise ValueError("a grid names its axes: leave out axes")
+            raise ValueError("a grid already names its axes: remove axes")
         self.spectrum = noise
         self.axes = grid.axes if grid else tuple(Axis(name, 1) for name in axes or ("height", "width"))
         self._covariance: SpectralCovariance | None = None
 
     @classmethod
     def of(cls, description: Mapping[str, Any]) -> ShapedNoise:
-        """Return the noise of a description; inverse of `describe`.
+        """Return the noise that a description stands for; inverse of `describe`.
 
         Raises:
-            ValueError: for an invalid description; see `multisagd.description.spectrum_of`.
+            ValueError: If the description is invalid; see `multisagd.description.spectrum_of`.
         """
         axes = description.get("axes") if isinstance(description, Mapping) else None
         if not isinstance(axes, list) or set(description) != {"spectrum", "axes"}:
@@ -84,7 +84,7 @@ class ShapedNoise:
         """Return the noise as plain data for a configuration: its spectrum and its axes, without sizes.
 
         Raises:
-            ValueError: for a spectrum that has no description; see `multisagd.description.describe`.
+            ValueError: If the spectrum has no description; see `multisagd.description.describe`.
         """
         axes = [describe_axis(axis) for axis in self.axes]
         without_size = [{name: value for name, value in axis.items() if name != "size"} for axis in axes]
@@ -97,16 +97,16 @@ class ShapedNoise:
 
     @property
     def layout(self) -> str:
-        """The required shape of a tensor, as text."""
+        """The required shape of a tensor, as a string."""
         return f"(batch, channels, {', '.join(axis.name for axis in self.axes)})"
 
     def covariance_like(self, x: Tensor) -> SpectralCovariance:
-        """Return the covariance of the noise for x `(batch, channels, *grid)` and for other sizes of its axes.
+        """Return the covariance of the noise, for x `(batch, channels, *grid)` and for other sizes of its axes.
 
         Power is in squared units of x.
 
         Raises:
-            ValueError: if x has too few dimensions, or the spectrum does not fit the axes.
+            ValueError: If x has too few dimensions, or the spectrum does not fit the axes.
         """
         if x.dim() < self.dimensions + 2:
             raise ValueError(
@@ -118,7 +118,7 @@ class ShapedNoise:
         return self._covariance
 
     def color(self, white: Tensor) -> Tensor:
-        """Colour white noise `(..., batch, channels, *grid)` of variance 1, in at least float32; the shape stays."""
+        """Colour white noise `(..., batch, channels, *grid)` of variance 1, in at least float32; its shape stays."""
         return self.covariance_like(white).color(white)
 
     def noise(
@@ -128,17 +128,17 @@ class ShapedNoise:
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> Tensor:
-        """Draw noise of a shape and of mean power 1: `torch.randn(shape, generator=…)`, coloured.
+        """Draw noise with this shape and mean power 1: `torch.randn(shape, generator=…)`, coloured.
 
-        Of several generators each draws one item. The noise is drawn on the generator's device, and then moved.
+        If there are several generators, each draws one item. Noise is drawn on the generator's device and then moved.
 
         Raises:
-            ValueError: if there are several generators, but not one per item.
+            ValueError: If there are several generators, but not one per item.
         """
         if generator is None or isinstance(generator, torch.Generator):
             return self.color(_randn(shape, generator, device, dtype))
         if len(generator) != shape[0]:
-            raise ValueError(f"a batch of {shape[0]} takes one generator or {shape[0]}, got {len(generator)}")
+            raise ValueError(f"a batch of {shape[0]} needs one generator or {shape[0]}, got {len(generator)}")
         items = [_randn((1, *shape[1:]), each, device, dtype) for each in generator]
         return self.color(torch.cat(items))
 
@@ -149,18 +149,18 @@ class ShapedNoise:
     def draws(self, like: Tensor | None = None) -> Draws:
         """Return a context in which `torch.randn` and `torch.randn_like` draw this noise, in libraries too.
 
-        This applies to shapes `(batch, channels, *grid)`, also with other dimensions before the grid; draws with fewer
-        dimensions stay white. The mean power is 1. With `like`, a draw whose shape
-        differs from that of `like` and of its items is an error.
+        It applies to shapes `(batch, channels, *grid)`, also with more dimensions before the grid; draws with fewer
+        dimensions stay white. The mean power is 1. With `like`, a draw is an error unless it has the shape of `like` or
+        of one of its items.
         """
         return Draws(self, like)
 
     def white_odds(self, x: Tensor) -> float:
-        """Return the log of the likelihood ratio of x as white noise and as this noise.
+        """Return the log of the likelihood ratio between white noise and this noise for x.
 
-        Both are Gaussian with unknown scale, so x `(batch, channels, *grid)` may be scaled by any number. It is
-        infinite where the spectrum has empty frequencies: positive if x has power there, else negative. For noise of
-        this colour it exceeds `log k` at most once in k times; without a colour it is 0.
+        Both are Gaussian with unknown scale, so x `(batch, channels, *grid)` may be scaled by any number. If the
+        spectrum has empty frequencies the ratio is infinite: positive if x has power there, else negative. For noise of
+        this colour it exceeds `log k` at most once in k draws; for a flat spectrum it is 0.
         """
         covariance = self.covariance_like(x)
         x = x.detach().to("cpu", torch.float64)
@@ -181,7 +181,7 @@ class ShapedNoise:
 
 
 class Draws(TorchFunctionMode):
-    """The context of `ShapedNoise.draws`; it counts the draws that it `coloured` and those it `left` unchanged."""
+    """The context of `ShapedNoise.draws`, which counts the draws that it has `coloured` and those `left` white."""
 
     def __init__(self, shaped: ShapedNoise, like: Tensor | None = None) -> None:
         super().__init__()
@@ -194,7 +194,7 @@ class Draws(TorchFunctionMode):
     ) -> Any:
         """Call the function, and colour its draws."""
         kwargs = kwargs or {}
-        # Contexts may be nested, as a scheduler's in its pipeline's: the innermost colours.
+        # Contexts may be nested, as a scheduler's inside its pipeline's: the innermost one colours the noise.
         if func not in NORMAL_DRAWS or getattr(_thread, "white", False):
             return func(*args, **kwargs)
         with _white():
@@ -214,14 +214,14 @@ class Draws(TorchFunctionMode):
             return True
         raise ValueError(
             f"noise of shape {tuple(white.shape)} was drawn, which cannot be coloured: only noise "
-            f"{self.shaped.layout} of the sample's shape {tuple(self.shapes[0])} can. Packed latents must be noised "
-            "before they are packed"
+            f"{self.shaped.layout} of the sample's shape {tuple(self.shapes[0])} can. Add noise to latents before "
+            "they are packed"
         )
 
 
 @contextmanager
 def _white() -> Iterator[None]:
-    """Keep draws white in this thread, in any contexts."""
+    """Keep draws in this thread white, inside any contexts."""
     before, _thread.white = getattr(_thread, "white", False), True
     try:
         yield

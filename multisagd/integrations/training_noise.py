@@ -1,8 +1,8 @@
-"""The training noise of a diffusers model, from its scheduler's configuration.
+"""Derive the training noise of a diffusers model from its scheduler's configuration.
 
 Most diffusers schedulers sample the same process, given by a table of β; how they sample it is ignored here.
-Schedulers of flow matching use σ as time. The model's timestep counts β, or is σ times their number. Only the
-name and the keys of a scheduler are read; its class is not needed.
+Flow-matching schedulers use σ as time. The model's timestep is an index of β, or σ times the number of steps. Only the
+name and the configuration of a scheduler are read; its class is not needed.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ from typing import Any, Literal
 
 PREDICTIONS = {"epsilon": "noise", "sample": "x0", "v_prediction": "v"}
 FLOW_PREDICTIONS = {"epsilon": "noise", "sample": "x0", "flow_prediction": "flow"}
-"""diffusers' v assumes α² + σ² = 1, and its flow α + σ = 1."""
+"""v in diffusers assumes α² + σ² = 1, and the flow α + σ = 1."""
 FOREIGN = ("EDM", "ScoreSde", "KarrasVe", "VQDiffusion", "ConsistencyDecoder", "Cosine")
 """Name prefixes of schedulers with their own scaling of the network's inputs and outputs."""
 USUAL = {"snr_shift_scale": 1.0, "timestep_type": "discrete", "invert_sigmas": False}
-"""Keys that change noise levels (CogVideoX) or timesteps (Stable Video Diffusion, Mochi), and the supported value."""
+"""Keys that change noise levels (CogVideoX) or timesteps (Stable Video Diffusion, Mochi), with the supported values."""
 
 
 class UnsupportedSchedulerError(ValueError):
-    """A scheduler whose noise levels, timesteps or predictions have no counterpart here."""
+    """A scheduler's noise levels, timesteps or predictions have no counterpart here."""
 
 
 @dataclass(frozen=True)
 class TrainingNoise:
-    """The scheduler's name, kind and keys of the schedule, the prediction, keys of the network's timesteps."""
+    """The scheduler's name, the kind and arguments of the schedule, the prediction, and the network's timesteps."""
 
     scheduler: str
     kind: Literal["discrete", "flow"]
@@ -40,8 +40,8 @@ class TrainingNoise:
         """Return the training noise of a scheduler with this `scheduler_config.json`.
 
         Raises:
-            UnsupportedSchedulerError: if it has no counterpart here.
-            ValueError, KeyError, TypeError, AttributeError: if it is not the configuration of a scheduler.
+            UnsupportedSchedulerError: If the scheduler has no counterpart here.
+            ValueError, KeyError, TypeError, AttributeError: If the configuration is not a scheduler's.
         """
         name = str(config["_class_name"])
         if not re.fullmatch(r"[\w.]{1,80}", name):
@@ -61,7 +61,7 @@ class TrainingNoise:
 def _flow(name: str, config: Mapping[str, Any]) -> TrainingNoise:
     steps = _count(config)
     clock = {"_target_": "multisagd.FlowSchedule"}
-    # Schedulers of flow matching always predict the flow; others only borrow its noise levels.
+    # Flow-matching schedulers always predict the flow; other schedulers may only use its noise levels.
     prediction = "flow" if name.startswith("FlowMatch") else _prediction(name, config, FLOW_PREDICTIONS)
     shift = float(config.get("shift" if "shift" in config else "flow_shift") or 1.0)
     timesteps = {"clock": clock, "scale": float(steps), "offset": 0.0}
@@ -71,8 +71,8 @@ def _flow(name: str, config: Mapping[str, Any]) -> TrainingNoise:
 def _discrete(name: str, config: Mapping[str, Any]) -> TrainingNoise:
     if name.startswith(FOREIGN) or "beta_schedule" not in config:
         raise UnsupportedSchedulerError(
-            f"models trained with {name:.80} cannot be adopted: it is neither one of the schedulers that share DDPM's "
-            "noise levels (DDPM, DDIM, PNDM, Euler, DPMSolver, UniPC and the like) nor one of flow matching"
+            f"models trained with {name:.80} cannot be adopted: it is neither a scheduler with DDPM's noise "
+            "levels (DDPM, DDIM, PNDM, Euler, DPMSolver, UniPC and the like) nor a flow-matching scheduler"
         )
     prediction = _prediction(name, config, PREDICTIONS)
     steps, trained = _count(config), config.get("trained_betas")
@@ -99,5 +99,5 @@ def _prediction(name: str, config: Mapping[str, Any], known: Mapping[str, str]) 
 def _count(config: Mapping[str, Any]) -> int:
     steps = config.get("num_train_timesteps", 1000)
     if type(steps) is not int or not 2 <= steps <= 100_000:
-        raise ValueError(f"num_train_timesteps={steps!r:.80}")
+        raise ValueError(f"num_train_timesteps={steps!r:.80} must be a whole number from 2 to 100,000")
     return steps

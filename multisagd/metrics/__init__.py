@@ -1,4 +1,4 @@
-"""Distances between two sets of data or features; independent of files, runs and configuration."""
+"""Measure distances between two sets of data or features, independently of files, runs and configuration."""
 
 from multisagd.metrics.frechet import frechet_distance, matched_counts, take
 

@@ -1,7 +1,7 @@
-"""Statistics along one axis of a grid: differences of neighbours, and frequency bands.
+"""Compute statistics along one axis of a grid: differences between neighbours, and frequency bands.
 
-They need no network and no labels, work for every modality, and are in the unit of the axis: for a video, the
-temporal spectrum in hertz and the mean difference of frames.
+They need no network and no labels, work for every modality, and use the unit of the axis: for a video, they are the
+temporal spectrum in hertz and the mean difference between frames.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from multisagd import Axis, Grid
 
 
 def bands_along(axis: Axis, frequency: Tensor, bands: int) -> list[tuple[str, Tensor]]:
-    """Return zero frequency and bands of equal width up to the highest, by name, each with the indices of its points.
+    """Return zero frequency and bands of equal width up to the highest frequency: their names and indices of points.
 
     `frequency` `(points,)` increases from zero, in cycles per unit of the axis. Bands without a point are omitted.
     """
@@ -23,7 +23,7 @@ def bands_along(axis: Axis, frequency: Tensor, bands: int) -> list[tuple[str, Te
     subsets = [("0", torch.tensor([0]))]
     for number in range(bands):
         low, high = top * number / bands, top * (number + 1) / bands
-        # Rounding must not decide the band of a frequency on an edge: it is in the lower band.
+        # Rounding must not decide the band of a frequency on an edge: it belongs to the lower band.
         inside = (frequency > low + 1e-9 * top) & (frequency <= high + 1e-9 * top)
         if bool(inside.any()):
             subsets.append((f"{low:.3g}-{high:.3g} / {axis.unit}", inside.nonzero()[:, 0]))
@@ -31,7 +31,7 @@ def bands_along(axis: Axis, frequency: Tensor, bands: int) -> list[tuple[str, Te
 
 
 def neighbour_differences(batches: Iterable[tuple[Tensor, Tensor | None]], grid: Grid, name: str) -> Tensor:
-    """Return the sum of absolute differences of neighbours along an axis, and the number of pairs, for every item.
+    """Return the sum of absolute differences between neighbours along an axis, and the number of pairs, per item.
 
     Batches are `(count, channels, *grid)`, each with its mask `(count, 1 or channels, *grid)` or None; the result is
     float64 `(items, 2)`. Pairs with padding are ignored.

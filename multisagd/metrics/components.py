@@ -1,4 +1,4 @@
-"""Features without a network: the leading principal components of the data; need no classes."""
+"""Compute features without a network or classes: the leading principal components of the data."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ PER_COMPONENT = 10
 
 
 def components(reference: Tensor) -> Callable[[Tensor], Tensor]:
-    """Return a function of data `(count, …)` to their leading components, of unit variance on the reference.
+    """Return a function that maps data `(count, …)` to their leading components, with unit variance on the reference.
 
-    At most 64 of them. They are fitted to the reference only, so that other real data and samples are equally
-    new to them.
+    There are at most 64 components. They are fitted to the reference only, so that other real data and samples are
+    equally new to them.
     """
     with importing("sklearn", "principal components"):
         from sklearn.decomposition import PCA

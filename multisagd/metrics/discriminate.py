@@ -1,8 +1,8 @@
-"""Whether a logistic classifier distinguishes generated from real items by one frequency band.
+"""Test whether a logistic classifier can distinguish generated from real items by one frequency band.
 
-As in 2505.11278: if the generated distribution is right, the two are indistinguishable and the accuracy on unseen items
-is 0.5; otherwise the accuracy shows the wrong bands. The test uses single log magnitudes: no phases, and no joint
-structure of several frequencies.
+As in 2505.11278: if the generated distribution is right, the two are indistinguishable, and the accuracy on unseen
+items is 0.5; otherwise the accuracy shows which bands are wrong. The test uses the log power of single frequencies, but
+no phases and no joint structure of several frequencies.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ MIN_RELATIVE_POWER = 1e-10
 
 @dataclass(frozen=True)
 class BandAccuracy:
-    """Accuracy on unseen items, its standard error, and their number."""
+    """The accuracy on unseen items, its standard error, and the number of these items."""
 
     accuracy: float
     error: float
@@ -35,7 +35,7 @@ class BandAccuracy:
 def band_powers(
     batches: Iterable[Tensor | tuple[Tensor, Tensor | None]], grid: Grid, bands: int, maximum: int = 128, seed: int = 0
 ) -> list[tuple[float, float, Tensor]]:
-    """Return (low, high, power `(items, features)`) of the bands of `Grid.bands`, edges in cycles per sample.
+    """Return (low, high, power `(items, features)`) of each band of `Grid.bands`, with edges in cycles per sample.
 
     The features are the bins of all channels, or a random choice of `maximum` of them, the same for every set of data.
     """
@@ -65,15 +65,15 @@ def _features(weight: Tensor, channels: int, maximum: int, seed: int) -> Tensor:
 
 
 def discriminability(real: Tensor, made: Tensor, seed: int = 0) -> BandAccuracy:
-    """Return the accuracy of logistic regression on log power for two sets of powers `(items, features)`.
+    """Return the accuracy of logistic regression on the log power of two sets, with powers `(items, features)`.
 
-    It is fitted to a random half of each set and evaluated on the other halves, with equal weights. The number of
-    features is at most a quarter of the number of fitted items.
+    The regression is fitted to a random half of each set and evaluated on the other halves, with equal weights. The
+    number of features is at most a quarter of the number of fitted items.
 
     Raises:
-        ValueError: for fewer than four items in a set.
+        ValueError: If a set has fewer than four items.
     """
-    with importing("sklearn", "telling bands apart"):
+    with importing("sklearn", "the logistic test of bands"):
         from sklearn.linear_model import LogisticRegression
         from sklearn.pipeline import make_pipeline
         from sklearn.preprocessing import StandardScaler
@@ -91,7 +91,7 @@ def discriminability(real: Tensor, made: Tensor, seed: int = 0) -> BandAccuracy:
     model.fit(x, y)
     shares = [float((model.predict(left[:, used].numpy()) == n).mean()) for n, (_, left) in enumerate(halves)]
     counts = [len(left) for _, left in halves]
-    # Add one right and one wrong: otherwise a few items, all right, would have a standard error of zero.
+    # Add one right and one wrong prediction: otherwise a few items, all right, would have a standard error of zero.
     likely = [(share * count + 1) / (count + 2) for share, count in zip(shares, counts, strict=True)]
     variance = sum(share * (1 - share) / count for share, count in zip(likely, counts, strict=True)) / 4
     return BandAccuracy(sum(shares) / 2, variance**0.5, sum(counts))

@@ -1,6 +1,6 @@
-"""A classifier whose last hidden layer gives features to compare data by, for grids of 1, 2 or 3 dimensions.
+"""Define a classifier whose last hidden layer provides features for comparing data on grids of 1, 2 or 3 dimensions.
 
-It is small enough to be trained on the compared data, so no pretrained network is needed.
+It is small enough to be trained on the data that are compared, so no pretrained network is needed.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ NORMS: dict[int, type[nn.Module]] = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn
 
 
 class FeatureNetwork(nn.Module):
-    """Convolutions, a mean over the grid, standardised features, a linear classifier; for 1, 2 or 3 grid dimensions."""
+    """Classify data in 1 to 3 dimensions by convolutions, a mean over the grid, and standardised features."""
 
     def __init__(self, channels: int, dimensions: int, classes: int, widths: Sequence[int]) -> None:
         super().__init__()
@@ -27,7 +27,7 @@ class FeatureNetwork(nn.Module):
             layers += [convolution(width, width, 3, padding=1, bias=False), norm(width), nn.ReLU()]
         self.stages = nn.Sequential(*layers)
         # Without learned scale and shift, every feature has zero mean and unit variance on the training data:
-        # distances are then in standard deviations, independent of the training.
+        # distances are then in standard deviations, whatever the training run.
         self.standardise = nn.BatchNorm1d(widths[-1], affine=False)
         self.classifier = nn.Linear(widths[-1], classes)
         # On the CPU the convolutions run 1.5 times faster in this layout.
@@ -41,7 +41,7 @@ class FeatureNetwork(nn.Module):
 
 
 class ClassifierOutputs(NamedTuple):
-    """Outputs of the classifier: `features` (count, dimensions), `predictions` (count,), and true `labels` if known."""
+    """The classifier's `features` (count, dimensions), its `predictions` (count,), and the true `labels` if known."""
 
     features: Tensor
     predictions: Tensor
@@ -51,7 +51,7 @@ class ClassifierOutputs(NamedTuple):
         """Return the fraction of items whose prediction equals their label.
 
         Raises:
-            ValueError: without labels.
+            ValueError: If there are no labels.
         """
         if self.labels is None:
             raise ValueError("these items have no labels, so there is no accuracy")
@@ -62,7 +62,7 @@ class ClassifierOutputs(NamedTuple):
 def read_samples(
     network: FeatureNetwork, x0: Tensor, labels: Tensor | None = None, batch: int = 500
 ) -> ClassifierOutputs:
-    """Run the classifier over data of shape `(count, channels, *grid)`."""
+    """Run the classifier on data `(count, channels, *grid)`; the true `labels` are class indices `(count,)`."""
     outputs = [network.eval()(part) for part in x0.float().split(batch)]
     return ClassifierOutputs(
         torch.cat([features for features, _ in outputs]),

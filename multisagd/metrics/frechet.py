@@ -1,4 +1,4 @@
-"""The Fréchet distance of two sets of feature vectors, and the numbers per group to compare."""
+"""Compute the Fréchet distance of two sets of feature vectors, and choose how many items of each group to compare."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from torch import Tensor
 
 
 def frechet_distance(features_a: Tensor, features_b: Tensor) -> float:
-    """Fréchet distance (the squared Wasserstein-2 distance) between Gaussians fitted to two sets of features.
+    """Return the Fréchet distance (squared Wasserstein-2 distance) between Gaussians fitted to two sets of features.
 
     `|m_a - m_b|² + tr(S_a + S_b - 2 (S_a S_b)^(1/2))` (1706.08500, eq. 6), in float64 and with unbiased covariances S.
     Features are `(count_a, dimensions)` and `(count_b, dimensions)`; the result has their unit squared.
 
     The trace of the root is the sum of the singular values of `R_a R_b^T`, where `S = R^T R` comes from a QR
-    decomposition of the centred features: no matrix root is taken, so singular covariances lose no digits.
+    decomposition of the centred features. No matrix root is taken, so singular covariances lose no digits.
 
     Raises:
-        ValueError: if the features do not match, are not finite, or are fewer than two.
+        ValueError: If the features do not match or are not finite, or a set has fewer than two.
     """
     if features_a.ndim != 2 or features_b.ndim != 2 or features_a.shape[1] != features_b.shape[1]:
         shapes = f"{tuple(features_a.shape)} and {tuple(features_b.shape)}"
@@ -31,32 +31,35 @@ def frechet_distance(features_a: Tensor, features_b: Tensor) -> float:
 
 
 def _moments(features: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean `(dimensions,)` and a root R of the covariance, `S = R^T R`, both float64."""
+    """Return the mean `(dimensions,)` and a root R of the covariance, `S = R^T R`, both float64."""
     count = len(features)
     if count < 2:
         raise ValueError(f"a covariance needs at least 2 feature vectors, got {count}")
     values = features.double()
     if not values.isfinite().all():
         broken = int((~values.isfinite()).any(dim=1).sum())
-        raise ValueError(f"{broken} of {count} feature vectors are not finite: look at the samples they come from")
+        raise ValueError(f"{broken} of {count} feature vectors are not finite: check the samples that they come from")
     mean = values.mean(dim=0)
     return mean, torch.linalg.qr((values - mean) / (count - 1) ** 0.5, mode="r").R
 
 
 def take(groups: Sequence[Tensor], counts: Sequence[int], skip: Sequence[int] | None = None) -> Tensor:
-    """Return `counts` rows of each group `(items, features)` after its first `skip`, `(sum(counts), features)`."""
+    """Take `counts` rows of each group `(items, features)` after the first `skip`: `(sum(counts), features)`."""
     starts = [0] * len(groups) if skip is None else skip
     return torch.cat([group[i : i + n] for group, i, n in zip(groups, starts, counts, strict=True)])
 
 
-def matched_counts(asked: Sequence[int], available: Sequence[int], reference: int) -> tuple[list[int], list[int]]:
-    """Return the numbers of samples and of other real examples to compare per group, in the proportions of `asked`.
+def matched_counts(requested: Sequence[int], available: Sequence[int], reference: int) -> tuple[list[int], list[int]]:
+    """Return how many samples and how many real examples to compare in each group, in the proportions of `requested`.
 
-    All samples and `reference` real ones in total, if both sets and those of the noise floor can be drawn from
-    `available` without overlap; otherwise the reference shrinks to the number of samples, then both shrink.
+    These are all samples and `reference` real examples in total, if both sets and the sets of the noise floor can be
+    drawn from `available` without overlap. Otherwise the reference is reduced to the number of samples, and then both
+    are reduced.
     """
-    real_per_sample = min((have / wish for wish, have in zip(asked, available, strict=True) if wish), default=0.0)
-    wanted = reference / max(1, sum(asked))
-    share = min(1.0, max(real_per_sample / 2, real_per_sample - wanted))
-    reference_share = min(wanted, max(real_per_sample / 2, real_per_sample - 1))
-    return [int(share * wish) for wish in asked], [int(reference_share * wish) for wish in asked]
+    real_per_sample = min(
+        (have / count for count, have in zip(requested, available, strict=True) if count), default=0.0
+    )
+    reference_per_sample = reference / max(1, sum(requested))
+    fraction = min(1.0, max(real_per_sample / 2, real_per_sample - reference_per_sample))
+    reference_fraction = min(reference_per_sample, max(real_per_sample / 2, real_per_sample - 1))
+    return [int(fraction * count) for count in requested], [int(reference_fraction * count) for count in requested]

@@ -1,8 +1,8 @@
-"""KID: the squared maximum mean discrepancy of two sets of features, with a cubic kernel (1801.01401).
+"""Compute KID, the squared maximum mean discrepancy of two sets of features with a cubic kernel (1801.01401).
 
-Unlike the Fréchet distance it has no bias: the expectation for equal distributions is 0 at every number of items, and
-values may be negative. For sets with fixed numbers of each class, the pairs within a set must be weighted: two items
-of one set share a class less often than one item of each of two sets (see `pair_weights`).
+Unlike the Fréchet distance it is unbiased: its expectation for equal distributions is 0 for any number of items, and
+values may be negative. If each class has a fixed number of items, pairs within a set must be weighted: two items of the
+same set share a class less often than items of different sets do (see `pair_weights`).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor
 from multisagd.seeds import derive
 
 MAX_SET_SIZE = 4000
-"""Maximum items of a subset: their matrix of pairs takes 128 MB."""
+"""Maximum number of items of a subset: their matrix of pairs takes 128 MB."""
 
 
 def squared_mmd(features_a: Tensor, features_b: Tensor, weights: tuple[Tensor, Tensor] | None = None) -> float:
@@ -25,7 +25,7 @@ def squared_mmd(features_a: Tensor, features_b: Tensor, weights: tuple[Tensor, T
     `weights` of the pairs within each set, `(count, count)` with mean 1 over the pairs, default to 1.
 
     Raises:
-        ValueError: for fewer than two items in a set.
+        ValueError: If a set has fewer than two items.
     """
     a, b = features_a.double(), features_b.double()
     if min(len(a), len(b)) < 2:
@@ -35,12 +35,14 @@ def squared_mmd(features_a: Tensor, features_b: Tensor, weights: tuple[Tensor, T
 
 
 def pair_weights(sizes: Sequence[int]) -> tuple[Tensor, float]:
-    """Return the weights of pairs within a class `(classes,)` and of pairs between classes, for sets of `sizes`.
+    """Return the weights of pairs within each class, `(classes,)`, and the weight of pairs between classes.
 
-    Items of two independent sets share class c with the probability `(n_c / N)²`, two different items of one set with
-    `n_c (n_c - 1) / (N (N - 1))` only. The weights compensate for it, so that the expectation of MMD² for equal
-    distributions is zero again. A class of a single item has no pairs: its share is spread over all other pairs, and a
-    bias remains.
+    `sizes` are the numbers of items of the classes.
+
+    Items of two independent sets are both in class c with probability `(n_c / N)²`, but two different items of one set
+    only with probability `n_c (n_c - 1) / (N (N - 1))`. The weights compensate for this, so that the expectation of
+    MMD² for equal distributions is zero. A class with a single item has no pairs: its weight is distributed over all
+    other pairs, and a bias remains.
     """
     each = torch.tensor([float(size) for size in sizes], dtype=torch.float64)
     total = float(each.sum())
@@ -58,16 +60,19 @@ def kernel_distance(
     Features are `(items, features)`; MMD² is dimensionless.
 
     The subsets share no item, so no bootstrap is needed. There are at least four subsets if there are enough items;
-    with a single one the error is None. `sizes` are given if both sets consist of classes in fixed numbers, one after
-    the other: subsets then contain an equal part of each class, and are larger if classes are small.
+    with a single subset the error is None. If both sets contain fixed numbers of items of each class, class by class,
+    pass these numbers as `sizes`: subsets then contain an equal part of each class, and are larger if classes are
+    small.
 
     Raises:
-        ValueError: unless both sets have `sum(sizes)` items.
+        ValueError: If `sizes` are given and a set does not have `sum(sizes)` items.
     """
     count = min(len(features_a), len(features_b))
     groups = [count] if sizes is None else list(sizes)
     if sum(groups) != count or (sizes is not None and len(features_a) != len(features_b)):
-        raise ValueError(f"{sum(groups)} items of classes are not {len(features_a)} and {len(features_b)}")
+        raise ValueError(
+            f"sizes of {sum(groups)} items in total do not fit sets of {len(features_a)} and {len(features_b)} items"
+        )
     parts = _parts(groups, max(1, count // max(2, min(size, count // 4))))
     orders = [
         _shuffled(groups, len(each), derive(seed, "kernel", n)) for n, each in enumerate((features_a, features_b))
@@ -75,7 +80,7 @@ def kernel_distance(
     classes = torch.repeat_interleave(torch.arange(len(groups)), torch.tensor(groups))
     estimates = []
     for part in range(parts):
-        # The same positions in both orders, so that both subsets have equal numbers of each class.
+        # Take the same positions in both orders, so that both subsets have equal numbers of items of each class.
         weights = _of_pairs(classes[part::parts], len(groups))
         a, b = (order[part::parts] for order in orders)
         estimates.append(squared_mmd(features_a[a], features_b[b], (weights, weights)))
@@ -84,15 +89,15 @@ def kernel_distance(
     return float(values.mean()), error
 
 
-def _parts(sizes: Sequence[int], wanted: int) -> int:
-    """Return up to `wanted` parts, few enough that 99 % of the items have another item of their class in each part."""
-    while wanted > 1 and sum(size for size in sizes if size < 2 * wanted) > sum(sizes) / 100:
-        wanted -= 1
-    return max(wanted, -(-sum(sizes) // MAX_SET_SIZE))
+def _parts(sizes: Sequence[int], maximum: int) -> int:
+    """Return a number of parts up to `maximum` such that 99 % of items share their part with one of their class."""
+    while maximum > 1 and sum(size for size in sizes if size < 2 * maximum) > sum(sizes) / 100:
+        maximum -= 1
+    return max(maximum, -(-sum(sizes) // MAX_SET_SIZE))
 
 
 def _shuffled(sizes: Sequence[int], total: int, seed: int) -> Tensor:
-    """Return indices in random order within each class; for a set without classes, the number to compare."""
+    """Return indices in random order within each class; without classes, a random choice of `sizes[0]` items."""
     generator = torch.Generator().manual_seed(seed)
     if len(sizes) == 1:
         return torch.randperm(total, generator=generator)[: sizes[0]]

@@ -1,7 +1,7 @@
-"""Whether a model repeats its training data: distances to the nearest training examples, compared with held-out data.
+"""Test whether a model repeats its training data: compare distances to training examples with those of held-out data.
 
 Samples of a model that has learned the distribution are as far from the training examples as new data. Repeated
-training examples are nearer. Distances between sets do not detect this: copies of training examples score like real
+training examples are nearer. Metrics that compare sets do not detect this: copies of training examples score like real
 data.
 """
 
@@ -15,23 +15,23 @@ REPEATED = 1 / 3
 
 
 def smallest_distances(points: Tensor, others: Tensor, count: int, block: int = 256) -> tuple[Tensor, Tensor]:
-    """Return the Euclidean distances of each point to its `count` nearest others, ascending, and their indices.
+    """Return the increasing Euclidean distances of each point to its `count` nearest others, and their indices.
 
-    `points` and `others` are `(…, dimensions)`, both results `(points, count)`. Neighbours are blocks in float32 and
-    their distances then computed by subtraction, so that equal vectors are at distance 0.
+    `points` and `others` are `(…, dimensions)`, both results `(points, count)`. Neighbours are found in float32 by
+    matrix products; their distances are then computed by subtraction, so that equal vectors are at distance 0.
 
     Raises:
-        ValueError: if there are fewer than `count` others.
+        ValueError: If there are fewer than `count` others.
     """
     if len(others) < count:
-        raise ValueError(f"the nearest {count} of {len(others)} were requested")
-    # Without the mean, the products below lose fewer digits.
+        raise ValueError(f"the nearest {count} of only {len(others)} vectors were requested")
+    # With the mean subtracted, the products below lose fewer digits.
     centre = others.float().mean(0)
     points, others = points.float() - centre, others.float() - centre
     norms = others.square().sum(1)
     blocks = []
     for part in points.split(block):
-        squares = norms - 2 * part @ others.T  # up to the part's own norm, which does not change the order
+        squares = norms - 2 * part @ others.T  # omits the norm of `part`, which does not change the order
         places = squares.topk(count, dim=1, largest=False).indices
         distances, order = (part[:, None] - others[places]).norm(dim=2).sort(dim=1)
         blocks.append((distances, places.gather(1, order)))
@@ -39,17 +39,17 @@ def smallest_distances(points: Tensor, others: Tensor, count: int, block: int = 
 
 
 def nearer(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor], count: int) -> tuple[Tensor, Tensor]:
-    """Return the `count` smallest of two results `(items, neighbours)` of `smallest_distances`, with their indices."""
+    """Merge two results `(items, neighbours)` of `smallest_distances`; keep the `count` smallest distances."""
     distances, places = (torch.cat(pair, dim=1) for pair in zip(one, other, strict=True))
     distances, order = distances.sort(dim=1)
     return distances[:, :count], places.gather(1, order)[:, :count]
 
 
 class NearestExamples:
-    """Finds the nearest neighbours of vectors `(points, dimensions)` among examples in batches, which are not stored.
+    """Find the nearest neighbours of vectors `(points, dimensions)` among batches of examples, which are not stored.
 
-    `distances` and `indices`, both `(points, count)`, belong to the `count` nearest so far, ascending; `indices` are
-    indices of the examples in order of arrival.
+    `distances` and `indices`, both `(points, count)`, describe the `count` nearest examples so far, in increasing order
+    of distance; `indices` number the examples in the order in which they were added.
     """
 
     def __init__(self, points: Tensor, count: int) -> None:
@@ -68,8 +68,9 @@ class NearestExamples:
 def share_nearer(samples: Tensor, held_out: Tensor) -> float:
     """Return the fraction of pairs whose sample is nearer to training data than the held-out example; ties count half.
 
-    Takes distances to the nearest training example, `(count,)` each. It is 0.5 for new data of the same distribution,
-    larger if training data are repeated (the test statistic of 2004.05675), smaller if samples are far away.
+    The arguments are distances to the nearest training example, `(count,)` each. The result is 0.5 for new data of the
+    same distribution, larger if training data are repeated (the test statistic of 2004.05675), and smaller if samples
+    are far away.
     """
     ordered, samples = held_out.sort().values, samples.contiguous()
     below, up_to = torch.searchsorted(ordered, samples), torch.searchsorted(ordered, samples, right=True)
@@ -78,8 +79,8 @@ def share_nearer(samples: Tensor, held_out: Tensor) -> float:
 
 
 def repetitions(distances: Tensor) -> Tensor:
-    """Return which samples repeat a single training example, bool `(count,)`, from distances `(count, 2 or more)`.
+    """Return which samples repeat a single training example, bool `(count,)`, given distances `(count, 2 or more)`.
 
-    These are samples whose nearest example is much nearer than the second nearest (2310.02664).
+    Their nearest example is much nearer than the second nearest (2310.02664).
     """
     return distances[:, 0] <= REPEATED * distances[:, 1]

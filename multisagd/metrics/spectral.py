@@ -1,7 +1,7 @@
-"""Errors of the generated power spectrum in decibels: by radius, along every axis, and in bands.
+"""Measure errors of the generated power spectrum in decibels: by radius, along every axis, and in bands.
 
-Every item has its own curve; a set's curve is the mean. Items are independent but the points of one curve are not, so
-uncertainties come from resampling items.
+Every item has its own curve, and the curve of a set is their mean. Items are independent but the points of one curve
+are not, so uncertainties come from resampling items.
 """
 
 from __future__ import annotations
@@ -19,14 +19,15 @@ from multisagd.statistics import measure_mean, transforms_about
 
 BANDS = "bands"
 MIN_RELATIVE_POWER = 1e-12
-"""Floor of the power for ratios, as a fraction of the largest power."""
+"""Minimum power in ratios, as a fraction of the largest power."""
 
 
 @dataclass(frozen=True, eq=False)
 class Curves:
-    """The power of each item `(items, points)` at frequencies `(points,)`, channels averaged.
+    """The power of each item `(items, points)` at frequencies `(points,)`, averaged over channels.
 
-    `edges` are the (low, high) of bands, in cycles per sample, and empty for a curve over single frequencies.
+    `edges` are the edges (low, high) of bands, in cycles per sample; they are empty if the points are single
+    frequencies.
     """
 
     frequency: Tensor
@@ -35,10 +36,10 @@ class Curves:
 
 
 def item_curves(batches: Iterable[Tensor | tuple[Tensor, Tensor | None]], grid: Grid, bands: int) -> dict[str, Curves]:
-    """Return the items' curves over the "radius", along every axis by its name, and in "bands" (`Grid.bands`).
+    """Return the items' curves by "radius", along every axis by its name, and in "bands" (`Grid.bands`).
 
-    `batches` are as `DataStatistics.measure` takes them; power is about their mean, and scaled by count / (count - 1)
-    because the mean is measured on the same data. Padding leaks into it: compare only with data of the same masks.
+    `batches` are as for `DataStatistics.measure`. The power is about their mean, and multiplied by count / (count - 1)
+    because the mean is measured on the same data. Padding leaks into the power: compare only data with the same masks.
     """
     mean, _, count, _ = measure_mean(batches, grid)
     rings = grid.bands(bands)
@@ -63,18 +64,18 @@ def item_curves(batches: Iterable[Tensor | tuple[Tensor, Tensor | None]], grid: 
 
 
 def decibels(made: Tensor, real: Tensor) -> Tensor:
-    """Return 10 log10 of mean generated over mean real power, from items' curves `(items, points)`: `(points,)`."""
+    """Return the ratio of mean generated to mean real power in dB, `(points,)`, from curves `(items, points)`."""
     above, below = made.mean(0), real.mean(0)
     minimum = MIN_RELATIVE_POWER * max(float(above.max()), float(below.max()), 1e-300)
     return 10 * (above.clamp(min=minimum) / below.clamp(min=minimum)).log10()
 
 
 def decibel_errors(made: Tensor, real: Tensor) -> Tensor:
-    """Return the standard error of each value of `decibels` in dB, to first order in the means' errors: `(points,)`."""
+    """Return the standard error of each value of `decibels` in dB, to first order in the means' errors, `(points,)`."""
     relative = [each.std(0) / (len(each) ** 0.5 * each.mean(0).clamp(min=1e-300)) for each in (made, real)]
     return 10 / math.log(10) * (relative[0].square() + relative[1].square()).sqrt()
 
 
 def error(made: Tensor, real: Tensor) -> float:
-    """Return the root mean square over `decibels` `(points,)`: 0 for equal spectra, biased upwards at finite counts."""
+    """Return the root mean square of `decibels` `(points,)`: 0 for equal spectra, biased upwards at finite counts."""
     return float(decibels(made, real).square().mean().sqrt())

@@ -1,7 +1,7 @@
-"""VGGish (1609.09430), the network of the Fréchet audio distance (1812.08466), and its inputs.
+"""Define VGGish (1609.09430), the network of the Fréchet audio distance (1812.08466), and compute its inputs.
 
-Its input is 96 frames of 10 ms by 64 mel bands. The 128 features are the last layer before its activation, averaged
-over the pieces of a longer sound.
+The input is a patch of 96 frames of 10 ms by 64 mel bands. The 128 features are the last layer before its activation,
+averaged over the patches of a longer recording.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ OFFSET = 0.01
 
 
 class VGGish(nn.Module):
-    """Six convolutions and three linear layers: `(batch, 1, 96, 64)` to `(batch, 128)`."""
+    """Map patches `(batch, 1, 96, 64)` to features `(batch, 128)` by six convolutions and three linear layers."""
 
     def __init__(self) -> None:
         super().__init__()
         layers: list[nn.Module] = []
         before = 1
-        # A pooling after every stage; the last two have two convolutions.
+        # Every stage ends in a pooling layer; the last two stages have two convolutions.
         for width, convolutions in ((64, 1), (128, 1), (256, 2), (512, 2)):
             for _ in range(convolutions):
                 layers += [nn.Conv2d(before, width, 3, padding=1), nn.ReLU()]
@@ -37,7 +37,7 @@ class VGGish(nn.Module):
         )
 
     def forward(self, log_mel: Tensor) -> Tensor:
-        """Return the features `(pieces, 128)` of pieces of sound `(pieces, 1, 96, 64)`."""
+        """Return the features `(patches, 128)` of patches of log-mel amplitudes `(patches, 1, 96, 64)`."""
         # The weights come from TensorFlow, where channels are last.
         embedding: Tensor = self.embeddings(self.features(log_mel).permute(0, 2, 3, 1).flatten(1))
         return embedding
@@ -45,7 +45,7 @@ class VGGish(nn.Module):
 
 @torch.no_grad()
 def vggish_features(network: nn.Module, sound: Tensor, rate: int) -> Tensor:
-    """Return the mean features `(128,)` of pieces of one sound `(channels, samples)`, with silence up to 0.96 s."""
+    """Return the mean features `(128,)` of a recording `(channels, samples)`; short ones are padded with silence."""
     with importing("torchaudio", "vggish"):
         from torchaudio.functional import resample
     device = next(network.parameters()).device

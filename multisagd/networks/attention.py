@@ -1,4 +1,4 @@
-"""Attention over the samples of a grid: one kernel interface with two backends, and positions for any dimensions."""
+"""Compute attention over the samples of a grid, with two backends, and positions for any number of dimensions."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ _imported: dict[str, Any] = {}
 def attend(
     query: Tensor, key: Tensor, value: Tensor, backend: str = "sdpa", strict: bool = False, mask: Tensor | None = None
 ) -> Tensor:
-    """Softmax attention, `softmax(q kᵀ / √features) v`; inputs and output are (batch, tokens, heads, features).
+    """Compute softmax attention, `softmax(q kᵀ / √features) v`; inputs and output are (batch, tokens, heads, features).
 
-    `mask`, bool (batch, keys), is true for the keys to attend to, at least one per item; it requires "sdpa".
+    `mask`, bool (batch, keys), is true for the keys to attend to, at least one per item. With a mask, "sdpa" is used.
 
-    The backend "sdpa" is PyTorch's own and runs everywhere. "xformers" runs on CUDA; elsewhere, if it is not
-    installed, or for inputs that its kernels do not support, "sdpa" computes the same instead, and a log message gives
-    the reason.
+    The backend "sdpa" is PyTorch's own and runs everywhere. "xformers" runs on CUDA. On other devices, if xformers is
+    not installed, or for inputs that its kernels do not support, "sdpa" computes the same result instead, and a log
+    message gives the reason.
 
     Raises:
-        RuntimeError: with `strict`, instead of falling back.
-        ValueError: for an unknown backend.
+        RuntimeError: If "xformers" cannot be used and `strict` is true, instead of falling back.
+        ValueError: If the backend is unknown.
     """
     check_backend(backend, strict)
     if backend == "xformers" and mask is None:
@@ -54,11 +54,11 @@ def attend(
 
 
 def check_backend(backend: str, strict: bool = False) -> None:
-    """Check without data whether a backend works; fall back or raise as `attend` does.
+    """Check, without data, that a backend works; log that "sdpa" is used instead, or raise, as `attend` does.
 
     Raises:
-        ValueError: for an unknown backend.
-        RuntimeError: with `strict`, if xformers is requested and cannot be imported.
+        ValueError: If the backend is unknown.
+        RuntimeError: If xformers is requested with `strict` and cannot be imported.
     """
     if backend not in BACKENDS:
         raise ValueError(f"unknown attention backend {backend!r}: choose one of {', '.join(BACKENDS)}")
@@ -95,20 +95,20 @@ def _fall_back(reason: str, strict: bool) -> None:
 def rotary_positions(
     sizes: Sequence[int], features: int, base: float = 100.0, device: torch.device | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Cosines and sines of axial rotary positions (2104.09864; axes as in 2403.13298): twice (tokens, features / 2).
+    """Return cosines and sines of axial rotary positions, both (tokens, features / 2) (2104.09864, 2403.13298).
 
-    Tokens are the positions of a grid of these sizes, the last axis fastest. The pairs of features are divided
-    evenly among the axes, and the first axes get the remainder; along its axis, a pair turns by between 1 and nearly
-    1 / base radians per position, geometrically. All is float32.
+    Tokens are the positions of a grid of these sizes, with the last axis varying fastest. The pairs of features are
+    divided evenly among the axes, and the first axes get the remainder. The angles per position of an axis's pairs form
+    a geometric series from 1 to nearly 1 / base radians.
 
     Raises:
-        ValueError: when `features` is odd or there are more axes than pairs of features.
+        ValueError: If `features` is odd, or there are more axes than pairs of features.
     """
     pairs, odd = divmod(features, 2)
     if odd or pairs < len(sizes):
         raise ValueError(
             f"rotary positions need an even number of features per head, at least {2 * len(sizes)} for "
-            f"{len(sizes)} axes; got {features}: raise the width or take fewer heads"
+            f"{len(sizes)} axes; got {features}: increase the width or take fewer heads"
         )
     angles = []
     for axis, size in enumerate(sizes):
@@ -122,7 +122,7 @@ def rotary_positions(
 
 
 def rotate(x: Tensor, positions: tuple[Tensor, Tensor]) -> Tensor:
-    """Turn pairs of features by an angle per token: (batch, tokens, heads, features), with `rotary_positions`.
+    """Rotate pairs of features (batch, tokens, heads, features) by an angle per token, given by `rotary_positions`.
 
     After rotating queries and keys, their products depend only on differences of positions. The rotation is computed in
     at least float32 and preserves lengths.
@@ -134,14 +134,14 @@ def rotate(x: Tensor, positions: tuple[Tensor, Tensor]) -> Tensor:
 
 
 class SelfAttention(nn.Module):
-    """Multi-head self-attention with normalised queries and keys: (batch, tokens, width) -> the same.
+    """Apply multi-head self-attention with normalised queries and keys: (batch, tokens, width) -> the same.
 
-    Queries and keys have a root-mean-square norm with a gain per feature (2302.05442), so no logit exceeds
-    √features times the gains: attention cannot saturate and training stays stable in half precision.
+    Queries and keys are divided by their root mean square and multiplied by a gain per feature (2302.05442), so no
+    logit exceeds √features times the gains: attention cannot saturate, and training stays stable in half precision.
 
     Raises:
-        ValueError: when `heads` does not divide `width`, or the backend is unknown.
-        RuntimeError: with `strict`, if the backend does not work.
+        ValueError: If `heads` does not divide `width`, or the backend is unknown.
+        RuntimeError: If `strict` is true and the backend does not work.
     """
 
     def __init__(self, width: int, heads: int, backend: str = "sdpa", strict: bool = False) -> None:
@@ -156,9 +156,9 @@ class SelfAttention(nn.Module):
         self.out = nn.Linear(width, width)
 
     def forward(self, tokens: Tensor, positions: tuple[Tensor, Tensor] | None = None) -> Tensor:
-        """Return the tokens after each has attended to all: features `(batch, tokens, width)` in and out.
+        """Let every token attend to all tokens: features `(batch, tokens, width)` in and out.
 
-        Relative positions are encoded by `rotary_positions`.
+        `positions`, from `rotary_positions`, encode relative positions.
         """
         query, key, value = self.qkv(tokens).unflatten(-1, (3, self.heads, -1)).unbind(2)
         query, key = normalize(query, self.query_gain), normalize(key, self.key_gain)
@@ -168,6 +168,6 @@ class SelfAttention(nn.Module):
 
 
 def normalize(x: Tensor, gain: Tensor) -> Tensor:
-    """Divide the last dimension by its root mean square and multiply by a gain `(features,)`; shaped like x."""
-    # Under autocast the features are half precision and the gain is not; the fused kernel needs a single dtype.
+    """Divide the last dimension by its root mean square and multiply it by a gain `(features,)`; shaped like x."""
+    # Under autocast the features have half precision and the gain does not; the fused kernel needs a single dtype.
     return F.rms_norm(x, gain.shape, gain.to(x.dtype), eps=1e-6)

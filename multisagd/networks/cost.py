@@ -1,4 +1,4 @@
-"""The cost of a training step of a network: operations, and activation memory with recomputation."""
+"""Count the operations of a network's training step, and save memory by recomputing activations."""
 
 import copy
 import logging
@@ -14,12 +14,13 @@ _logger = logging.getLogger("multisagd")
 
 
 def training_flops(network: nn.Module, shape: Sequence[int]) -> int | None:
-    """Count the operations of one sample's forward and backward pass: matrix products, convolutions, attention.
+    """Count the floating-point operations of one sample's forward and backward pass.
 
-    `shape` is (channels, *grid). Counted on a copy without memory (torch's meta device) and without a condition, so
-    nothing is computed; None for a network that cannot run so.
+    Matrix products, convolutions and attention are counted, on a copy without memory (torch's meta device) and without
+    a condition, so nothing is computed. `shape` is (channels, *grid). The result is None if the network cannot run this
+    way.
     """
-    from torch.utils.flop_counter import FlopCounterMode  # which takes a second
+    from torch.utils.flop_counter import FlopCounterMode  # takes a second to import
 
     try:
         tensors = chain(network.parameters(), network.buffers())
@@ -29,14 +30,14 @@ def training_flops(network: nn.Module, shape: Sequence[int]) -> int | None:
             predicted = twin(torch.empty(1, *shape, device="meta"), torch.empty(1, device="meta"), None)
             output = predicted if isinstance(predicted, Tensor) else predicted.sample
             output.sum().backward()
-    except Exception as error:  # a user's network may fail in any way here, and the result is only informative
+    except Exception as error:  # a user's network may fail in any way, and the result is only informative
         _logger.info("the operations of %s cannot be counted: %s", type(network).__name__, error)
         return None
     return int(counter.get_total_flops())
 
 
 def _on_meta(tensor: Tensor) -> Tensor:
-    """Return a tensor of the same shape without memory, float32 if it is floating point."""
+    """Return a tensor of the same shape without memory; floating-point tensors become float32."""
     dtype = torch.float32 if tensor.is_floating_point() else tensor.dtype
     empty = torch.empty(tensor.shape, dtype=dtype, device="meta")
     return nn.Parameter(empty, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else empty
@@ -45,16 +46,16 @@ def _on_meta(tensor: Tensor) -> Tensor:
 def recompute(network: nn.Module) -> None:
     """Recompute the activations of a network's blocks in the backward pass, to save memory.
 
-    In place, without changing the names of weights (arXiv 1604.06174).
+    The network is changed in place; names of weights stay the same (arXiv 1604.06174).
     """
     for block in blocks(network):
         block.forward = partial(checkpoint, block.forward, use_reentrant=False)
 
 
 def blocks(network: nn.Module) -> list[nn.Module]:
-    """Return the members of a network's module lists that have weights, inner ones first.
+    """Return the members of a network's module lists that have weights, members of inner lists first.
 
-    The modules of `called_apart()`, which the network calls outside of their member, come first.
+    Modules that `called_apart()` returns, which the network calls outside their blocks, come before all others.
     """
     apart: list[nn.Module] = getattr(network, "called_apart", list)()
     lists = [module for module in network.modules() if isinstance(module, nn.ModuleList)]

@@ -1,4 +1,4 @@
-"""Embeddings of the noise level and the class, a network's inputs besides the noisy sample."""
+"""Embed the noise level and the class, a network's inputs besides the noisy sample."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ SHORTEST_PERIOD = 1.0
 
 
 class NoiseLevelFeatures(nn.Module):
-    """Sines and cosines of the log-SNR at fixed frequencies: (batch,) -> (batch, features).
+    """Compute sines and cosines of the log-SNR at fixed frequencies: (batch,) -> (batch, features).
 
-    Periods run geometrically from 80 to 1 in units of log-SNR. Over [-20, 20] the longest sine turns by half a period
-    only, so it is monotone and all levels have distinct features; the shortest turns by 36° in a step of 0.1, so
+    Periods decrease geometrically from 80 to 1 in units of log-SNR. Over [-20, 20] the longest sine covers only half a
+    period, so it is monotone and all levels have distinct features. The shortest advances by 36° in a step of 0.1, so
     neighbouring levels are distinguishable. The features are at least float32, for any dtype of the weights: half
     precision would round the phase itself.
 
     Raises:
-        ValueError: when `features` is odd or below 4.
+        ValueError: If `features` is odd or below 4.
     """
 
     def __init__(self, features: int) -> None:
@@ -32,8 +32,8 @@ class NoiseLevelFeatures(nn.Module):
     def forward(self, log_snr: Tensor) -> Tensor:
         """Return the features `(batch, features)` of log-SNRs `(batch,)`, at least in float32."""
         wide = torch.promote_types(log_snr.dtype, torch.float32)
-        # Made here and not kept as a buffer: a buffer would be rounded with the weights by `.to(torch.bfloat16)`, so
-        # a trained network would see other levels; it would also be lost when a network is built on the meta device.
+        # Computed here and not stored as a buffer: `.to(torch.bfloat16)` would round a buffer with the weights, so that
+        # a trained network would see other levels; building a network on the meta device would lose it.
         place = torch.linspace(0, 1, self.periods, dtype=wide, device=log_snr.device)
         periods = LONGEST_PERIOD * (SHORTEST_PERIOD / LONGEST_PERIOD) ** place
         phase = log_snr.to(wide)[:, None] * (2 * math.pi / periods)
@@ -44,13 +44,13 @@ class Conditioning(nn.Module):
     """Embed noise level and class label as one vector per sample: (batch,) and (batch,) or None -> (batch, width).
 
     Labels run from 0 to `classes - 1`; the label `classes` is the null label, which stands for "no class", and
-    `None` gives it to the whole batch. So one network serves both sides of classifier-free guidance (2207.12598).
+    `None` applies it to the whole batch. So one network serves both sides of classifier-free guidance (2207.12598).
 
     Raises:
-        ValueError: from `forward`, for a log-SNR that is not (batch,), for labels with a different shape or kind or out
-            of range, and for labels given to a network without classes. The range is checked on the CPU only and
-            outside compiled graphs: reading values back from an accelerator would stall every step, and the lookup
-            itself stops there with a device-side assertion.
+        ValueError: From `forward`, if the log-SNR is not (batch,), labels have a wrong shape or dtype or are out of
+            range, or the network has no classes but labels are given. The range is checked on the CPU only and outside
+            compiled graphs: reading values back from an accelerator would stall every step, and there the lookup itself
+            fails with a device-side assertion.
     """
 
     def __init__(self, width: int, classes: int | None = None, features: int = 64) -> None:
@@ -74,7 +74,7 @@ class Conditioning(nn.Module):
         if self.labels is None or self.classes is None:
             if condition is not None:
                 raise ValueError(
-                    "this network learns no condition but was given one: "
+                    "this network takes no condition but was given one: "
                     "build it with classes=N, or context=WIDTH for text"
                 )
             return embedding
@@ -90,7 +90,7 @@ def check_labels(labels: Tensor, batch: int, classes: int) -> None:
     Their range is checked on the CPU only and outside compiled graphs.
 
     Raises:
-        ValueError: naming what is wrong.
+        ValueError: If the labels are invalid.
     """
     if labels.shape != (batch,) or labels.dtype not in (torch.int64, torch.int32):
         raise ValueError(

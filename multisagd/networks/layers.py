@@ -1,4 +1,4 @@
-"""Small layers shared by networks for any number of grid dimensions."""
+"""Provide small layers that networks share, for any number of grid dimensions."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ CONVOLUTIONS: dict[int, type[nn.Conv1d] | type[nn.Conv2d] | type[nn.Conv3d]] = {
 
 
 def pad_to_multiple(x: Tensor, multiples: Sequence[int]) -> Tensor:
-    """Extend features (batch, channels, *grid): repeat the last sample of each grid axis until its size is a multiple.
+    """Pad features (batch, channels, *grid): repeat the last sample of each grid axis until its size is a multiple.
 
-    The border is repeated, not reflected, because a reflection needs more samples than it adds and so fails on short
-    axes, and not filled with zeros, because zeros are atypical of noisy data. Written as a concatenation, it supports
-    any number of axes and any dtype, and its gradient is deterministic on every device.
+    The border is not reflected, because reflection needs more samples than it adds and so fails on short axes, and not
+    filled with zeros, because zeros are atypical of noisy data. Concatenation supports any number of axes and any
+    dtype, and its gradient is deterministic on every device.
     """
     for axis, multiple in enumerate(multiples, start=2):
         missing = -x.shape[axis] % multiple
@@ -42,19 +42,19 @@ def crop(x: Tensor, sizes: Sequence[int]) -> Tensor:
 
 
 def channels_last(x: Tensor) -> Tensor:
-    """Return features `(batch, channels, *grid)` in 2-D or 3-D in channels-last memory layout, which is faster.
+    """Convert 2-D or 3-D features `(batch, channels, *grid)` to channels-last memory layout, which is faster.
 
-    Only data have this layout, never weights: FSDP2 refuses parameters that are not contiguous.
+    Only data are converted, never weights: FSDP2 refuses parameters that are not contiguous.
     """
     layouts = {4: torch.channels_last, 5: torch.channels_last_3d}
     return x.contiguous(memory_format=layouts[x.ndim]) if x.ndim in layouts else x
 
 
 def check_input(x: Tensor, channels: int, dimensions: int) -> None:
-    """Raise unless the features `x` are (batch, channels, *grid) with this number of channels and grid dimensions.
+    """Check that features `x` are (batch, channels, *grid) with this number of channels and grid dimensions.
 
     Raises:
-        ValueError: naming the expected and the actual shape.
+        ValueError: If the shape differs; the message gives the expected and the actual shape.
     """
     if x.ndim != dimensions + 2 or x.shape[1] != channels:
         grid = ", ".join(f"n{axis}" for axis in range(1, dimensions + 1))
@@ -62,9 +62,9 @@ def check_input(x: Tensor, channels: int, dimensions: int) -> None:
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
-    """Group norm with up to 32 groups of at least 4 channels, for any number of channels.
+    """Return a group norm with up to 32 groups of at least 4 channels, for any number of channels.
 
-    Smaller groups would remove the mean and scale of nearly every channel, and their information.
+    Smaller groups would remove the mean and scale of nearly every channel, and the information in them.
     """
     groups = next(count for count in range(min(32, max(1, channels // 4)), 0, -1) if channels % count == 0)
     return nn.GroupNorm(groups, channels)

@@ -1,6 +1,6 @@
-"""Text conditioning: the tokens of a text encoder, used in every attention block and in sum.
+"""Condition networks on text: every attention block reads the tokens of a text encoder, and their mean is embedded.
 
-A condition on text is a float tensor (batch, tokens, context) in which a row of zeros is not a token. So texts of
+A text condition is a float tensor (batch, tokens, context) in which a row of zeros is not a token. So prompts of
 different lengths share a batch, and padding has no effect.
 """
 
@@ -17,7 +17,7 @@ from multisagd.networks.layers import zero
 
 
 class Text(NamedTuple):
-    """Tokens (batch, tokens, context), which of them are valid (batch, tokens), and their summary (batch, width)."""
+    """Tokens (batch, tokens, context), a mask of valid tokens (batch, tokens), and their summary (batch, width)."""
 
     tokens: Tensor
     valid: Tensor
@@ -25,21 +25,21 @@ class Text(NamedTuple):
 
 
 class TextInput(nn.Module):
-    """Converts text embeddings to normalised tokens, and the projection of their mean (batch, width).
+    """Convert text embeddings to normalised tokens and a projection of their mean (batch, width).
 
-    A text without any token, or no condition at all, is one learned token, which stands for "no text". So one network
+    A prompt without tokens, or no condition, becomes one learned token, which stands for "no text". So one network
     serves both sides of classifier-free guidance (2207.12598). Tokens are normalised one by one, because the scale of
-    embeddings differs a hundredfold among text encoders. Their mean is added to the noise level, like a class (as in
-    Imagen, 2205.11487, section 2.3).
+    embeddings differs a hundredfold among text encoders. The projection of their mean is added to the embedding of the
+    noise level, like that of a class (as in Imagen, 2205.11487, section 2.3).
 
     Raises:
-        ValueError: when `context` is below 1; from `forward`, for embeddings with a different shape or kind.
+        ValueError: If `context` is below 1; from `forward`, if embeddings have a wrong shape or dtype.
     """
 
     def __init__(self, context: int, width: int) -> None:
         super().__init__()
         if context < 1:
-            raise ValueError(f"context is the width of text embeddings, at least 1, got {context}")
+            raise ValueError(f"context, the width of text embeddings, must be at least 1, got {context}")
         self.context = context
         self.null = nn.Parameter(nn.init.normal_(torch.empty(context)))
         self.summary = nn.Linear(context, width)
@@ -48,7 +48,7 @@ class TextInput(nn.Module):
         nn.init.zeros_(self.summary.bias)
 
     def forward(self, condition: Tensor | None, batch: int) -> Text:
-        """Return the tokens of captions, features `(batch, tokens, width)`, and which are valid, `(batch, tokens)`."""
+        """Return the tokens of captions, features `(batch, tokens, context)`, with mask and summary (see `Text`)."""
         null = self.null.expand(batch, 1, -1)
         if condition is None:
             tokens, valid = null, torch.ones(batch, 1, dtype=torch.bool, device=null.device)
@@ -69,14 +69,14 @@ class TextInput(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """Multi-head attention from the samples of a grid to the tokens of a text: (batch, samples, width) -> the same.
+    """Let the samples of a grid attend to the tokens of a prompt: (batch, samples, width) -> the same.
 
-    Queries and keys are normalised as in `SelfAttention`. Its last layer starts at zero, so at first texts have no
+    Queries and keys are normalised as in `SelfAttention`. The last layer starts at zero, so at first prompts have no
     effect (as in PixArt-α, 2310.00426). It always uses PyTorch's own attention, the only backend that takes masks
     without copying them for every head and query.
 
     Raises:
-        ValueError: when `heads` does not divide `width`.
+        ValueError: If `heads` does not divide `width`.
     """
 
     def __init__(self, width: int, context: int, heads: int) -> None:
@@ -99,11 +99,11 @@ class CrossAttention(nn.Module):
 
 
 def text_input(context: int | None, classes: int | None, width: int) -> TextInput | None:
-    """Return the input layer of a network with text, None for a network without text.
+    """Return the text input layer of a network, or None for a network without text.
 
     Raises:
-        ValueError: for a network of both classes and text.
+        ValueError: If both classes and text are requested.
     """
     if context is not None and classes is not None:
-        raise ValueError("a network learns classes or text, not both: leave out classes or context")
+        raise ValueError("a network learns classes or text, not both: remove classes or context")
     return None if context is None else TextInput(context, width)

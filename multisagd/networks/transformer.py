@@ -1,4 +1,4 @@
-"""A diffusion transformer with rotary positions, one code for grids of any number of dimensions."""
+"""Implement a diffusion transformer with rotary positions, for grids of any number of dimensions."""
 
 from __future__ import annotations
 
@@ -15,37 +15,37 @@ from multisagd.networks.text import CrossAttention, Text, text_input
 
 
 class Transformer(nn.Module):
-    """Diffusion transformer (DiT, 2212.09748) with axial rotary positions, normalised queries and keys, and SwiGLU.
+    """A diffusion transformer (DiT, 2212.09748) with axial rotary positions, normalised queries and keys, and SwiGLU.
 
-    Call it as `network(x, log_snr, condition)`: x (batch, channels, *grid), log_snr (batch,), condition `None` or
-    labels (batch,), where the label `classes` means no class, or text embeddings (batch, tokens, context), where a row
-    of zeros is not a token; it returns (batch, out_channels, *grid) in the dtype of x. Grids may have any size: they
-    are padded to whole patches and cropped back. Positions are relative, so a network runs on sizes that it was not
-    trained on. The output of an untrained network is exactly 0.
+    Call it as `network(x, log_snr, condition)` with x (batch, channels, *grid) and log_snr (batch,). The condition is
+    `None`; or labels (batch,), where the label `classes` means no class; or text embeddings (batch, tokens, context),
+    where a row of zeros is not a token. It returns (batch, out_channels, *grid) in the dtype of x. Grids may have any
+    size: they are padded to whole patches and cropped back. Positions are relative, so a network also runs on sizes
+    that it was not trained on. The output of an untrained network is exactly 0.
 
     A patch of samples is one token, and the cost of attention grows with the square of the number of tokens.
     `Transformer(channels=3, dimensions=2)` has 32,405,388 parameters, and
     `Transformer(channels=1, dimensions=1, patch=4, width=64, depth=2, heads=2, classes=10)` has 169,668.
 
     Args:
-        channels: channels of the example.
+        channels: channels of the data.
         dimensions: grid dimensions, 1 or more.
         patch: samples per patch along each axis, one number or one per axis.
         width: features of a token.
-        depth: blocks of attention and MLP.
-        heads: attention heads; they must divide the width, and leave each at least two features per axis.
+        depth: number of blocks of attention and MLP.
+        heads: number of attention heads; it must divide the width, and leave at least two features per head and axis.
         classes: number of classes, or `None` for a network without classes.
         dropout: probability of dropping a feature at the end of each branch.
         attention: attention backend, "sdpa" or "xformers".
         strict: raise, instead of falling back to "sdpa", if the backend does not work.
-        rotary_base: the slowest positions turn by 1 / base radians per token: 100 suits axes of up to a few hundred
-            tokens, 10,000 axes of many thousands, such as raw audio.
+        rotary_base: the slowest pair of features rotates by about 1 / base radians per token. 100 suits axes of up to a
+            few hundred tokens, and 10,000 axes of many thousands, such as raw audio.
         out_channels: channels of the output; `channels` by default.
         context: width of text embeddings, or `None` for a network without text; classes and text exclude each other.
 
     Raises:
-        ValueError: for an impossible architecture; from `forward`, for inputs with an invalid shape or label.
-        RuntimeError: with `strict`, if the attention backend does not work.
+        ValueError: If the architecture is impossible; from `forward`, if an input has an invalid shape or label.
+        RuntimeError: If `strict` is true and the attention backend does not work.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class Transformer(nn.Module):
         self.head = zero(nn.Linear(width, self.out_channels * samples))
         rotary_positions(
             [1] * dimensions, self.head_width
-        )  # raises now, not at the first step, if heads are too narrow
+        )  # raises here, not at the first step, if heads are too narrow
 
     def forward(self, x: Tensor, log_snr: Tensor, condition: Tensor | None = None) -> Tensor:
         """Return the prediction (batch, out_channels, *grid) at log-SNRs (batch,); see the class for the arguments."""
@@ -103,10 +103,10 @@ class Transformer(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and MLP, each scaled, shifted and gated by the embedding: (batch, tokens, width) -> the same.
+    """Apply attention and an MLP, each scaled, shifted and gated by the embedding: (batch, tokens, width) -> the same.
 
-    All modulations start at zero (adaLN-Zero, 2212.09748, section 3.2), gates included, so at first the block is the
-    identity. The MLP is SwiGLU (2002.05202) with as many parameters as a plain one of four times the width. With a
+    All modulations, gates included, start at zero (adaLN-Zero, 2212.09748, section 3.2), so at first the block is the
+    identity. The MLP is SwiGLU (2002.05202) with as many parameters as a plain MLP of four times the width. With a
     `context`, the width of text embeddings, attention to the text comes between the two (as in PixArt-α, 2310.00426).
     """
 
@@ -146,11 +146,9 @@ def modulate(tokens: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
 
 
 def patchify(x: Tensor, patch: Sequence[int]) -> Tensor:
-    """Cut features on a grid into patches, the last axis fastest.
+    """Cut features into patches: (batch, channels, *grid) -> (batch, tokens, channels * samples).
 
-    (batch, channels, *grid) -> (batch, tokens, channels * samples).
-
-    Every axis must be a whole number of patches long.
+    The last axis varies fastest. Every axis must be a whole number of patches long.
     """
     axes = len(patch)
     for axis, size in enumerate(patch):

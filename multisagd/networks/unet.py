@@ -1,4 +1,4 @@
-"""A convolutional U-Net with adaptive norm, one code for grids of one, two and three dimensions."""
+"""Implement a convolutional U-Net with adaptive norm, for grids of one, two and three dimensions."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ from multisagd.networks.text import CrossAttention, Text, text_input
 
 
 class UNet(nn.Module):
-    """U-Net in the line of ADM (2105.05233), EDM (2206.00364) and simple diffusion (2301.11093).
+    """A U-Net in the line of ADM (2105.05233), EDM (2206.00364) and simple diffusion (2301.11093).
 
-    Call it as `network(x, log_snr, condition)`: x (batch, channels, *grid), log_snr (batch,), condition `None` or
-    labels (batch,), where the label `classes` means no class, or text embeddings (batch, tokens, context), where a row
-    of zeros is not a token; it returns (batch, out_channels, *grid) in the dtype of x. Grids may have any size: they
-    are padded to the network's stride, 2 to the power of (levels - 1), and cropped back. The output of an untrained
-    network is exactly 0.
+    Call it as `network(x, log_snr, condition)` with x (batch, channels, *grid) and log_snr (batch,). The condition is
+    `None`; or labels (batch,), where the label `classes` means no class; or text embeddings (batch, tokens, context),
+    where a row of zeros is not a token. It returns (batch, out_channels, *grid) in the dtype of x. Grids may have any
+    size: they are padded to the network's stride, 2 to the power of (levels - 1), and cropped back. The output of an
+    untrained network is exactly 0.
 
-    A level has `blocks` residual blocks on its way down and as many on its way up, and `width * multiplier` channels.
-    Levels change at the coarser of the two resolutions, where convolutions are cheap. With the default width,
-    `UNet(channels=1, dimensions=2)` has 961,281 parameters and `UNet(channels=3, dimensions=2, classes=10)` has
+    A level has `blocks` residual blocks on the way down and as many on the way up, and `width * multiplier` channels.
+    The number of channels changes at the coarser of two resolutions, where convolutions are cheap. With the default
+    width, `UNet(channels=1, dimensions=2)` has 961,281 parameters and `UNet(channels=3, dimensions=2, classes=10)` has
     963,843.
 
     Args:
-        channels: channels of the example.
+        channels: channels of the data.
         dimensions: grid dimensions, 1 to 3.
         width: channels at the finest level.
         multipliers: channels at each level, finest first, as multiples of the width.
         blocks: residual blocks per level and direction.
-        attention_levels: levels with self-attention, 0 the finest; the coarsest by default. Its cost grows with the
-            square of the number of samples at that level. `()` gives a purely convolutional network.
-        heads: attention heads; they must divide the channels of every level with attention.
+        attention_levels: indices of the levels with self-attention, where 0 is the finest; the coarsest by default. The
+            cost grows with the square of the number of samples at a level. `()` gives a purely convolutional network.
+        heads: number of attention heads; it must divide the channels of every level with attention.
         classes: number of classes, or `None` for a network without classes.
         dropout: probability of dropping a feature inside residual blocks.
         attention: attention backend, "sdpa" or "xformers".
@@ -46,8 +46,8 @@ class UNet(nn.Module):
         context: width of text embeddings, or `None` for a network without text; classes and text exclude each other.
 
     Raises:
-        ValueError: for an impossible architecture; from `forward`, for inputs with an invalid shape or label.
-        RuntimeError: with `strict`, if the attention backend does not work.
+        ValueError: If the architecture is impossible; from `forward`, if an input has an invalid shape or label.
+        RuntimeError: If `strict` is true and the attention backend does not work.
     """
 
     def __init__(
@@ -117,15 +117,15 @@ class UNet(nn.Module):
             hidden = coarsen(hidden)
         hidden = self.bottom(hidden, embedding, text)
         for stage, refine, skip in reversed(list(zip(self.up, self.refine, self.skip, strict=True))):
-            # The sum of two 1x1 convolutions is one over the concatenated features, but features from below are
-            # convolved before upsampling, with 2^dimensions times fewer samples.
+            # The sum of two 1x1 convolutions equals one convolution of the concatenated features, but features from
+            # below are convolved before upsampling, with 2^dimensions times fewer samples.
             hidden = skip(skips.pop()) + F.interpolate(refine(hidden), scale_factor=2.0, mode="nearest")
             hidden = stage(hidden, embedding, text)
         return crop(self.head(F.silu(self.head_norm(hidden))), x.shape[2:]).to(x.dtype)
 
 
 class Stage(nn.ModuleList):
-    """Blocks one after the other, all with the same embedding and text."""
+    """Apply blocks in sequence, all with the same embedding and text."""
 
     def forward(self, x: Tensor, embedding: Tensor, text: Text | None = None) -> Tensor:
         """Return the output of the last block, features `(batch, out_channels, *grid)`."""
@@ -135,7 +135,7 @@ class Stage(nn.ModuleList):
 
 
 class Block(nn.Module):
-    """Residual block with scale and shift from the embedding, then self-attention unless `heads` is 0.
+    """Apply a residual block with scale and shift from the embedding, then self-attention unless `heads` is 0.
 
     Takes (batch, channels, *grid) and (batch, embedding), and returns (batch, channels, *grid). With a `context`, the
     width of text embeddings, attention to the text follows. All branches end in zeros, so that at first the block is

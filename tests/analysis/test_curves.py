@@ -162,7 +162,7 @@ def test_profiles_and_merge_refuse_impossible_data() -> None:
     assert_refused(
         ("different grids", lambda: DataStatistics.merge([statistics, other])),
         ("no statistics", lambda: DataStatistics.merge([])),
-        ("at least two data", lambda: measure_profiles([torch.randn(1, 1, 8)], statistics)),
+        ("at least two examples", lambda: measure_profiles([torch.randn(1, 1, 8)], statistics)),
         ("four frequencies", lambda: fit_power_law(curve)),
         ("no errors", curve.confidence),
     )

@@ -143,7 +143,7 @@ def test_design_refuses_impossible_settings() -> None:
     process, few = process_of(statistics), DesignedSteps((-9.0, 12.0), "w2", "", 0.0)
     assert_refused(
         ("at least one step", lambda: design_schedule(statistics, process, 0)),
-        ("ends that rise", lambda: design_schedule(statistics, process, 3, ends=(2.0, 1.0))),
+        ("increasing ends", lambda: design_schedule(statistics, process, 3, ends=(2.0, 1.0))),
         ("choose w2, kl, l1", lambda: design_schedule(statistics, process, 3, "w3")),
         ("candidates", lambda: trajectory_regular(statistics, process, 50, candidates=40)),
         ("design steps between its ends", lambda: few.times(ms.KarrasSchedule(sigma_min=0.01))),

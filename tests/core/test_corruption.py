@@ -138,7 +138,7 @@ def test_corruption_and_its_estimate_refuse_what_makes_no_sense() -> None:
             Corruption(ms.Flat(), grid, level)
     with pytest.raises(ValueError, match="deviation or bins"):
         Corruption(ms.Flat(), grid, 1.0, "decibels")
-    with pytest.raises(ValueError, match="nothing to leave out"):
+    with pytest.raises(ValueError, match="nothing to omit"):
         Outside(Band(0.6, 0.7)).power(grid)
     with pytest.raises(ValueError, match="no corruption is visible"):
         estimate_corruption(measured(IMAGE, 2000, 7000), measured(IMAGE, 2000, 0))

@@ -207,7 +207,7 @@ def test_denoiser_refuses_unknown_options():
         ({"prediction": "score"}, "choose x0, noise, v or flow"),
         ({"prediction": "epsilon"}, "choose x0, noise, v or flow"),
         ({"preconditioning": "edm"}, "choose none, karras or spectral"),
-        ({"preconditioning": "karras", "prediction": "v"}, "leave out prediction"),
+        ({"preconditioning": "karras", "prediction": "v"}, "omit prediction"),
         ({"statistics": constant}, "more than one example"),
     ):
         with pytest.raises(ValueError, match=message):

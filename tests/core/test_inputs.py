@@ -107,10 +107,16 @@ OF_DATA: dict[str, Callable[[torch.Tensor], Any]] = {
     **{name: lambda x, call=call: call(x, 0.5) for name, call in OF_DATA_AND_TIME.items()},
 }
 WRONG_TIMES: list[tuple[Any, str]] = [
-    (torch.tensor([3, 743]), r"times run from 0 to 1 .* got torch.int64: diffusers' timestep i of 1,000 is the time"),
+    (
+        torch.tensor([3, 743]),
+        r"from 0 to 1, got torch.int64: diffusers' timestep i of 1,000 is the time",
+    ),
     (torch.zeros(2, dtype=torch.int32), "got torch.int32"),
     (torch.tensor([True, False]), "got torch.bool"),
-    (torch.tensor([3.0, 743.0]), r"times run from 0 \(the data\) to 1 \(the noise\), got 3 to 743: diffusers'"),
+    (
+        torch.tensor([3.0, 743.0]),
+        r"must lie between 0 \(the data\) and 1 \(the noise\), got 3 to 743: diffusers'",
+    ),
     (torch.tensor([0.5, -1e-3], dtype=torch.float64), "got -0.001 to 0.5"),
     (torch.tensor([0.5, float("nan")]), "got nan"),
     (torch.tensor(1.5), "got 1.5"),
@@ -118,7 +124,7 @@ WRONG_TIMES: list[tuple[Any, str]] = [
     (999.0, "got 999"),
     (float("nan"), "got nan"),
     (np.int64(17), "got 17"),
-    ("noon", "times are numbers from 0 to 1, got 'noon'"),
+    ("noon", "times must be numbers from 0 to 1, got 'noon'"),
 ]
 ONE_TIME: list[Any] = [
     0.25, np.float32(0.25), torch.tensor(0.25, dtype=torch.float16), torch.tensor([0.25]), np.array([0.25, 0.25])
@@ -183,7 +189,7 @@ def test_sampling_refuses_timesteps():
     for times, words in ((torch.tensor([999, 500, 0]), "int64"), (torch.tensor([999.0, 500.0, 0.0]), "got 0 to 999")):
         with pytest.raises(ValueError, match=words):
             ms.sample(ORACLE, ms.DDIM(), SHAPE, 2, SEEDS, times=times)
-    with pytest.raises(ValueError, match="starts at a time in"):
+    with pytest.raises(ValueError, match="must start at a time in"):
         ms.u_turn(ORACLE, ms.DDIM(), X, 500, 2, SEEDS)
     with pytest.raises(ValueError, match="got 500"):
         ms.u_turn_correlation(PROCESS, STATISTICS, 500)
@@ -220,9 +226,9 @@ def test_functions_of_data_refuse_complex_numbers_and_impossible_shapes():
     grid_shape = r"expected \(batch, channels, height, width\), got \(\)"
     numbers = INTEGERS.to(torch.complex64)
     for call, message in (
-        (lambda: COVARIANCE.color(numbers), r"data are real numbers, got torch\.complex64: stack"),
-        (lambda: DENOISER(numbers, 0.5), r"data are real numbers, got torch\.complex64: stack"),
-        (lambda: ORACLE(numbers, 0.5), r"data are real numbers, got torch\.complex64: stack"),
+        (lambda: COVARIANCE.color(numbers), r"data must be real numbers, got torch\.complex64: stack"),
+        (lambda: DENOISER(numbers, 0.5), r"data must be real numbers, got torch\.complex64: stack"),
+        (lambda: ORACLE(numbers, 0.5), r"data must be real numbers, got torch\.complex64: stack"),
         (lambda: PROCESS.noise((0, 1, 4, 5), []), "at least one seed"),
         (lambda: PROCESS.noise((), []), grid_shape),
         (lambda: PROCESS.noise((1, 1, 0, 5), [0]), "'height': size must be a whole number of at least 1, got 0"),
@@ -274,10 +280,10 @@ def test_seeded_functions_take_one_integer_of_any_kind_for_each_item(name):
     for seeds in (range(2), (0, 1), np.arange(2), unsigned, torch.arange(2), [False, True]):
         assert torch.equal(call(seeds), expected), seeds
     for seed in (-1, 2**64, 10**30):
-        with pytest.raises(ValueError, match=rf"a seed is an integer from 0 to 2\^64 - 1, got {seed}"):
+        with pytest.raises(ValueError, match=rf"a seed must be an integer from 0 to 2\^64 - 1, got {seed}"):
             call([seed, 0])
     for seeds in ([0.5, 1.0], 7, ["a", "b"], None):
-        with pytest.raises(ValueError, match="seeds are integers, one for each item of the batch"):
+        with pytest.raises(ValueError, match="seeds must be integers, one for each item of the batch"):
             call(seeds)
     if name != "sample of a covariance":  # which draws as many items as there are seeds
         with pytest.raises(ValueError, match="a batch of 2 needs 2 seeds, got 3"):

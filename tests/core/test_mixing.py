@@ -38,7 +38,7 @@ def test_mixing_refuses_impossible_shares_shapes_and_iterations() -> None:
     assert_refused(
         ("not a fraction of power", lambda: ms.mix_noise(noise, noise, ms.Flat(2.0), grid)),
         ("not a fraction of power", lambda: share_of_power(ms.Exponential(-1.0), grid)),
-        ("one shape", lambda: ms.mix_noise(noise, torch.zeros(1, 7), ms.Flat(), grid)),
+        ("the same shape", lambda: ms.mix_noise(noise, torch.zeros(1, 7), ms.Flat(), grid)),
         ("iterations", lambda: ms.Refinement(ms.LowPass(0.1), iterations=-1)),
     )
 

@@ -257,9 +257,9 @@ def test_restoration_refuses_impossible_settings() -> None:
         ("one seed for each", lambda: finish(denoiser, torch.zeros(2, 2, 16), residual=torch.zeros(2, 9))),
         ("ignores frequencies", lambda: denoiser.loss(x0, t, [0], metric="mahalanobis")),
         ("corrupted data", lambda: denoiser.loss(x0, t, [0], penalty=object())),
-        ("leave out the padding", lambda: ms.ProjectedDenoiser(Affine(), ms.Process(COSINE, padded))),
-        ("leave out the padding", lambda: build(padded)),
-        ("leave out the padding", lambda: ms.NoiseFloor(COSINE, padded, corruption)),
+        ("remove the padding", lambda: ms.ProjectedDenoiser(Affine(), ms.Process(COSINE, padded))),
+        ("remove the padding", lambda: build(padded)),
+        ("remove the padding", lambda: ms.NoiseFloor(COSINE, padded, corruption)),
         ("channels do not share", lambda: build(white, shared, ms.NoiseFloor(COSINE, white, shared))),
         ("no data", lambda: residual_power(denoiser, [])),
     )

@@ -127,7 +127,7 @@ def test_spectral_preconditioning_refuses_impossible_settings() -> None:
     options = {"preconditioning": "spectral"}
     assert_refused(
         ("needs the statistics", lambda: ms.Denoiser(Affine(), process, **options)),
-        ("leave out the padding", lambda: ms.Denoiser(Affine(), padded, statistics=statistics, **options)),
+        ("remove the padding", lambda: ms.Denoiser(Affine(), padded, statistics=statistics, **options)),
         ("whitened metric", lambda: karras.weigh(data(), TIMES, metric="whitened")),
         ("uniform weighting", lambda: spectral.weigh(data(), TIMES, metric="whitened", weighting="min_snr")),
     )

@@ -97,18 +97,21 @@ quiet = changed(save=lambda self, media, path: save(self, 0.1 * media, path))
 
 BROKEN = {
     "global seed": (changed(load=load_with_global_seed), "changed a global random generator"),
-    "unseeded": (changed(load=lambda self, path, seed=None: load(self, path, int(1e9 * anything()))), "same each time"),
+    "unseeded": (
+        changed(load=lambda self, path, seed=None: load(self, path, int(1e9 * anything()))),
+        "same result",
+    ),
     "double": (changed(encode=lambda self, media: encode(self, media).double()), "float32"),
     "shape": (changed(encode=lambda self, media: encode(self, media)[0]), "of shape"),
     "loud": (changed(encode=lambda self, media: encode(self, media) * 1e4), "about"),
     "lossy": (lossy, "the error is"),
     "in place": (changed(decode=lambda self, x0: decode(self, x0.mul_(0.5))), "must not change its argument"),
-    "NaN": (changed(decode=lambda self, x0: decode(self, x0.nan_to_num())), "decode of a tensor with NaN raises"),
+    "NaN": (changed(decode=lambda self, x0: decode(self, x0.nan_to_num())), "decode of a tensor with NaN must raise"),
     "not saved": (changed(save=lambda self, media, path: None), "the file is missing"),
     "quiet": (quiet, "what save wrote.* to 0.3 of its size, but the error is 0.9"),
     "reversed": (changed(save=lambda self, media, path: save(self, media.flip(0), path)), "what save wrote"),
     "no refusal": (changed(load=load_anything), "but nothing was raised"),
-    "float mask": (changed(mask=lambda self, media: torch.ones(1, self.samples)), "mask returns None or bool"),
+    "float mask": (changed(mask=lambda self, media: torch.ones(1, self.samples)), "mask must return None or bool"),
     "mask shape": (
         changed(Stereo, mask=lambda self, media: torch.ones(3, self.samples, dtype=torch.bool)),
         r"bool of shape \(1, \d+\), or \(2, \d+\) if channels differ, got torch.bool \(3",
@@ -117,8 +120,8 @@ BROKEN = {
         changed(grid=lambda self: Grid((Axis("time", self.samples, anything() + 0.1, "s"),))),
         "same grid at every call",
     ),
-    "name of the file": (changed(load=load_by_name), "a copy of the file gives a different example"),
-    "suffix": (changed(suffixes=("TXT",)), "suffixes is a tuple of lower-case endings"),
+    "name of the file": (changed(load=load_by_name), "a copy of the file gives a different result"),
+    "suffix": (changed(suffixes=("TXT",)), "suffixes must be a tuple of lower-case endings"),
     "no modality": (object(), "inherit from"),
 }
 

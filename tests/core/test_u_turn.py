@@ -80,5 +80,5 @@ def test_u_turn_of_an_item_depends_on_its_own_seed():
     alone, other = (ms.u_turn(denoiser, sampler, x0[2:3], 0.5, 5, [seed]) for seed in (5, 6))
     torch.testing.assert_close(batch[2:3], alone)
     assert float((other - alone).abs().max()) > 0.01
-    with pytest.raises(ValueError, match="starts at a time"):
+    with pytest.raises(ValueError, match="must start at a time"):
         ms.u_turn(denoiser, ms.DDIM(), x0[:1], 1.5, 5, [1])

@@ -192,9 +192,9 @@ def test_it_compiles_without_a_break() -> None:
         ({"dimensions": 1}, "UNet2DModel is for 2 grid dimensions, but the data have 1: choose UNet1DModel"),
         ({"dimensions": 4}, "the data have 4: use a network of multisagd.networks"),
         ({"options": {"width": 8}}, "UNet2DModel has no option 'width'; it has sample_size, in_channels"),
-        ({"options": {"in_channels": 4}}, "options say channels of 4 in and 3 out, and the data have 3"),
-        ({"options": {"class_embed_type": "timestep"}}, "class_embed_type='timestep' asks for a condition"),
-        ({"context": 8}, "UNet2DModel does not support texts: leave out text=encoder"),
+        ({"options": {"in_channels": 4}}, "options set 4 in and 3 out channels, but the data have 3"),
+        ({"options": {"class_embed_type": "timestep"}}, "class_embed_type='timestep' requires a condition"),
+        ({"context": 8}, "UNet2DModel does not support text: remove text=encoder"),
         ({"name": "UNet2DConditionModel", "context": 8, "classes": 2}, "a network learns classes or text, not both"),
         (
             {"name": "UNet2DConditionModel", "context": 8, "options": {"cross_attention_dim": 9}},
@@ -202,12 +202,12 @@ def test_it_compiles_without_a_break() -> None:
         ),
         (
             {"options": {"num_class_embeds": 5}, "classes": 5},
-            "num_class_embeds=5 are 4 classes and that of none, and the data have 5",
+            "num_class_embeds=5 is 4 classes plus the null class, but the data have 5",
         ),
-        ({"name": "UNet1DModel", "dimensions": 1, "classes": 3}, "UNet1DModel learns no classes"),
+        ({"name": "UNet1DModel", "dimensions": 1, "classes": 3}, "UNet1DModel does not support classes"),
         ({"options": {"time_embedding_type": "fourier"}}, "time_embedding_type='fourier' takes whole timesteps only"),
         ({"options": {"time_embedding_type": "learned"}}, "time_embedding_type='learned' takes whole timesteps only"),
-        ({"name": "UNet2DConditionModel", "options": {"encoder_hid_dim": 8}}, "encoder_hid_dim=8 asks for a condition"),
+        ({"name": "UNet2DConditionModel", "options": {"encoder_hid_dim": 8}}, "encoder_hid_dim=8 requires a condition"),
         (
             {"name": "UNet2DConditionModel", "options": {"cross_attention_dim": [8, 8, 8]}},
             r"cross_attention_dim=\[8, 8, 8\] must be one number here",

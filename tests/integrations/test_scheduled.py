@@ -233,7 +233,7 @@ def test_next_to_no_noise_is_taken_as_the_least_that_the_denoiser_knows(name, ki
 def test_noise_is_not_asked_for_where_the_scheduler_would_divide_by_nothing():
     scheduler = diffusers.DDIMScheduler(rescale_betas_zero_snr=True, timestep_spacing="trailing")
     scheduler.set_timesteps(3)
-    with pytest.raises(ValueError, match="DDIMScheduler asks for the noise where the factor of the sample is zero"):
+    with pytest.raises(ValueError, match="DDIMScheduler expects the noise where the factor of the sample is zero"):
         ScheduledDenoiser(DENOISER, scheduler)(random(1, 1, 16, 16), scheduler.timesteps[0])
     scheduler.register_to_config(prediction_type="v_prediction")
     assert ScheduledDenoiser(DENOISER, scheduler)(random(1, 1, 16, 16), scheduler.timesteps[0]).sample.isfinite().all()

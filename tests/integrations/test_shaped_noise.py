@@ -64,7 +64,7 @@ def test_of_several_generators_each_draws_one_item():
     noise = shaped.noise(shape, [seeded(i) for i in range(3)])
     for i, item in enumerate(noise):
         assert torch.allclose(item[None], shaped.noise((1, 2, 8, 8), seeded(i)), atol=1e-6)
-    with pytest.raises(ValueError, match="a batch of 3 takes one generator or 3, got 2"):
+    with pytest.raises(ValueError, match="a batch of 3 needs one generator or 3, got 2"):
         shaped.noise(shape, [seeded(0), seeded(1)])
 
 
@@ -242,15 +242,15 @@ def test_a_covariance_brings_its_grid():
     assert torch.equal(
         ShapedNoise(cov).noise((2, 1, 6, 9), seeded()), cov.color(torch.randn(2, 1, 6, 9, generator=seeded()))
     )
-    with pytest.raises(ValueError, match="leave out axes and grid"):
+    with pytest.raises(ValueError, match="remove axes and grid"):
         ShapedNoise(cov, axes=("y", "x"))
 
 
 def test_what_does_not_fit_is_refused():
     grid = ms.Grid.of(time=8)
-    with pytest.raises(ValueError, match="leave out the padding"):
+    with pytest.raises(ValueError, match="remove the padding"):
         ShapedNoise(ms.PaddedCovariance(ms.PowerLaw(-1.0), grid, {"time": 2}))
-    with pytest.raises(ValueError, match="a grid names its axes"):
+    with pytest.raises(ValueError, match="a grid already names its axes"):
         ShapedNoise(ms.Flat(), ("time",), grid)
     with pytest.raises(ValueError, match=r"\(batch, channels, height, width\), got shape \(2, 3, 8\)"):
         ShapedNoise(ms.PowerLaw(-1.0)).noise((2, 3, 8))
