@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from multisagd.grid import Grid
 from multisagd.inputs import as_data
 from multisagd.recent import Recent
-from multisagd.seeds import generator_seed, one_each
+from multisagd.seeds import checked_seeds, generator_seed
 from multisagd.spectrum import SUPPORT_THRESHOLD, Spectrum, even_power
 from multisagd.uncompiled import uncompiled
 
@@ -78,7 +78,7 @@ class SpectralCovariance(nn.Module):
         Raises:
             ValueError: If there are no seeds, or a seed is not an integer in that range.
         """
-        seeds = [generator_seed(seed) for seed in one_each(seeds)]
+        seeds = [generator_seed(seed) for seed in checked_seeds(seeds)]
         if not seeds:
             raise ValueError("sample needs at least one seed: one per item of the batch")
         leading = (channels,) if isinstance(channels, int) else tuple(channels)

@@ -10,7 +10,7 @@ from torch import Tensor
 from multisagd.covariance import SpectralCovariance, filter_grid
 from multisagd.inputs import as_data
 from multisagd.restoration import RestoringDenoiser
-from multisagd.seeds import derive, derive_many, one_each
+from multisagd.seeds import checked_seeds, derive, derive_many
 from multisagd.spectrum import Flat
 
 
@@ -70,6 +70,8 @@ def finish(
     if seeds is None or len(seeds) != len(x):
         raise ValueError(f"a sample of the band needs one seed for each of {len(x)} items")
     white = (
-        SpectralCovariance(Flat(), grid).sample([derive(seed, "finish") for seed in one_each(seeds)], x.shape[1]).to(x)
+        SpectralCovariance(Flat(), grid)
+        .sample([derive(seed, "finish") for seed in checked_seeds(seeds)], x.shape[1])
+        .to(x)
     )
     return finished + filter_grid(white, residual.sqrt().to(white), grid.dimensions)

@@ -19,7 +19,7 @@ from torch import Tensor
 from multisagd.covariance import SpectralCovariance, filter_grid
 from multisagd.inputs import as_data
 from multisagd.measurement import Filtered, Measurement
-from multisagd.seeds import derive, one_each
+from multisagd.seeds import checked_seeds, derive
 from multisagd.spectrum import Flat
 from multisagd.statistics import DataStatistics
 
@@ -52,7 +52,7 @@ class GaussianPosterior:
         Raises:
             ValueError: If there is not one seed per item.
         """
-        y, seeds = as_data(y), one_each(seeds, len(y))
+        y, seeds = as_data(y), checked_seeds(seeds, len(y))
         grid = self.measurement.grid
         chosen, again = ([derive(seed, f"posterior/{what}") for seed in seeds] for what in ("datum", "noise"))
         power, mean = self.statistics.power_on(grid.shape).to(y), self.statistics.mean_on(grid.shape).to(y)

@@ -33,7 +33,7 @@ from multisagd.process import Process
 from multisagd.pullback import estimate_and_pullback
 from multisagd.sampling import AnyDenoiser
 from multisagd.schedule import Schedule
-from multisagd.seeds import derive, one_each
+from multisagd.seeds import checked_seeds, derive
 from multisagd.spectrum import Flat
 from multisagd.statistics import DataStatistics
 
@@ -133,7 +133,7 @@ def _check(process: Process, x0: Tensor, steps: int, seeds: Sequence[int], probe
     if steps < 1 or (probes is not None and probes < 1):
         raise ValueError(f"a likelihood needs at least one step and one probe, got {steps} and {probes}")
     if probes is not None:
-        one_each(seeds, len(x0))
+        checked_seeds(seeds, len(x0))
     if isinstance(process.covariance, PaddedCovariance):
         raise ValueError("noise drawn on a padded grid has no determinant in closed form: remove the padding")
     if process.modulation is not None:

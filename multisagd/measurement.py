@@ -23,7 +23,7 @@ from torch import Tensor
 from multisagd.covariance import SpectralCovariance, filter_grid, from_half_spectrum, to_half_spectrum
 from multisagd.grid import Grid
 from multisagd.inputs import as_data
-from multisagd.seeds import one_each
+from multisagd.seeds import checked_seeds
 from multisagd.spectrum import Flat, Spectrum, even_power
 
 
@@ -61,7 +61,7 @@ class Measurement:
             raise ValueError(f"the noise of a measurement must be at least 0, got {noise}")
         y = self.apply(x0)
         white = SpectralCovariance(Flat(), self.grid).to(y.device, torch.promote_types(y.dtype, torch.float32))
-        drawn = white.sample(one_each(seeds, len(x0)), channels=y.shape[1], grid_shape=y.shape[2:])
+        drawn = white.sample(checked_seeds(seeds, len(x0)), channels=y.shape[1], grid_shape=y.shape[2:])
         return y + noise * self.restrict(drawn).to(y.dtype)
 
 

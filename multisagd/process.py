@@ -21,7 +21,7 @@ from multisagd.covariance import SpectralCovariance, from_half_spectrum, to_half
 from multisagd.grid import Grid
 from multisagd.inputs import as_times
 from multisagd.schedule import Schedule
-from multisagd.seeds import one_each
+from multisagd.seeds import checked_seeds
 
 Quantity = Literal["x0", "noise", "v", "flow", "score"]
 
@@ -102,7 +102,7 @@ class Process(nn.Module):
         if len(shape) < self.grid.dimensions + 2:
             raise ValueError(f"expected (batch, channels, {', '.join(self.grid.names)}), got {tuple(shape)}")
         split = len(shape) - self.grid.dimensions
-        seeds = one_each(seeds, shape[0])
+        seeds = checked_seeds(seeds, shape[0])
         return self.covariance.sample(seeds, channels=tuple(shape[1:split]), grid_shape=tuple(shape[split:]))
 
     def add_noise(self, x0: Tensor, t: Tensor | float, noise: Tensor) -> Tensor:

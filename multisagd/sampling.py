@@ -12,7 +12,7 @@ from multisagd.inputs import as_data, as_times
 from multisagd.process import Process
 from multisagd.samplers import Model, Point, Sampler, SamplerState
 from multisagd.schedule import Schedule
-from multisagd.seeds import derive, one_each
+from multisagd.seeds import checked_seeds, derive
 
 Spacing = Literal["time", "log_snr", "karras"]
 
@@ -85,7 +85,7 @@ def sample(
             same (clamped) log-SNR.
     """
     process = denoiser.process
-    seeds = one_each(seeds, *shape[:1])
+    seeds = checked_seeds(seeds, *shape[:1])
     times = time_steps(process.schedule, steps, spacing) if times is None else as_times(times).to("cpu", torch.float64)
     if len(times) < 2 or not bool((times[1:] < times[:-1]).all()):
         raise ValueError("sampling needs at least two descending times")

@@ -26,7 +26,7 @@ def derive_many(seed: int, stream: str, step: int, slots: Iterable[int]) -> list
     return [derive(seed, stream, step, slot) for slot in slots]
 
 
-def one_each(seeds: Sequence[int], count: int | None = None) -> list[int]:
+def checked_seeds(seeds: Sequence[int], count: int | None = None) -> list[int]:
     """Check that there is one seed for each of `count` items, and return the seeds as Python integers.
 
     Seeds may be a list, a range, or an array or tensor of integers. If `count` is None, any number is accepted.

@@ -15,7 +15,7 @@ from multisagd.inputs import as_data
 from multisagd.process import Process
 from multisagd.samplers import Sampler
 from multisagd.sampling import AnyDenoiser, Callback, Spacing, sample, time_steps
-from multisagd.seeds import derive, one_each
+from multisagd.seeds import checked_seeds, derive
 from multisagd.statistics import DataStatistics
 
 
@@ -40,7 +40,7 @@ def u_turn(
     """
     process, x0 = denoiser.process, as_data(x0)
     times = time_steps(process.schedule, steps, spacing, time)
-    up = process.noise(x0.shape, [derive(seed, "u-turn") for seed in one_each(seeds, len(x0))]).to(x0)
+    up = process.noise(x0.shape, [derive(seed, "u-turn") for seed in checked_seeds(seeds, len(x0))]).to(x0)
     noised = process.add_noise(x0, times[:1], up)
     return sample(
         denoiser, sampler, x0.shape, steps, seeds, condition, times=times, initial=noised, callback=callback

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from multisagd.inputs import as_data
 from multisagd.process import Process
 from multisagd.sampling import AnyDenoiser
-from multisagd.seeds import derive, one_each
+from multisagd.seeds import checked_seeds, derive
 
 
 class KarrasDenoiser(nn.Module):
@@ -89,7 +89,7 @@ class KarrasDenoiser(nn.Module):
         Raises:
             ValueError: If there is not one seed per item; raised when the sampler is called.
         """
-        calls, seeds = count(), one_each(seeds)
+        calls, seeds = count(), checked_seeds(seeds)
 
         def sampler(sigma: Any, sigma_next: Any) -> Tensor:
             call = next(calls)
