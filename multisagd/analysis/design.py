@@ -139,7 +139,7 @@ def spectral_ends(statistics: DataStatistics, process: Process, share: float = 0
     return max(math.log(share / float(with_mean.max())), limits[0]), min(-math.log(share * quiet), limits[1])
 
 
-def on_fewer_frequencies(statistics: DataStatistics, maximum: int) -> DataStatistics:
+def on_smaller_grid(statistics: DataStatistics, maximum: int) -> DataStatistics:
     """Average the statistics over channels and reduce them to a smaller grid of the same spacing, for a faster design.
 
     The range of frequencies and the distribution at each frequency stay; only periods longer than the smaller grid are

@@ -117,5 +117,5 @@ def recommend_noise(example: Example, process: Process, steps: int) -> Recommend
 
 
 def _small(example: Example, process: Process) -> tuple[DataStatistics, Process]:
-    statistics = design.on_fewer_frequencies(example.statistics, MAX_FREQUENCIES)
+    statistics = design.on_smaller_grid(example.statistics, MAX_FREQUENCIES)
     return statistics, Process(process.schedule, SpectralCovariance(process.covariance.spectrum, statistics.grid))

@@ -15,7 +15,7 @@ from multisagd.analysis.design import (
     DesignedSteps,
     design_schedule,
     objective_value,
-    on_fewer_frequencies,
+    on_smaller_grid,
     spectral_ends,
 )
 from multisagd.analysis.transfer import transfer_function
@@ -199,7 +199,7 @@ def test_on_fewer_frequencies_keeps_the_power_at_those_that_stay() -> None:
     grid = ms.Grid.of(height=128, width=96)
     power = ms.PowerLaw(-1.0, corner=0.05).power(grid)
     statistics = ms.DataStatistics(torch.full((2, 128, 96), 0.3).double(), torch.stack([power, 3 * power]), grid, 1)
-    fewer = on_fewer_frequencies(statistics, 4096)
+    fewer = on_smaller_grid(statistics, 4096)
     assert fewer.grid.shape == (64, 48)
     torch.testing.assert_close(fewer.power[0, :32, :24], 2 * power[:64:2, :48:2])
     torch.testing.assert_close(fewer.mean, torch.full((1, 64, 48), 0.3).double())
