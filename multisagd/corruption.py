@@ -76,7 +76,7 @@ class Corruption:
         The file contains the spectrum only; the caller says whether channels share the corruption (`shared`).
 
         Raises:
-            OSError: if the file cannot be read.
+            OSError: If the file cannot be read.
             ValueError: If it is not a corruption file, has a different format version, or has other axes.
         """
         check_file(path)

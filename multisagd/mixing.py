@@ -105,9 +105,9 @@ def sample_refined(
     later = time_steps(process.schedule, steps, spacing, float(start))
     for iteration in range(refinement.iterations):
         fresh, low = ([derive(int(seed), stream, iteration) for seed in seeds] for stream in ("refine", "refine/low"))
-        noised = process.add_noise(x0, later[:1], process.noise(shape, low).to(x0))
+        noisy = process.add_noise(x0, later[:1], process.noise(shape, low).to(x0))
         other = process.add_noise(torch.zeros_like(x0), later[:1], process.noise(shape, fresh).to(x0))
-        initial = mix_noise(noised, other, refinement.low_pass, process.grid)
+        initial = mix_noise(noisy, other, refinement.low_pass, process.grid)
         x0 = sample(
             denoiser, sampler, shape, steps, fresh, condition, times=later, initial=initial, callback=callback
         )  # fmt: skip

@@ -185,7 +185,7 @@ class TwoBand(Radial):
 class Rings(Spectrum):
     """Power given by rings: `levels[0]` at zero frequency, the others in rings of equal width up to the corner.
 
-    The rings are those of `Grid.bands`, in cycles per sample of every axis. Designed spectra use them.
+    For the rings see `Grid.bands`; their edges are in cycles per sample of every axis. Designed spectra use them.
 
     Raises:
         ValueError: If there are fewer than two levels, a level is negative or not finite, or all are zero.

@@ -217,7 +217,7 @@ class Euler:
 class Heun(Euler):
     """Take Heun's second-order steps: an Euler step, then the mean of the slopes at both ends.
 
-    (arXiv 2206.00364, Algorithms 1 and 2.) Each step needs two estimates, except for the last, which is an Euler step.
+    See arXiv 2206.00364, Algorithms 1 and 2. Each step needs two estimates, except the last, which is an Euler step.
     """
 
     def step(self, state: SamplerState, then: Point, model: Model, noise: Tensor | None) -> SamplerState:

@@ -41,9 +41,9 @@ def u_turn(
     process, x0 = denoiser.process, as_data(x0)
     times = time_steps(process.schedule, steps, spacing, time)
     up = process.noise(x0.shape, [derive(seed, "u-turn") for seed in checked_seeds(seeds, len(x0))]).to(x0)
-    noised = process.add_noise(x0, times[:1], up)
+    noisy = process.add_noise(x0, times[:1], up)
     return sample(
-        denoiser, sampler, x0.shape, steps, seeds, condition, times=times, initial=noised, callback=callback
+        denoiser, sampler, x0.shape, steps, seeds, condition, times=times, initial=noisy, callback=callback
     )  # fmt: skip
 
 

@@ -80,7 +80,7 @@ class DesignedSteps:
         """Return the descending times `(steps + 1,)` at which a schedule has these log-SNRs, for `sample`.
 
         Raises:
-            ValueError: if the schedule does not reach them.
+            ValueError: If the schedule does not reach these log-SNRs.
         """
         designed = torch.tensor(self.log_snrs, dtype=torch.float64, device="cpu")
         times = schedule.time(designed)

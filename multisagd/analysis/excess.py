@@ -55,7 +55,7 @@ def estimate_corruption(
 
     Raises:
         NoExcessError: If there is no such excess.
-        ValueError: if the grids differ, or a power law cannot be fitted.
+        ValueError: If the grids differ, or a power law cannot be fitted.
     """
     if clean is not None and data.grid != clean.grid:
         raise ValueError(f"data on a grid of shape {data.grid.shape} cannot be compared with {clean.grid.shape}")
@@ -97,7 +97,7 @@ def measured_corruption(excess: Tensor, grid: Grid) -> Corruption:
     """Return the corruption that has this power `(*half_shape,)` on a grid.
 
     Raises:
-        NoExcessError: if it is zero everywhere.
+        NoExcessError: If the power is zero everywhere.
     """
     if not bool((excess > 0).any()):
         raise NoExcessError("no frequency has more power than expected: no corruption is visible in the spectrum")

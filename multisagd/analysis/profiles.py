@@ -124,7 +124,7 @@ def measure_profiles(
     Power is averaged over channels, `(points,)`, in squared units of the data.
 
     `batches` are those given to `DataStatistics.measure`; the power is about the mean of the statistics. Padding leaks
-    into the power of single examples: with padding, the curves are those of the statistics, and only their relative
+    into the power of single examples: with padding, the curves come from the statistics, and only their relative
     errors come from single examples.
 
     Raises:

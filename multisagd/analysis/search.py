@@ -94,7 +94,7 @@ def minimise(value: Callable[[Tensor], Tensor], starts: Sequence[Tensor], method
     The logarithm is minimised, because its gradient does not vanish with the error.
 
     Raises:
-        ValueError: if the function is not finite at any start.
+        ValueError: If the function is not finite at any start.
     """
 
     def function(point: np.ndarray) -> tuple[float, np.ndarray]:

@@ -63,7 +63,7 @@ class DiffusersNetwork(nn.Module):
 
     Raises:
         ImportError: If diffusers is not installed.
-        ValueError: If the class or an option is unknown, the dimensions are not those of the class, or the class does
+        ValueError: If the class or an option is unknown, the dimensions do not match the class, or the class does
             not support the condition; from `forward`, if an input has an invalid shape or label.
     """
 

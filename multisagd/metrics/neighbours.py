@@ -1,4 +1,4 @@
-"""Test whether a model repeats its training data: compare distances to training examples with those of held-out data.
+"""Test whether a model repeats its training data: whether samples are nearer to it than held-out data are.
 
 Samples of a model that has learned the distribution are as far from the training examples as new data. Repeated
 training examples are nearer. Metrics that compare sets do not detect this: copies of training examples score like real

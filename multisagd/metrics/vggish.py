@@ -44,24 +44,24 @@ class VGGish(nn.Module):
 
 
 @torch.no_grad()
-def vggish_features(network: nn.Module, sound: Tensor, rate: int) -> Tensor:
+def vggish_features(network: nn.Module, waveform: Tensor, rate: int) -> Tensor:
     """Return the mean features `(128,)` of a recording `(channels, samples)`; short ones are padded with silence."""
     with importing("torchaudio", "vggish"):
         from torchaudio.functional import resample
     device = next(network.parameters()).device
-    pieces = log_mel(resample(sound.float().mean(0), rate, RATE))
+    pieces = log_mel(resample(waveform.float().mean(0), rate, RATE))
     embedding: Tensor = network(pieces[:, None].to(device)).mean(0)
     return embedding.cpu()
 
 
-def log_mel(sound: Tensor) -> Tensor:
+def log_mel(waveform: Tensor) -> Tensor:
     """Return the log-mel spectrogram of a 16 kHz waveform `(samples,)` as patches `(patches, 96, 64)`.
 
     Values are natural logarithms of amplitudes. An incomplete last patch is dropped.
     """
     needed = WINDOW + (FRAMES - 1) * HOP
-    sound = torch.nn.functional.pad(sound, (0, max(0, needed - len(sound))))
-    frames = sound.unfold(0, WINDOW, HOP) * torch.hann_window(WINDOW)
+    waveform = torch.nn.functional.pad(waveform, (0, max(0, needed - len(waveform))))
+    frames = waveform.unfold(0, WINDOW, HOP) * torch.hann_window(WINDOW)
     magnitudes = torch.fft.rfft(frames, TRANSFORM).abs()
     bands = (magnitudes @ mel_bands().T + OFFSET).log()
     whole = len(bands) // FRAMES
