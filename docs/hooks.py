@@ -1,11 +1,11 @@
-"""Hooks of MkDocs that let the pages of this repository be a site as they are.
+"""MkDocs hooks that build a site from the unchanged pages of this repository.
 
 - README is the home page; CONTRIBUTING, CHANGELOG and the list of examples are pages too.
 - Links to other files of the repository lead to pages that show them.
 - The reference lists every public name.
 
-What Markdown means where the repository is read, it means here: comments for the tests are dropped, `<details>` may
-hold Markdown, and code in a table may hold a pipe.
+Markdown has the same meaning as in the repository: comments for the tests are dropped, `<details>` may
+contain Markdown, and code in a table may contain a pipe.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ INCLUDED = {
     "CHANGELOG.md": "changelog.md",
     "examples/README.md": "examples.md",
 }
-"""Pages of the repository's own, by their names on the site."""
+"""Pages from the repository, by their names on the site."""
 SHOWN = {".py": "python", ".yaml": "yaml", ".cff": "yaml", ".toml": "toml", "": "text"}
 """Files that are shown on a page, by suffix, with their language; others are copied."""
 LINK = re.compile(r"(!?\[[^\]]*\]\()([^)\s]+)(\))")
 FENCED = re.compile(r"^ *```.*?^ *```$", re.MULTILINE | re.DOTALL)
 PIPED = re.compile(r"`([^`]*\\\|[^`]*)`")
-"""Code in a table with a pipe in it, which is written with a backslash there; Python-Markdown would show that."""
+"""Code in a table with an escaped pipe; Python-Markdown would show the backslash."""
 NAMES = "<!-- every public name -->"
 
 
@@ -60,7 +60,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Turn links to files of the repository into links to their pages, and fill in what only the site has."""
+    """Turn links to files of the repository into links to their pages, and insert content that only the site has."""
     uri = page.file.src_uri
     if uri.startswith("source/"):
         return markdown
@@ -140,7 +140,7 @@ def shown(path: str) -> str:
 
 
 def names(folder: Path) -> str:
-    """Return a table of the public names of `multisagd`, with the first line about each and a link to the rest."""
+    """Return a table of the public names of `multisagd`, with the first line of each docstring and a link."""
     pages = {
         module: page.name
         for page in folder.glob("*.md")

@@ -1,4 +1,4 @@
-"""Take the pictures of docs/explore.md from the page itself, in a headless Chromium: about a minute on two CPU cores.
+"""Take the screenshots of docs/explore.md from the page itself, in headless Chromium: about a minute on two CPU cores.
 
 python docs/make_explorer_pictures.py       # docs/images/explore-image.png, explore-audio.png and explore-video.png
 """
@@ -23,7 +23,7 @@ WIDTH = 1280
 PATIENCE = 60.0
 SCALE = 0.7
 COLOURS = 256
-"""Colours of a picture: pages of noise do not compress."""
+"""Number of colours of a screenshot: images of noise do not compress."""
 
 sys.path.insert(0, str(ROOT / "tests"))
 from browser import browser, show_as  # noqa: E402 - the tests' own browser
@@ -36,11 +36,11 @@ def wait(driver: Chrome, medium: str) -> None:
         if time.monotonic() > deadline:
             raise TimeoutError(f"the {medium} was not shown within {PATIENCE:g} s")
         time.sleep(0.1)
-    time.sleep(2)  # pictures are decoded and clips begin to play
+    time.sleep(2)  # images are decoded and clips begin to play
 
 
 def take(driver: Chrome, path: Path, height: int) -> None:
-    """Write the page down to a height in points, downscaled, as a PNG with few colours."""
+    """Save the page down to a height in points, downscaled, as a PNG with few colours."""
     size = {"width": WIDTH, "height": height, "deviceScaleFactor": 1, "mobile": False}
     driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
     time.sleep(1)
@@ -51,7 +51,7 @@ def take(driver: Chrome, path: Path, height: int) -> None:
 
 
 def main() -> None:
-    """Serve the page, and take the pictures."""
+    """Serve the page, and take the screenshots."""
     from recipes.explore import ExploreSettings, serve
 
     with TemporaryDirectory() as folder:

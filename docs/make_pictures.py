@@ -1,4 +1,4 @@
-"""Draw the pictures of the docs: noise of the spectra in `configs/spectrum` as they are, and the losses of runs.
+"""Draw figures of the docs: noise of the spectra in `configs/spectrum`, and the losses of runs.
 
 python docs/make_pictures.py                          # docs/images/video_noise.png and audio_noise.png
 python docs/make_pictures.py runs/clips clips_loss    # the losses of a run, docs/images/clips_loss.png

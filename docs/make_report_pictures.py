@@ -1,9 +1,9 @@
-"""Take the pictures of docs/reports.md from reports of real runs, in a headless Chromium: a minute on two CPU cores.
+"""Take the screenshots of docs/reports.md from reports of real runs, in a headless Chromium: a minute on two CPU cores.
 
 python docs/make_report_pictures.py WHITE SHAPED SOUNDS CLIPS
 
-names the folders of four runs, of which the last two have samples in `sampled`; nothing is written into them. Written
-are docs/images/report-comparison.png, report-process.png, report-audio.png and report-video.png.
+names the folders of four runs, of which the last two have samples in `sampled`; nothing is written to them. The output
+is docs/images/report-comparison.png, report-process.png, report-audio.png and report-video.png.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def take(driver: Chrome, name: str, section: str, height: int, width: int = 1280
     WebDriverWait(driver, PATIENCE).until(lambda driver: driver.execute_script(ready))
     driver.set_script_timeout(PATIENCE)
     driver.execute_async_script("Promise.all([...document.images].map((each) => each.decode())).then(arguments[0])")
-    time.sleep(2)  # what was decoded is painted
+    time.sleep(2)  # media are decoded and painted
     top = 0 if section == "summary" else driver.find_element(By.ID, section).location["y"]
     clip = {"x": 0, "y": top, "width": width, "height": height, "scale": 1}
     shot = driver.execute_cdp_cmd("Page.captureScreenshot", {"clip": clip, "captureBeyondViewport": True})
@@ -59,7 +59,7 @@ def take(driver: Chrome, name: str, section: str, height: int, width: int = 1280
 
 
 def main(white: str, shaped: str, sounds: str, clips: str) -> None:
-    """Write the reports and take the pictures."""
+    """Write the reports and take the screenshots."""
     with TemporaryDirectory() as folder, browser(Path(folder) / "profile") as driver:
         root = Path(folder)
         show_as(driver, "light")

@@ -1,4 +1,4 @@
-"""Draw the pictures of `docs/theory.md`, from the package's own spectra, schedules, processes and transfer functions.
+"""Draw the figures of `docs/theory.md` from the package's own spectra, schedules, processes and transfer functions.
 
 python docs/make_theory_pictures.py      # docs/images/theory_*.png, some ten seconds on one core
 
@@ -36,7 +36,7 @@ def photograph() -> Tensor:
 
 
 def patch() -> Tensor:
-    """Return the patch for the pictures, as a batch of one."""
+    """Return the patch for the figures, as a batch of one."""
     return photograph()[70 : 70 + SIZE, 24 : 24 + SIZE][None, None]
 
 
@@ -94,7 +94,7 @@ def spectra(data: ms.DataStatistics) -> Figure:
 
 
 def forward(data: ms.DataStatistics) -> Figure:
-    """Draw a patch noised over time by three colours of noise."""
+    """Draw a patch over time with three colours of noise."""
     x0 = patch()
     times = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
     figure = Figure(figsize=(9.5, 5), layout="constrained")
@@ -206,7 +206,7 @@ def omission(data: ms.DataStatistics) -> Figure:
 
 
 def main() -> None:
-    """Draw all pictures."""
+    """Draw all figures."""
     data = statistics()
     drawn = {
         "spectra": spectra(data),
@@ -219,7 +219,7 @@ def main() -> None:
     for name, figure in drawn.items():
         drawing = BytesIO()
         figure.savefig(drawing, dpi=90)
-        # Pictures of noise hardly compress: 256 colours, chosen so that lines keep theirs, halve them.
+        # Images of noise hardly compress: 256 colours, chosen so that lines keep theirs, halve them.
         picture = Image.open(drawing).convert("RGB").quantize(256, method=Image.Quantize.FASTOCTREE)
         picture.save(IMAGES / f"theory_{name}.png", optimize=True)
 

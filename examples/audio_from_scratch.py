@@ -3,8 +3,8 @@
     python examples/audio_from_scratch.py                # about five minutes on one CPU core
     python examples/audio_from_scratch.py --exponent 0   # white noise
 
-On the grid neighbouring samples are 1/4000 s apart. So the power law is flat below 60 Hz and pink above it,
-independent of the sound's length and sample rate.
+On the grid, neighbouring samples are 1/4000 s apart. So the power law is flat below 60 Hz and pink above it,
+regardless of the length and the sample rate of the clips.
 """
 
 import argparse
@@ -39,8 +39,8 @@ def strings(count: int) -> Tensor:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Train on the strings, and write samples one after another into one file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--exponent", type=float, default=-0.5, help="of the noise's amplitude over frequency")
-    parser.add_argument("--out", type=Path, default=Path("strings.wav"), help="the sound file to write")
+    parser.add_argument("--exponent", type=float, default=-0.5, help="exponent of the noise amplitude over frequency")
+    parser.add_argument("--out", type=Path, default=Path("strings.wav"), help="the audio file to write")
     parser.add_argument("--small", action="store_true", help="only a few steps, as a quick test")
     options = parser.parse_args(arguments)
     steps, batch, count = (3, 4, 2) if options.small else (1500, 16, 12)
@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     data = strings(64 if options.small else 4000)
     process = ms.Process(ms.CosineSchedule(shift=2), ms.SpectralCovariance(ms.PowerLaw(options.exponent), GRID))
     statistics = ms.DataStatistics.measure([data], GRID)
-    torch.manual_seed(0)  # of the weights
+    torch.manual_seed(0)  # for the initial weights
     network = ms.networks.UNet(channels=1, dimensions=1, width=24, multipliers=(1, 2, 2, 4, 4), blocks=1)
     denoiser = ms.Denoiser(network, process, preconditioning="karras", statistics=statistics)
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3)

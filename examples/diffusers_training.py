@@ -1,10 +1,10 @@
 """Train and sample with diffusers using coloured noise: only two lines differ from the script with white noise.
 
     python examples/diffusers_training.py                  # 8x8 digits of scikit-learn, a few minutes on one CPU core
-    python examples/diffusers_training.py --mnist folder   # MNIST, fetched into that folder if it is not there
+    python examples/diffusers_training.py --mnist folder   # MNIST, downloaded to that folder if missing
 
-The loop is the usual one: UNet2DModel, DDPMScheduler, accelerate, a cosine schedule of the learning rate, an average of
-the weights, samples by DDPMPipeline. `diffusers_training_white.py` is the same script with white noise.
+The loop is the usual one: UNet2DModel, DDPMScheduler, accelerate, a cosine learning rate schedule, averaged
+weights, and samples by DDPMPipeline. `diffusers_training_white.py` is the same script with white noise.
 """
 
 import argparse
@@ -30,7 +30,7 @@ shaped = ShapedNoise(ms.PowerLaw(exponent=-0.3))
 
 
 def images(mnist: str | None) -> Tensor:
-    """Return grey pictures between -1 and 1, (count, 1, height, width)."""
+    """Return grey images between -1 and 1, (count, 1, height, width)."""
     if mnist is None:
         return torch.tensor(load_digits().images, dtype=torch.float32)[:, None] / 8 - 1
     return MNIST(mnist, download=True).data[:, None].float() / 127.5 - 1
@@ -39,7 +39,7 @@ def images(mnist: str | None) -> Tensor:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Train, draw samples, and save the pipeline."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--mnist", help="folder of MNIST; without it, the digits of scikit-learn")
+    parser.add_argument("--mnist", help="folder of MNIST (default: the digits in scikit-learn)")
     parser.add_argument("--small", action="store_true", help="only a few steps, as a quick test")
     options = parser.parse_args(arguments)
     epochs, widths, inference_steps, count = (1, (8, 16), 5, 4) if options.small else (40, (32, 64), 250, 16)

@@ -1,9 +1,9 @@
-"""From data to samples, using only the core: handwritten digits, a U-Net, and noise with a power law spectrum.
+"""From data to samples, using only the core: handwritten digits, a U-Net, and noise with a power-law spectrum.
 
     python examples/image_from_scratch.py                # about three minutes on one CPU core
     python examples/image_from_scratch.py --exponent 0   # white noise
 
-This script uses no configuration files and no training loop of this project. Replace `digits` by your own data.
+This script uses no configuration files and no training loop of this project. Replace `digits` with your own data.
 """
 
 import argparse
@@ -27,7 +27,7 @@ def digits() -> Tensor:
 
 def train(data: Tensor, process: ms.Process, steps: int, batch: int = 64, seed: int = 0) -> ms.Denoiser:
     """Train a small U-Net and return its moving average; times, noise and order are functions of the seed alone."""
-    torch.manual_seed(seed)  # of the weights
+    torch.manual_seed(seed)  # for the initial weights
     network = ms.networks.UNet(channels=data.shape[1], dimensions=2, width=32, multipliers=(1, 2), blocks=1)
     statistics = ms.DataStatistics.measure([data], process.grid)
     denoiser = ms.Denoiser(network, process, prediction="v", statistics=statistics)
@@ -48,16 +48,16 @@ def train(data: Tensor, process: ms.Process, steps: int, batch: int = 64, seed: 
 
 
 def save_images(images: Tensor, path: Path, columns: int) -> None:
-    """Write images in [-1, 1] as one picture, each pixel eight times as large."""
+    """Write images in [-1, 1] as one image, with pixels enlarged eight times."""
     large = images.repeat_interleave(8, -1).repeat_interleave(8, -2)
     save_image(large, path, nrow=columns, normalize=True, value_range=(-1, 1))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Train, draw samples, and save samples and data in one picture."""
+    """Train, draw samples, and save samples and data in one image."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--exponent", type=float, default=-0.3, help="of the noise's amplitude over frequency")
-    parser.add_argument("--out", type=Path, default=Path("digits.png"), help="the picture to write")
+    parser.add_argument("--exponent", type=float, default=-0.3, help="exponent of the noise amplitude over frequency")
+    parser.add_argument("--out", type=Path, default=Path("digits.png"), help="the image to write")
     parser.add_argument("--small", action="store_true", help="only a few steps, as a quick test")
     options = parser.parse_args(arguments)
     steps, count = (10, 8) if options.small else (3000, 64)

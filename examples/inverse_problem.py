@@ -20,9 +20,9 @@ NOISE = 0.05
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Train, measure, restore, print errors and save a picture."""
+    """Train, measure, restore, print errors and save an image."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("restored.png"), help="the picture to write")
+    parser.add_argument("--out", type=Path, default=Path("restored.png"), help="the image to write")
     parser.add_argument("--small", action="store_true", help="only a few steps, as a quick test")
     options = parser.parse_args(arguments)
     steps, count = (5, 4) if options.small else (3000, 32)

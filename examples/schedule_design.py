@@ -22,9 +22,9 @@ from multisagd.analysis.transfer import transfer_function
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Design several numbers of steps, print the improvement, and save the last design."""
+    """Design schedules with several numbers of steps, print the improvement, and save the last design."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("steps.json"), help="file of the last steps designed")
+    parser.add_argument("--out", type=Path, default=Path("steps.json"), help="file for the last design")
     parser.add_argument("--small", action="store_true", help="only one number of steps, as a quick test")
     options = parser.parse_args(arguments)
 

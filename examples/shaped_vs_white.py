@@ -2,7 +2,7 @@
 
     python examples/shaped_vs_white.py   # about three minutes on one CPU core
 
-Both trainings see the same digits at the same times. The script prints the error of the generated power in each
+Both training runs see the same digits at the same times. The script prints the error of the generated power in each
 frequency ring, in decibels (positive: too much power), and the noise floor, which is the error of the same number of
 real digits.
 """
@@ -23,7 +23,7 @@ SPECTRA = {"white": ms.Flat(), "power law": ms.PowerLaw(exponent=-0.3)}
 
 
 def decibels(samples: Tensor, data: Tensor, rings: int) -> Tensor:
-    """Return the power of samples relative to that of the data in decibels, (zero frequency and rings,)."""
+    """Return the power of samples relative to the data in decibels, shape (zero frequency and rings,)."""
     mean = data.mean(0, keepdim=True)
     power = [torch.fft.rfftn(x - mean, dim=(-2, -1)).abs().square().mean(0) for x in (samples, data)]
     found, wanted = (radial_profile(each, GRID, rings).power.mean(0) for each in power)
