@@ -202,7 +202,7 @@ def test_it_compiles_without_a_break() -> None:
         ),
         (
             {"options": {"num_class_embeds": 5}, "classes": 5},
-            "num_class_embeds=5 is 4 classes plus the null class, but the data have 5",
+            "num_class_embeds=5 is 4 classes and the null class, but the data have 5",
         ),
         ({"name": "UNet1DModel", "dimensions": 1, "classes": 3}, "UNet1DModel does not support classes"),
         ({"options": {"time_embedding_type": "fourier"}}, "time_embedding_type='fourier' takes whole timesteps only"),

@@ -48,7 +48,7 @@ def test_zero_terminal_snr_ends_in_noise_alone() -> None:
         ({"steps": 2, "betas": (0.1, 1.5)}, "between 0 and 1"),
         (
             {"beta_end": 0.3},
-            r"outside log_snr\[-20.0, 20.0\], where they are indistinguishable: take fewer steps",
+            r"outside log_snr_range=\[-20.0, 20.0\], where they are indistinguishable: take fewer steps",
         ),
         ({"beta_start": 1e-12, "beta_end": 1e-11}, "outside log_snr"),
         ({"betas": "linera"}, "unknown betas 'linera'; choose linear, scaled_linear"),
