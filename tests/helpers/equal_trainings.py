@@ -1,4 +1,4 @@
-"""Trains every modality in both precisions, for as many processes as there are: run by test_equal_trainings.
+"""Trains every modality in both precisions, for any number of processes: run by test_equal_trainings.
 
 One program for all of them, because starting processes takes longer than training these.
 """
@@ -13,15 +13,13 @@ from tests.helpers.every_modality import AXES, MODALITIES, NETWORKS
 
 BATCH, STEPS = 8, 12
 IMAGES = ("image unet", "image transformer")
-"""What four processes train, and what is tried in single precision; that media need nothing of their own, two show."""
+"""Cases that four processes train, and that are also trained in single precision; the media do not matter there."""
 SINGLE = [(1, "ddp"), (2, "ddp")]
-"""Numbers of processes, and ways to spread a network, with which images are tried in single precision too.
+"""Numbers of processes, and ways to spread a network, with which images are trained in single precision too.
 
-Where others agree in double precision, it has nothing more to show.
+Agreement in double precision implies the rest for the others.
 """
-CASES = {f"{name} {network}": (name, network) for name in MODALITIES for network in ("unet",)} | {
-    "image transformer": ("image", "transformer")
-}
+CASES = {f"{name} unet": (name, "unet") for name in MODALITIES} | {"image transformer": ("image", "transformer")}
 WORDS = [
     "spectrum=pink", f"training.batch={BATCH}", f"training.samples={BATCH * STEPS}",
     "training.statistics=8", "training.warmup=80", "every.log=8", "every.validation=0", "every.samples=0",
@@ -32,30 +30,24 @@ WORDS = [
 
 
 def precisions(case: str, count: int, distribution: str) -> list[str]:
-    """Return the precisions in which so many processes are held against one in a case."""
+    """Return the precisions in which a number of processes is compared with one process."""
     return ["float64", "float32"] if (count, distribution) in SINGLE and case in IMAGES else ["float64"]
 
 
 def cases(count: int) -> dict[str, tuple[str, str]]:
-    """Return what so many processes train: by its name, medium and network."""
+    """Return the trainings of a number of processes by name: medium and network."""
     return CASES if count < 4 else {name: CASES[name] for name in IMAGES}
 
 
 def main(out: Path, clips: Path, distribution: str) -> None:
-    for case, (name, network) in cases(Rank.from_environment().world).items():
-        latent = [f"data.root={clips}"] if name == "latent" else []
-        for precision in precisions(case, Rank.from_environment().world, distribution):
+    world = Rank.from_environment().world
+    for case, (name, network) in cases(world).items():
+        words = [*MODALITIES[name], *NETWORKS[network], *WORDS, f"spectrum.axes=[{AXES[name][1]}]"]
+        words += [f"data.root={clips}"] if name == "latent" else []
+        for precision in precisions(case, world, distribution):
+            settings = [f"engine.precision={precision}", f"engine.distribution={distribution}"]
             run_dir = out / precision / case.replace(" ", "_")
-            settings = [
-                *MODALITIES[name],
-                *NETWORKS[network],
-                *WORDS,
-                f"spectrum.axes=[{AXES[name][1]}]",
-                *latent,
-                f"engine.precision={precision}",
-                f"engine.distribution={distribution}",
-            ]
-            train(configuration.load("train", [*settings, f"run_dir={run_dir}"]))
+            train(configuration.load("train", [*words, *settings, f"run_dir={run_dir}"]))
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with the clips and what one process learns, made once for all processes that run tests."""
+    """Return a folder with the clips and the trainings of one process, made once for all processes that run tests."""
     ours = tmp_path_factory.getbasetemp()
     folder = (ours.parent if os.environ.get("PYTEST_XDIST_WORKER") else ours) / "equal_trainings"
     with lock_run(folder, patience=300):
@@ -30,7 +30,9 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("distribution", ["ddp", "fsdp"])
 @pytest.mark.parametrize("count", [2, 4])
-def test_losses_are_equal_over_all_steps(tmp_path: Path, shared: Path, count: int, distribution: str) -> None:
+def test_train_learns_the_same_in_any_number_of_processes(
+    tmp_path: Path, shared: Path, count: int, distribution: str
+) -> None:
     done = ranks(count, "tests.helpers.equal_trainings", str(tmp_path), str(shared / "clips"), distribution)
     assert done.returncode == 0, done.stderr[-6000:]
     for case in equal_trainings.cases(count):
@@ -41,5 +43,5 @@ def test_losses_are_equal_over_all_steps(tmp_path: Path, shared: Path, count: in
             assert len(ours) == len(theirs) == equal_trainings.STEPS
             for step, (one, other) in enumerate(zip(ours, theirs, strict=True)):
                 for name in ("loss", "gradient_norm"):
-                    told = f"{case}, {precision}, step {step}"
-                    assert one[name] == pytest.approx(other[name], rel=tolerance, abs=tolerance * 1e-3), told
+                    expected = pytest.approx(other[name], rel=tolerance, abs=tolerance * 1e-3)
+                    assert one[name] == expected, f"{case}, {precision}, step {step}"
