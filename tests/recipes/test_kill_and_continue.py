@@ -1,5 +1,9 @@
-"""A training killed with SIGKILL at a random moment, and continued by the same command, ends as if never killed."""
+"""A training run killed with SIGKILL at a random moment, and continued by the same command, ends as if never killed.
 
+For more kills, with a count of those within the writing of a checkpoint: KILLS=30 pytest -s --timeout=0 FILE
+"""
+
+import os
 import random
 import time
 from pathlib import Path
@@ -57,13 +61,15 @@ def test_train_continues_after_sigkill_as_if_never_killed(
     tmp_path: Path, ranks: int, distribution: str, times: int
 ) -> None:
     """Bit for bit on one process, with the same metrics; on two, equal to 1e-6."""
-    chance, whole = random.Random(0), tmp_path / "whole"
+    chance, whole, writing = random.Random(0), tmp_path / "whole", 0
     seconds = finish(whole, ranks, distribution)
-    for number in range(times):  # every second one is killed while it writes a checkpoint
+    for number in range(int(os.environ.get("KILLS", times))):  # every second one while it writes a checkpoint
         run_dir = tmp_path / f"killed{number}"
         while not kill(begun(run_dir, ranks, distribution), run_dir, seconds, chance, writing=number % 2 == 1):
             run_dir.rename(tmp_path / f"missed{number}-{chance.randint(0, 10**6)}")  # it was faster than the kill
+        writing += writes_checkpoint(run_dir)
         finish(run_dir, ranks, distribution)
+        print(f"{ranks} processes: {number + 1} killed and continued, {writing} of them while writing a checkpoint")
         ours, theirs = last_state(run_dir), last_state(whole)
         if ranks == 1:
             assert_same(ours, theirs)
