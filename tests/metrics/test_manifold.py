@@ -84,5 +84,5 @@ def test_smallest_distances_are_exact_in_blocks_and_parts() -> None:
     assert float(distances[3, 0]) == 0.0  # equal vectors
     first, (distances, places) = smallest_distances(points, others[:20], 4), smallest_distances(points, others[20:], 4)
     assert torch.equal(nearer(first, (distances, places + 20), 4)[1], order[:, :4])
-    with pytest.raises(ValueError, match="nearest 60 of 53"):
+    with pytest.raises(ValueError, match="nearest 60 of only 53"):
         smallest_distances(points, others, 60)
