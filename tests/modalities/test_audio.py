@@ -380,7 +380,7 @@ def test_plucked_strings_have_any_representation_and_length() -> None:
 
 def test_plucked_strings_refuse_impossible_options() -> None:
     for modality, count, message in (
-        (Image(), 10, "should be an Audio"),
+        (Image(), 10, "must be an Audio"),
         (Audio(rate=2000, representation=Waveform()), 10, "4000 samples per second"),
         (AUDIO, 0, "count"),
     ):

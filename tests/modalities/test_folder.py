@@ -340,7 +340,7 @@ def test_folder_match_selects_files_by_their_path(root: Path) -> None:
         ({"labels": "name"}, "labels=name needs pattern"),
         ({"pattern": "(a)"}, r"pattern='\(a\)' is only for labels=name, but labels is auto"),
         ({"labels": "manifest"}, "labels=manifest needs a manifest"),
-        ({"labels": "names"}, "labels is one of auto, folder, name, manifest, none"),
+        ({"labels": "names"}, "labels must be one of auto, folder, name, manifest, none"),
         ({"captions": "side"}, "captions one of auto, sidecar, labels, none"),
         ({"captions": "labels"}, "captions=labels needs classes"),
     ],
@@ -417,7 +417,7 @@ def test_manifest_that_cannot_be_read_is_named(root: Path) -> None:
         Folder(IMAGE, root, manifest=path)
     with pytest.raises(FileNotFoundError, match=r"no manifest .*other.csv"):
         Folder(IMAGE, root, manifest="other.csv")
-    with pytest.raises(ValueError, match=r"ends in \.csv or \.jsonl"):
+    with pytest.raises(ValueError, match=r"must end in \.csv or \.jsonl"):
         read_manifest(manifest(root, "", "list.txt"))
     path.write_bytes(b"file,label\n3_ann_0.png,gr\xfcn\n")
     with pytest.raises(ValueError, match=r"list.csv is not UTF-8 text \(invalid start byte, byte 25\)"):
@@ -456,7 +456,7 @@ def test_collate_keeps_what_every_example_has_and_stacks_masks() -> None:
     assert collate([Example(x0, mask=one), Example(x0)]).mask.tolist() == [one.tolist(), [[True] * 3]]
     mask = collate([Example(x0, mask=one), Example(x0), Example(x0, mask=every)]).mask
     assert mask.tolist() == [one.repeat(2, 1).tolist(), [[True] * 3] * 2, every.tolist()]
-    with pytest.raises(ValueError, match=r"of shape \(1, 3\), or \(2, 3\) if it differs among channels, got \(3,\)"):
+    with pytest.raises(ValueError, match=r"shape \(1, 3\), or \(2, 3\) to differ among channels, got \(3,\)"):
         collate([Example(x0, mask=one[0])])
 
 

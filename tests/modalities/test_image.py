@@ -1,17 +1,25 @@
-"""The image modality reads every declared format, converts exactly and resizes, crops and flips as documented."""
+"""Pictures of every format convert exactly and resize, crop and flip as documented; image sets keep their pixels."""
 
 import dataclasses
+import gzip
+import os
 import struct
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import PIL.Image
 import pytest
 import torch
+import torchvision
 
-from modalities.base import Modality
+from modalities.base import Dataset, Example, collate, split
 from modalities.image import Image
+from modalities.image_sets import CIFAR10, MNIST, Digits, FashionMNIST, Pixels, read_idx
+
+PADDED = Image(size=32, channels=1, resize="pad")
 
 
 def gradient(height: int, width: int) -> np.ndarray:
@@ -26,13 +34,12 @@ def write(path: Path, pixels: np.ndarray, **options: object) -> Path:
 
 
 def test_image_grid_is_of_pixels_and_options_are_checked() -> None:
-    image = Image(size=(24, 40))
-    assert isinstance(image, Modality)
-    assert image.grid().shape == (24, 40)
-    assert image.grid().names == ("height", "width")
-    assert {axis.unit for axis in image.grid().axes} == {"pixel"}
+    image = Image(size=[24, 40])
+    assert [(axis.name, axis.size, axis.unit) for axis in image.grid().axes] == [
+        ("height", 24, "pixel"),
+        ("width", 40, "pixel"),
+    ]
     assert image.grid().axis("height").corner_frequency == 1 / 256
-    assert Image(size=[24, 40]) == image
     assert hash(Image(size=8)) == hash(Image(size=(8, 8)))
     for option, wrong in (("size", 0), ("size", (1, 2, 3)), ("channels", 4), ("resize", "zoom")):
         with pytest.raises(ValueError, match=option):
@@ -51,15 +58,12 @@ def test_image_decode_inverts_encode_exactly_and_clips() -> None:
         image.decode(torch.tensor([0.0, float("nan")]))
 
 
-@pytest.mark.parametrize("channels", [1, 3])
-def test_image_png_round_trip_is_exact(tmp_path: Path, channels: int) -> None:
-    for size in ((1, 1), (7, 12), (32, 32)):
+def test_image_png_round_trip_is_exact(tmp_path: Path) -> None:
+    for channels, size in ((1, (7, 12)), (3, (1, 1)), (3, (32, 32))):
         image = Image(size=size, channels=channels)
         media = torch.randint(0, 256, (channels, *size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
         image.save(media, tmp_path / "new" / "a.png")
-        again = image.load(tmp_path / "new" / "a.png", seed=3)
-        assert torch.equal(again, media), size
-        assert torch.equal(image.decode(image.encode(again)), media), size
+        assert torch.equal(image.load(tmp_path / "new" / "a.png", seed=3), media), size
 
 
 def test_image_saves_png_only_and_grids_of_any_count(tmp_path: Path) -> None:
@@ -116,15 +120,11 @@ def test_image_reads_palettes_with_and_without_a_transparent_entry(tmp_path: Pat
         assert Image(size=2).load(tmp_path / name)[:, y, x].tolist() == colour, (name, y, x)
 
 
-@pytest.mark.parametrize("suffix", ["png", "tif", "pgm"])
-def test_image_scales_sixteen_bits_without_clipping(tmp_path: Path, suffix: str) -> None:
-    values = np.array([[0, 257], [128 * 257, 65535]], np.uint16)
-    path = write(tmp_path / f"a.{suffix}", values)
-    assert Image(size=2, channels=1).load(path)[0].tolist() == [[0, 1], [128, 255]]
-    assert Image(size=2, channels=3).load(path)[2].tolist() == [[0, 1], [128, 255]]
-
-
-def test_image_refuses_values_without_a_white_level(tmp_path: Path) -> None:
+def test_image_scales_sixteen_bits_without_clipping(tmp_path: Path) -> None:
+    for suffix in ("png", "tif", "pgm"):
+        path = write(tmp_path / f"a.{suffix}", np.array([[0, 257], [128 * 257, 65535]], np.uint16))
+        for channels in (1, 3):
+            assert Image(size=2, channels=channels).load(path)[-1].tolist() == [[0, 1], [128, 255]], suffix
     for name, pixels in (("f.tif", np.full((4, 4), 0.5, np.float32)), ("i.tif", np.full((4, 4), 70_000, np.int32))):
         with pytest.raises(ValueError, match="white level"):
             Image(size=4).load(write(tmp_path / name, pixels))
@@ -176,18 +176,15 @@ def test_image_crop_and_flip_are_functions_of_the_seed(tmp_path: Path) -> None:
     assert torch.equal(image.load(path, 5), image.load(path, 5))
     views = [image.load(path, seed) for seed in range(64)]
     assert len({view.numpy().tobytes() for view in views}) > 30
-    mirrored = [bool(view[1, 0, 0] > view[1, 0, -1]) for view in views]
-    assert 16 < sum(mirrored) < 48
-    # Crop and flip are drawn apart: both mirrored and plain views reach both ends of the picture.
-    starts = [int(min(view[1, 0, 0], view[1, 0, -1])) for view in views]
-    for kind in (True, False):
-        reached = [start for start, flipped in zip(starts, mirrored, strict=True) if flipped is kind]
-        assert min(reached) < 50
-        assert max(reached) > 120
+    # Crop and flip are drawn separately: both mirrored and plain views reach both ends of the picture.
+    for flipped in (True, False):
+        starts = [int(view[1, 0].min()) for view in views if bool(view[1, 0, 0] > view[1, 0, -1]) == flipped]
+        assert 16 < len(starts) < 48
+        assert min(starts) < 50
+        assert max(starts) > 120
     middle = torch.from_numpy(gradient(20, 60)[:, 20:40]).permute(2, 0, 1)
     assert torch.equal(image.load(path), middle)
-    centred = dataclasses.replace(image, resize="center", flip=False)
-    assert torch.equal(centred.load(path, 9), middle)
+    assert torch.equal(dataclasses.replace(image, resize="center", flip=False).load(path, 9), middle)
 
 
 def test_image_of_a_large_jpeg_equals_full_decoding(tmp_path: Path) -> None:
@@ -213,3 +210,163 @@ def test_image_refuses_huge_headers_before_decoding_and_disguised_formats(tmp_pa
     PIL.Image.fromarray(gradient(8, 8)).save(path, format="EPS")
     with pytest.raises(PIL.UnidentifiedImageError):
         Image().load(path)
+
+
+def idx(array: np.ndarray) -> bytes:
+    return struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape) + array.tobytes()
+
+
+def write_mnist(folder: Path, part: str, count: int, packed: bool) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    images = np.random.default_rng(count).integers(0, 256, (count, 28, 28), np.uint8)
+    for kind, array in (("images-idx3", images), ("labels-idx1", (np.arange(count) % 10).astype(np.uint8))):
+        data = idx(array)
+        name = f"{part}-{kind}-ubyte"
+        (folder / (f"{name}.gz" if packed else name)).write_bytes(gzip.compress(data) if packed else data)
+
+
+def random_pixels(count: int = 12, channels: int = 3, size: int = 8) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(0, 256, (count, channels, size, size), dtype=torch.uint8, generator=generator)
+
+
+def test_digits_are_resized_and_labelled() -> None:
+    digits = Digits(Image(size=16, channels=1, resize="pad"))
+    assert (len(digits), digits.classes) == (1797, tuple("0123456789"))
+    batch = digits.batch(range(100))
+    assert batch.x0.shape == (100, 1, 16, 16)
+    assert batch.labels[:10].tolist() == list(range(10))
+    assert (batch.x0.min().item(), batch.x0.max().item()) == (-1.0, 1.0)
+    whole = Digits(Image(size=8, channels=1)).images
+    assert whole.unique().tolist() == [round(level * 255 / 16) for level in range(17)]
+
+
+def test_pixels_batch_equals_its_examples_and_flips_by_seed() -> None:
+    images = random_pixels()
+    dataset = Pixels(Image(size=8, flip=True), images, torch.arange(12) % 3, ["a", "b", "c"])
+    batch, plain = dataset.batch(range(12), range(12)), dataset.batch(range(12)).x0
+    loop = collate([dataset.example(index, index) for index in range(12)])
+    assert torch.equal(batch.x0, loop.x0)
+    assert torch.equal(batch.labels, loop.labels)
+    kinds = [(torch.equal(a, b.flip(-1)), torch.equal(a, b)) for a, b in zip(batch.x0, plain, strict=True)]
+    assert set(kinds) == {(True, False), (False, True)}
+    assert torch.equal(dataset.modality.decode(plain), images)
+    for index in (-1, 12):
+        with pytest.raises(IndexError, match=str(index)):
+            dataset.batch([0, index])
+
+
+class Ramp(Dataset):
+    modality = PADDED
+    classes = None
+
+    def __init__(self, numbers: Sequence[int]) -> None:
+        self.numbers = numbers
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def example(self, index: int, seed: int | None = None) -> Example:
+        mask = torch.arange(4).reshape(1, 4) < 3 if index % 2 else None
+        return Example(torch.full((1, 4), float(self.numbers[index])), mask=mask)
+
+    def subset(self, indices: Sequence[int]) -> "Ramp":
+        return Ramp([self.numbers[index] for index in indices])
+
+
+def test_dataset_subclass_needs_only_length_example_and_subset() -> None:
+    batch = Ramp([5, 6, 7]).batch([0, 1])
+    assert batch.labels is None
+    assert batch.mask.tolist() == [[[True] * 4], [[True, True, True, False]]]
+    assert len(split(Ramp([5, 6, 7]), 1)[1]) == 1
+    assert Ramp([1]).unreadable == {}
+
+
+def test_pixels_convert_grey_to_rgb_and_back() -> None:
+    three = Pixels(Image(size=8), random_pixels(channels=1)).batch([0]).x0
+    assert torch.equal(three[:, :1].expand(-1, 3, -1, -1), three)
+    assert Pixels(Image(size=8, channels=1), random_pixels()).batch([0, 1]).x0.shape == (2, 1, 8, 8)
+
+
+def test_pixels_refuse_impossible_arrays() -> None:
+    pixels = random_pixels()
+    for message, *arrays in (
+        ("uint8", pixels.float(), None, None),
+        ("shape", pixels[0], None, None),
+        ("shape", pixels[:0], None, None),
+        ("together", pixels, torch.zeros(12), None),
+        ("12 labels", pixels, torch.zeros(11), ["a"]),
+        ("from 0 to 1", pixels, torch.arange(12), ["a", "b"]),
+    ):
+        with pytest.raises(ValueError, match=message):
+            Pixels(Image(size=8), *arrays)
+
+
+@pytest.mark.parametrize(("layout", "packings"), [(".", [True]), ("MNIST/raw", [False]), ("raw", [True, False])])
+def test_mnist_reads_every_layout_without_writing(tmp_path: Path, layout: str, packings: list[bool]) -> None:
+    for packed in packings:
+        write_mnist(tmp_path / layout, "train", 30, packed)
+        write_mnist(tmp_path / layout, "t10k", 20, packed)
+    before = sorted(tmp_path.rglob("*"))
+    train, test = MNIST(PADDED, tmp_path), MNIST(PADDED, str(tmp_path), train=False)
+    assert (len(train), len(test)) == (30, 20)
+    batch = train.batch([3, 4])
+    assert torch.equal(PADDED.decode(batch.x0)[:, :, 2:30, 2:30], train.images[3:5])
+    assert batch.labels.tolist() == [3, 4]
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("kind", [MNIST, FashionMNIST, CIFAR10])
+def test_image_sets_that_are_missing_name_folder_and_remedy(
+    tmp_path: Path, kind: type[Pixels], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(FileNotFoundError, match=rf"{kind.__name__} is not in {tmp_path}.*download=true"):
+        kind(PADDED, tmp_path)  # type: ignore[call-arg, arg-type]
+    monkeypatch.setattr(torchvision.datasets, kind.__name__, Mock(side_effect=RuntimeError("no network")))
+    with pytest.raises(FileNotFoundError, match=r"could not be downloaded.*no network"):
+        kind(PADDED, tmp_path, download=True)  # type: ignore[call-arg, arg-type]
+
+
+def test_cifar10_takes_arrays_from_torchvision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels, targets, classes = random_pixels(5, size=32), [0, 1, 2, 3, 9], [f"class {n}" for n in range(10)]
+    source = Mock(data=pixels.permute(0, 2, 3, 1).numpy(), targets=targets, classes=classes)
+    monkeypatch.setattr(torchvision.datasets, "CIFAR10", lambda *args, **kwargs: source)
+    batch = CIFAR10(Image(size=32), tmp_path).batch(range(5))
+    assert torch.equal(Image(size=32).decode(batch.x0), pixels)
+    assert batch.labels.tolist() == targets
+
+
+GOOD = idx(np.zeros((3, 4), np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("content", "ending"),
+    [
+        (b"", ""), (GOOD[:-1], ""), (GOOD + b"\0", ""), (GOOD[:2] + b"\x0d" + GOOD[3:], ""), (b"PK" + GOOD[2:], ""),
+        (GOOD, ".gz"), (gzip.compress(GOOD)[:-9], ".gz"),
+    ],
+    ids=["empty", "short", "long", "type", "magic", "gzip", "cut"],
+)  # fmt: skip
+def test_read_idx_names_damaged_files(tmp_path: Path, content: bytes, ending: str) -> None:
+    path = tmp_path / f"a-idx2-ubyte{ending}"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=rf"{path.name} is damaged.*download it again"):
+        read_idx(path)
+
+
+@pytest.mark.skipif("MULTISAGD_DATA" not in os.environ, reason="MULTISAGD_DATA names no folder with images/mnist")
+@pytest.mark.parametrize(
+    ("kind", "folder", "first"),
+    [
+        (MNIST, "mnist", ["7", "2", "1", "0"]),
+        (FashionMNIST, "fashion_mnist", ["Ankle boot", "Pullover", "Trouser", "Trouser"]),
+    ],
+)
+def test_mnist_reads_the_published_files(kind: type[MNIST], folder: str, first: list[str]) -> None:
+    root = Path(os.environ["MULTISAGD_DATA"]) / "images" / folder
+    train, test = kind(PADDED, root), kind(PADDED, root, train=False)
+    assert (len(train), len(test)) == (60_000, 10_000)
+    assert train.labels.bincount(minlength=10).min() > 5_000
+    batch = test.batch(range(4))
+    assert (batch.x0[:, :, :2] == -1).all()
+    assert [test.classes[label] for label in batch.labels] == first

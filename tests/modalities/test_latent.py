@@ -9,10 +9,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-import PIL.Image
 import pytest
 import torch
 from safetensors.torch import load, save_file
@@ -97,6 +97,9 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return autoencoder
 
 
+SCALE_OF_ZERO = '{"format_version": 1, "mean": [0], "std": [0], "encoding": {}}'
+
+
 def write_scale(folder: Path, mean: tuple[float, ...], std: tuple[float, ...], encoding: dict[str, Any]) -> Path:
     """Write the statistics of latents as `multisagd encode` does."""
     (folder / "statistics.json").write_text(LatentScale(mean, std, encoding).text())
@@ -129,12 +132,10 @@ def test_latent_grid_has_the_autoencoders_shape_and_units(name: str, saved: Any)
     grid, inner = latent.grid(), latent.modality.grid()
     assert (latent.channels, *grid.shape) == latents
     assert tuple(axis.spacing for axis in grid.axes) == spacing
-    assert grid.names == inner.names
-    assert [axis.unit for axis in grid.axes] == [axis.unit for axis in inner.axes]
-    assert [axis.corner_frequency for axis in grid.axes] == [axis.corner_frequency for axis in inner.axes]
+    for axis, other in zip(grid.axes, inner.axes, strict=True):
+        assert (axis.name, axis.unit, axis.corner_frequency) == (other.name, other.unit, other.corner_frequency)
     x0 = latent.encode(noise(channels, *size))
-    assert x0.shape == latents
-    assert x0.dtype == torch.float32
+    assert (x0.shape, x0.dtype) == (latents, torch.float32)
     assert latent.decode(x0).shape == (channels, *size)
     assert torch.equal(x0, latent.encode(noise(channels, *size)))
 
@@ -171,58 +172,45 @@ def test_latent_scale_is_undone_in_decoding(saved: Any, tmp_path: Path) -> None:
 def test_latent_refuses_statistics_of_another_encoding(saved: Any, tmp_path: Path) -> None:
     encoding = Latent(Image(size=16), saved()).encoding()
     write_scale(tmp_path, (0.0,) * 4, (1.0,) * 4, encoding)
-    assert Latent(Image(size=16), saved(), tmp_path).scale is not None
-    with pytest.raises(ValueError, match=r"a different encoding; modality.size: \[16, 16\] -> \[8, 8\]"):
-        Latent(Image(size=8), saved(), tmp_path)
-    with pytest.raises(ValueError, match=r"autoencoder.kind.*AutoencoderKL.*VQModel"):
-        Latent(Image(size=16), saved("VQModel"), tmp_path)
     Latent(Image(size=16), saved(device="cpu", dtype="bfloat16"), tmp_path)  # where it runs makes no difference
+    for size, kind, message in (
+        (8, "AutoencoderKL", r"a different encoding; modality.size: \[16, 16\] -> \[8, 8\]"),
+        (16, "VQModel", r"autoencoder.kind.*AutoencoderKL.*VQModel"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            Latent(Image(size=size), saved(kind), tmp_path)
     write_scale(tmp_path, (0.0,) * 3, (1.0,) * 3, encoding)
     with pytest.raises(ValueError, match="have 3 channels, but the autoencoder produces 4"):
         Latent(Image(size=16), saved(), tmp_path)
 
 
-def test_latent_names_unreadable_statistics(tmp_path: Path) -> None:
+@pytest.mark.parametrize("content", [None, "{", "[]", '{"format_version": 2}', SCALE_OF_ZERO])
+def test_latent_names_unreadable_statistics(tmp_path: Path, content: str | None) -> None:
     path = tmp_path / "statistics.json"
-    for content in (
-        None,
-        "{",
-        "[]",
-        '{"format_version": 2, "mean": [], "std": [], "encoding": {}}',
-        '{"format_version": 1, "mean": [0], "std": [0], "encoding": {}}',
-    ):
-        if content is not None:
-            path.write_text(content)
-        with pytest.raises(ValueError, match=r"cannot read the scale .*statistics") as caught:
-            Latent(Tensors((12,), 1), Pool(), path)
-        assert str(path.absolute()) in str(caught.value)
-        assert "add data.root=… to the command" in str(caught.value)
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(ValueError, match=rf"cannot read the scale .*{path}.*add data\.root=… to the command"):
+        Latent(Tensors((12,), 1), Pool(), path)
 
 
-def test_latent_repeats_grey_and_averages_after_decoding(saved: Any) -> None:
-    grey, colour = Latent(Tensors(channels=1), saved()), Latent(Tensors(), saved())
-    x = noise(1, 16, 16)
+def test_latent_adapts_channels_and_odd_sizes_to_the_autoencoder(saved: Any) -> None:
+    grey, colour, x = Latent(Tensors(channels=1), saved()), Latent(Tensors(), saved()), noise(1, 16, 16)
     z = grey.encode(x)
     assert torch.equal(z, colour.encode(x.expand(3, -1, -1)))
     torch.testing.assert_close(grey.decode(z), colour.decode(z).mean(0, keepdim=True))
-
-
-def test_latent_extends_odd_sizes_by_their_last_samples(saved: Any) -> None:
-    odd, even = Latent(Tensors((15, 9)), saved()), Latent(Tensors((16, 10)), saved())
-    x = noise(3, 15, 9)
-    extended = torch.from_numpy(np.pad(x.numpy(), ((0, 0), (0, 1), (0, 1)), mode="edge"))
+    # An odd size is extended by its last samples.
+    odd, even, x = Latent(Tensors((15, 9)), saved()), Latent(Tensors((16, 10)), saved()), noise(3, 15, 9)
     z = odd.encode(x)
-    assert torch.equal(z, even.encode(extended))
+    assert torch.equal(z, even.encode(torch.from_numpy(np.pad(x, ((0, 0), (0, 1), (0, 1)), mode="edge"))))
     assert torch.equal(odd.decode(z), even.decode(z)[:, :15, :9])
 
 
 def test_latent_encodes_clips_by_frame_with_an_autoencoder_of_images(saved: Any) -> None:
-    clip, image = Latent(Tensors((4, 8, 8)), saved()), Latent(Tensors((8, 8)), saved())
-    x = noise(3, 4, 8, 8)
-    z = clip.encode(x)
+    clip, image, x = Latent(Tensors((4, 8, 8)), saved()), Latent(Tensors((8, 8)), saved()), noise(3, 4, 8, 8)
     frames = [image.encode(x[:, frame]) for frame in range(4)]
-    torch.testing.assert_close(z, torch.stack(frames, 1))
-    torch.testing.assert_close(clip.decode(z), torch.stack([image.decode(frame) for frame in frames], 1))
+    torch.testing.assert_close(clip.encode(x), torch.stack(frames, 1))
+    decoded = torch.stack([image.decode(frame) for frame in frames], 1)
+    torch.testing.assert_close(clip.decode(torch.stack(frames, 1)), decoded)
 
 
 @pytest.mark.parametrize("causal", [False, True])
@@ -251,19 +239,15 @@ def test_latent_mask_covers_clips_extended_rows_and_all_channels(saved: Any) -> 
 
 def test_latent_encodes_alike_in_several_threads(saved: Any) -> None:
     # A causal autoencoder keeps features in itself from one part of a clip to the next.
-    latent = Latent(Tensors((9, 8, 8)), saved("AutoencoderKLWan"))
+    latent, fresh = (Latent(Tensors((9, 8, 8)), saved("AutoencoderKLWan")) for _ in range(2))
     clips = [noise(3, 9, 8, 8, seed=seed) for seed in range(6)]
-    alone = [latent.encode(clip) for clip in clips]
-    fresh = Latent(Tensors((9, 8, 8)), saved("AutoencoderKLWan"))
     with ThreadPoolExecutor(3) as pool:
         together = list(pool.map(fresh.encode, clips))
-    for one, other in zip(alone, together, strict=True):
-        assert torch.equal(one, other)
+    assert all(torch.equal(each, latent.encode(clip)) for each, clip in zip(together, clips, strict=True))
 
 
 def test_latent_passes_the_check_of_modalities(saved: Any, tmp_path: Path) -> None:
-    pixels = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
-    PIL.Image.fromarray(pixels).save(tmp_path / "a.png")
+    Image(size=24).save((255 * noise(3, 24, 24).abs()).to(torch.uint8), tmp_path / "a.png")
     check_modality(Latent(Image(size=16), saved()), tmp_path / "a.png", tolerance=None)
     assert Tensors((8, 6, 5), channels=2).tensor_shape == (2, 8, 6, 5), "a field named shape is not the tensor's shape"
 
@@ -301,11 +285,8 @@ def test_latent_refuses_shapes_that_the_autoencoder_cannot_take(saved: Any) -> N
             Latent(modality, autoencoder).grid()
 
 
-class Opaque:
+class Opaque(SimpleNamespace):
     """An autoencoder that is not a dataclass."""
-
-    def __init__(self, **settings: Any) -> None:
-        self.__dict__.update(settings)
 
     @cached_property
     def table(self) -> object:
@@ -314,19 +295,18 @@ class Opaque:
 
 def test_describe_takes_settings_of_any_class() -> None:
     def settings_of(part: object) -> dict[str, Any]:
-        settings = {key.removeprefix("part."): value for key, value in describe(part, "part").items()}
-        assert settings.pop("_target_") == f"{__name__}.Opaque"
-        return settings
+        return {key.removeprefix("part."): value for key, value in describe(part, "part").items()}
 
+    own = {"_target_": f"{__name__}.Opaque"}
     plain = {"factor": 2.0, "sizes": [1, 2], "folder": "a/b"}
-    assert settings_of(Opaque(factor=2.0, sizes=(1, 2), folder=Path("a/b"))) == plain
+    assert settings_of(Opaque(factor=2.0, sizes=(1, 2), folder=Path("a/b"))) == own | plain
     nested = {"pool._target_": f"{__name__}.Pool", "pool.stride": 3, "pool.causal": False}
-    assert settings_of(Opaque(pool=Pool(3))) == nested
+    assert settings_of(Opaque(pool=Pool(3))) == own | nested
     assert settings_of(Opaque(pools=[Pool(3)]))["pools"][0]["part.pools.stride"] == 3
-    assert settings_of(Opaque(_model=object(), fingerprint="abc")) == {"fingerprint": "abc"}
+    assert settings_of(Opaque(_model=object(), fingerprint="abc")) == own | {"fingerprint": "abc"}
     used = Opaque(factor=2.0)
     assert used.table is used.table
-    assert settings_of(used) == {"factor": 2.0}, "cached properties make no difference"
+    assert settings_of(used) == own | {"factor": 2.0}, "cached properties make no difference"
     for value in (torch.zeros(2), object(), {1, 2}, print):
         with pytest.raises(ValueError, match=r"part.what cannot be compared.*make Opaque a frozen dataclass with"):
             describe(Opaque(what=value), "part")
@@ -360,19 +340,15 @@ def test_autoencoder_can_be_copied_and_pickled(saved: Any) -> None:
 
 
 def test_autoencoder_refuses_unknown_kinds_names_and_types(monkeypatch: pytest.MonkeyPatch) -> None:
-    for kind, message in {
-        "AutoencoderKl": "no autoencoder 'AutoencoderKl'; did you mean 'AutoencoderKL'",
-        "UNet2DModel": "no autoencoder 'UNet2DModel'",
-        "AutoencoderMixin": "no autoencoder",
-        "os.system": "no autoencoder",
-    }.items():
-        with pytest.raises(ValueError, match=message):
-            DiffusersAutoencoder("a/b", kind=kind)
-    for name in ("/nowhere/at/all", "./vae", "", "a/b/c", "../up"):
-        with pytest.raises(ValueError, match="neither a folder nor a model id"):
-            DiffusersAutoencoder(name)
-    with pytest.raises(ValueError, match="dtype must be one of"):
-        DiffusersAutoencoder("a/b", dtype="int8")  # type: ignore[arg-type]
+    for message, *each in (
+        ("no autoencoder 'AutoencoderKl'; did you mean 'AutoencoderKL'", {"kind": "AutoencoderKl"}),
+        ("no autoencoder", {"kind": "UNet2DModel"}, {"kind": "AutoencoderMixin"}, {"kind": "os.system"}),
+        ("neither a folder nor a model id", *({"name": name} for name in ("/nowhere", "./vae", "", "a/b/c", "../up"))),
+        ("dtype must be one of", {"dtype": "int8"}),
+    ):
+        for settings in each:
+            with pytest.raises(ValueError, match=message):
+                DiffusersAutoencoder(**{"name": "a/b"} | settings)
     monkeypatch.setitem(sys.modules, "diffusers", None)
     with pytest.raises(BrokenLibraryError, match=r"pip install .*diffusers"):
         DiffusersAutoencoder("a/b")

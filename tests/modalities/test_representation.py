@@ -19,11 +19,6 @@ def noise(channels: int, samples: int, seed: int = 0) -> Tensor:
     return torch.rand(channels, samples, generator=generator) * 2 - 1
 
 
-def tone(frequency: float, rate: int, samples: int, amplitude: float = 1.0) -> Tensor:
-    time = torch.arange(samples, dtype=torch.float64) / rate
-    return (amplitude * torch.sin(2 * math.pi * frequency * time)).float().unsqueeze(0)
-
-
 @pytest.mark.parametrize(("window", "hop"), [(512, 128), (256, 128), (64, 17), (512, 256)])
 def test_stft_is_exactly_invertible(window: int, hop: int) -> None:
     for channels, samples, power in product((1, 2), (1, 127, 1000, 1001, 1024, 16000), (0.3, 0.5, 1.0)):
@@ -35,12 +30,13 @@ def test_stft_is_exactly_invertible(window: int, hop: int) -> None:
         assert (stft.decode(x0, samples, 16000) - waveform).abs().max() < 1e-5, (channels, samples, power)
 
 
-@pytest.mark.parametrize(("window", "hop"), [(256, 64), (512, 128)])
-def test_stft_equals_librosa(window: int, hop: int) -> None:
+@pytest.mark.parametrize(("window", "hop", "power", "scale"), [(256, 64, 1.0, 1.0), (512, 128, 0.5, 3.0)])
+def test_stft_equals_librosa(window: int, hop: int, power: float, scale: float) -> None:
     sound = 0.2 * np.random.default_rng(0).standard_normal(4096).astype(np.float32)
-    x0 = Stft(window, hop, power=1.0, scale=1.0).encode(torch.from_numpy(sound[None]), 8000)
-    expected = librosa.stft(sound, n_fft=window, hop_length=hop, window="hann", center=True, pad_mode="constant")
-    np.testing.assert_allclose(torch.complex(*x0).numpy(), expected * 4 / window, atol=1e-5)
+    x0 = Stft(window, hop, power, scale).encode(torch.from_numpy(sound[None]), 8000)
+    plain = librosa.stft(sound, n_fft=window, hop_length=hop, window="hann", center=True, pad_mode="constant")
+    plain *= 4 / window
+    np.testing.assert_allclose(torch.complex(*x0), scale * plain * np.abs(plain) ** (power - 1), atol=1e-4 * scale)
 
 
 @pytest.mark.parametrize("bands", [20, 40])
@@ -54,18 +50,10 @@ def test_log_mel_equals_librosa(bands: int) -> None:
 
 
 def test_representations_keep_silence() -> None:
-    silence, log_mel = torch.zeros(1, 4000), LogMel(bands=20)
-    assert torch.equal(Stft().decode(Stft().encode(silence, 8000), 4000, 8000), silence)
-    assert log_mel.encode(silence, 8000).unique().tolist() == [-1.0]
-    assert log_mel.decode(log_mel.encode(silence, 8000), 4000, 8000).abs().max() < 1e-6
-
-
-def test_stft_of_a_tone_has_the_stated_magnitude() -> None:
-    for window, amplitude in product((256, 512), (1.0, 0.25)):
-        real, imaginary = Stft(window=window, power=0.5, scale=3.0).encode(tone(1000, 8000, 8000, amplitude), 8000)
-        magnitude = torch.hypot(real, imaginary)[:, 10:-10]
-        assert torch.allclose(magnitude[window // 8], torch.tensor(3 * amplitude**0.5), atol=1e-3)  # at 1 kHz
-        assert bool((magnitude.argmax(dim=0) == window // 8).all())
+    silence = torch.zeros(1, 4000)
+    for each in (Stft(), LogMel(bands=20)):
+        assert each.decode(each.encode(silence, 8000), 4000, 8000).abs().max() < 1e-6
+    assert LogMel(bands=20).encode(silence, 8000).unique().tolist() == [-1.0]
 
 
 def test_representations_decode_any_tensor_to_finite_sound() -> None:
@@ -82,16 +70,6 @@ def test_waveform_is_the_scaled_sound() -> None:
     assert torch.equal(Waveform().encode(waveform, 8000), waveform)
     assert torch.allclose(Waveform(scale=5).encode(waveform, 8000), 5 * waveform)
     assert torch.allclose(Waveform(scale=5).decode(5 * waveform, 100, 8000), waveform, atol=1e-6)
-
-
-def test_log_mel_values_are_decibels_below_full_scale() -> None:
-    log_mel = LogMel(bands=40, floor_db=-80.0, low=100.0)
-    centre = 700 * (10 ** (mel.centres(40, 100.0, 8000.0, 512, 16000)[21] / 2595) - 1)
-    for decibels in (0, -20, -40):
-        inner = log_mel.encode(tone(centre, 16000, 16000, 10 ** (decibels / 20)), 16000)[0, :, 10:-10]
-        assert bool((inner.argmax(dim=0) == 20).all())
-        # The window spreads a tone over several bins, and the triangles weight them.
-        assert (40 * (inner[20].mean() - 1)).item() == pytest.approx(decibels, abs=3)
 
 
 @pytest.mark.parametrize("rate", [8000, 16000])
@@ -159,17 +137,14 @@ def test_power_law_is_the_same_at_all_hops_and_rates() -> None:
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: Stft(window=511), "window must be an even"),
         (lambda: Stft(window=2), "window must be an even"),
         (lambda: Stft(hop=257), "hop must be from 1 to"),
-        (lambda: Stft(hop=0), "hop must be from 1 to"),
         (lambda: Stft(power=0.0), "power"),
         (lambda: Stft(power=1.5), "power"),
         (lambda: Stft(scale=-1.0), "scale"),
         (lambda: Waveform(scale=math.inf), "scale"),
         (lambda: LogMel(bands=0), "bands"),
         (lambda: LogMel(low=500, high=400), "low < high"),
-        (lambda: LogMel(low=-1), "low"),
         (lambda: LogMel(floor_db=0.0), "floor_db"),
         (lambda: LogMel(high=5000).grid(8000, 8000), "half the rate"),
         (lambda: LogMel(low=5000).grid(8000, 8000), "half the rate"),
