@@ -1,16 +1,18 @@
 """Remote storage on this machine: a web server, and a file system in memory that can fail."""
 
-import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import fsspec
 import pytest
+from flask import Flask
 from fsspec.implementations.memory import MemoryFileSystem
+from werkzeug.serving import make_server
 
 from modalities import byte_ranges
 
@@ -49,52 +51,15 @@ def memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     Flaky.failures, Flaky.error = 0, TimeoutError("too busy")
 
 
-class RangeHandler(BaseHTTPRequestHandler):
-    """Serve byte ranges of the files of a folder, or, without `parts`, only whole files."""
-
-    root: Path
-    parts = True
-
-    def do_HEAD(self) -> None:
-        self.do_GET()
-
-    def do_GET(self) -> None:
-        file = self.root / self.path.lstrip("/")
-        if not file.is_file():
-            self.send_error(404)
-            return
-        data = file.read_bytes()
-        range_ = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", "")) if self.parts else None
-        first, last = (int(range_[1]), int(range_[2])) if range_ else (0, len(data) - 1)
-        part = data[first : last + 1]
-        self.send_response(206 if range_ else 200)
-        if range_:
-            self.send_header("Content-Range", f"bytes {first}-{first + len(part) - 1}/{len(data)}")
-        if self.parts:
-            self.send_header("Accept-Ranges", "bytes")
-        self.send_header("ETag", f'"{hash(data)}"')
-        self.send_header("Content-Length", str(len(part)))
-        self.end_headers()
-        if self.command == "GET":
-            self.wfile.write(part)
-
-    def log_message(self, format: str, *args: Any) -> None:
-        pass
-
-
-@pytest.fixture
-def served(tmp_path: Path) -> Iterator[tuple[Path, str]]:
-    """Provide a folder and the address of its web server."""
-    with serving(tmp_path / "served") as address:
-        yield tmp_path / "served", address
-
-
 @contextmanager
 def serving(folder: Path, parts: bool = True) -> Iterator[str]:
-    """Serve a new folder on this machine and yield its address."""
+    """Serve a new folder on this machine and yield its address; without `parts`, only whole files."""
     folder.mkdir()
-    handler = type("Handler", (RangeHandler,), {"root": folder, "parts": parts})
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
+    if parts:
+        server = make_server("127.0.0.1", 0, Flask("files", static_folder=folder, static_url_path="/"), threaded=True)
+    else:
+        server = ThreadingHTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=folder))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()

@@ -1,5 +1,5 @@
 """Fixtures that several tests of data share."""
 
-from tests.helpers.web_server import memory, served
+from tests.helpers.web_server import memory
 
-__all__ = ["memory", "served"]
+__all__ = ["memory"]
