@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -54,25 +55,21 @@ def masks() -> Tensor:
     return mask
 
 
-def write(
-    root: Path, *, masked: bool = False, labels: bool = True, texts: bool = False, dtype: torch.dtype = torch.float32
-) -> Latent:
-    """Write a folder as the recipe does, and return the modality that goes with it."""
+def write(root: Path, *, masked: bool = False, labels: bool = True, dtype: torch.dtype = torch.float32) -> Latent:
+    """Write a folder as the recipe does, each row's text its number, and return the modality that goes with it."""
     root.mkdir(exist_ok=True)
     index = Index(
         encoding=LATENT.encoding(), config={}, source={}, classes=["cat", "dog"] if labels else None,
         channels=3, grid=grid_facts(LATENT), dtype="float32", examples=EXAMPLES, passes=PASSES, shard_size=SIZE,
     )  # fmt: skip
-    rows = raw(dtype)
+    rows = torch.arange(EXAMPLES * PASSES)
+    every = {"x0": raw(dtype)}
+    every |= {"labels": rows % EXAMPLES % 2} if labels else {}
+    every |= {"mask": masks()} if masked else {}
     for number in range(index.count):
         part = slice(number * SIZE, (number + 1) * SIZE)
-        tensors = {"x0": rows[part].contiguous()}
-        if labels:
-            tensors["labels"] = torch.arange(len(rows))[part] % EXAMPLES % 2
-        if masked:
-            tensors["mask"] = masks()[part].contiguous()
-        captions = [f"“{n}”" for n in range(len(rows))[part]] if texts else None
-        index.shards.append(write_shard(root, number, tensors, captions))
+        tensors = {name: tensor[part].contiguous() for name, tensor in every.items()}
+        index.shards.append(write_shard(root, number, tensors, [f"“{n}”" for n in rows[part].tolist()]))
     index.save(root)
     write_whole(root / STATISTICS, lambda partial: partial.write_text(measured_scale(index).text()))
     return dataclasses.replace(LATENT, statistics=root)
@@ -104,77 +101,30 @@ def test_latent_shards_scale_rows_in_order(tmp_path: Path, dtype: torch.dtype) -
     data = LatentShards(write(tmp_path, dtype=dtype), tmp_path)
     record = json.loads((tmp_path / STATISTICS).read_text())
     mean, std = (torch.tensor(record[key]).view(3, 1, 1) for key in ("mean", "std"))
-    assert len(data) == EXAMPLES
-    assert data.classes == ("cat", "dog")
+    assert (len(data), data.classes) == (EXAMPLES, ("cat", "dog"))
     batch = data.batch(range(EXAMPLES))
     assert batch.x0.dtype == torch.float32
     torch.testing.assert_close(batch.x0, (raw(dtype)[:EXAMPLES].float() - mean) / std)
     assert batch.labels.tolist() == [n % 2 for n in range(EXAMPLES)]
     assert batch.mask is None
-    assert batch.texts is None
-    # All passes together have mean 0 and deviation 1.
-    every = (raw(dtype).double() - mean.double()) / std.double()
-    torch.testing.assert_close(every.mean((0, 2, 3)), torch.zeros(3, dtype=torch.float64), atol=1e-6, rtol=0)
+    again = LatentShards(write(tmp_path / "again", dtype=dtype), tmp_path / "again")
+    other = LatentShards(write(tmp_path / "other", masked=True), tmp_path / "other")
+    assert data.fingerprint == again.fingerprint != other.fingerprint
 
 
 def test_latent_shards_return_masks_and_texts_of_any_subset(tmp_path: Path) -> None:
-    data = LatentShards(write(tmp_path, masked=True, labels=False, texts=True), tmp_path)
+    data = LatentShards(write(tmp_path, masked=True, labels=False), tmp_path)
     batch = data.batch([3, 4, 9])
     assert torch.equal(batch.mask, masks()[[3, 4, 9]])
     assert batch.texts == ("“3”", "“4”", "“9”")
-    assert data.caption(9) == "“9”"
-    assert batch.labels is None
-    assert data.classes is None
+    assert (batch.labels, data.classes) == (None, None)
     part = data.subset([7, 2]).subset([1])
     assert torch.equal(part.example(0).x0, data.example(2).x0)
     assert part.caption(0) == "“2”"
     for index in (-1, 1):
         with pytest.raises(IndexError, match="outside a dataset of 1"):
             part.example(index)
-    assert LatentShards(write(tmp_path / "plain"), tmp_path / "plain").caption(0) is None
-
-
-def test_latent_shards_choose_the_pass_by_seed(tmp_path: Path) -> None:
-    data = LatentShards(write(tmp_path, texts=True), tmp_path)
-    assert data.example(2).text == "“2”"
-    seen = [data.example(2, seed).text for seed in range(60)]
-    assert seen == [data.example(2, seed).text for seed in range(60)]
-    assert {*seen} == {"“2”", "“12”", "“22”"}
-    assert min(seen.count(each) for each in {*seen}) > 8
-
-
-def test_split_keeps_all_passes_of_an_example_together(tmp_path: Path) -> None:
-    data = LatentShards(write(tmp_path, texts=True), tmp_path)
-    parts = split(data, 3)
-    texts = [{part.example(n, seed).text for n in range(len(part)) for seed in range(30)} for part in parts]
-    training, held_out = ({int(text[1:-1]) % EXAMPLES for text in each} for each in texts)
-    assert len(training) == 7
-    assert training | held_out == set(range(EXAMPLES))
-    assert not training & held_out
-    assert parts[0].fingerprint != data.fingerprint
-
-
-def test_latent_shards_keep_few_shards_open_in_any_number_of_threads(tmp_path: Path, monkeypatch: Any) -> None:
-    monkeypatch.setattr(module, "OPEN_SHARDS", 2)
-    latent = write(tmp_path)
-    whole = LatentShards(latent, tmp_path).batch(range(EXAMPLES)).x0
-    data = LatentShards(latent, tmp_path)
-    order = torch.randperm(200, generator=torch.Generator().manual_seed(0)).remainder(EXAMPLES).tolist()
-    with ThreadPoolExecutor(4) as pool:
-        rows = list(pool.map(lambda index: data.example(index).x0, order))
-    for index, row in zip(order, rows, strict=True):
-        assert torch.equal(row, whole[index])
-    assert len(data._open._shards) == 2
-
-
-def test_latent_shards_fingerprint_depends_on_content_only(tmp_path: Path) -> None:
-    kinds = {"a": torch.float32, "b": torch.float32, "c": torch.float16}
-    a, b, c = (LatentShards(write(tmp_path / name, dtype=dtype), tmp_path / name) for name, dtype in kinds.items())
-    assert a.fingerprint == b.fingerprint != c.fingerprint
-
-
-def test_latent_shards_return_values_that_may_be_changed(tmp_path: Path) -> None:
-    data = LatentShards(write(tmp_path, masked=True), tmp_path)
+    # Values may be changed.
     before, changed = data.example(0), data.example(0)
     changed.x0.zero_()
     changed.mask.zero_()
@@ -182,22 +132,42 @@ def test_latent_shards_return_values_that_may_be_changed(tmp_path: Path) -> None
     assert torch.equal(data.example(0).mask, before.mask)
 
 
+def test_latent_shards_choose_the_pass_by_seed_and_split_by_example(tmp_path: Path) -> None:
+    data = LatentShards(write(tmp_path), tmp_path)
+    assert data.example(2).text == "“2”"
+    seen = [data.example(2, seed).text for seed in range(60)]
+    assert seen == [data.example(2, seed).text for seed in range(60)]
+    assert min(seen.count(each) for each in ("“2”", "“12”", "“22”")) > 8
+    parts = split(data, 3)
+    texts = [{part.example(n, seed).text for n in range(len(part)) for seed in range(30)} for part in parts]
+    training, held_out = ({int(text[1:-1]) % EXAMPLES for text in each} for each in texts)
+    assert (len(training), len(held_out)) == (7, 3)
+    assert not training & held_out
+    assert parts[0].fingerprint != data.fingerprint
+
+
+def test_latent_shards_keep_few_shards_open_in_any_number_of_threads(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(module, "OPEN_SHARDS", 2)
+    data = LatentShards(write(tmp_path), tmp_path)
+    whole = data.batch(range(EXAMPLES)).x0
+    order = torch.randperm(200, generator=torch.Generator().manual_seed(0)).remainder(EXAMPLES).tolist()
+    with ThreadPoolExecutor(4) as pool:
+        rows = pool.map(lambda index: data.example(index).x0, order)
+        assert all(torch.equal(row, whole[index]) for index, row in zip(order, rows, strict=True))
+    assert len(data._open._shards) == 2
+
+
 def test_write_shard_is_atomic_plain_safetensors_of_finite_values(tmp_path: Path) -> None:
     write(tmp_path)
     names = [*map(shard_name, range(8))]
     assert sorted(path.name for path in tmp_path.iterdir()) == [*names, "index.json", STATISTICS]
     assert torch.equal(torch.cat([load_file(tmp_path / name)["x0"] for name in names]), raw())
-    before = (tmp_path / shard_name(0)).read_bytes()
-
-    def stop_halfway(partial: Path) -> None:
-        partial.write_bytes(b"half")
-        raise KeyboardInterrupt
-
+    before = (tmp_path / names[0]).read_bytes()
     with pytest.raises(KeyboardInterrupt):
-        write_whole(tmp_path / shard_name(0), stop_halfway)
+        write_whole(tmp_path / names[0], Mock(side_effect=KeyboardInterrupt))
     with pytest.raises(ValueError, match=r"not finite as torch.float16: store them with dtype=bfloat16"):
         write_shard(tmp_path, 0, {"x0": torch.full((1, 1, 2, 2), 1e5).half()}, None)
-    assert (tmp_path / shard_name(0)).read_bytes() == before
+    assert (tmp_path / names[0]).read_bytes() == before
 
 
 def test_latent_shards_name_missing_damaged_and_truncated_shards(tmp_path: Path) -> None:
