@@ -2,6 +2,7 @@
 
 import math
 import os
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from modalities.audio_sets import LOWEST, PluckedStrings, pluck
 from modalities.base import Modality
 from modalities.image import Image
 from modalities.representation import LogMel, Representation, Stft, Waveform
+from modalities.video import Video
 from multisagd.testing import check_modality
 from recipes.config.build import Builder
 
@@ -270,11 +272,15 @@ def test_audio_inverts_real_recordings_exactly_and_in_range() -> None:
     assert float((torch.cat(values) <= 1).float().mean()) > 0.998
 
 
-def test_audio_configurations_hold_the_defaults() -> None:
-    folder = Path(__file__).parents[2] / "configs" / "modality"
-    for name, kind in (("audio", Stft), ("audio_mel", LogMel), ("audio_waveform", Waveform)):
-        node = OmegaConf.to_container(OmegaConf.load(folder / f"{name}.yaml"))
-        assert Builder().build(node, Modality, "modality") == Audio(representation=kind()), name  # type: ignore[arg-type, type-abstract]
+def test_configurations_hold_the_defaults_of_their_modality() -> None:
+    for name, expected in (
+        ("audio", Audio(representation=Stft())),
+        ("audio_mel", Audio(representation=LogMel())),
+        ("audio_waveform", Audio(representation=Waveform())),
+        ("video", Video()),
+    ):
+        node = OmegaConf.to_container(OmegaConf.load(files("configs") / f"modality/{name}.yaml"))
+        assert Builder().build(node, Modality, "modality") == expected, name
 
 
 def fundamental(sound: np.ndarray, rate: int, near: float) -> float:

@@ -9,9 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from modalities import mel
 from modalities.representation import LOUDEST, LogMel, Representation, Stft, Waveform
-from multisagd.radial import PowerLaw
 
 
 def noise(channels: int, samples: int, seed: int = 0) -> Tensor:
@@ -89,14 +87,6 @@ def test_log_mel_decode_comes_near_and_is_deterministic(rate: int) -> None:
     assert (40 * (x0 - log_mel.encode(decoded, rate))).abs().mean() < 4.0
 
 
-def test_mel_spread_gives_the_power_of_the_bands() -> None:
-    triangles = mel.filters(32, 100.0, 4000.0, 512, 8000)
-    power = noise(257, 5).abs()
-    estimate = mel.spread(triangles @ power, triangles, steps=500)
-    assert bool((estimate >= 0).all())
-    assert (triangles @ estimate - triangles @ power).norm() / (triangles @ power).norm() < 0.01
-
-
 UNITS = {Stft: {"frequency": "Hz", "time": "s"}, LogMel: {"mel": "mel", "time": "s"}, Waveform: {"time": "s"}}
 
 
@@ -119,39 +109,19 @@ def test_representation_grid_has_physical_spacings() -> None:
     assert band.spacing == pytest.approx(2595 * math.log10((1 + 8000 / 700) / (1 + 60 / 700)) / 65)
 
 
-def test_power_law_is_the_same_at_all_hops_and_rates() -> None:
-    law, ratios = PowerLaw(-0.5, axes=("time",)), []
-    for hop, window, rate in ((128, 512, 16000), (64, 512, 16000), (16, 64, 8000)):
-        # One second of frames, so that multiples of 1 Hz are shared.
-        grid = Stft(hop=hop, window=window).grid(rate, rate).resize((window // 2 + 1, rate // hop))
-        assert grid.frequencies("time").flatten()[:63].tolist() == pytest.approx(list(range(63))), hop
-        power = law.power(grid)[0, :63]
-        ratios.append(power / power[10])
-    assert torch.allclose(ratios[0], ratios[1])
-    assert torch.allclose(ratios[0], ratios[2])
-    # 1/f above the corner of 0.5 Hz, flat below.
-    assert ratios[0][20].item() == pytest.approx(0.5)
-    assert ratios[0][0].item() == pytest.approx(10 / 0.5)
-
-
-@pytest.mark.parametrize(
-    ("build", "message"),
-    [
-        (lambda: Stft(window=2), "window must be an even"),
-        (lambda: Stft(hop=257), "hop must be from 1 to"),
-        (lambda: Stft(power=0.0), "power"),
-        (lambda: Stft(power=1.5), "power"),
-        (lambda: Stft(scale=-1.0), "scale"),
-        (lambda: Waveform(scale=math.inf), "scale"),
-        (lambda: LogMel(bands=0), "bands"),
-        (lambda: LogMel(low=500, high=400), "low < high"),
-        (lambda: LogMel(floor_db=0.0), "floor_db"),
-        (lambda: LogMel(high=5000).grid(8000, 8000), "half the rate"),
-        (lambda: LogMel(low=5000).grid(8000, 8000), "half the rate"),
-        (lambda: LogMel(bands=200).grid(8000, 8000), "too narrow"),
-        (lambda: LogMel().grid(511, 8000), "shorter than the window"),
-    ],
-)
-def test_representation_refuses_impossible_settings(build, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        build()
+def test_representation_refuses_impossible_settings() -> None:
+    for message, *builds in (
+        ("window must be an even", lambda: Stft(window=511), lambda: Stft(window=2)),
+        ("hop must be from 1 to", lambda: Stft(hop=257), lambda: Stft(hop=0)),
+        ("power", lambda: Stft(power=0.0), lambda: Stft(power=1.5)),
+        ("scale", lambda: Stft(scale=-1.0), lambda: Waveform(scale=math.inf)),
+        ("bands", lambda: LogMel(bands=0)),
+        ("low", lambda: LogMel(low=500, high=400), lambda: LogMel(low=-1)),
+        ("floor_db", lambda: LogMel(floor_db=0.0)),
+        ("half the rate", lambda: LogMel(high=5000).grid(8000, 8000), lambda: LogMel(low=5000).grid(8000, 8000)),
+        ("too narrow", lambda: LogMel(bands=200).grid(8000, 8000)),
+        ("shorter than the window", lambda: LogMel().grid(511, 8000)),
+    ):
+        for build in builds:
+            with pytest.raises(ValueError, match=message):
+                build()

@@ -1,9 +1,7 @@
-"""Video loads windows by seed at its own rate and size, pads short clips, filters motion, and writes what it reads."""
+"""Video loads windows by seed, pads, filters motion and saves what it reads; moving digits follow their physics."""
 
 import dataclasses
 import math
-import os
-import random
 from pathlib import Path
 
 import av
@@ -12,22 +10,16 @@ import PIL.Image
 import pytest
 import torch
 
+from modalities.autoencoders import Identity
 from modalities.image import Image
+from modalities.image_sets import Digits
+from modalities.latent import Latent
 from modalities.video import Video
-from modalities.video_files import open_video, pixels
+from modalities.video_sets import MovingDigits
 from multisagd.testing import check_modality
 from tests.helpers.numbered_clips import numbers_shown, write_numbered
 
-
-def real_clips() -> list[Path]:
-    """Return the sample clips, or skip."""
-    root = os.environ.get("MULTISAGD_DATA")
-    if not root:
-        pytest.skip("MULTISAGD_DATA is not set: it names the folder that holds video/intel_sample_videos and others")
-    clips = sorted(path for path in Path(root, "video").rglob("*") if path.suffix in (".mp4", ".mkv"))
-    if not clips:
-        pytest.skip(f"{root}/video holds no clips")
-    return clips
+GREY = Video(frames=16, fps=8, size=32, channels=1)
 
 
 def waves(frames: int = 16, height: int = 32, width: int = 48, channels: int = 3) -> torch.Tensor:
@@ -43,36 +35,22 @@ def psnr(a: torch.Tensor, b: torch.Tensor) -> float:
 
 
 def test_video_has_a_grid_of_seconds_and_pixels() -> None:
-    grid = Video(frames=10, fps=12.5, size=(24, 40)).grid()
+    grid = Video(frames=10.0, fps=12.5, size=[24, 40]).grid()  # type: ignore[arg-type]
     frame = grid.axis("frame")
     assert (grid.names, grid.shape) == (("frame", "height", "width"), (10, 24, 40))
     assert (frame.spacing, frame.unit, frame.nyquist) == (0.08, "s", 6.25)
     # Corners are physical constants: they depend neither on the length of a clip nor on its rate.
     grids = [Video(frames=frames, fps=fps).grid() for frames in (8, 64) for fps in (8, 30)]
     assert {tuple(axis.corner_frequency for axis in grid.axes) for grid in grids} == {(0.25, 1 / 256, 1 / 256)}
-    assert Video(size=[24, 40]) == Video(size=(24, 40))
-    assert hash(Video(size=8)) == hash(Video(size=(8, 8)))
-    whole = Video(frames=4.0, size=8)  # type: ignore[arg-type]
-    assert type(whole.frames) is int
-    assert whole.encode(torch.zeros(3, 2, 8, 8, dtype=torch.uint8)).shape == (3, *whole.grid().shape)
 
 
-@pytest.mark.parametrize(
-    ("name", "values"),
-    [
-        ("frames", [0, 1.5]),
-        ("fps", [0, math.nan, 1e6]),
-        ("motion", [3]),
-        ("short", ["repeat"]),
-        ("size", [0]),
-        ("channels", [4]),
-        ("resize", ["zoom"]),
-    ],
-)
-def test_video_refuses_impossible_options(name: str, values: list) -> None:
-    for value in values:
-        with pytest.raises(ValueError, match=name):
-            Video(**{name: value})
+def test_video_refuses_impossible_options() -> None:
+    for option in (
+        {"frames": 0}, {"frames": 1.5}, {"fps": 0}, {"fps": math.nan}, {"fps": 1e6}, {"motion": 3}, {"short": "repeat"},
+        {"size": 0}, {"channels": 4}, {"resize": "zoom"},
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=next(iter(option))):
+            Video(**option)
     with pytest.raises(ValueError, match="frames of at least 2"):
         Video(motion=0.1, frames=1)
 
@@ -182,8 +160,7 @@ def test_video_motion_accepts_only_windows_that_move(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("fps", "size"),
-    [(8, (32, 48)), (12.5, (33, 47)), (29.97, (2, 2)), (30000 / 1001, (1, 1)), (0.5, (32, 47)), (12.5, (32, 48))],
+    ("fps", "size"), [(8, (32, 48)), (12.5, (33, 47)), (29.97, (2, 2)), (30000 / 1001, (1, 1)), (0.5, (32, 47))]
 )
 def test_video_save_writes_clips_that_load_at_their_rate(tmp_path: Path, fps: float, size: tuple[int, int]) -> None:
     video, clip = Video(frames=16, fps=fps, size=size), waves(16, *size)
@@ -201,19 +178,15 @@ def test_video_save_writes_clips_that_load_at_their_rate(tmp_path: Path, fps: fl
     factor = max(1, 64 // max(size))
     with PIL.Image.open(path.with_suffix(".png")) as sheet:
         assert sheet.size == (8 * (size[1] * factor + 2) + 2, 2 * (size[0] * factor + 2) + 2)
-        first = np.asarray(sheet)[2 : 2 + size[0] * factor : factor, 2 : 2 + size[1] * factor : factor]
-    assert np.array_equal(first, clip[:, 0].permute(1, 2, 0).numpy())
 
 
 def test_video_save_writes_grey_clips_and_single_frames(tmp_path: Path) -> None:
-    grey, clip = Video(frames=16, size=32, channels=1), waves(16, 32, 32, channels=1)
-    grey.save(clip, tmp_path / "grey.mp4")
-    assert psnr(grey.load(tmp_path / "grey.mp4"), clip) > 40
-    one = Video(frames=1, size=32)
-    one.save(waves(1, 32, 32), tmp_path / "one.mp4")
-    assert one.load(tmp_path / "one.mp4").shape == (3, 1, 32, 32)
+    for frames, channels in ((16, 1), (1, 3)):
+        video, clip = Video(frames=frames, size=32, channels=channels), waves(frames, 32, 32, channels)
+        video.save(clip, tmp_path / "a.mp4")
+        assert psnr(video.load(tmp_path / "a.mp4"), clip) > 30
     with pytest.raises(ValueError, match=r"must end in \.mp4"):
-        grey.save(clip, tmp_path / "a.avi")
+        video.save(clip, tmp_path / "a.avi")
 
 
 def test_video_save_grid_writes_a_sheet_of_rows_and_tiles_that_move(tmp_path: Path) -> None:
@@ -222,12 +195,9 @@ def test_video_save_grid_writes_a_sheet_of_rows_and_tiles_that_move(tmp_path: Pa
     video.save_grid(clips, path)
     with PIL.Image.open(path) as sheet:
         assert sheet.size == (16 * 66 + 2, 3 * 50 + 2)  # 16 of 20 frames, enlarged twice
-        shown = np.asarray(sheet)
-    for row in (0, 2):
-        last = shown[50 * row + 2 : 50 * row + 50 : 2, 15 * 66 + 2 : 16 * 66 : 2]
-        assert np.array_equal(last, clips[row][:, -1].permute(1, 2, 0).numpy())
+        last = np.asarray(sheet)[102:150:2, 15 * 66 + 2 : 16 * 66 : 2]
+    assert np.array_equal(last, clips[2][:, -1].permute(1, 2, 0).numpy())
     tiled = Video(frames=20, fps=12.5, size=(2 * 50 + 2, 2 * 66 + 2)).load(path.with_suffix(".mp4"))
-    assert tiled.shape == (3, 20, 102, 134)
     for clip, (top, left) in zip(clips, [(2, 2), (2, 68), (52, 2)], strict=True):
         for time in (0, 3, 19):
             tile = tiled[:, time, top : top + 48 : 2, left : left + 64 : 2]
@@ -238,33 +208,105 @@ def test_video_save_grid_writes_a_sheet_of_rows_and_tiles_that_move(tmp_path: Pa
     assert (tmp_path / "single.mp4").stat().st_size > 0
 
 
-def test_video_save_preserves_real_clips(tmp_path: Path) -> None:
-    for number, path in enumerate(real_clips()[::4]):
-        for size in (32, 64):
-            video = Video(frames=12, fps=12.5, size=size)
-            clip = video.load(path, number)
-            video.save(clip, tmp_path / "a.mp4")
-            assert psnr(video.load(tmp_path / "a.mp4"), clip) > 30, path
+def centres(clips: torch.Tensor) -> torch.Tensor:
+    """Centre of light of each frame in pixels, (batch, frames, height, width) -> (batch, frames, 2)."""
+    light = (clips.double() + 1) / 2
+    rows, columns = (torch.arange(size, dtype=torch.float64) + 0.5 for size in clips.shape[-2:])
+    total = light.sum((-2, -1))
+    return torch.stack([(light.sum(-1) @ rows) / total, (light.sum(-2) @ columns) / total], -1)
 
 
-@pytest.mark.parametrize("name", ["solidWhiteRight.mp4", "again.mkv"])
-def test_video_file_windows_of_real_clips_equal_a_decode_from_the_start(name: str) -> None:
-    path = next(path for path in real_clips() if path.name == name)
+def test_moving_digits_are_clips_of_ten_classes() -> None:
+    digits = MovingDigits(GREY, count=200)
+    assert (len(digits), digits.classes) == (200, tuple("0123456789"))
+    batch = digits.batch(range(200))
+    assert (batch.x0.shape, batch.x0.dtype) == ((200, 1, 16, 32, 32), torch.float32)
+    assert (batch.x0.min().item(), batch.x0.max().item()) == (-1.0, 1.0)
+    assert set(batch.labels.tolist()) == set(range(10))  # type: ignore[union-attr]
+    two = MovingDigits(GREY, count=5, digits=2)
+    assert (two.classes, two.batch([0, 1]).labels) == (None, None)
+    colour = MovingDigits(dataclasses.replace(GREY, channels=3), count=5).batch([3])
+    assert torch.equal(colour.x0, batch.x0[3:4].expand(-1, 3, -1, -1, -1))
 
-    def small(frame: av.VideoFrame) -> torch.Tensor:
-        return pixels(frame, (16, 16))
 
-    with av.open(str(path)) as container:
-        stream = container.streams.video[0]
-        unit = float(stream.time_base)
-        stamps, every = zip(*((frame.pts * unit, small(frame)) for frame in container.decode(stream)), strict=True)
-    stamps = [stamp - stamps[0] for stamp in stamps]
-    draw = random.Random(0)
-    with open_video(path, 10**7) as file:
-        assert file.measure() == pytest.approx(stamps[-1] + file.step)
-        for fps in (8, 12.5, 30, 60):
-            start = draw.uniform(0, stamps[-1] - 5 / fps)
-            times = [start + n / fps for n in range(6)]
-            expected = [max(n for n, stamp in enumerate(stamps) if stamp <= time + 1e-3) for time in times]
-            shown = file.frames_at(times, small)
-            assert all(torch.equal(picture, every[n]) for picture, n in zip(shown, expected, strict=True)), fps
+def test_moving_digits_depend_on_seed_and_index_alone() -> None:
+    digits, other_seed = (MovingDigits(GREY, count=100, seed=seed) for seed in (0, 1))
+    batch = digits.batch([4, 90, 4], seeds=[1, 2, 3])
+    assert torch.equal(batch.x0[0], batch.x0[2])
+    assert torch.equal(digits.example(90, seed=5).x0, batch.x0[1])
+    assert digits.example(90).label == int(batch.labels[1])  # type: ignore[index]
+    assert torch.equal(MovingDigits(GREY, count=5).batch([4]).x0[0], batch.x0[0])
+    assert not torch.equal(other_seed.batch([4]).x0[0], batch.x0[0])
+    part = digits.subset([90, 4])
+    assert torch.equal(part.batch([1, 0]).x0, batch.x0[:2])
+    assert len({each.fingerprint for each in (digits, part, other_seed, digits.subset([4]))}) == 4
+    assert digits.fingerprint == MovingDigits(GREY, count=100).fingerprint
+    for index in (100, -1):
+        with pytest.raises(IndexError, match="100 clips"):
+            digits.batch([index])
+
+
+def test_moving_digits_show_the_digit_of_the_label_at_its_place() -> None:
+    digits = MovingDigits(Video(frames=1, size=32, channels=1), count=40, speed=(0, 0))
+    stills = Digits(Image(size=16, channels=1))
+    batch = digits.batch(range(40))
+    for index in range(40):
+        track = digits.tracks(index)
+        glyph = stills.batch([int(track.glyphs[0])])
+        assert int(batch.labels[index]) == int(glyph.labels[0])  # type: ignore[index]
+        # Between pixels the light is the same, and its centre is the digit's.
+        assert (batch.x0[index] + 1).sum() == pytest.approx(float((glyph.x0 + 1).sum()), rel=0.02)
+        moved = centres(batch.x0[index])[0, 0] - centres(glyph.x0[0])[0]
+        assert torch.allclose(moved, track.start[0], atol=0.1)
+
+
+def test_moving_digits_show_the_same_motion_at_another_rate() -> None:
+    slow = MovingDigits(dataclasses.replace(GREY, frames=16, fps=8), count=10, digits=2).batch(range(10)).x0
+    fast = MovingDigits(dataclasses.replace(GREY, frames=46, fps=24), count=10, digits=2).batch(range(10)).x0
+    assert torch.equal(slow, fast[:, :, ::3])
+
+
+def test_moving_digits_bounce_off_the_walls_and_stay_inside() -> None:
+    video = Video(frames=200, fps=10, size=(24, 32), channels=1)
+    digits = MovingDigits(video, count=20, digits=3, speed=(30, 60))
+    room = torch.tensor([12.0, 20.0], dtype=torch.float64)
+    for index in range(20):
+        track = digits.tracks(index)
+        corners = digits.corners(track.start, track.velocity)
+        assert corners.shape == (3, 200, 2)
+        # Step by step, reflected at each wall.
+        place, velocity = track.start.clone(), track.velocity.clone()
+        for frame in range(200):
+            assert bool(((corners[:, frame] >= 0) & (corners[:, frame] <= room)).all())
+            torch.testing.assert_close(corners[:, frame], place, rtol=0, atol=1e-6)
+            place += velocity / 10
+            while bool((outside := (place < 0) | (place > room)).any()):
+                place = torch.where(place < 0, -place, torch.where(place > room, 2 * room - place, place))
+                velocity[outside] *= -1
+    # No light is lost over an edge: one digit keeps its brightness everywhere.
+    one = (MovingDigits(video, count=8, speed=(30, 60)).batch(range(8)).x0 + 1).sum((1, 3, 4))
+    assert ((one.amax(1) - one.amin(1)) / one.mean(1)).max() < 0.02
+
+
+def test_moving_digits_draw_the_brighter_pixel() -> None:
+    digits = MovingDigits(GREY, count=4, digits=2)
+    for index in range(4):
+        track = digits.tracks(index)
+        corners = digits.corners(track.start, track.velocity)
+        alone = [digits.draw(track.glyphs[None, n : n + 1], corners[None, n : n + 1]) for n in range(2)]
+        shown = (torch.maximum(*alone) * 255).round().to(torch.uint8)
+        assert torch.equal(digits.batch([index]).x0[0], GREY.image.encode(shown))
+
+
+def test_moving_digits_refuse_impossible_options() -> None:
+    for message, *options in (
+        ("count", {"count": 0}),
+        ("digits", {"digits": 0}),
+        ("speed", {"speed": (3,)}, {"speed": (5, 3)}, {"speed": (-1, 3)}, {"speed": (0, math.inf)}),
+        ("8 pixels", {"modality": Video(size=7)}),
+        ("must be a Video, got Image", {"modality": Image(size=32)}),
+        ("must be a Video, got Latent", {"modality": Latent(GREY, Identity())}),
+    ):
+        for each in options:
+            with pytest.raises(ValueError, match=message):
+                MovingDigits(**{"modality": GREY} | each)

@@ -86,17 +86,10 @@ def test_video_file_converts_any_rate_to_any_other(tmp_path: Path, rate: float |
     slack = (0, 1, 2) if container == "mkv" else (1,)
     with open_video(path, 10**6) as file:
         assert file.step == pytest.approx(float(1 / exact))
-        for fps in (8, 25, 30, 60):
-            times = [Fraction(3, 10) + Fraction(n, fps) for n in range(8)]
+        for fps in (8, 25, 30, 60, exact):
+            times = [Fraction(3, 10) + n / Fraction(fps) for n in range(8)]
             for time, number in zip(times, numbers(file, [float(time) for time in times]), strict=True):
                 assert number in {int((time + Fraction(late, 1000)) * exact) for late in slack}, (fps, time)
-
-
-def test_video_file_at_its_own_rate_shows_each_frame_once(tmp_path: Path) -> None:
-    for rate in (Fraction(30000, 1001), Fraction(24000, 1001), Fraction(30), Fraction(60)):
-        path = write_numbered(tmp_path / "a.mkv", rate=rate, count=100)
-        with open_video(path, 10**6) as file:
-            assert numbers(file, [float((7 + n) / rate) for n in range(90)]) == list(range(7, 97)), rate
 
 
 @pytest.mark.parametrize("name", ["a.mp4", "a.mkv"])
@@ -256,8 +249,8 @@ def test_video_file_refuses_truncated_files(tmp_path: Path, name: str) -> None:
 def test_open_video_refuses_huge_frames_before_decoding(tmp_path: Path) -> None:
     check_refused(write_numbered(tmp_path / "a.mp4"), "64×32 pixels", max_pixels=64 * 32 - 1)
     data = bytearray(write_clip(tmp_path, "gif.gif").read_bytes())
-    for width, height in ((9_000, 9_000), (65_535, 65_535)):
-        data[6:10] = struct.pack("<HH", width, height)
+    for side in (9_000, 65_535):
+        data[6:10] = struct.pack("<HH", side, side)
         (tmp_path / "huge.gif").write_bytes(data)
         check_refused(tmp_path / "huge.gif", "max_pixels|damaged", max_pixels=64_000_000)
 
