@@ -1,4 +1,7 @@
+"""Objects are built from configurations with checked types, and only from classes of allowed packages."""
+
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import pytest
@@ -29,75 +32,48 @@ class Settings:
     anything: Any = None
 
 
-def test_builds_nested_objects() -> None:
+def test_build_nests_objects_and_fills_omitted_arguments_from_the_context() -> None:
     node = {
         "_target_": "multisagd.spectrum.Product",
         "left": {"_target_": "multisagd.PowerLaw", "exponent": -1, "axes": ["height"]},
         "right": {"_target_": "multisagd.Autoregressive", "axis": "width", "coefficient": 0.5},
     }
-    built = Builder().build(node, ms.Spectrum, "spectrum")
     expected = ms.PowerLaw(-1.0, axes=("height",)) * ms.Autoregressive(0.5, axis="width")
-    assert built == expected
-
-
-def test_context_fills_in_what_is_left_out() -> None:
+    assert Builder().build(node, ms.Spectrum, "spectrum") == expected
     node = {"_target_": "multisagd.networks.UNet", "width": 8, "multipliers": [1], "heads": 2, "classes": None}
-    network = Builder().build(node, nn.Module, "network", channels=3, dimensions=1, classes=4, unheard_of=1)
+    network = Builder().build(node, nn.Module, "network", channels=3, dimensions=1, classes=4, unknown=1)
     assert network(torch.zeros(2, 3, 8), torch.zeros(2), torch.tensor([0, 4])).shape == (2, 3, 8)
 
 
 @pytest.mark.parametrize(
     "target",
     [
-        "os.system",
-        "builtins.eval",
-        "builtins.exec",
-        "subprocess.Popen",
-        "torch.nn.Linear",
-        "multisagd.networks.unet.torch.load",
-        "modalities.files.os.system",
-        "modalities.reading.ThreadPoolExecutor",
-        "recipes.runs.run.subprocess.run",
-        "recipes.train.train",
-        "recipes.train.main",
-        "multisagd.networks.unet",
-        "multisagd.seeds.derive",
-        "multisagd.Grid",
-        "multisagd.PowerLaw.__init__",
-        "multisagd.PowerLaw.__class__",
-        "multisagd.networks.UNet.__init__.__globals__",
-        "multisagd.networks.UNet.forward",
-        "multisagd_evil.UNet",
-        "",
-        "os",
-        None,
-        3,
-        ["os.system"],
+        "os.system", "builtins.eval", "builtins.exec", "subprocess.Popen", "torch.nn.Linear",
+        "multisagd.networks.unet.torch.load", "modalities.files.os.system", "modalities.reading.ThreadPoolExecutor",
+        "recipes.runs.run.subprocess.run", "recipes.train.train", "recipes.train.main", "multisagd.networks.unet",
+        "multisagd.seeds.derive", "multisagd.Grid", "multisagd.PowerLaw.__init__", "multisagd.PowerLaw.__class__",
+        "multisagd.networks.UNet.__init__.__globals__", "multisagd.networks.UNet.forward", "multisagd_evil.UNet",
+        "", "os", None, 3, ["os.system"],
     ],
-)
-@pytest.mark.parametrize("expected", [nn.Module, ms.Spectrum, Modality, Dataset, Sampler])
-def test_refuses_what_is_not_ours_or_not_of_the_type(target: Any, expected: type) -> None:
-    with pytest.raises(RecipeError, match=r"^place"):
-        Builder().build({"_target_": target}, expected, "place")
+)  # fmt: skip
+def test_build_refuses_targets_outside_the_packages_or_of_another_type(target: Any) -> None:
+    for expected in (nn.Module, ms.Spectrum, Modality, Dataset, Sampler):
+        with pytest.raises(RecipeError, match=r"^place"):
+            Builder().build({"_target_": target}, expected, "place")
 
 
-def test_refuses_nested_targets_too() -> None:
-    node = {"_target_": "multisagd.spectrum.Sum", "left": {"_target_": "os.getcwd"}, "right": {}}
-    with pytest.raises(RecipeError, match=r"^spectrum\.left\._target_: os.getcwd is not under an allowed package"):
-        Builder().build(node, ms.Spectrum, "spectrum")
-    node = {"_target_": "multisagd.PowerLaw", "exponent": {"_target_": "multisagd.Flat"}}
-    with pytest.raises(RecipeError, match=r"^spectrum\.exponent: expected a number"):
-        Builder().build(node, ms.Spectrum, "spectrum")
-
-
-def test_nothing_is_imported_from_a_package_that_is_not_allowed(tmp_path: Any, monkeypatch: Any) -> None:
+def test_build_imports_from_allowed_packages_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "boom.py").write_text("raise SystemExit('imported')")
     monkeypatch.syspath_prepend(str(tmp_path))
     with pytest.raises(RecipeError, match="allow_targets=\\[boom\\]"):
         Builder().build({"_target_": "boom.Network"}, nn.Module, "network")
+    (tmp_path / "my_modules.py").write_text("import os\nfrom torch.nn import Linear\n")
+    for name, real in (("Linear", "torch"), ("os.system", "which is os")):
+        with pytest.raises(RecipeError, match=real):
+            Builder(("my_modules",)).build({"_target_": f"my_modules.{name}"}, nn.Module, "network")
 
 
-def test_the_user_may_allow_a_package_of_their_own(tmp_path: Any, monkeypatch: Any) -> None:
+def test_build_finds_an_allowed_package_in_the_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = "import multisagd\nclass Mine(multisagd.Spectrum):\n    def __init__(self, a: int): self.a = a\n"
     (tmp_path / "my_spectra.py").write_text(source)
     monkeypatch.chdir(tmp_path)
@@ -105,12 +81,7 @@ def test_the_user_may_allow_a_package_of_their_own(tmp_path: Any, monkeypatch: A
     assert Builder(("my_spectra",)).build(node, ms.Spectrum, "spectrum").a == 2  # type: ignore[attr-defined]
 
 
-def test_an_allowed_package_does_not_open_its_imports(tmp_path: Any, monkeypatch: Any) -> None:
-    (tmp_path / "my_modules.py").write_text("import os\nfrom torch.nn import Linear\n")
-    monkeypatch.syspath_prepend(str(tmp_path))
-    for name, real in (("Linear", "torch"), ("os.system", "which is os")):
-        with pytest.raises(RecipeError, match=real):
-            Builder(("my_modules",)).build({"_target_": f"my_modules.{name}"}, nn.Module, "network")
+NESTED = {"_target_": "multisagd.spectrum.Sum", "left": {"_target_": "os.getcwd"}, "right": {}}
 
 
 @pytest.mark.parametrize(
@@ -123,14 +94,16 @@ def test_an_allowed_package_does_not_open_its_imports(tmp_path: Any, monkeypatch
         ({"_target_": "multisagd.PowerLaw", "exponent": True}, "spectrum.exponent: expected a number"),
         ({"_target_": "multisagd.PowerLaw", "exponent": 1, "corner": -1}, "spectrum: a power law's corner"),
         ({"exponent": 1}, "spectrum: has no _target_"),
+        (NESTED, r"^spectrum\.left\._target_: os.getcwd is not under an allowed package"),
+        ({"_target_": "multisagd.PowerLaw", "exponent": {"_target_": "multisagd.Flat"}}, "exponent: expected a number"),
     ],
 )
-def test_mistakes_name_the_key_and_the_remedy(node: dict[str, Any], message: str) -> None:
+def test_build_names_the_key_and_the_remedy_of_a_mistake(node: dict[str, Any], message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         Builder().build(node, ms.Spectrum, "spectrum")
 
 
-def test_settings_are_converted_to_their_types() -> None:
+def test_settings_converts_values_to_their_types() -> None:
     node = {"count": 1e3, "share": 1, "kind": "b", "pair": [1, 2], "names": ["x"], "maybe": 3, "leaf": {"value": 2}}
     settings = Builder().settings(Settings, node, "")
     assert settings == Settings(1000, 1.0, "b", (1.0, 2.0), ("x",), 3, Leaf(2.0))
@@ -154,6 +127,6 @@ def test_settings_are_converted_to_their_types() -> None:
         ("cuont", 3, "cuont.*did you mean 'count'"),
     ],
 )
-def test_settings_of_a_wrong_type_are_refused(key: str, value: Any, message: str) -> None:
+def test_settings_refuses_values_of_a_wrong_type(key: str, value: Any, message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         Builder().settings(Settings, {key: value}, "")

@@ -1,8 +1,9 @@
+"""Settings in printed commands are quoted so that a shell and the command read the same text back."""
+
 import re
 import subprocess
 from pathlib import Path
 
-import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 import recipes
@@ -17,34 +18,26 @@ TEXTS = [
 ]  # fmt: skip
 
 
-def test_a_printed_setting_is_read_back_by_a_shell_and_by_the_command() -> None:
+def test_setting_is_read_back_by_a_shell_and_by_the_command() -> None:
     words = [setting("out", text) for text in TEXTS]
     done = subprocess.run(["sh", "-c", f"printf '%s\\0' {' '.join(words)}"], capture_output=True, check=True)
     read = done.stdout.decode().split("\0")[:-1]
     assert [OverridesParser.create().parse_override(each).key_or_group for each in read] == ["out"] * len(TEXTS)
     for text, each in zip(TEXTS, read, strict=True):
         assert configuration.load("sample", ["run_dir=run", each])["out"] == text
-
-
-def test_plain_paths_stay_plain() -> None:
     assert setting("run_dir", "/a/b-c_d.e/000001") == "run_dir=/a/b-c_d.e/000001"
 
 
-@pytest.mark.parametrize(
-    ("arguments", "told"),
-    [
+def test_word_suggests_quoted_settings() -> None:
+    for arguments, quoted in (
         (["--run_dir", "my runs"], "'run_dir=my runs'"),
         (["run_dir=", "my runs"], "'run_dir=my runs'"),
         (["my runs/a,b"], """'run_dir="my runs/a,b"' or 'data.root="my runs/a,b"'"""),
-    ],
-)
-def test_hints_can_be_pasted(arguments: list[str], told: str) -> None:
-    assert told in (word(arguments, 0) or "")
+    ):
+        assert quoted in (word(arguments, 0) or "")
 
 
-def test_commands_that_are_printed_hold_any_path() -> None:
-    """Every place that prints a command with a path writes it by `setting`, or by the words as they were typed."""
+def test_printed_commands_quote_their_settings() -> None:
     root = Path(recipes.__path__[0])
-    bare = re.compile(r"multisagd [a-z]+ [^\"]*?[\w.]+=\{(?!setting|shlex)")
-    found = [path.name for path in root.rglob("*.py") if bare.search(path.read_text(encoding="utf-8"))]
-    assert found == []
+    unquoted = re.compile(r"multisagd [a-z]+ [^\"]*?[\w.]+=\{(?!setting|shlex)")
+    assert [path.name for path in root.rglob("*.py") if unquoted.search(path.read_text(encoding="utf-8"))] == []

@@ -1,0 +1,275 @@
+"""Checkpoints are exact, complete or absent, verified when they are loaded, and kept by the rules of the settings."""
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from recipes.cli.command import kept
+from recipes.runs.checkpoint import CheckpointError, Checkpoints, SaveError, State, VersionError, load
+from recipes.training.loop import Saver, staged
+
+WRITER = """
+import os, signal, sys, torch
+from pathlib import Path
+from recipes.runs import checkpoint
+real, calls = checkpoint._flush, []
+def flush(path):
+    calls.append(path)
+    if len(calls) == kill_at:
+        os.kill(os.getpid(), signal.SIGKILL)
+    real(path)
+checkpoint._flush = flush
+for kill_at, folder in enumerate(sys.argv[1:], 1):
+    if child := os.fork():
+        assert os.waitpid(child, 0)[1] == signal.SIGKILL
+        continue
+    checkpoint.Checkpoints(Path(folder)).save(
+        checkpoint.State(200, {"network": {"w": torch.ones(10)}, "ema": {"w": torch.ones(10)}}, {})
+    )
+    os._exit(1)
+"""
+
+
+def state(samples: int, value: float = 0.0) -> State:
+    weights = {"w": torch.full((3,), value), "step": torch.tensor(samples, dtype=torch.float32)}
+    return State(samples, {"network": weights, "ema": {"w": torch.ones(2, 2, dtype=torch.bfloat16)}}, {"a": [1, "x"]})
+
+
+def latest(checkpoints: Checkpoints, counted: bool = False) -> State:
+    found = checkpoints.latest(counted=counted)
+    assert found is not None
+    return found
+
+
+def counts(checkpoints: Checkpoints) -> list[int]:
+    return [int(folder.name) for folder in checkpoints.folders()]
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def truncate(folder: Path) -> None:
+    path = folder / "network.safetensors"
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def test_load_returns_exactly_what_save_wrote(tmp_path: Path) -> None:
+    loaded = load(Checkpoints(tmp_path / "checkpoints").save(state(64, 0.1)))
+    assert (loaded.samples, loaded.record) == (64, {"a": [1, "x"]})
+    for part, tensors in state(64, 0.1).tensors.items():
+        for name, tensor in tensors.items():
+            assert loaded.tensors[part][name].dtype == tensor.dtype
+            assert torch.equal(loaded.tensors[part][name], tensor)
+
+
+def test_checkpoints_keep_the_newest_and_those_just_saved(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    assert checkpoints.latest() is None
+    for samples in (64, 128, 1024, 512):
+        checkpoints.save(state(samples))
+    assert names(tmp_path) == ["000000000512", "000000001024"]
+    assert latest(checkpoints).samples == 1024
+    assert Checkpoints(tmp_path, keep=1).save(state(64)).exists()
+
+
+def test_save_replaces_another_state_and_leaves_the_same_one_alone(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(state(64, 1.0))
+    folder = checkpoints.save(state(64, 2.0))
+    assert float(latest(checkpoints).tensors["network"]["w"][0]) == 2.0
+    before = folder.stat().st_ino
+    assert checkpoints.save(state(64, 2.0)) == folder
+    assert folder.stat().st_ino == before
+    truncate(folder)
+    checkpoints.save(state(64, 2.0))
+    assert load(folder).samples == 64
+    assert names(tmp_path) == [folder.name]
+
+
+def test_save_leaves_one_checkpoint_when_it_is_killed_while_replacing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(state(64, 1.0))
+    rename, calls = Path.rename, []
+
+    def killed_at_the_second(path: Path, target: Path) -> Path:
+        calls.append(path)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return rename(path, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", killed_at_the_second)
+        with pytest.raises(KeyboardInterrupt):
+            checkpoints.save(state(64, 2.0))
+    assert float(latest(checkpoints).tensors["network"]["w"][0]) == 1.0
+    checkpoints.save(state(128))
+    assert names(tmp_path) == ["000000000064", "000000000128"]
+
+
+def test_save_leaves_earlier_checkpoints_when_it_is_killed_before_any_file_is_flushed(tmp_path: Path) -> None:
+    runs = [Checkpoints(tmp_path / str(kill_at)) for kill_at in (1, 2, 3, 4)]
+    for checkpoints in runs:
+        checkpoints.save(state(100))
+    subprocess.run([sys.executable, "-c", WRITER, *(str(checkpoints.folder) for checkpoints in runs)], check=True)
+    for checkpoints in runs:
+        assert counts(checkpoints) == [100]
+        assert latest(checkpoints).samples == 100
+        assert any(name.startswith(".") for name in names(checkpoints.folder)), "it was not writing"
+        checkpoints.save(state(200))
+        assert names(checkpoints.folder) == ["000000000100", "000000000200"]
+
+
+WEIGHTS, INDEX = "network.safetensors", "checkpoint.json"
+DAMAGES: dict[str, tuple[str, Callable[[bytes], bytes] | None]] = {
+    "truncated": (WEIGHTS, lambda data: data[: len(data) // 2]),
+    "altered": (WEIGHTS, lambda data: data[:-1] + bytes([data[-1] ^ 1])),
+    "empty": (WEIGHTS, lambda data: b""),
+    "missing": (WEIGHTS, None),
+    "no index": (INDEX, None),
+    "half an index": (INDEX, lambda data: data[:40]),
+    "binary index": (INDEX, lambda data: b"\x80\x04\x95"),
+    "list": (INDEX, lambda data: b"[]"),
+    "files of a wrong kind": (INDEX, lambda data: b'{"format_version": 1, "samples": 1, "files": 3, "record": {}}'),
+    "escape": (INDEX, lambda data: data.replace(b'"network":', b'"../../etc/x":')),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGES)
+def test_load_refuses_damaged_checkpoints(tmp_path: Path, kind: str) -> None:
+    folder = Checkpoints(tmp_path).save(state(64))
+    name, damage = DAMAGES[kind]
+    content = (folder / name).read_bytes()
+    (folder / name).unlink()
+    if damage is not None:
+        (folder / name).write_bytes(damage(content))
+    with pytest.raises(CheckpointError, match=r"cannot read .*000000000064.*remove"):
+        load(folder)
+
+
+def test_latest_falls_back_from_damage_but_not_from_an_unknown_version(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    checkpoints = Checkpoints(tmp_path)
+    first, second = (checkpoints.save(state(samples)) for samples in (64, 128))
+    index = (second / "checkpoint.json").read_text()
+    (second / "checkpoint.json").write_text(index.replace('"format_version": 1', '"format_version": 99'))
+    with pytest.raises(VersionError, match="format version 99, this program reads version 1"):
+        checkpoints.latest()
+    (second / "checkpoint.json").write_text(index)
+    truncate(second)
+    assert latest(checkpoints).samples == 64
+    assert "network.safetensors" in caplog.text
+    assert "falling back" in caplog.text
+    truncate(first)
+    with pytest.raises(CheckpointError, match="none of the 2 checkpoints"):
+        checkpoints.latest()
+
+
+def test_set_aside_removes_no_readable_checkpoint_until_training_has_passed(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    for samples in (64, 128, 192):
+        checkpoints.save(state(samples))
+    Checkpoints(tmp_path, keep=3).save(state(256))
+    for samples in (192, 256):
+        truncate(checkpoints.place(samples))
+    assert latest(checkpoints).samples == 128
+    assert checkpoints.set_aside(128) == [checkpoints.place(192), checkpoints.place(256)]
+    for samples in (144, 160):
+        checkpoints.save(state(samples))
+        assert checkpoints.newest() == checkpoints.place(samples)
+    # They can be looked at until training has passed them.
+    assert names(tmp_path) == [".aside-000000000192", ".aside-000000000256", "000000000144", "000000000160"]
+    checkpoints.save(state(224))
+    assert names(tmp_path) == [".aside-000000000256", "000000000160", "000000000224"]
+    checkpoints.save(state(256))
+    assert names(tmp_path) == ["000000000224", "000000000256"]
+
+
+def test_newest_and_kept_name_the_last_complete_checkpoint(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path / "checkpoints", keep=3)
+    assert checkpoints.newest() is None
+    assert kept("train", {"run_dir": str(tmp_path)}).startswith("nothing was saved yet")
+    for samples in (64, 128):
+        checkpoints.save(state(samples))
+    truncate(checkpoints.place(128))
+    checkpoints.place(192).mkdir()
+    assert checkpoints.newest() == checkpoints.place(64)
+    expected = f"the last checkpoint is {tmp_path}/checkpoints/000000000064,"
+    assert expected in kept("train", {"run_dir": str(tmp_path)})
+
+
+def test_save_does_not_recreate_a_run_folder_that_has_vanished(tmp_path: Path) -> None:
+    with pytest.raises(SaveError, match="cannot write the checkpoint"):
+        Checkpoints(tmp_path / "run" / "checkpoints").save(state(64))
+    assert not list(tmp_path.iterdir())
+
+
+def test_checkpoints_by_the_clock_change_nothing_of_those_by_samples(tmp_path: Path) -> None:
+    """What training goes back to, and what is kept for good, does not depend on how fast it went."""
+    checkpoints = Checkpoints(tmp_path, keep=2, keep_every=100)
+    for samples in (30, 100, 110, 130, 150, 160, 170):
+        checkpoints.save(replace(state(samples), by_clock=samples not in (30, 130)))
+    assert counts(checkpoints) == [130, 160, 170]
+    for counted, samples in ((False, 170), (True, 130)):
+        found = latest(checkpoints, counted)
+        assert (found.samples, found.by_clock) == (samples, not counted)
+    truncate(checkpoints.place(130))
+    assert latest(checkpoints, counted=True).samples == 170
+
+
+def test_keep_every_keeps_the_first_after_each_multiple(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=2, keep_every=100)
+    for samples in range(30, 480, 30):
+        checkpoints.save(state(samples))
+    assert counts(checkpoints) == [120, 210, 300, 420, 450]
+    Checkpoints(tmp_path, keep=1).save(state(480))  # without it, they are removed
+    assert counts(checkpoints) == [480]
+
+
+def test_saver_writes_a_copy_made_at_the_moment_of_saving(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Training changes weights in place while they are written."""
+    released, save = threading.Event(), Checkpoints.save
+
+    def late(checkpoints: Checkpoints, state: State) -> Path:
+        released.wait(10)
+        return save(checkpoints, state)
+
+    monkeypatch.setattr(Checkpoints, "save", late)
+    weights, checkpoints = torch.zeros(3, requires_grad=True), Checkpoints(tmp_path)
+    changing = State(64, {"network": {"w": weights}}, {})
+    assert not staged(changing).tensors["network"]["w"].requires_grad
+    with Saver(checkpoints, in_background=True) as saver:
+        saver.save(changing)
+        weights.detach().add_(1)
+        assert not checkpoints.folders()
+        released.set()
+        saver.finish()
+        assert torch.equal(latest(checkpoints).tensors["network"]["w"], torch.zeros(3))
+
+
+def test_saver_waits_for_the_last_checkpoint_when_it_is_left(tmp_path: Path) -> None:
+    for in_background in (True, False):
+        checkpoints = Checkpoints(tmp_path / str(in_background))
+        with Saver(checkpoints, in_background) as saver:
+            for samples in (16, 32, 48):
+                saver.save(state(samples))
+        assert counts(checkpoints) == [32, 48], in_background
+
+
+def test_saver_raises_an_error_of_the_background_once_in_finish(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").write_text("in the way")
+    with Saver(Checkpoints(tmp_path / "checkpoints"), in_background=True) as saver:
+        saver.save(state(16))
+        with pytest.raises(SaveError, match=r"cannot write the checkpoint .*MiB are free.*There is no earlier one"):
+            saver.finish()
+        saver.finish()
