@@ -70,14 +70,20 @@ def test_load_returns_exactly_what_save_wrote(tmp_path: Path) -> None:
             assert torch.equal(loaded.tensors[part][name], tensor)
 
 
-def test_checkpoints_keep_the_newest_and_those_just_saved(tmp_path: Path) -> None:
-    checkpoints = Checkpoints(tmp_path, keep=2)
+def test_checkpoints_keep_the_newest_those_just_saved_and_the_first_after_each_multiple(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path / "few", keep=2)
     assert checkpoints.latest() is None
     for samples in (64, 128, 1024, 512):
         checkpoints.save(state(samples))
-    assert names(tmp_path) == ["000000000512", "000000001024"]
+    assert counts(checkpoints) == [512, 1024]
     assert latest(checkpoints).samples == 1024
-    assert Checkpoints(tmp_path, keep=1).save(state(64)).exists()
+    assert Checkpoints(tmp_path / "few", keep=1).save(state(64)).exists()
+    checkpoints = Checkpoints(tmp_path / "some", keep=2, keep_every=100)
+    for samples in range(30, 480, 30):
+        checkpoints.save(state(samples))
+    assert counts(checkpoints) == [120, 210, 300, 420, 450]
+    Checkpoints(tmp_path / "some", keep=1).save(state(480))  # without keep_every, they are removed
+    assert counts(checkpoints) == [480]
 
 
 def test_save_replaces_another_state_and_leaves_the_same_one_alone(tmp_path: Path) -> None:
@@ -94,9 +100,7 @@ def test_save_replaces_another_state_and_leaves_the_same_one_alone(tmp_path: Pat
     assert names(tmp_path) == [folder.name]
 
 
-def test_save_leaves_one_checkpoint_when_it_is_killed_while_replacing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_save_killed_while_replacing_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(state(64, 1.0))
     rename, calls = Path.rename, []
@@ -116,7 +120,7 @@ def test_save_leaves_one_checkpoint_when_it_is_killed_while_replacing(
     assert names(tmp_path) == ["000000000064", "000000000128"]
 
 
-def test_save_leaves_earlier_checkpoints_when_it_is_killed_before_any_file_is_flushed(tmp_path: Path) -> None:
+def test_save_killed_before_any_file_is_flushed_leaves_earlier_checkpoints(tmp_path: Path) -> None:
     runs = [Checkpoints(tmp_path / str(kill_at)) for kill_at in (1, 2, 3, 4)]
     for checkpoints in runs:
         checkpoints.save(state(100))
@@ -156,9 +160,7 @@ def test_load_refuses_damaged_checkpoints(tmp_path: Path, kind: str) -> None:
         load(folder)
 
 
-def test_latest_falls_back_from_damage_but_not_from_an_unknown_version(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_latest_falls_back_from_damage_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     checkpoints = Checkpoints(tmp_path)
     first, second = (checkpoints.save(state(samples)) for samples in (64, 128))
     index = (second / "checkpoint.json").read_text()
@@ -208,12 +210,6 @@ def test_newest_and_kept_name_the_last_complete_checkpoint(tmp_path: Path) -> No
     assert expected in kept("train", {"run_dir": str(tmp_path)})
 
 
-def test_save_does_not_recreate_a_run_folder_that_has_vanished(tmp_path: Path) -> None:
-    with pytest.raises(SaveError, match="cannot write the checkpoint"):
-        Checkpoints(tmp_path / "run" / "checkpoints").save(state(64))
-    assert not list(tmp_path.iterdir())
-
-
 def test_checkpoints_by_the_clock_change_nothing_of_those_by_samples(tmp_path: Path) -> None:
     """What training goes back to, and what is kept for good, does not depend on how fast it went."""
     checkpoints = Checkpoints(tmp_path, keep=2, keep_every=100)
@@ -225,15 +221,6 @@ def test_checkpoints_by_the_clock_change_nothing_of_those_by_samples(tmp_path: P
         assert (found.samples, found.by_clock) == (samples, not counted)
     truncate(checkpoints.place(130))
     assert latest(checkpoints, counted=True).samples == 170
-
-
-def test_keep_every_keeps_the_first_after_each_multiple(tmp_path: Path) -> None:
-    checkpoints = Checkpoints(tmp_path, keep=2, keep_every=100)
-    for samples in range(30, 480, 30):
-        checkpoints.save(state(samples))
-    assert counts(checkpoints) == [120, 210, 300, 420, 450]
-    Checkpoints(tmp_path, keep=1).save(state(480))  # without it, they are removed
-    assert counts(checkpoints) == [480]
 
 
 def test_saver_writes_a_copy_made_at_the_moment_of_saving(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -266,7 +253,10 @@ def test_saver_waits_for_the_last_checkpoint_when_it_is_left(tmp_path: Path) -> 
         assert counts(checkpoints) == [32, 48], in_background
 
 
-def test_saver_raises_an_error_of_the_background_once_in_finish(tmp_path: Path) -> None:
+def test_save_fails_in_a_vanished_run_folder_and_saver_raises_errors_once_in_finish(tmp_path: Path) -> None:
+    with pytest.raises(SaveError, match="cannot write the checkpoint"):
+        Checkpoints(tmp_path / "run" / "checkpoints").save(state(64))
+    assert not list(tmp_path.iterdir())
     (tmp_path / "checkpoints").write_text("in the way")
     with Saver(Checkpoints(tmp_path / "checkpoints"), in_background=True) as saver:
         saver.save(state(16))

@@ -1,17 +1,20 @@
-"""Output that cannot be encoded, written or read changes neither the work nor its exit status."""
+"""Output that cannot be encoded, written or read changes neither the work nor its exit status; mistakes do."""
 
 import io
 import json
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from recipes.base.console import escaped
+from recipes.base.errors import RecipeError
 from recipes.base.files import replace_file, write_text
+from recipes.cli.command import run_command
 from recipes.cli.main import main
 
 ROOT = Path(__file__).parents[2]
@@ -104,3 +107,14 @@ def test_files_keep_any_name_and_are_never_half_written(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
     write_text(tmp_path / "classes.json", json.dumps(["\udcff\u732b"], ensure_ascii=False))
     assert json.loads((tmp_path / "classes.json").read_text(encoding="utf-8")) == ["\udcff\u732b"]
+
+
+def test_run_command_prints_mistakes_and_raises_other_errors(capsys: pytest.CaptureFixture[str]) -> None:
+    def fail(error: Exception) -> None:
+        raise error
+
+    assert run_command(partial(fail, RecipeError("there is no such thing")), lambda reported: "") == 2
+    assert capsys.readouterr().err == "error: there is no such thing\n"
+    for message in ("cannot read /data/igloos/1.png", "NCCL error: invalid usage, Duplicate GPU", "closed by peer"):
+        with pytest.raises(RuntimeError, match=message):
+            run_command(partial(fail, RuntimeError(message)), lambda reported: "")

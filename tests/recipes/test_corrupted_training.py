@@ -45,7 +45,6 @@ def samples(folder: Path, *words: str) -> torch.Tensor:
     "words",
     [
         [],
-        ["spectrum=omitting"],
         ["spectrum=omitting", "denoiser=projected"],
         ["spectrum=omitting", "denoiser=restoring"],
         ["process=floored", "denoiser=restoring"],

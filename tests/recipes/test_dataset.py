@@ -60,9 +60,10 @@ def test_chunks_are_the_same_in_every_pass() -> None:
         (8, 4, ["validation.holdout=7"], 4, "4 examples held out, though validation.holdout=7"),
     ],
 )
-def test_hold_out_splits_small_sets_and_notes_what_is_not_validated(
+def test_hold_out_splits_small_sets(
     count: int, classes: int, words: list[str], expected: int | None, note: str | None
 ) -> None:
+    """And notes what is not validated."""
     training, held_out = hold_out(noise_images(count, classes), settings(*words))
     assert (None if held_out is None else len(held_out)) == expected
     assert len(training) == count - (expected or 0)

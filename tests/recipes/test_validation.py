@@ -49,7 +49,7 @@ def measure(
         loss=Loss("euclidean", "uniform", ms.UniformTimes()),
         validation=Validation(0.1, len(dataset), levels, bands),
     )
-    statistics = statistics_of(dataset)
+    statistics = options.pop("statistics", None) or statistics_of(dataset)
     process = ms.Process(ms.CosineSchedule(), ms.SpectralCovariance(ms.PowerLaw(-0.5), dataset.modality.grid()))
     denoiser = ms.Denoiser(Constant(value), process, **{"prediction": "x0", "statistics": statistics, **options})
     runtime = Runtime(torch.device("cpu"), EngineSettings())
@@ -91,19 +91,14 @@ def test_validate_does_not_depend_on_the_batch() -> None:
     assert one["loss"] == pytest.approx(other["loss"], rel=1e-6)
 
 
-def test_validate_reports_unreadable_files_in_one_message(monkeypatch: pytest.MonkeyPatch) -> None:
-    data = digits()
-    batch, calls = data.batch, []
-
-    def unreadable(*arguments: Any) -> Batch:
-        calls.append(arguments)
-        if len(calls) == 1:  # the statistics
-            return batch(*arguments)
+class Unreadable(Digits):
+    def batch(self, indices: Sequence[int], seeds: Sequence[int] | None = None) -> Batch:
         raise UnreadableFilesError("9 of 10 files could not be read")
 
-    monkeypatch.setattr(data, "batch", unreadable)
+
+def test_validate_reports_unreadable_files_in_one_message() -> None:
     with pytest.raises(RecipeError, match="9 of 10 files"):
-        measure(data)
+        measure(digits(kind=Unreadable), statistics=statistics_of(digits()))
 
 
 class Cut(Digits):
