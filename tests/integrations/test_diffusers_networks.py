@@ -156,10 +156,10 @@ MISTAKES = [
     ({"name": "os.system"}, "cannot use diffusers' 'os.system'"),
     ({"dimensions": 1}, "UNet2DModel is for 2 grid dimensions, but the data have 1: choose UNet1DModel"),
     ({"dimensions": 4}, "the data have 4: use a network of multisagd.networks"),
-    ({"context": 8}, "UNet2DModel does not support texts: leave out text=encoder"),
+    ({"context": 8}, "UNet2DModel does not support text: remove text=encoder"),
     ({**TEXT, "classes": 2}, "a network learns classes or text, not both"),
-    ({"name": "UNet1DModel", "dimensions": 1, "classes": 3}, "UNet1DModel learns no classes"),
-    ({"classes": 5, "options": {"num_class_embeds": 5}}, "num_class_embeds=5 is 4 classes and that for none"),
+    ({"name": "UNet1DModel", "dimensions": 1, "classes": 3}, "UNet1DModel does not support classes"),
+    ({"classes": 5, "options": {"num_class_embeds": 5}}, "num_class_embeds=5 is 4 classes and the null class, but"),
     ({**TEXT, "options": {"cross_attention_dim": 9}}, "cross_attention_dim=9, but the text embeddings have width 8"),
     ({**TEXT, "options": {"cross_attention_dim": [8] * 3}}, r"cross_attention_dim=\[8, 8, 8\] must be one number"),
     (
@@ -170,7 +170,7 @@ MISTAKES = [
 ]
 OPTIONS = [
     ({"width": 8}, "UNet2DModel has no option 'width'; it has sample_size, in_channels"),
-    ({"in_channels": 4}, "options say channels of 4 in and 3 out, but the data have 3"),
+    ({"in_channels": 4}, "options set 4 in and 3 out channels, but the data have 3"),
     ({"class_embed_type": "timestep"}, "class_embed_type='timestep' requires a condition"),
     ({"time_embedding_type": "fourier"}, "time_embedding_type='fourier' takes whole timesteps only"),
     ({"time_embedding_type": "learned"}, "time_embedding_type='learned' takes whole timesteps only"),

@@ -229,7 +229,7 @@ def test_scheduled_denoiser_refuses_schedulers_and_predictions_it_does_not_know(
     scheduler.register_to_config(prediction_type="score")
     refused(scheduler, "prediction_type='score'")
     scheduler = made("DDIMScheduler", 3, rescale_betas_zero_snr=True, timestep_spacing="trailing")
-    refused(scheduler, "DDIMScheduler asks for the noise where the factor of the sample is zero")
+    refused(scheduler, "DDIMScheduler expects the noise where the factor of the sample is zero")
     scheduler.register_to_config(prediction_type="v_prediction")
     assert ScheduledDenoiser(DENOISER, scheduler)(random(), scheduler.timesteps[0]).sample.isfinite().all()
     with pytest.raises(ValueError, match="CosineDPMSolverMultistepScheduler has noise levels for its own steps only"):

@@ -66,7 +66,7 @@ def test_noise_comes_from_the_global_generator_or_one_per_item():
     assert torch.equal(noise, SHAPED.color(torch.randn(SHAPE)))
     for i, item in enumerate(SHAPED.noise(SHAPE, [seeded(0), seeded(1)])):
         assert torch.allclose(item[None], SHAPED.noise((1, *SHAPE[1:]), seeded(i)), atol=1e-6)
-    with pytest.raises(ValueError, match="a batch of 3 takes one generator or 3, got 2"):
+    with pytest.raises(ValueError, match="a batch of 3 needs one generator or 3, got 2"):
         SHAPED.noise((3, 2, 8, 8), [seeded(0), seeded(1)])
 
 
@@ -195,8 +195,8 @@ def test_shaped_noise_takes_units_from_its_grid_or_covariance():
     assert torch.equal(ShapedNoise(cov).noise((2, 1, 6, 9), seeded()), cov.color(white(2, 1, 6, 9)))
     padded = ms.PaddedCovariance(ms.PowerLaw(-1.0), grid, {"time": 2})
     assert_refused(
-        ("leave out axes and grid", lambda: ShapedNoise(cov, axes=("y", "x"))),
-        ("leave out the padding", lambda: ShapedNoise(padded)),
-        ("a grid names its axes", lambda: ShapedNoise(ms.Flat(), ("time",), grid)),
+        ("remove axes and grid", lambda: ShapedNoise(cov, axes=("y", "x"))),
+        ("remove the padding", lambda: ShapedNoise(padded)),
+        ("a grid already names its axes", lambda: ShapedNoise(ms.Flat(), ("time",), grid)),
         (r"\(batch, channels, height, width\), got shape \(2, 3, 8\)", lambda: SHAPED.noise((2, 3, 8))),
     )

@@ -94,7 +94,7 @@ NO_CORRUPTION = "requires corrupted data, but no corruption is configured: choos
         ("process=floored denoiser=restoring sampler=unipc", "sampler=unipc needs noise that decreases"),
         ("spectrum=omitting denoiser=restoring corruption.restored=mean", "both restore the data"),
         ("spectrum=omitting denoiser=restoring loss=mahalanobis", "denoiser=restoring requires loss=euclidean"),
-        ("spectrum=omitting denoiser=projected padding={height:4}", "leave out the padding"),
+        ("spectrum=omitting denoiser=projected padding={height:4}", "remove the padding"),
         ("denoiser=restoring", r"must be empty .* or stay above"),
     ],
 )
