@@ -33,6 +33,13 @@ def test_pages_link_to_existing_files() -> None:
     assert not missing, "\n".join(missing)
 
 
+def test_guarantees_name_existing_tests() -> None:
+    named = re.findall(r"\[`(test_\w+)`\]\(\.\./(\S+)\)", (ROOT / "docs/guarantees.md").read_text())
+    assert len(named) > 15
+    missing = [f"{file}::{name}" for name, file in named if f"def {name}(" not in (ROOT / file).read_text()]
+    assert not missing, "\n".join(missing)
+
+
 def test_blocks_run_or_give_a_reason() -> None:
     silent = [str(block) for block in BLOCKS if block.reason is None and block.language not in RUNNABLE]
     assert not silent, (
