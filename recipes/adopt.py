@@ -10,8 +10,8 @@ and the weights. `multisagd train --config-dir=OUT experiment=adopted` continues
 Only JSON and safetensors files are opened. Of the classes that the folder names, only those in
 `multisagd.integrations` are imported.
 
-Errors, each in one message: a missing model, an unsupported network or scheduler, weights that are pickles or do not
-fit the network, an output folder with other contents.
+Errors, each reported in one message: a missing model, an unsupported network or scheduler, weights that are pickles or
+do not fit the network, an output folder with other contents.
 """
 
 import math
@@ -55,7 +55,7 @@ class AdoptSettings:
 
 
 def adopt(config: Config) -> Path:
-    """Adopt as configured and return the folder."""
+    """Adopt the configured model and return the output folder."""
     settings = Builder().settings(AdoptSettings, config, "")
     check_replaceable(settings.out, WEIGHTS, "multisagd adopt", key="out")
     folder = local_folder(settings.model, FILES, settings.revision)
@@ -74,7 +74,7 @@ def adopt(config: Config) -> Path:
     write_text(settings.out / EXPERIMENT, experiment(settings, node, noise, weights))
     count = sum(each.numel() for each in tensors.values())
     trained = f"trained with {noise.scheduler} to predict {noise.prediction}"
-    print(f"{name} of {count:,} numbers, {trained}, in {settings.out}")
+    print(f"{name} with {count:,} weights, {trained}, in {settings.out}")
     print(f"Train it on: {training(settings.out)} run_dir=…")
     return settings.out
 
@@ -82,8 +82,8 @@ def adopt(config: Config) -> Path:
 def fitting(node: Mapping[str, Any], stored: Stored, extended: str | None) -> dict[str, Tensor]:
     """Return the weights under the names of our network, after checking their shapes and before reading them.
 
-    The embedding of the empty class is the mean of all classes; the empty text is zero. Raises RecipeError if the
-    weights do not fit the network.
+    The embedding of "no class" is the mean of the class embeddings; the embedding of "no text" is zero. Raises
+    RecipeError if the weights do not fit the network.
     """
     there = dict(stored.shapes)
     if extended in there:
@@ -102,7 +102,7 @@ def fitting(node: Mapping[str, Any], stored: Stored, extended: str | None) -> di
 def weight_shapes(node: Mapping[str, Any], count: int, elements: int) -> dict[str, tuple[int, ...]]:
     """Return the shapes of a network's weights.
 
-    Raises RecipeError if they exceed `count` or `elements` or cannot be built.
+    Raises RecipeError if the network cannot be built, or has more than `count` weight tensors or `elements` numbers.
     """
     channels, dimensions = node["options"].get("in_channels"), KINDS[node["name"]].dimensions
     if type(channels) is not int or channels < 1:

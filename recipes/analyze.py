@@ -1,14 +1,14 @@
 """Measure a dataset's spectrum: `multisagd analyze …`, the same as `python -m recipes.analyze …`.
 
-It takes the configuration of a training run and writes into `run_dir`:
+It takes the configuration of a training run and writes to `run_dir`:
 
     statistics.safetensors  mean and power spectrum per channel, for `multisagd design statistics=…`
     spectrum.png            power, radially averaged and along every axis, with 95 % confidence bands and a power law
     analysis.json           the curves as numbers, the fit, the coherence between channels
     corruption.safetensors  with clean=…: the excess power over clean data, for `multisagd train corruption=measured`
 
-Errors, each in one message: the errors of data and configuration, as in training; a `run_dir` with contents other than
-an earlier analysis, which is replaced.
+Errors, each reported in one message: the errors of data and configuration, as in training; a `run_dir` with contents
+other than an earlier analysis, which is replaced.
 """
 
 import json
@@ -105,11 +105,14 @@ def clean_statistics(setting: Any) -> DataStatistics | Literal["fit"] | None:
         raise RecipeError(f"clean: expected a folder, fit or null, got {setting!r:.80}")
     path = Path(setting)
     path = path / STATISTICS if path.is_dir() else path
-    return read_statistics(path, "make it by multisagd analyze on clean data, or say clean=fit", "clean: ")
+    return read_statistics(path, "create it with multisagd analyze on clean data, or set clean=fit", "clean: ")
 
 
 def found_corruption(statistics: DataStatistics, clean: DataStatistics | Literal["fit"]) -> Corruption | None:
-    """Return the corruption that the spectrum shows, if any. Raises RecipeError if the two cannot be compared."""
+    """Return the corruption by which a spectrum differs from the clean one, or None.
+
+    Raises RecipeError if the two spectra cannot be compared.
+    """
     expected = None if clean == "fit" else clean
     if expected is not None and expected.grid != statistics.grid:
         shapes = f"{expected.grid.shape}, not {statistics.grid.shape}"
@@ -148,7 +151,7 @@ def verdict(corruption: Mapping[str, Any] | None, out: Path) -> str:
 
 
 def draw(profiles: Mapping[str, Profile], fit: PowerLawFit, grid: Grid, path: Path) -> None:
-    """Draw every profile with its confidence band, and the fitted power law over the radially averaged power."""
+    """Plot every profile with its confidence band, and the fitted power law on top of the radially averaged power."""
     figure = Figure(figsize=(COLUMN * len(profiles), 3.4), layout="constrained")
     plots = figure.subplots(1, len(profiles), squeeze=False)[0]
     for plot, (name, profile) in zip(plots, profiles.items(), strict=True):
@@ -175,7 +178,7 @@ def summary(statistics: DataStatistics, fit: PowerLawFit, report: Mapping[str, A
     if report["coherence"]:
         matrices = torch.stack([band["matrix"] for band in report["coherence"]]).float()
         off = matrices[:, ~torch.eye(matrices.shape[1], dtype=torch.bool)].mean(1)
-        lines.append(f"channels share {float(off.max()):.0%} of their variance in the band where they share most")
+        lines.append(f"channels share {float(off.max()):.0%} of their variance in the most coherent band")
     return "\n".join(
         [*lines, f"in {out}: spectrum.png, and {STATISTICS} for `multisagd design {setting('statistics', out)}`"]
     )

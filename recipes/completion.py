@@ -1,7 +1,7 @@
 """Command-line completion: a shell script that calls `multisagd __complete SHELL …` for candidates.
 
-It runs at each press of the Tab key, so only the standard library and YAML are imported. Completion libraries do not
-fit: they complete a parser's options, whereas these words are `key=value` and the keys depend on earlier words.
+It runs at each press of the Tab key, so only the standard library and YAML are imported. Completion libraries are
+unsuitable: they complete a parser's options, whereas these words are `key=value` and the keys depend on earlier words.
 """
 
 import os
@@ -23,7 +23,7 @@ HELP = """examples:
   eval "$(multisagd completion bash)"         for this shell, in bash or zsh
   multisagd completion fish | source          in fish
 
-The first lines of the script say how to install it for every shell.
+The first lines of the script say how to install it permanently.
 read more: docs/command-line.md"""
 Candidate = tuple[str, str]
 """A candidate for the whole word, and its description."""
@@ -47,7 +47,7 @@ def _candidates(before: Sequence[str], word: str) -> Iterable[Candidate]:
     """Return everything that may follow the earlier words, whether or not it begins with the word."""
     descriptions = {name: command.summary for name, command in COMMANDS.items()}
     if not before:
-        return {**descriptions, "help": "what the commands are", "--help": "", "--version": ""}.items()
+        return {**descriptions, "help": "list the commands", "--help": "", "--version": ""}.items()
     command, *settings = before
     if command == "help":
         return descriptions.items()

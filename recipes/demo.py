@@ -3,7 +3,7 @@
 Trains on scikit-learn's digits (8×8 pixels, enlarged to 16×16), so nothing is downloaded, and leaves in the folder:
 
     forward.png        one image with increasing noise under both processes, and the two spectra
-    loss.png           both training and validation curves
+    loss.png           the training and validation curves of both runs
     samples_white.png, samples_shaped.png
     white/, shaped/    the two runs, for `multisagd sample` and `multisagd train`
 
@@ -79,7 +79,7 @@ def demo(config: Config) -> None:
 
 
 def draw_forward(spectra: Mapping[str, Spectrum], path: Path) -> None:
-    """Draw one digit with increasing noise under both processes, each next to the spectrum of its noise."""
+    """Plot one digit with increasing noise under both processes, each next to the spectrum of its noise."""
     modality = Image(size=16, channels=1)
     x0 = Digits(modality).batch([3]).x0
     figure = Figure(figsize=(1.3 * len(TIMES) + 3.6, 3.4), layout="constrained")
@@ -99,7 +99,7 @@ def draw_forward(spectra: Mapping[str, Spectrum], path: Path) -> None:
 
 
 def _draw_spectrum(axes: Axes, process: Process) -> None:
-    """Draw the radially averaged power of the noise, and of the digits for comparison."""
+    """Plot the radially averaged power of the noise, and of the digits for comparison."""
     digits = Digits(Image(size=16, channels=1)).batch(range(500)).x0[:, 0].double()
     data = torch.fft.rfft2(digits - digits.mean(0), norm="ortho").abs().square().mean(0)
     axes.loglog(*_radial(data, process), color="0.6")
@@ -116,7 +116,7 @@ def _radial(power: Tensor, process: Process) -> tuple[list[float], list[float]]:
 
 
 def draw_losses(out: Path) -> None:
-    """Draw the training and validation losses of both runs."""
+    """Plot the training and validation losses of both runs."""
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
     for name, color in (("white", "0.4"), ("shaped", "C3")):

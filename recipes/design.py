@@ -5,13 +5,13 @@ Leaves in `out`:
     steps.json                     log-SNRs to visit: `multisagd sample … steps_file=steps.json`, on any trained run
     config/schedule/designed.yaml  a schedule through them, and with `noise=…` config/spectrum/designed.yaml:
                                    `multisagd train --config-dir …/config schedule=designed spectrum=designed …`
-    transfer.png                   generated power over the data's per frequency, compared with the usual schedules
+    transfer.png                   generated power divided by data power, for the design and the usual schedules
     design.json                    the table of errors that is printed, the noise, and the reasons of a recommendation
 
 Errors are computed in the Gaussian model: the error of this number of steps with a perfect network and Gaussian data.
 
-Errors, each in one message: statistics that are missing or invalid, a noise or schedule that does not fit them, ends
-that do not increase, an invalid sampler.
+Errors, each reported in one message: statistics that are missing or invalid, noise or a schedule that is incompatible
+with them, ends that do not increase, an invalid sampler.
 """
 
 import json
@@ -88,7 +88,7 @@ class Outcome:
 
 
 def design(config: Config) -> Path:
-    """Design as configured and return the folder of the result."""
+    """Create the configured design and return its folder."""
     builder = Builder(tuple(config["allow_targets"]))
     settings = builder.settings(DesignSettings, config, "")
     path = settings.statistics / STATISTICS if settings.statistics.is_dir() else settings.statistics
@@ -164,7 +164,7 @@ def data_power(exponent: float) -> Group:
 
 
 def schedule_group(steps: DesignedSteps, path: str) -> dict[str, Any]:
-    """Return a schedule through the designed log-SNRs: equal steps in its time are the designed steps."""
+    """Return a schedule through the designed log-SNRs, in whose time the designed steps are equally spaced."""
     return {
         "_target_": "multisagd.TabulatedSchedule",
         "log_snrs": [float(each) for each in reversed(steps.log_snrs)],
@@ -187,7 +187,7 @@ def show(rows: dict[str, dict[str, float]], settings: DesignSettings) -> None:
 
 
 def draw(compared: Mapping[str, Transfer], statistics: DataStatistics, process: Process, path: Path) -> None:
-    """Draw the ratio of generated to data power for each schedule, next to the spectra of data and noise."""
+    """Plot the ratio of generated to data power for each schedule, next to the spectra of data and noise."""
     grid = statistics.grid
     figure = Figure(figsize=(9.6, 3.8), layout="constrained")
     left, right = figure.subplots(1, 2)

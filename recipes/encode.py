@@ -2,11 +2,12 @@
 
 In order: build the autoencoder's modality and the data; encode the shards that are missing or damaged; measure the mean
 and the standard deviation of each latent channel. `modalities/shard_index.py` describes the folder's files. Every row
-is a function of the data, the seed and its number, so on a CPU a command that was stopped and started again writes the
-same bytes as an uninterrupted one.
+is a function of the data, the seed and the row number, so on a CPU a command that was stopped and started again writes
+the same bytes as an uninterrupted one.
 
-Errors, each in one message: a modality without an autoencoder, weights that cannot be loaded, unreadable data, latents
-that overflow the stored precision, a folder that contains latents of a different configuration or of other data.
+Errors, each reported in one message: a modality without an autoencoder, weights that cannot be loaded, unreadable data,
+latents that overflow the stored precision, a folder that contains latents of a different configuration or of other
+data.
 """
 
 import sys
@@ -66,7 +67,7 @@ class EncodeSettings:
 
 
 def encode(config: Config) -> None:
-    """Encode as configured, continuing after the folder's last complete shard.
+    """Encode the configured data, continuing after the folder's last complete shard.
 
     Raises:
         RecipeError: If there is one of the errors listed at the top of this file.
@@ -102,7 +103,7 @@ def earlier(run_dir: Path, config: Config) -> Index | None:
         return None
     if different := differences(index.config, fixed(config)):
         raise RecipeError(
-            f"{run_dir} holds latents of another configuration; these keys differ: {different}. "
+            f"{run_dir} holds latents from a different configuration; these keys differ: {different}. "
             "Use the same values to continue, or another run_dir to encode again"
         )
     return index
@@ -114,7 +115,7 @@ def fixed(config: Config) -> Config:
 
 
 def plan(config: Config, settings: EncodeSettings, latent: Latent, dataset: Dataset, before: Index | None) -> Index:
-    """Return the index to fill, with the intact shards of `before`. Raises RecipeError if those are of other data."""
+    """Return the index to fill, with the intact shards of `before`. Raises RecipeError if these contain other data."""
     new = Index(
         encoding=latent.encoding(),
         config=fixed(config),

@@ -3,9 +3,9 @@
 The steps, each with the file that implements it (in recipes/):
 
     open the run's data, and choose the metrics that can be computed      evaluation/sets.py, evaluation/metrics.py
-    draw samples on all processes, unless they exist already or
+    draw samples in all processes, unless they exist already or
     `samples_from` names others                                           sample.py
-    round samples as files of their medium would                          evaluation/sets.py
+    round samples as saving them to files would                          evaluation/sets.py
     gather real examples of the same classes: a reference, and as many
     others as there are samples                                           evaluation/sets.py
     compute each metric twice: samples against the reference, and the
@@ -21,9 +21,9 @@ Outputs, next to the samples:
     evaluate_classes.png      the classes that a classifier assigns to samples
     evaluate_neighbours.png   the samples nearest to a training example, each followed by that example
 
-Errors, each in one message: a missing run, metrics requested by name that do not exist or cannot be computed here,
-reference_split=test without held-out data, samples that have the wrong shape, are not finite or are too few, weight
-files that contain anything but tensors.
+Errors, each reported in one message: a missing run, metrics requested by name that do not exist or cannot be computed
+here, reference_split=test without held-out data, samples that have the wrong shape, are not finite or are too few,
+weight files that contain anything but tensors.
 """
 
 import json
@@ -71,7 +71,7 @@ def evaluate(config: Config) -> dict[str, Any]:
 
     drawing = {field.name: config[field.name] for field in fields(SampleSettings)}
     judging = [field.name for field in fields(EvaluateSettings) if field.name not in drawing.keys() - MODEL_SETTINGS]
-    path = settings.samples_from or sample(drawing, reuse=True)  # on all processes
+    path = settings.samples_from or sample(drawing, reuse=True)  # in all processes
     leave()  # only the first process continues
     if not runtime.main:
         return {}

@@ -5,8 +5,8 @@ with white and with shaped noise, the remaining signal at its end, designed samp
 configuration. By default only this machine can open the page. The page makes no requests to the internet. Uploaded
 files are kept in a folder that is removed when the command ends (Ctrl-C).
 
-Errors, each in one message: gradio cannot be imported; the address is in use or does not belong to this machine;
-invalid sizes.
+Errors, each reported in one message: gradio cannot be imported; the address is in use or does not belong to this
+machine; invalid sizes.
 """
 
 import ipaddress
@@ -125,8 +125,8 @@ class OwnAddress:
     to another machine and later to this one (DNS rebinding). But the browser always sends the requested name (Host)
     and the requesting site (Origin). Gradio checks neither.
 
-    A server on all addresses of a machine (0.0.0.0) is requested by any of them, or by the machine's name. An address
-    cannot resolve to another machine, so every address is allowed.
+    A server on all addresses of a machine (0.0.0.0) can be requested by any of them, or by the machine's name. An
+    address cannot resolve to another machine, so every address is allowed.
     """
 
     def __init__(self, app: "ASGIApp", host: str, names: Collection[str] = ()) -> None:

@@ -1,11 +1,11 @@
 """Export a trained model as one safetensors file and one JSON, with its card: `multisagd export run_dir=… out=…`.
 
 The export holds everything that sampling needs and nothing else: `multisagd sample run_dir=OUT` draws the same samples
-as from the run, and `load_denoiser` loads the model in a script. It cannot execute code; a class that its configuration
+as for the run, and `load_denoiser` loads the model in a script. It cannot execute code; a class that its configuration
 names is built only if it is in an allowed package. README.md is the model card, for people and for the Hugging Face Hub
 (`recipes.sharing.card`).
 
-Errors, each in one message: a missing run or checkpoint, an output folder with other contents.
+Errors, each reported in one message: a missing run or checkpoint, an output folder with other contents.
 """
 
 import sys
@@ -41,7 +41,7 @@ class ExportSettings:
 
 
 def export(config: Config) -> Path:
-    """Export as configured and return the folder.
+    """Export the configured run and return the output folder.
 
     Raises:
         RecipeError: If there is one of the errors listed at the top of this file.

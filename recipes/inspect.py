@@ -1,16 +1,16 @@
 """Show what a model would see: `multisagd inspect …`, the same as `python -m recipes.inspect …`.
 
-It takes the configuration of a training run and writes into `run_dir`:
+It takes the configuration of a training run and writes to `run_dir`:
 
     originals/ originals.png     examples as loaded, cropped and augmented as in training
-    decoded/   decoded.png       the same after encode and decode: what the representation keeps
+    decoded/   decoded.png       the same examples after encode and decode: what the representation keeps
     noise/     noise.png         draws of the configured noise, about the data's mean and with their standard deviation
     forward.png                  the first example at increasing times of the forward process
     spectrum.png                 power of data and noise along every axis, in its units
     inspect.json                 sizes, units, range, round-trip error, fraction of padding, warnings about the process
 
-Errors, each in one message: the errors of data and configuration, as in training; a `run_dir` with contents other than
-an earlier inspection, which is replaced.
+Errors, each reported in one message: the errors of data and configuration, as in training; a `run_dir` with contents
+other than an earlier inspection, which is replaced.
 """
 
 import json
@@ -124,7 +124,7 @@ def show_noise(
 
 
 def show_forward(dataset: Dataset, process: Process, seed: int, out: Path) -> None:
-    """Draw the first example at increasing times of the forward process."""
+    """Plot the first example at increasing times of the forward process."""
     modality = dataset.modality
     x0 = dataset.batch(Order(len(dataset), seed).indices(0, 1)).x0
     noise = process.noise(x0.shape, [seeds.derive(seed, "inspect", 1)])
@@ -134,7 +134,7 @@ def show_forward(dataset: Dataset, process: Process, seed: int, out: Path) -> No
 
 
 def save_all(modality: Modality, media: Sequence[Any], folder: Path) -> None:
-    """Write media as numbered files into a folder, and as one image next to the folder."""
+    """Write media to a folder as numbered files, and next to the folder as one image."""
     for number, each in enumerate(media):
         modality.save(each, folder / f"{number:0{len(str(len(media) - 1))}d}{modality.suffixes[0]}")
     modality.save_grid(media, folder.with_suffix(".png"))

@@ -1,4 +1,4 @@
-"""Run a command on several processes or machines, or once for each value of a sweep: `multisagd launch WORDS`.
+"""Run a command in several processes, or once for each value of a sweep: `multisagd launch WORDS`.
 
 The configuration of every job is composed and checked here, before anything runs or is submitted. RecipeError is raised
 if a configuration is invalid, a batch cannot be divided among the processes, several jobs use one folder, several
@@ -42,7 +42,7 @@ class LaunchSettings:
         if self.command not in CONFIGURED or self.command == "launch":
             raise ValueError(f"command={self.command}: there is no such command{nearest(self.command, CONFIGURED)}")
         if self.cluster.world > 1 and not COMMANDS[self.command].parallel:
-            raise ValueError(f"{self.command} runs in one process, and the cluster was asked for {self.cluster.world}")
+            raise ValueError(f"{self.command} runs in one process, but the cluster was asked for {self.cluster.world}")
 
 
 def launch(arguments: Sequence[str]) -> int:
@@ -57,7 +57,7 @@ def launch(arguments: Sequence[str]) -> int:
 
 
 def planned(words: Sequence[str], folder: str | None = None) -> tuple[LaunchSettings, list[Job]]:
-    """Return the settings and the jobs, all of them checked."""
+    """Check all jobs, and return them with the settings."""
     own, others = [], []
     for override in configuration.parse(words):
         if override.key_or_group.split(".")[0] in ("cluster", "command"):

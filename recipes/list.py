@@ -39,7 +39,7 @@ def listed(kind: str, folder: str | Path | None = None) -> list[dict[str, str]]:
 def find(word: str, folder: str | Path | None = None) -> str:
     """Return the kind with this name: a group or its plural, in upper or lower case.
 
-    Raises RecipeError that names the nearest.
+    Raises a RecipeError that names the nearest kind if it does not exist.
     """
     plain = word.lower().rstrip("=").replace("-", "_")
     known = choice_kinds(folder)

@@ -4,8 +4,8 @@
 them, and pack.json with the source and settings. The same files, settings and seed give the same bytes. A shard is
 written completely or not at all, so a command that was stopped and started again continues with the first missing one.
 
-Errors, each in one message: data that are not a folder of files, files that cannot be read or change during packing, an
-output folder with shards of other data or settings, or with other contents.
+Errors, each reported in one message: data that are not a folder of files, files that cannot be read or change during
+packing, an output folder with shards of other data or settings, or with other contents.
 """
 
 import hashlib
@@ -62,7 +62,7 @@ class PackSettings:
 
 
 def pack(config: Config) -> None:
-    """Pack as configured; existing shards are kept.
+    """Pack the configured folder; existing shards are kept.
 
     Raises:
         RecipeError: If there is one of the errors listed at the top of this file.

@@ -7,8 +7,8 @@ section that cannot be shown gives the reason instead.
 
 A folder may come from someone else: nothing in it is executed, and all text from it is escaped in the page.
 
-Errors, each in one message: folders without a run, a different number of names than of runs, a page that would replace
-a file of a different kind.
+Errors, each reported in one message: folders without a run, a different number of names than of runs, a page that would
+replace a file of a different kind.
 """
 
 import datetime
@@ -61,7 +61,7 @@ class ReportSettings:
         if not 0 <= self.megabytes <= 1000:
             raise ValueError(f"megabytes must be from 0 to 1000, got {self.megabytes}")
         if self.names is not None and len(self.names) != 1 + len(self.others):
-            raise ValueError(f"names has {len(self.names)} names for {1 + len(self.others)} runs: give one for each")
+            raise ValueError(f"names has {len(self.names)} entries for {1 + len(self.others)} runs: give one for each")
         if len(set(self.names or ())) < len(self.names or ()):
             raise ValueError("names has the same name twice: give each run its own")
 

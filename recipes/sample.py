@@ -6,20 +6,20 @@ The steps, each with the file that implements it (in recipes/):
     check labels and guidance                                             sampling/condition.py
     read the weights of a checkpoint, or their average                    runs/model.py
     choose the folder; `evaluate` reuses one with the same settings       sampling/sample_files.py
-    labels, or prompts through the run's text encoder, as one tensor      sampling/condition.py
+    turn labels, or prompts with the run's text encoder, into a tensor    sampling/condition.py
     build the denoiser: network, diffusion process and statistics         runs/assembly.py
     sampler, steps, guidance and refinement                               sampling/generate.py
-    in batches, divided among the processes: draw noise of the run's
+    in batches, divided among the processes: draw noise with the run's
     spectrum from each sample's seed, and run the sampler back to x0      sampling/generate.py
-    decode x0 and write one file a sample, all of them as one image,
+    decode x0 and write one file per sample, all of them as one image,
     the tensors, and sample.json with settings and versions               sampling/sample_files.py
 
 The run's configuration defines the model, and the command defines how to sample it. Every sample is a function of the
 seed and its number only, so the first 10 of count=100 equal those of count=10.
 
-Errors, each in one message: a missing run or checkpoint, unknown labels, prompts for a run without text, a text
-encoder other than the run's, guidance for a run without a condition or trained without condition dropout, a sampler
-that does not support the run's process, a folder that holds other files or links that lead out of the run.
+Errors, each reported in one message: a missing run or checkpoint, unknown labels, prompts for a run without text, a
+text encoder other than the run's, guidance for a run without a condition or trained without condition dropout, a
+sampler that does not support the run's process, a folder that holds other files or links that lead out of the run.
 """
 
 import sys
@@ -43,7 +43,7 @@ from recipes.sampling.sample_files import FOLDER, GRID, already_drawn, check_fre
 
 
 def sample(config: Config, reuse: bool = False) -> Path:
-    """Draw samples as configured and return the folder, into which the first process writes them.
+    """Draw the configured samples and return the folder, to which the first process writes them.
 
     With `reuse`, the folder is returned unchanged if it contains samples drawn with the same settings.
 

@@ -23,7 +23,7 @@ seen), so a run that was stopped and continued is, on a CPU, bit for bit the sam
 averages, optimiser and metrics. Under torchrun every batch is divided among the processes; only the first writes files
 and prints.
 
-Errors, each in one message and without a traceback: unknown keys and choices, values of a wrong type, missing or
+Errors, each reported in one message without a traceback: unknown keys and choices, values of a wrong type, missing or
 unreadable data, data or losses that are not finite, a run folder with a different configuration, unreadable
 checkpoints.
 """
@@ -52,7 +52,7 @@ from recipes.training.tracking import NullTracker, Tracker, ending, name_unreada
 
 
 def train(config: Config) -> None:
-    """Train as configured, continuing from the run folder's last checkpoint.
+    """Train the configured model, continuing from the run folder's last checkpoint.
 
     Raises:
         RecipeError: If there is one of the errors listed at the top of this file.

@@ -12,7 +12,7 @@ from typing import Any
 COMMAND_LINE = "docs/command-line.md"
 """The documentation page of all commands."""
 TRAINING = "recipes.runs.settings:TrainSettings"
-SAMPLES_KEPT = "a complete set of samples is kept; the same command reuses it and repeats the evaluation:"
+SAMPLES_KEPT = "a complete set of samples is kept; the same command uses it again and repeats the evaluation:"
 SHARDS_KEPT = "finished shards are kept, and the same command continues:"
 
 
@@ -85,7 +85,7 @@ COMMANDS = {
         "recipes.report:ReportSettings", reads_run=True,
     ),
     "launch": Command(
-        "run a command on several GPUs or machines, or for several values", "docs/clusters.md",
+        "run a command on several GPUs or machines, or once for each of several values", "docs/clusters.md",
         "recipes.launch:LaunchSettings", "nothing was launched:",
     ),
     "demo": Command(

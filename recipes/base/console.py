@@ -1,4 +1,4 @@
-"""Print to terminals that may be narrow or closed, or may not have all characters."""
+"""Print to terminals that may be narrow or closed, or may lack some characters."""
 
 import io
 import os
@@ -14,7 +14,7 @@ from typing import IO
 class SafeStream(io.TextIOWrapper):
     """A standard stream whose write errors do not end the command.
 
-    Characters that its encoding does not have are escaped. Text that cannot be written is dropped; `error` says why.
+    Characters that its encoding lacks are escaped. Text that cannot be written is dropped; `error` says why.
     """
 
     error: OSError | None = None
@@ -47,7 +47,7 @@ def install_safe_streams() -> None:
         stream = getattr(sys, name)
         if stream is None:  # closed by the parent; the next opened file must not get its descriptor
             new: IO[str] = Path(os.devnull).open("w", encoding="utf-8", errors="backslashreplace")  # noqa: SIM115
-        elif type(stream) is io.TextIOWrapper:  # not a stream that captures, as in tests and notebooks
+        elif type(stream) is io.TextIOWrapper:  # not a capturing stream, as in tests and notebooks
             settings = {"line_buffering": stream.line_buffering, "write_through": stream.write_through}
             encoding = stream.encoding
             new = SafeStream(stream.detach(), encoding, "backslashreplace", **settings)  # type: ignore[arg-type]
@@ -58,13 +58,13 @@ def install_safe_streams() -> None:
 
 
 def escaped() -> None:
-    """Let standard output escape characters that its encoding does not have, also in a host process."""
+    """Let standard output escape characters that its encoding lacks, even in a host process."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def output_error() -> OSError | None:
-    """Return the error because of which printed text was lost, or None."""
+    """Return the error that caused printed text to be lost, or None."""
     if not isinstance(sys.stdout, SafeStream):
         return None
     sys.stdout.flush()
@@ -72,7 +72,7 @@ def output_error() -> OSError | None:
 
 
 def show(text: str, stream: IO[str] | None = None) -> None:
-    """Print text to a stream that may close early, or whose encoding may not have all characters."""
+    """Print text to a stream that may close early, or whose encoding may lack some characters."""
     if stream is None:
         escaped()
         stream = sys.stdout

@@ -67,9 +67,9 @@ def check_minimum(settings: object, minimum: int, *names: str) -> None:
 
 
 def foreign_modalities() -> str | None:
-    """Return the path of a foreign package `modalities`, "" if there is no such package, None if it is this project's.
+    """Return the path of the package `modalities` if it is not this project's: a package on PyPI has the same name.
 
-    A package on PyPI has the same name.
+    Return "" if no package of that name is found, and None if it is this project's.
     """
     spec = importlib.util.find_spec("modalities")
     place = "" if spec is None else spec.origin or str(spec.submodule_search_locations)

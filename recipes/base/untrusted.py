@@ -1,7 +1,7 @@
 """Read files that may come from someone else: runs, models, checkpoints and samples.
 
-No file that is read here can run code, block this process, or use more memory than its size. Refused files raise
-OSError or ValueError; the caller adds which file it was and the remedy.
+No file that is read here can run code, block this process, or use more memory than its size. A refused file raises
+OSError or ValueError; the caller adds its name and the remedy.
 """
 
 import os
@@ -59,7 +59,7 @@ def read_rows(path: Path, name: str, count: int) -> Tensor:
 
 @contextmanager
 def _opened(path: Path, framework: str) -> Iterator[Any]:
-    """Open a safetensors file; callers copy afterwards, so that a lack of memory is not reported as damage."""
+    """Open a safetensors file. Callers copy tensors later, so that a lack of memory is not reported as damage."""
     check_file(path)
     try:
         with safe_open(str(path), framework=framework) as file:
@@ -100,7 +100,10 @@ def read_configuration(path: Path) -> dict[str, Any]:
 
 
 class _Loader(yaml.SafeLoader):
-    """Reads what training writes: no aliases (a few lines could expand to billions) and no duplicate names."""
+    """Reads only what training writes.
+
+    It refuses duplicate names, and aliases, because a few lines of aliases could expand to billions.
+    """
 
     _depth = 0
 
@@ -143,7 +146,7 @@ def inside(path: Path, folder: Path) -> bool:
 
 
 def check_own(folder: Path, root: Path) -> None:
-    """Check that files written into `folder`, which may be inside `root`, end up inside it.
+    """Check that files written to `folder`, which may be inside `root`, end up inside it.
 
     A folder from someone else may contain links to files outside it, and pipes, which block the writer. The root itself
     may be a link. The link that Weights & Biases leaves in each of its records, to its own log, is also allowed:

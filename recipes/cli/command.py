@@ -69,7 +69,7 @@ def run_configured(name: str, action: Callable[[Config], object], arguments: Seq
 
 
 def kept(name: str, config: Config) -> str:
-    """Return what an interrupted command has kept, and what the same command would do."""
+    """Return a message that says what an interrupted command has kept, and what repeating the command would do."""
     run_dir = config.get("run_dir") if name == "train" else None  # None while the command line is being read
     if run_dir and (saved := Run(Path(run_dir)).checkpoints.newest()):
         return f"the last checkpoint is {saved}, and the same command continues from there:"
@@ -94,8 +94,8 @@ def take_option(words: list[str], option: str) -> str | None:
 def run_command(action: Callable[[], int | None], again: Callable[[bool], str]) -> int:
     """Run a command's body and return its exit status.
 
-    It is the status of `action`, 2 for a `RecipeError` or a library that cannot be imported, 128 + signal when
-    interrupted. `again(reported)` returns how to continue after an interruption; `reported` says whether the command
+    The status is that of `action`, 2 after a `RecipeError` or a failed import of a library, or 128 + signal after an
+    interruption. `again(reported)` returns how to continue after an interruption; `reported` says whether the command
     has already printed what is kept.
     """
     try:

@@ -22,7 +22,7 @@ FORWARDED_SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1,SIGUSR2"
 
 @dataclass(frozen=True)
 class Job:
-    """One command with its printable words, as `multisagd COMMAND WORDS` would run it."""
+    """One command and its words, all printable; it is run as `multisagd COMMAND WORDS`."""
 
     command: str
     words: tuple[str, ...]
@@ -57,7 +57,9 @@ class Cluster(ABC):
 
 
 def check_printable(name: str, value: Any) -> None:
-    """Check that a string, or every string in a list or mapping, is one line, because scripts are read by line.
+    """Check that a string, or every string in a list or mapping, has no control characters.
+
+    Scripts are read line by line, so a line break could start a new command.
 
     Raises:
         RecipeError: If there is a control character; the message names the setting and the character.
@@ -102,7 +104,7 @@ class Local(Cluster):
         return "\n".join(shlex.join(self.command(job)) for job in jobs)
 
     def launch(self, jobs: Sequence[Job]) -> int:
-        """Run the jobs in turn; return the largest exit status. A signal stops the current job, and the later ones."""
+        """Run the jobs in turn; return the largest exit status. A signal stops the current job and all later ones."""
         failed = []
         for number, job in enumerate(jobs, 1):
             if len(jobs) > 1:

@@ -2,7 +2,7 @@
 
 Each process is a task, and each command a job, or an element of the job array of a sweep. submitit writes the sbatch
 script, and next to the logs a pickle of the `SlurmJob` that the processes call. It holds only the words of the command.
-A job unpickles this file, so nobody else may write into that folder. Importing this file imports
+A job unpickles this file, so nobody else may have write access to its folder. Importing this file imports
 nothing heavy, because a job imports it before it can handle signals.
 
 After a signal during the training loop, training saves a checkpoint and stops; at any other time the command ends at
@@ -11,7 +11,7 @@ once. In both cases the first process asks Slurm to run the same job again, and 
 The job is requeued only if Slurm reports it as running: then the signal was the warning before a time limit (USR2, by
 `--signal`) or before a pre-emption with GraceTime (TERM), or came from a person (`scancel --signal=USR2`). In other
 states Slurm is ending the job itself: pre-emption with PreemptMode=REQUEUE and `scontrol requeue` requeue it, and after
-`scancel` it should not run again. SIGINT saves and ends the job for good.
+`scancel` it should not run again. After SIGINT, training saves a checkpoint and the job ends for good.
 
 Outside the training loop a signal can get lost: the exception raised by its handler may be swallowed, and no handler
 runs while a process waits for the others inside a C++ call. So a thread also reads the signal numbers from the file
@@ -76,7 +76,9 @@ class Slurm(Cluster):
             if not re.fullmatch(r"[a-z][a-z0-9-]*", option):
                 raise ValueError(f"extra: {option!r:.80} is not an option of sbatch, such as mail-type")
         if self.processes is not None and self.gpus and self.processes > self.gpus:
-            raise ValueError(f"processes={self.processes} of a node cannot share its gpus={self.gpus}: one GPU each")
+            raise ValueError(
+                f"processes={self.processes} of a node cannot share its gpus={self.gpus}: each process needs one GPU"
+            )
 
     @property
     def tasks(self) -> int:
@@ -207,9 +209,9 @@ class SlurmJob(Job):
 class SignalWatchdog:
     """While active, ends the process if one of the `REQUEUING_SIGNALS` has had no effect after `GRACE` seconds.
 
-    `handler` has these signals until the training loop installs its own: if that has happened meanwhile, the signal is
-    sent again, so that training saves a checkpoint. `stopped` is called with the signal before the process ends, for
-    its status.
+    `handler` handles these signals until the training loop installs its own handler. If it has done so in the meantime,
+    the signal is sent again, so that training saves a checkpoint. `stopped` is called with the signal before the
+    process ends, for its status.
     """
 
     def __init__(self, handler: Callable[[int, FrameType | None], None], stopped: Callable[[int], int]) -> None:
@@ -230,7 +232,7 @@ class SignalWatchdog:
         os.close(self._writing)  # which ends the thread
 
     def cancel(self) -> None:
-        """Leave the signal to the main thread; does not return if the other thread is already acting on it."""
+        """Leave the signal to the main thread; do not return if the other thread is already acting on it."""
         self._acting.acquire()
         self._cancelled.set()
 
@@ -254,7 +256,7 @@ class SignalWatchdog:
 
 
 def requeue(restarts: int, maximum: int) -> str:
-    """Ask Slurm to run this job again unless Slurm is ending it or requeued it `maximum` times; return a message."""
+    """Ask Slurm to run this job again, unless it is ending or was requeued `maximum` times; return a message."""
     job = job_id()
     if restarts >= maximum:
         return f"job {job} has been requeued {restarts} times and is not requeued again: cluster.max_requeues={maximum}"
@@ -270,7 +272,7 @@ def requeue(restarts: int, maximum: int) -> str:
 
 
 def job_id() -> str:
-    """Return the id of this job; in an array with its index, because the array's id means all of its jobs."""
+    """Return the id of this job; in an array, it includes the index, because the array's id refers to all jobs."""
     array = os.environ.get("SLURM_ARRAY_JOB_ID")
     return f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else os.environ["SLURM_JOB_ID"]
 

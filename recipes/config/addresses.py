@@ -16,10 +16,10 @@ def check_addresses(node: Any, where: str, repeated: Collection[str]) -> None:
     """Raise RecipeError for the first address in a group of a configuration that was not repeated."""
     for key, text in strings(node, where):
         if is_address(text) and text not in repeated and key.rsplit(".", 1)[-1] not in PATTERNS:
-            shown, remedy = without_secrets(text)[:200], "Name a folder or file of this machine there"
+            shown, remedy = without_secrets(text)[:200], "Give a folder or file on this machine instead"
             if key.startswith("data.") and key.count(".") == 1:
                 remedy = f"If you trust it, repeat it: add \"{key}='{shown}'\" to the command"
-            rule = "a configuration that came with a run opens files of this machine by their plain paths"
+            rule = "a configuration that came with a run opens files on this machine by their plain paths"
             raise RecipeError(f"{key}={shown}: {rule}, and contacts no other address. {remedy}")
 
 

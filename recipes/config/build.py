@@ -47,7 +47,7 @@ class Builder:
         """Return a builder for a configuration that came with a run or model: it only reads plain paths.
 
         Nothing is fetched, and nothing written. An address is opened only if it is among `given`, the values that the
-        command line repeats, and a download made only if they say `download: true`.
+        command line repeats, and a download is made only if they contain `download: true`.
         """
         download = {DOWNLOAD for each in given if isinstance(each, Mapping) and each.get(DOWNLOAD) is True}
         return replace(self, repeated=frozenset(download | {text for _, text in strings(given, "")}))
@@ -67,7 +67,7 @@ class Builder:
         return cast(T, self._nested(node, (expected,), where, context))
 
     def settings(self, cls: type[T], node: Mapping[str, Any], where: str) -> T:
-        """Fill the dataclass `cls` from plain keys, `where` "" for the whole configuration. Raises as `build` does."""
+        """Build the dataclass `cls` from the plain keys at `where` ("" for the root). Raises as `build` does."""
         return cast(T, self._construct(cls, node, where, {}))
 
     def check_keys(self, node: Mapping[str, Any], expected: type, where: str, keys: Iterable[str]) -> None:

@@ -27,7 +27,7 @@ NAMES = {
     "data": ("datasets", "the source of the examples"),
     "corruption": ("corruptions", "synthetic corruption of a frequency band"),
     "spectrum": ("spectra", "the noise power at each frequency"),
-    "schedule": ("schedules", "the signal-to-noise ratio over time"),
+    "schedule": ("schedules", "the signal-to-noise ratio as a function of time"),
     "process": ("processes", "whether signal and noise coefficients depend on frequency"),
     "denoiser": ("denoisers", "what the network predicts, and its preconditioning"),
     "network": ("networks", "the network"),
@@ -354,7 +354,7 @@ def train_defaults() -> dict[str, Any]:
 
 
 def nearest_choice(group: str, node: Mapping[str, Any]) -> tuple[str | None, dict[str, Any]]:
-    """Return the choice with the same class and the fewest different values, with its values; None if nothing matches.
+    """Return the choice of the same class that differs in the fewest values, with its values; None if nothing matches.
 
     Choices differ by class, or, like engines, only by their values.
     """
@@ -374,7 +374,7 @@ def of_choice(group: str, choice: str) -> dict[str, Any]:
 
 
 def _lacking(group: str, node: Mapping[str, Any]) -> dict[str, Any]:
-    """Return defaults for missing keys of a group: the values that are equal in all choices of its class.
+    """Return defaults for missing keys of a group: the values that all choices of its class share.
 
     For other keys, either the class has a default or the value is required. A group without a class uses the nearest
     choice.

@@ -75,7 +75,7 @@ class Contents:
 
 
 def keep(run_dir: Path, dataset: Dataset) -> None:
-    """Record the current files of a dataset, if it has any; failing to write is a warning."""
+    """Record the current files of a dataset, if it has any. If the record cannot be written, log a warning."""
     sizes, states = _file_states(dataset)
     indices = _hashed(len(sizes))
     limit = max(1, MAX_BYTES // max(1, len(indices)))
@@ -84,7 +84,7 @@ def keep(run_dir: Path, dataset: Dataset) -> None:
         if len(sizes):
             replace_file(run_dir / FILE, Contents(sizes, states, digests, limit).save)
     except OSError as error:
-        log.warning("cannot write %s (%s): whether files change will not be noticed", run_dir / FILE, error)
+        log.warning("cannot write %s (%s): changes of the files will not be noticed", run_dir / FILE, error)
 
 
 def changes(run_dir: Path, dataset: Dataset) -> str | None:

@@ -38,7 +38,7 @@ class Order:
         groups = groups or Groups((length,), 1)
         ends = list(accumulate(groups.lengths))
         if ends[-1] != length:
-            raise ValueError(f"groups of {ends[-1]} items in all cannot order {length}")
+            raise ValueError(f"groups of {ends[-1]} items in total cannot order {length}")
         self.length, self.seed, self.groups = length, seed, groups
         self._starts = [0, *ends]
         # Two epochs, because a batch may begin in one and end in the next; windows are shorter.

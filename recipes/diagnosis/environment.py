@@ -73,7 +73,7 @@ def pytorch() -> Finding:
 
 
 def library(module: str) -> Finding:
-    """Import a module of a required library; if that fails, the remedy installs one that fits PyTorch."""
+    """Import a module of a required library; if that fails, the remedy installs a version that matches PyTorch."""
     import torch
 
     from multisagd.libraries import BrokenLibraryError, importing
@@ -99,7 +99,7 @@ def data_folder() -> Finding:
 
 
 def writable(folder: str) -> Finding:
-    """Check that a folder, or its nearest existing parent, is writable, and its free space."""
+    """Check that a folder, or its nearest existing parent, is writable and has enough free space."""
     existing = next(each for each in (Path(folder).absolute(), *Path(folder).absolute().parents) if each.exists())
     try:
         with tempfile.TemporaryFile(dir=existing, buffering=0) as file:

@@ -21,7 +21,7 @@ def run_folder(run_dir: str) -> Finding:
     if space.state == "broken":
         return space
     if not folder.exists() or all(entry.name.startswith(".") for entry in folder.iterdir()):
-        return Finding("ok", f"no run yet: `multisagd train {setting('run_dir', folder)}` makes one")
+        return Finding("ok", f"no run yet: `multisagd train {setting('run_dir', folder)}` creates one")
     try:
         check_folder(folder)
         check_own(folder, folder)

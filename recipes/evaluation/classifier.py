@@ -1,4 +1,4 @@
-"""Train a classifier of a labelled dataset, whose features are compared, once, and cache it.
+"""Train a classifier on a labelled dataset once, and cache it; metrics compare its features.
 
 Training takes about two minutes on two cores for MNIST at 32×32, and the record contains the accuracy on unseen data.
 Distances are comparable only for the same dataset and the same cached network: they are not the FID, which uses an

@@ -18,14 +18,14 @@ from multisagd.metrics.sliced import directions, project, sliced_distance
 from recipes.evaluation.task import RECOGNISED, EvaluateSettings, Result, Row, Task, as_vectors, mean_and_std
 
 WIDE, WIDE_RESAMPLES = 512, 10
-"""Number of features above which the Fréchet distance takes seconds, and the maximum of bootstrap resamples then."""
+"""Number of features above which a Fréchet distance takes seconds, and the maximum number of resamples in that case."""
 
 Fit = Callable[[Tensor], Callable[[Tensor], Tensor]]
 """Takes the real half that serves as reference, and returns a function from data to features that is fitted to it."""
 
 
 def feature_rows(task: Task, made: Tensor, real: Tensor, prefix: str = "", fit: Fit | None = None) -> tuple[Row, ...]:
-    """Return the rows of features `(count, dimensions)` of samples, and `(reference_count + count, …)` of real ones.
+    """Return the rows for features of samples `(count, dimensions)` and of real items `(reference_count + count, …)`.
 
     `fit` computes features for every split, fitted only to the reference. KID, precision, recall, density and coverage
     compare equal numbers of items; the Fréchet distance uses all items.
@@ -137,7 +137,7 @@ def classes(task: Task) -> Result:
 def draw_classes(
     names: Sequence[str], seen: Tensor, real: Tensor, recognised: Sequence[float | None] | None, path: Path
 ) -> None:
-    """Draw the fraction of items `(classes,)` predicted as each class, and of samples recognised as requested.
+    """Plot the fraction of items predicted as each class, `(classes,)`, and the fraction recognised as requested.
 
     A class that was not requested has the value None, and no bar.
     """

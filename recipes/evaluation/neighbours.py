@@ -52,7 +52,7 @@ def neighbours(task: Task) -> Result:
     notes = ["nearest neighbours: the column of real data shows held-out data"]
     if len(samples) < searched:
         notes.append(
-            f"{len(samples):,} of {searched:,} samples were searched for: at most as many per class as held-out data"
+            f"{len(samples):,} of {searched:,} samples were compared: per class, at most the number of held-out data"
         )
     if len(examples) < len(task.train):
         notes.append(f"{len(examples):,} of {len(task.train):,} training examples were searched (neighbours.examples)")
@@ -76,7 +76,7 @@ def _rows(name: str, ours: Tensor, theirs: Tensor, resamples: int) -> list[Row]:
 
 
 def draw_pairs(task: Task, samples: Tensor, search: NearestExamples, examples: Sequence[int]) -> None:
-    """Draw the samples that are relatively nearest to a training example, each followed by that example."""
+    """Show the samples that are relatively nearest to a training example, each followed by that example."""
     modality = task.modality
     ours = search.distances[: len(samples)]
     suspicion = ours[:, 0] / ours[:, -1].clamp(min=1e-12)

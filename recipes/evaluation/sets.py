@@ -75,7 +75,7 @@ class Sets:
         return reference, others
 
     def alike(self) -> tuple[tuple[int, ...], Tensor, Tensor]:
-        """Return equal numbers per class, and their indices among the samples and in the reference."""
+        """Return a common number of items per class, and their indices among the samples and in the reference."""
         sizes = tuple(map(min, self.sizes, self.references))
         own, theirs = (take(torch.arange(sum(each)).split(each), sizes) for each in (self.sizes, self.references))
         return sizes, own, theirs
@@ -228,7 +228,7 @@ def check_same(dataset: Dataset, metadata: Mapping[str, Any]) -> None:
     changed = [key for key in now if before[key] != now[key]]
     if "classes" in changed:
         raise RecipeError(
-            f"these data have other classes than the run's training data: {now['classes']!r:.200} instead "
+            f"the classes of these data differ from those of the run's training data: {now['classes']!r:.200} instead "
             f"of {before['classes']!r:.200}. Give the training data: data.root=…, or data.urls=…"
         )
     if changed and is_first():

@@ -1,4 +1,4 @@
-"""Metrics of power over frequency, and of neighbours along the grid's axes, which need no network and no labels.
+"""Metrics of power spectra, and of neighbours along the grid's axes, which need no network and no labels.
 
 They apply to every modality, in the units of its axes: for a video, the temporal spectrum in hertz and the mean frame
 difference.
@@ -62,7 +62,7 @@ def spectrum(task: Task) -> Result:
 def draw_spectra(
     made: Mapping[str, Curves], real: Mapping[str, Curves], other: Mapping[str, Curves], grid: Grid, path: Path
 ) -> None:
-    """Draw power, radially averaged and along every axis, and below it the ratio to the data in dB with 95 % bands.
+    """Plot power, radially averaged and along every axis, and below it the ratio to the data in dB with 95 % bands.
 
     `real` and `other` are the curves for two halves of the data, whose ratio shows the statistical variation.
     """
@@ -96,7 +96,7 @@ def _ratio(plot: Axes, made: Curves, real: Curves, colour: str) -> None:
 
 
 def axes(task: Task) -> Result:
-    """Compare neighbours, and power in bands of equal width, along every axis: the ratio of samples to data."""
+    """Compare differences of neighbours and power in bands along every axis, as ratios of samples to data."""
     sets, grid = task.sets, task.modality.grid()
     made, real = task.curves
     rows: list[Row] = []
@@ -142,7 +142,7 @@ def draw_bands(
     floor: Sequence[tuple[float, float | None]],
     path: Path,
 ) -> None:
-    """Draw the accuracy of distinguishing samples from data in each band, next to data against data."""
+    """Plot the accuracy of distinguishing samples from data in each band, next to data against data."""
     figure = Figure(figsize=(max(4.5, 0.8 * len(edges) + 1.6), 3.4), layout="constrained")
     plot = figure.subplots()
     positions = np.arange(len(edges))

@@ -132,9 +132,9 @@ def mean_and_std(values: Sequence[float]) -> tuple[float, float | None]:
 
 @dataclass(eq=False)
 class Task:
-    """The evaluated run and sets.
+    """The run being evaluated, and the sets of examples to compare.
 
-    Figures are written into `folder`, which contains the samples; `figures` names them.
+    Figures are written to `folder`, which contains the samples; `figures` lists their names.
     """
 
     settings: EvaluateSettings
@@ -159,7 +159,7 @@ class Task:
 
     @cached_property
     def curves(self) -> tuple[dict[str, Curves], dict[str, Curves]]:
-        """Power over frequency of every sample, and of every real example."""
+        """The power spectrum of every sample, and of every real example."""
         grid, bands = self.modality.grid(), self.settings.bands
         made, real = (item_curves(self.sets.batches(real=each), grid, bands) for each in (False, True))
         return made, real
@@ -246,8 +246,8 @@ def remarks(task: Task, results: Mapping[str, Result], unavailable: Mapping[str,
         f"± of samples is a standard error (bootstrap, {settings.bootstrap} resamples, or of independent items); ± of "
         f"real data is over {settings.splits} divisions into halves.",
         "Bias: with finite counts, Fréchet and sliced distances and root mean square errors are too large, precision, "
-        f"recall and coverage too small, by what the column of real data shows at {sets.count:,}; fractions in other "
-        "classes are too large. KID and errors of one band have no bias. Compare only values for equal counts.",
+        f"recall and coverage too small, by the amount in the column of real data for {sets.count:,}; fractions in "
+        "other classes are too large. KID and errors of one band have no bias. Compare only values for equal counts.",
     ]
     if sets.count < sets.asked:
         lines.append(

@@ -58,7 +58,7 @@ CONTROLS: dict[str, Control] = {
     "floor": Control("minimum power, in decibels below the maximum", 10.0, 80.0, 1.0),
     "coefficient": Control("correlation of neighbours", -0.98, 0.98, 0.01),
     "time_constant": Control("seconds after which the noise has changed", 0.02, 4.0, 0.01),
-    "time_factor": Control("cycles per pixel that one hertz counts as", 0.005, 0.5, 0.005),
+    "time_factor": Control("cycles per pixel that correspond to one hertz", 0.005, 0.5, 0.005),
     "right": Control("pixels per second to the right", -32.0, 32.0, 0.5),
     "down": Control("pixels per second downwards", -32.0, 32.0, 0.5),
     "fundamental": Control("fundamental frequency (Hz)", 20.0, 400.0, 1.0),

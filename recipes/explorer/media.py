@@ -34,7 +34,7 @@ MAX_PIXELS = 50_000_000
 MEASURED = 64
 """Number of examples of a built-in dataset for measuring its power spectrum."""
 AUDIO_STD = 0.4
-"""Standard deviation to which audio is scaled, similar to that of images; the noise has 1."""
+"""Standard deviation to which audio is scaled, similar to that of images; the standard deviation of the noise is 1."""
 EVERYWHERE = ("white", "power_law", "band", "two_band", "gaussian", "offset", "data_power")
 """Kinds of spectra that suit all media."""
 
@@ -61,7 +61,7 @@ class Sizes:
         if not (self.frames >= 4 and self.clip >= 16 and self.frames * self.clip**2 <= MAX_CLIP_PIXELS):
             raise ValueError(
                 f"clips must have at least 4 frames, at least 16 pixels a side, and "
-                f"up to {MAX_CLIP_PIXELS:,} pixels in all: got "
+                f"up to {MAX_CLIP_PIXELS:,} pixels in total: got "
                 f"{self.frames} frames of {self.clip}×{self.clip}"
             )
         if not 1 <= self.fps <= 120:

@@ -1,1 +1,1 @@
-"""Drawing: line charts for pages, and figures as files."""
+"""Plotting: line charts for pages, and figures as files."""

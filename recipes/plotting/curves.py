@@ -24,7 +24,7 @@ from multisagd.addresses import without_secrets
 
 SVG = "http://www.w3.org/2000/svg"
 SIZE = (5.6, 3.3)
-"""Width and height in inches, of 72 points each."""
+"""Width and height in inches (of 72 points)."""
 MARGINS = (0.16, 0.16, 0.8, 0.81)
 """Left, bottom, width and height of the plot, with room for labels; a layout engine would draw everything twice."""
 TEXT, LINES = "#010101", "#010102"
@@ -187,7 +187,7 @@ class _Plain(LogFormatterSciNotation):
 
 
 def _plain(text: str) -> str:
-    """Return text from a run with dollars escaped, which matplotlib would parse as mathematics."""
+    """Return text from a run with dollar signs escaped, which matplotlib would parse as mathematics."""
     return _short(text).replace("$", r"\$")
 
 

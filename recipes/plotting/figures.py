@@ -1,4 +1,4 @@
-"""Draw figures in PNG files: their style, and power over frequency along every axis of a grid."""
+"""Plot figures as PNG files: their style, and power spectra along every axis of a grid."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,14 +28,14 @@ def on_logarithmic_axis(frequency: Tensor) -> Tensor:
 
 
 def power_axes(plot: Axes, along: str, grid: Grid) -> None:
-    """Label the axes of a plot of power over frequency."""
+    """Label the axes of a plot of power as a function of frequency."""
     # Labels between powers of ten would overlap on a small plot.
     plot.xaxis.set_minor_formatter(NullFormatter())
     plot.set(xlabel=unit_of(along, grid), title=along)
 
 
 def draw_power(plot: Axes, profile: Profile, label: str, **style: Any) -> None:
-    """Draw power over frequency on logarithmic axes, with the 95 % band of a profile that has errors.
+    """Plot power as a function of frequency on logarithmic axes, with the 95 % band of a profile that has errors.
 
     A single example has no power about its mean, and is not drawn on the logarithmic scale.
     """
@@ -50,7 +50,7 @@ def draw_power(plot: Axes, profile: Profile, label: str, **style: Any) -> None:
 
 
 def draw_profiles(powers: Mapping[str, Tensor], grid: Grid, path: Path) -> None:
-    """Draw the profile along every axis, with one curve for each named power `(..., *half_shape)`, in one PNG file."""
+    """Plot the profiles of named powers `(..., *half_shape)` along every axis, one curve each, in one PNG file."""
     figure = Figure(figsize=(COLUMN * grid.dimensions + 0.4, 3.2), layout="constrained")
     plots = figure.subplots(1, grid.dimensions, squeeze=False)[0]
     for plot, axis in zip(plots, grid.names, strict=True):

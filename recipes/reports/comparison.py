@@ -93,7 +93,7 @@ def _metrics(runs: Sequence[Overview], sets: Sequence[Sequence[SampleSet]]) -> B
 
 
 def _pictures(runs: Sequence[Overview], maximum: int, budget: Budget) -> list[Block]:
-    """Return the images that the runs drew during training side by side, at equal numbers of samples seen."""
+    """Return the images drawn by each run during training, side by side, at equal numbers of samples seen."""
     shared = sorted(set.intersection(*(set(run.images) for run in runs)))
     frames = []
     for seen in evenly_spaced(shared, maximum):
@@ -107,7 +107,7 @@ def _pictures(runs: Sequence[Overview], maximum: int, budget: Budget) -> list[Bl
 
 
 def _spectra(runs: Sequence[Overview], sets: Sequence[Sequence[SampleSet]]) -> Sequence[Block | None]:
-    """Return the spectra of the runs' samples, if all runs have the same grid and some samples could be measured."""
+    """Return the spectra of the runs' samples, if all runs have the same grid and some samples can be measured."""
     known = [run.statistics for run in runs if run.statistics is not None]
     if len(known) < len(runs) or any(each.grid != known[0].grid for each in known):
         return []

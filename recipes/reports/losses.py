@@ -16,9 +16,9 @@ BANDS = (
     "mean of the data. Bands are in cycles per sample of every axis; 0 is the mean of an example. "
 )
 VALIDATIONS = 4
-"""Maximum number of validations drawn over noise levels."""
+"""Maximum number of validations plotted against the noise level."""
 MAX_LEVELS = 24
-"""Maximum number of noise levels or bands drawn."""
+"""Maximum number of noise levels or bands plotted."""
 
 
 def loss_charts(run: Overview) -> list[Block | None]:
@@ -59,7 +59,7 @@ def loss_charts(run: Overview) -> list[Block | None]:
 def over_samples(
     name: str, entries: Sequence[Entry], value: Callable[[Entry], float], colour: str, dashes: int = 0
 ) -> Series:
-    """Return a series of one value from every entry over samples seen."""
+    """Return a series of one value of every entry, against samples seen."""
     return Series(name, [number(e.get("samples")) for e in entries], [value(e) for e in entries], colour, dashes)
 
 
@@ -79,7 +79,7 @@ def _level(name: str, entry: Entry, what: str = "loss") -> float:
 
 
 def _validation_charts(run: Overview) -> list[Chart | None]:
-    """Return charts of validation losses: over noise, over training by noise level and by band, and the last ones."""
+    """Return charts of validation losses: against noise, by level and band during training, and the last ones."""
     if not run.validation:
         return []
     last = run.validation[-1]
@@ -102,7 +102,7 @@ def _validation_charts(run: Overview) -> list[Chart | None]:
     ]  # fmt: skip
     return [
         draw(
-            "log-snr", "Validation loss over noise", "The same loss as a function of log-SNR; high means little "
+            "log-snr", "Validation loss against log-SNR", "The same loss as a function of log-SNR; high means little "
             "noise. Each curve is one validation.", Axis("log-SNR"), Axis("loss", "log"), by_noise,
         ),
         _over_training(

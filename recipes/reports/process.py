@@ -1,4 +1,4 @@
-"""The noise of a run: its schedule and remaining signal, noisy data, and power over frequency."""
+"""The noise of a run: its schedule and remaining signal, noisy data, and power spectra."""
 
 import math
 import tempfile
@@ -121,8 +121,8 @@ def _process_blocks(parts: Assembly, process: Process) -> list[Block | None]:
     own = 10 / math.log(10) * schedule.log_snr(times)
     series.append(Series("schedule", times.tolist(), own.tolist(), "c1", 1))
     chart = draw(
-        "snr", "Signal and noise over time", "Power of the data (with their mean) over that of the noise, in dB, in "
-        "bands of frequency (cycles per sample of every axis, 0 is the mean of an example). The schedule's log-SNR "
+        "snr", "Signal and noise over time", "Ratio of the data power (including the mean) to the noise power, in dB, "
+        "in bands of frequency (cycles per sample of every axis, 0 is the mean of an example). The schedule's log-SNR "
         "refers to data of variance one and white noise.",
         Axis("time t, 0 data to 1 noise"), Axis("dB", level=0.0), series,
     )  # fmt: skip
@@ -199,7 +199,7 @@ def _decibels(ratio: float) -> float:
 
 
 def spectrum_blocks(run: Overview, sets: Sequence[SampleSet], builder: Builder) -> list[Block | None]:
-    """Return the power of data, noise and samples, as far as available."""
+    """Return the charts of the power of data, noise and samples, where available."""
     if run.statistics is None:
         return [Note("The spectrum of the data is missing; it is measured when training begins.")]
     powers: dict[str, Tensor] = {"data": run.statistics.power}
@@ -256,6 +256,6 @@ def spectrum_charts(powers: Mapping[str, Tensor], grid: Grid, name: str = "spect
 
 
 def _series(key: str, number: int, profile: Profile, values: Tensor, power: Tensor) -> Series:
-    """Return values over frequency, without values that are indistinguishable from rounding errors."""
+    """Return values as a function of frequency, omitting values that are indistinguishable from rounding errors."""
     kept = values.where(power > MIN_RELATIVE_POWER * power.max(), math.nan)
     return Series(key, on_logarithmic_axis(profile.frequency).tolist(), kept.tolist(), f"c{number % 8}", number)

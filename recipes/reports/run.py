@@ -242,7 +242,7 @@ def with_error(row: dict[str, Any], value: str, error: str) -> str:
 def own_json(path: Path, folder: Path) -> Any:
     """Return the content of a JSON file in a folder.
 
-    Raises OSError or ValueError if unreadable or outside the folder.
+    Raises OSError or ValueError if it is unreadable or outside the folder.
     """
     if not inside(path, folder):
         raise ValueError(f"{path.name} is a link that leads out of the folder")

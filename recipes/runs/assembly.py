@@ -90,7 +90,7 @@ class Assembly:
     def covariance(self, spectrum: Spectrum) -> SpectralCovariance:
         """Return the covariance of a spectrum on the modality's grid, padded as configured.
 
-        Raises RecipeError if invalid.
+        Raises RecipeError if the spectrum or the padding is invalid.
         """
         grid, padding = self.modality.grid(), self.settings.padding or {}
         with as_recipe_error(ValueError, "spectrum: "):
@@ -137,7 +137,7 @@ class Assembly:
     def check_weight_shapes(self, trained: Mapping[str, tuple[int, ...]]) -> None:
         """Check that the configured network has weights with these names and shapes, before allocating memory.
 
-        Both may come from someone else, and require more memory than any machine has.
+        Both may come from someone else, and could require more memory than any machine has.
 
         Raises:
             RecipeError: If they differ; the message names the first difference.
@@ -153,7 +153,7 @@ class Assembly:
                 return
             raise RecipeError(f"network: {error}") from error
         if different is not None:
-            raise RecipeError(f"the checkpoint does not fit the configured network: {different}. {RESTORE}")
+            raise RecipeError(f"the checkpoint does not match the configured network: {different}. {RESTORE}")
 
     def denoiser(self, network: nn.Module, process: Process) -> Denoiser:
         """Return the denoiser around a network.

@@ -3,7 +3,7 @@
     checkpoints/000000064000/network.safetensors, ema.safetensors, optimizer.safetensors, checkpoint.json
 
 Sharded tensors are written by all ranks into a folder instead of a file: network/shard-…safetensors. A checkpoint is
-written into a temporary folder next to the others, flushed to disk and renamed, so it exists completely or not at all.
+written to a temporary folder next to the others, flushed to disk and renamed, so it exists completely or not at all.
 A checkpoint that it replaces is moved aside before and removed after, so that one of them always exists. With several
 ranks, every rank calls `save` and `latest`; the first decides.
 

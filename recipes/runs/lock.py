@@ -114,13 +114,15 @@ def check_shared(run_dir: Path, patience: float) -> None:
     deadline = time.monotonic() + patience
     while not (run_dir / ".lock").exists():
         if time.monotonic() >= deadline:
-            raise RecipeError(f"{run_dir} is not the folder of the first process: use one that all machines share")
+            raise RecipeError(
+                f"this process cannot see the first process's folder {run_dir}: use a folder that all machines share"
+            )
         time.sleep(0.1)
 
 
 @contextmanager
 def lock_run_on_first_rank(run_dir: Path, runtime: Runtime) -> Iterator[RunLock | None]:
-    """Lock a run's folder in the first process, and report errors there on all processes.
+    """Lock a run's folder in the first process, and report its errors in all processes.
 
     Raises:
         RecipeError: If it is in use, not shared by all processes, vanishes, or becomes unwritable.
@@ -139,7 +141,7 @@ def lock_run_on_first_rank(run_dir: Path, runtime: Runtime) -> Iterator[RunLock 
             if run_lock is not None:
                 run_lock.check()  # raises if the folder has vanished
             if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
-                raise RecipeError(f"cannot write into {run_dir} ({error}): free some space") from error
+                raise RecipeError(f"cannot write to {run_dir} ({error}): free some space") from error
             raise
 
 

@@ -270,7 +270,7 @@ def check_encoder(encoder: TextEncoder | None, metadata: Mapping[str, Any], run_
 
 
 def write_model(model: TrainedModel, which: Which, weights: TrainedWeights, out: Path) -> None:
-    """Write a model as two files into a folder; model.json is last, so its presence means that all is complete."""
+    """Write a model to a folder as two files; model.json is last, so its presence means that both are complete."""
     out.mkdir(parents=True, exist_ok=True)
     tensors, header = model.statistics.stored()
     tensors |= {f"{NETWORK}{name}": tensor.contiguous() for name, tensor in weights.tensors.items()}

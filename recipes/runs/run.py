@@ -136,7 +136,7 @@ class Run:
             pairs = {key: [repr(each[key]) if key in each else "missing" for each in (before, now)] for key in changed}
             listed = "".join(f"\n  {key}: {' -> '.join(pairs[key])}" for key in sorted(pairs))
             raise RecipeError(
-                f"{self.folder} holds a run with another configuration; these differ:{listed}\n"
+                f"{self.folder} holds a run with a different configuration; these keys differ:{listed}\n"
                 "Use the same values to continue it, or another run_dir to begin a new run."
             )
 

@@ -127,7 +127,7 @@ class CorruptionOptions:
 
     `added`: add it to clean data, for experiments; otherwise the data are already corrupted. `redrawn`: draw new
     corruption each time. `restored`: restore data by their covariance before training, to the conditional mean or a
-    sample; None: do not. `examples`: number of examples for measuring that covariance; None: all.
+    sample; None: no restoration. `examples`: number of examples for measuring that covariance; None: all.
     """
 
     added: bool = True

@@ -36,7 +36,7 @@ ADAM = {STEP, "exp_avg", "exp_avg_sq"}
 
 
 def save_shards(tensors: Mapping[str, Tensor], folder: Path, group: Group = None) -> None:
-    """Write every rank's pieces into a new folder; every rank must call this. Raises OSError if any rank fails."""
+    """Write every rank's pieces to a new folder; every rank must call this. Raises OSError if any rank fails."""
     from torch.distributed.checkpoint.api import CheckpointException
     from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
     from torch.distributed.checkpoint.state_dict_saver import save
@@ -210,7 +210,7 @@ def load_module(module: nn.Module, tensors: Mapping[str, Tensor], what: str) -> 
         module.load_state_dict(fitting, strict=True)
     except (RuntimeError, ValueError) as error:
         reasons = " ".join(line.strip() for line in str(error).splitlines()[1:3]) or str(error)
-        raise RecipeError(f"the checkpoint's {what} does not fit the configured network: {reasons}") from error
+        raise RecipeError(f"the checkpoint's {what} does not match the configured network: {reasons}") from error
 
 
 @dataclass(frozen=True)

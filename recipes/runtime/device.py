@@ -137,7 +137,7 @@ class Runtime:
         return self.sharded(network, self.settings.reshard)
 
     def sharded(self, network: nn.Module, reshard: bool = True) -> nn.Module:
-        """Return a network unchanged, or with fsdp sharded in place, such as the averaged network.
+        """Return a network, such as the averaged one, unchanged, or, with fsdp, sharded in place.
 
         Its blocks are sharded one by one, so that only a few are gathered at a time. `reshard` frees the weights of a
         block after its forward pass, and gathers them again for the backward pass. In bfloat16, gradients are reduced

@@ -232,7 +232,7 @@ class Agreement:
     def exchange(self, signal: int | None, due: bool) -> tuple[int, bool]:
         """Send a signal (None is 0), and whether something is due, to all ranks; return the previous result.
 
-        The result of a call is the largest signal, and whether it was due on any rank; 0 and False for the first call.
+        The result is the largest signal, and whether something was due on any rank; for the first call, 0 and False.
         """
         if not dist.is_initialized():
             return signal or 0, due

@@ -72,7 +72,7 @@ def sampling_request(
 def designed_steps(path: Path | None, process: Process) -> DesignedSteps | None:
     """Return designed steps, or None if there is no file.
 
-    Raises RecipeError if invalid or outside the process's schedule.
+    Raises RecipeError if they are invalid or outside the process's schedule.
     """
     if path is None:
         return None

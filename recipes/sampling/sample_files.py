@@ -128,7 +128,7 @@ def write_set(
 ) -> None:  # fmt: skip
     """Write a set of samples x0 `(count, channels, *grid)`, replacing an earlier one.
 
-    `made` is the record, with the names of `labels` in `classes`, and the `prompts`.
+    `made` is the record; its `classes` are the names of `labels`, or None, and its `prompts` the prompts, or None.
 
     Raises:
         RecipeError: If samples cannot be decoded (the message names the file of tensors), or a path is in conflict.

@@ -85,7 +85,7 @@ def write_exported(
 
 
 def write_card(subject: Subject, out: Path) -> None:
-    """Write the card and its figures into the folder of the exported model."""
+    """Write the card and its figures to the folder of the exported model."""
     from recipes.plotting.figures import (
         draw_profiles,
     )  # importing matplotlib takes half a second, which loading a pipeline avoids

@@ -31,7 +31,9 @@ class DivergedError(RecipeError):
 
 
 class Learner:
-    """The network, its average and its optimiser; `null_label` is the label "no class", None without classes.
+    """The network, its average and its optimiser.
+
+    `null_label` is the label "no class", or None if there are no classes.
 
     Batches with text embeddings use the embeddings and ignore labels. `parallel` is the network parallelised over ranks
     (`Runtime.parallelize`), and `denoiser` may hold a compiled form of it; all share their weights.
@@ -126,8 +128,8 @@ class Learner:
     def averages(self) -> dict[str, float]:
         """Return the mean loss and gradient norm of the successful steps since the last call, and the learning rate.
 
-        Includes `skipped_steps`, the total number of skipped steps, if not 0; omits loss and norm if no step was
-        successful.
+        The result includes `skipped_steps`, the total number of skipped steps, if not 0; it omits loss and norm if no
+        step was successful.
         """
         self._settle()
         loss, norm, count = self._window
@@ -153,8 +155,8 @@ class Learner:
             self._in_a_row += 1
             if self._in_a_row >= self.settings.training.max_skips:
                 raise DivergedError(
-                    f"training diverged: {self._in_a_row} consecutive steps without a finite gradient (loss "
-                    f"{loss}, gradient norm {norm}) before {self.samples:,} samples"
+                    f"training diverged: {self._in_a_row} consecutive steps had a non-finite gradient (loss "
+                    f"{loss}, gradient norm {norm}), within the first {self.samples:,} samples"
                 )
 
     def state(self, position: int) -> State:

@@ -4,7 +4,7 @@ Checkpoints are saved by samples seen and, if those are far apart, by the first 
 on the clock: saving uses no random numbers, and training only returns to checkpoints by samples.
 
 A state is saved before it is reported, because reports may fail, and a continued run repeats them. If a checkpoint
-cannot be written, that is only a warning as long as training can continue without it. Non-finite steps are skipped;
+cannot be written, a warning is issued, as long as training can continue without it. Non-finite steps are skipped;
 after several consecutive ones, training returns to the last checkpoint and continues with other random numbers.
 """
 
@@ -181,7 +181,7 @@ class Loop:
         return f"{loss}, {speed['samples_per_second']:,.0f} samples/s"
 
     def _report_or_stop(self, stop: StopRequest) -> None:
-        """Report; with one process, a signal ends the report at once, because a continued run repeats it."""
+        """Report. With one process, a signal ends the report at once; the continued run will repeat it."""
         position = self.tracker.position
         try:
             with stop.interruptible(self.alone):
@@ -210,7 +210,10 @@ class Loop:
             self.display.say(f"profile of {self.profiler.steps} steps in {profile}")
 
     def _save(self, must: bool, by_clock: bool = False, position: int | None = None) -> None:
-        """Save the state, with the metrics up to a position; an error is only a warning unless `must` is set."""
+        """Save the state, with the metrics up to a position.
+
+        If this fails, log a warning, or raise the error if `must` is set.
+        """
         self.job.check_folder()
         self._saved, self._due = time.monotonic(), False
         self._or_warn(self.saver.finish)  # of the previous checkpoint

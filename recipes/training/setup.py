@@ -170,8 +170,8 @@ def prepare_data(job: Job, begun: bool) -> TrainingData:
     """Build the data of a run, and measure them, or read the measurements if the run has already `begun`.
 
     Raises:
-        RecipeError: If the data are unreadable or have changed since the run began, or if settings of the process are
-            invalid for them, before anything is measured.
+        RecipeError: If the data are unreadable or have changed since the run began, or if the settings of the
+            process are invalid for these data; this is checked before anything is measured.
     """
     settings, builder, runtime, run = job.settings, job.builder, job.runtime, Run(job.settings.run_dir)
     modality = builder.build(settings.modality, Modality, "modality")  # type: ignore[type-abstract]
@@ -251,7 +251,7 @@ def prepare_model(job: Job, data: TrainingData, state: State | None) -> Training
     """Build the model of a run, with initial weights or with the state of a checkpoint.
 
     Raises:
-        RecipeError: If parts do not fit each other or the data, or weights do not fit the network.
+        RecipeError: If parts are incompatible with each other or the data, or weights do not match the network.
     """
     settings, builder, runtime = job.settings, job.builder, job.runtime
     classes, encoder = data.condition.classes, data.condition.encoder
@@ -306,14 +306,14 @@ def load_initial(network: nn.Module, source: Path, builder: Builder) -> dict[str
     network's parameter names, or the folder of a run (its averaged weights) or of an exported model (its weights).
 
     Raises:
-        RecipeError: If they are missing, unreadable, or do not fit the network.
+        RecipeError: If they are missing, are unreadable, or do not match the network.
     """
     wanted = shapes(network.state_dict())
 
     def check(there: Shapes) -> None:
         if different := mismatch(there, wanted):
             raise RecipeError(
-                f"{INITIAL}={source} does not fit the configured network: {different}. Configure the network of these"
+                f"{INITIAL}={source} does not match the configured network: {different}. Configure the network of these"
                 " weights, with the same number of channels and classes (training.conditional=false has none)"
             )
 

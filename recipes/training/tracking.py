@@ -55,7 +55,7 @@ def write_record(job: Job, data: TrainingData, model: TrainingModel, checkpoints
 
 
 def name_unreadable(dataset: Dataset, run_dir: Path) -> None:
-    """Write the list of unreadable files, if any; failing to write is a warning."""
+    """Write the list of unreadable files, if any; log a warning if it cannot be written."""
     try:
         if run_dir.is_dir():
             dataset.save_unreadable(run_dir / UNREADABLE)
@@ -117,7 +117,7 @@ class Journal:
 
 
 class Tracker:
-    """Writes metrics to the run folder and the services of `settings`; `position` and `samples` are a checkpoint's.
+    """Writes metrics to the run folder and the services of `settings`; `position` and `samples` are from a checkpoint.
 
     Raises:
         BrokenLibraryError: If the library of a configured service cannot be imported.
@@ -138,7 +138,7 @@ class Tracker:
         self._tell(samples, dict(scalar_items(values, kind)))
 
     def timing(self, samples: int, values: Mapping[str, Any]) -> None:
-        """Record durations; in a separate file because they differ between runs."""
+        """Record durations, in a separate file because they differ between runs."""
         self._timing.write({"samples": samples, **values})
         self._tell(samples, dict(scalar_items(values, "timing")))
 

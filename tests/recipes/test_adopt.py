@@ -328,8 +328,8 @@ def test_train_starts_from_a_run_or_an_exported_model_that_fits(
 
     monkeypatch.chdir(tmp_path)
     for word, message in {
-        "network.width=16": r"training.initial=.* does not fit the configured network: size mismatch: .*network",
-        "training.conditional=false": "does not fit the configured network: size mismatch: conditioning.labels",
+        "network.width=16": r"training.initial=.* does not match the configured network: size mismatch: .*network",
+        "training.conditional=false": "does not match the configured network: size mismatch: conditioning.labels",
         "training.initial=nowhere": "training.initial=nowhere cannot be read .*give a safetensors file, an exported",
         "training.initial=.": r"training.initial=\.: ",
     }.items():

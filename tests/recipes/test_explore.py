@@ -289,7 +289,7 @@ def test_explore_refuses_impossible_settings(capsys: pytest.CaptureFixture[str])
     for word, message in {
         "sizes.image=4": "sizes: the side of an image must be from 16 to 512 pixels, got 4",
         "sizes.seconds=60": "up to 480,000 samples: got 60 s at 16000",
-        "sizes.clip=512": "up to 1,048,576 pixels in all",
+        "sizes.clip=512": "up to 1,048,576 pixels in total",
         "port=0": "port must be a number from 1 to 65535, got 0",
         "upload_megabytes=0": "upload_megabytes must be at least 1",
         "threads=0": "threads must be at least 1, got 0",

@@ -97,7 +97,7 @@ def test_real_data_names_or_refuses_other_data(
     real_data(trained / "run", Builder(), {"root": str(tmp_path / "more")})
     assert "60 examples then, 70 now" in capsys.readouterr().err
     save_pictures(tmp_path / "others", 60, ("a", "c"))
-    with pytest.raises(RecipeError, match="other classes than the run's training data"):
+    with pytest.raises(RecipeError, match="differ from those of the run's training data"):
         real_data(trained / "run", Builder(), {"root": str(tmp_path / "others")})
 
 

@@ -461,7 +461,7 @@ def test_learner_sums_pending_losses_exactly_and_detects_divergence_later() -> N
     before = [parameter.clone() for parameter in patient.learner.network.parameters()]
     patient.step(10)
     assert all(map(torch.equal, before, patient.learner.network.parameters()))
-    with pytest.raises(DivergedError, match=r"10 consecutive steps.*before 224 samples"):
+    with pytest.raises(DivergedError, match=r"10 consecutive steps.*first 224 samples"):
         patient.learner.state(0)
 
 
