@@ -37,9 +37,9 @@ def strings(count: int) -> Tensor:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Train on the strings, and write samples one after another into one file."""
+    """Train on the strings, and write several samples to one audio file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--exponent", type=float, default=-0.5, help="exponent of the noise amplitude over frequency")
+    parser.add_argument("--exponent", type=float, default=-0.5, help="exponent of the amplitude of the noise spectrum")
     parser.add_argument("--out", type=Path, default=Path("strings.wav"), help="the audio file to write")
     parser.add_argument("--small", action="store_true", help="only a few steps, as a quick test")
     options = parser.parse_args(arguments)
@@ -65,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     samples = ms.sample(denoiser.eval(), ms.DPMSolver(), (count, 1, LENGTH), steps=20, seeds=range(count))
     soundfile.write(options.out, samples.clamp(-1, 1).flatten().numpy(), RATE)
-    print(f"{count} sounds of {LENGTH / RATE:.2f} s: {options.out}")
+    print(f"{count} audio clips of {LENGTH / RATE:.2f} s: {options.out}")
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ def images(mnist: str | None) -> Tensor:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Train, draw samples, and save the pipeline."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--mnist", help="folder of MNIST (default: the digits in scikit-learn)")
+    parser.add_argument("--mnist", help="folder containing MNIST (default: the digits in scikit-learn)")
     parser.add_argument("--small", action="store_true", help="only a few steps, as a quick test")
     options = parser.parse_args(arguments)
     epochs, widths, inference_steps, count = (1, (8, 16), 5, 4) if options.small else (40, (32, 64), 250, 16)

@@ -1,4 +1,4 @@
-"""From data to samples, using only the core: handwritten digits, a U-Net, and noise with a power-law spectrum.
+"""Train a U-Net on handwritten digits and draw samples, using only the core: the noise has a power-law spectrum.
 
     python examples/image_from_scratch.py                # about three minutes on one CPU core
     python examples/image_from_scratch.py --exponent 0   # white noise
@@ -26,7 +26,10 @@ def digits() -> Tensor:
 
 
 def train(data: Tensor, process: ms.Process, steps: int, batch: int = 64, seed: int = 0) -> ms.Denoiser:
-    """Train a small U-Net and return its moving average; times, noise and order are functions of the seed alone."""
+    """Train a small U-Net and return a denoiser with averaged weights.
+
+    Times, noise and the order of the data depend only on the seed.
+    """
     torch.manual_seed(seed)  # for the initial weights
     network = ms.networks.UNet(channels=data.shape[1], dimensions=2, width=32, multipliers=(1, 2), blocks=1)
     statistics = ms.DataStatistics.measure([data], process.grid)
@@ -54,9 +57,9 @@ def save_images(images: Tensor, path: Path, columns: int) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Train, draw samples, and save samples and data in one image."""
+    """Train, draw samples, and save them together with data in one image."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--exponent", type=float, default=-0.3, help="exponent of the noise amplitude over frequency")
+    parser.add_argument("--exponent", type=float, default=-0.3, help="exponent of the amplitude of the noise spectrum")
     parser.add_argument("--out", type=Path, default=Path("digits.png"), help="the image to write")
     parser.add_argument("--small", action="store_true", help="only a few steps, as a quick test")
     options = parser.parse_args(arguments)

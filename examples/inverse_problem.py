@@ -2,8 +2,8 @@
 
     python examples/inverse_problem.py   # about three minutes on one CPU core
 
-A model of digits is trained and guided by the remaining pixels (ΠGDM). The result is compared with the posterior mean
-for Gaussian data, which uses only the spectrum of the data.
+A model is trained on digits and then guided with the remaining pixels (ΠGDM). The result is compared with the posterior
+mean for Gaussian data, which uses only the spectrum of the data.
 """
 
 import argparse
@@ -20,7 +20,7 @@ NOISE = 0.05
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Train, measure, restore, print errors and save an image."""
+    """Train, measure, restore, print the errors and save an image."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("restored.png"), help="the image to write")
     parser.add_argument("--small", action="store_true", help="only a few steps, as a quick test")
@@ -43,10 +43,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name, estimate in {"mean of the data": statistics.mean.expand_as(truth), "Gaussian posterior": gaussian,
                            "guided model": restored}.items():  # fmt: skip
         missing = (estimate - truth)[..., ~seen]
-        print(f"{name}: {float(missing.square().mean().sqrt()):.3f} from the truth where pixels are missing")
+        print(f"{name}: error {float(missing.square().mean().sqrt()):.3f} on the missing pixels")
     rows = torch.cat([truth, torch.where(seen, y, -1.0), gaussian.to(truth), restored])
     save_images(rows, options.out, columns=count)
-    print(f"truth, what was measured, Gaussian posterior, guided model: {options.out}")
+    print(f"original, measurement, Gaussian posterior, guided model: {options.out}")
 
 
 if __name__ == "__main__":

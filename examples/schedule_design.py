@@ -1,11 +1,11 @@
-"""Design the steps of a sampler with few steps from the spectrum of the data, before any training.
+"""Design a sampler's few steps from the spectrum of the data, before any training.
 
     python examples/schedule_design.py   # a minute on one CPU core
 
 For Gaussian data with the spectrum of the digits, the distribution of a sampler's output has a closed form. The script
-minimises its distance to the data distribution over the log-SNRs of the steps, and prints this distance next to those
-of equal steps in time and in log-SNR. `multisagd sample steps_file=…` and `ms.sample(times=…)` use the steps with a
-trained model.
+minimises its distance to the data distribution over the log-SNRs of the steps, and prints it next to the distances of
+steps that are equal in time and in log-SNR. `multisagd sample steps_file=…` and `ms.sample(times=…)` use the steps with
+a trained model.
 """
 
 import argparse

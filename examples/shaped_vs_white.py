@@ -1,4 +1,4 @@
-"""Compare white noise and a power law with equal seeds: which model reproduces the spectrum of the data?
+"""Compare white noise and power-law noise, using the same seeds: which model reproduces the spectrum of the data?
 
     python examples/shaped_vs_white.py   # about three minutes on one CPU core
 

@@ -1,8 +1,8 @@
 """Conversion of audio files to spectrograms or samples on a grid, at one rate and length, and back.
 
-In memory an audio clip is a float32 tensor (sound channels, samples), full scale at ±1, at `Audio.rate`, no longer than
-`Audio.seconds`; shorter clips keep their length. `Audio.short` determines how the rest of the grid is filled.
-`modalities.representation` explains the axes of the grids and the spectra on them.
+In memory an audio clip is a float32 tensor (sound channels, samples) with full scale at ±1, sampled at `Audio.rate`. It
+is at most `Audio.seconds` long; shorter clips keep their length. `Audio.short` determines how the rest of the grid is
+filled. `modalities.representation` explains the axes of the grids and the spectra on them.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from multisagd.libraries import check
 from multisagd.seeds import derive
 
 PEAK = 10 ** (-1 / 20)
-"""Where `loudness` puts peaks: 1 dB below full scale."""
+"""Level at which `loudness` puts peaks: 1 dB below full scale."""
 RMS = 10 ** (-20 / 20)
-"""Where `loudness="rms"` puts the root mean square: 20 dB below full scale."""
+"""Level at which `loudness="rms"` puts the root mean square: 20 dB below full scale."""
 MAX_GAIN = 10 ** (40 / 20)
 """Largest gain, 40 dB, so that the noise floor of a silent recording is not amplified to an audible level."""
 SHIFTS = (0, 1 / 2, 1 / 4, 3 / 4, 1 / 8, 5 / 8, 3 / 8, 7 / 8)
-"""Starts tried in turn while excerpts are silent, as fractions of the file, wrapping around at its end."""
+"""Starts of excerpts, as fractions of the file, tried in turn until one is not silent; they wrap around at its end."""
 SEARCHED = 10
 """Seconds that are read at a time to find a part of a file that is not silent."""
 
@@ -48,19 +48,20 @@ class Audio(Modality):
     """Audio clips of `seconds` at `rate` samples per second, mixed to "mono" or "stereo", written as `representation`.
 
     Files of any rate and number of channels are resampled and mixed: mono is the mean of all channels, stereo repeats
-    the channel of a mono file. From longer files an excerpt is taken, whose start follows from the seed (the middle if
-    there is no seed). If it is silent, other excerpts of the same file are tried, and finally the first one that is not
-    silent. `short` determines how shorter files are handled: "mask" pads them with silence that losses and statistics
-    omit (a frame counts as data if its centre lies in the file); "silence" pads them with silence that is learned, as
-    for single words; "repeat" repeats them; "skip" rejects them, so that they are reported. `loudness` sets the gain of
-    the excerpt: "keep" leaves it; "peak" brings the largest sample to -1 dB of full scale; "rms" brings the root mean
-    square to -20 dB, unless the peak would exceed -1 dB. The gain is at most 40 dB. A file that stays below
-    `silence_db` (relative to full scale) throughout is rejected as silent, for every seed; `None` accepts silence.
+    the channel of a mono file. From longer files an excerpt is taken. The seed determines its start; if there is no
+    seed, it is the middle of the file. If the excerpt is silent, other excerpts of the same file are tried, and finally
+    the first one that is not silent. `short` determines how shorter files are handled: "mask" pads them with silence
+    that losses and statistics omit (a frame counts as data if its centre lies in the file); "silence" pads them with
+    silence that is learned, as for single words; "repeat" repeats them; "skip" rejects them, so that they are reported.
+    `loudness` sets the gain of the excerpt: "keep" leaves it; "peak" brings the largest sample to -1 dB of full scale;
+    "rms" brings the root mean square to -20 dB, unless the peak would exceed -1 dB. The gain is at most 40 dB. A file
+    that stays below `silence_db` (relative to full scale) throughout is rejected as silent, for every seed; `None`
+    accepts silence.
 
     Raises:
         BrokenLibraryError: If soundfile cannot be imported.
-        ValueError: If the rate is outside 1 to 768 kHz, the length is below one sample, a choice is unknown,
-            `silence_db` is not negative, or the representation does not fit.
+        ValueError: If the rate is outside 1 to 768 kHz, the length is below one sample, an option is unknown,
+            `silence_db` is not negative, or the representation is incompatible with these.
     """
 
     rate: int = 16000
@@ -79,7 +80,7 @@ class Audio(Modality):
             )
         object.__setattr__(self, "rate", int(self.rate))
         if not (self.seconds < math.inf and self.seconds * self.rate >= 1):
-            raise ValueError(f"seconds must hold at least one sample, got {self.seconds}")
+            raise ValueError(f"seconds must cover at least one sample, got {self.seconds}")
         choices = {
             "mix": ("mono", "stereo"),
             "short": ("mask", "silence", "repeat", "skip"),
@@ -126,7 +127,7 @@ class Audio(Modality):
         with open_excerpts(path, self.rate) as file:
             length = min(self.samples, file.samples)
             if self.short == "skip" and length < self.samples:
-                raise ValueError(f"it lasts {length / self.rate:.3g} s and short=skip needs {self.seconds:g} s")
+                raise ValueError(f"it lasts {length / self.rate:.3g} s, but short=skip needs {self.seconds:g} s")
             for start in self._starts(file, length, seed):
                 sound = self.remix(file.read(start, length))
                 if self._audible(sound).any():
@@ -190,7 +191,7 @@ class Audio(Modality):
         return self.representation.encode(torch.nn.functional.pad(sound, (0, self.samples - sound.shape[1])), self.rate)
 
     def mask(self, media: Tensor) -> Tensor | None:
-        """Return where the encoded clip is data and not padding, bool of shape (1, *grid); None: everywhere."""
+        """Return a bool mask (1, *grid) that is True where the encoded clip is data, or None if there is no padding."""
         length = media.shape[-1]
         if length >= self.samples or self.short in ("silence", "repeat"):
             return None

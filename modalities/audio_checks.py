@@ -1,8 +1,8 @@
 """Checks of the bytes of an audio file before decoding: its format, and whether its end is missing.
 
 Decoders read a truncated file as if it were shorter, so its length is compared here with the declared length.
-FLAC and MP3 declare a number of samples, which is checked when they are read. Only for an MP3 without that number
-(no Xing or Info frame) the length is estimated from the size, which is accurate only at a constant bit rate.
+FLAC and MP3 declare a number of samples, which is checked when they are read. If an MP3 file lacks that number (no Xing
+or Info frame), the length is estimated from the size, which is accurate only if the bit rate is constant.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ KINDS = {
 }
 """First bytes of the formats that are read."""
 MAX_PARTS = 10_000
-"""Maximum number of chunks or boxes read: enough for every real file, and a limit for malicious ones."""
+"""Maximum number of chunks or boxes that are read: enough for every real file, and a limit for malicious ones."""
 MAX_PAGE = 65_307
 """Maximum bytes of a page of an Ogg stream (RFC 3533, Sec. 6)."""
 
@@ -46,7 +46,7 @@ def check_complete(path: Path, kind: str) -> None:
     """Check that a file of this kind is as long as its container declares, if it declares a length.
 
     Raises:
-        ValueError: If it is truncated, or was written without its length (to a pipe).
+        ValueError: If it is truncated, or does not state its length because it was written to a pipe.
     """
     size = path.stat().st_size
     with path.open("rb") as file:
@@ -60,15 +60,15 @@ def check_complete(path: Path, kind: str) -> None:
             return
     if end > size:
         raise ValueError(
-            f"truncated: its header declares {end} bytes and there are {size}; repair it with an audio editor, or "
+            f"truncated: its header declares {end} bytes, but there are {size}; repair it with an audio editor, or "
             "copy it again"
         )
 
 
 def last_page_samples(path: Path) -> int:
-    """Return how many samples the last page of a complete Ogg stream holds, by the positions that its pages state.
+    """Return the number of samples in the last page of a complete Ogg stream, from the positions in its pages.
 
-    Positions of Opus count samples at 48 kHz, for any decoding rate, so the result may be too large.
+    Opus positions always count samples at 48 kHz, whatever the decoding rate, so the result may be too large.
     """
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - 3 * MAX_PAGE))

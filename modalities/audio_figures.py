@@ -23,7 +23,9 @@ def plot_spectrograms(
     columns: int | None = None,
     names: Sequence[str] | None = None,
 ) -> None:
-    """Plot the power of waveforms (channels, samples), averaged over channels, as one PNG; windows last about 32 ms.
+    """Plot spectrograms of waveforms (channels, samples), averaged over channels, as one PNG.
+
+    Windows last about 32 ms.
 
     Raises:
         ValueError: If there are no waveforms, or the path does not end in .png.

@@ -1,8 +1,8 @@
-"""Excerpts of audio files at any sample rate: WAV, FLAC, Ogg, MP3 and AIFF by libsndfile, MP4 (m4a) by FFmpeg.
+"""Excerpts of audio files at any sample rate: WAV, FLAC, Ogg, MP3 and AIFF with libsndfile, MP4 (m4a) with FFmpeg.
 
 Only the excerpt is decoded, by seeking, so memory depends on the excerpt and not on the file, and files may have any
-length. In WAV, AIFF, FLAC and Ogg Vorbis an excerpt is exact to the sample. MP3, AAC and Opus are as exact as their
-decoders: a codec that fills in random noise decodes differently each time.
+length. In WAV, AIFF, FLAC and Ogg Vorbis an excerpt is exact to the sample. In MP3, AAC and Opus it is as exact as the
+decoder: a codec that fills in random noise decodes differently each time.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ UNKNOWN_LENGTH = 2**63 - 1
 
 @dataclass(frozen=True)
 class Sound:
-    """An open audio file: `read(start, count)` returns float32 of shape (count, or fewer at its end, channels).
+    """An open audio file: `read(start, count)` returns float32 of shape (count, channels), or fewer frames at its end.
 
-    It may end up to `spare` frames before the `frames` that it declares.
+    It may have up to `spare` fewer frames than the `frames` that it declares.
     """
 
     rate: int
@@ -94,7 +94,9 @@ def open_excerpts(path: Path, rate: int) -> Iterator[Excerpts]:
 
 @contextmanager
 def open_sound(path: Path) -> Iterator[Sound]:
-    """Open an audio file, and close it at the end of the `with` block, in which decoder errors become ValueError.
+    """Open an audio file, and close it at the end of the `with` block.
+
+    In this block, decoder errors become ValueError.
 
     Raises:
         ValueError: If the file is empty, not audio, damaged or truncated.
@@ -130,7 +132,7 @@ def _checked(sound: Sound, start: int, count: int) -> np.ndarray:
     frames = sound.read(start, count)
     if len(frames) < count - sound.spare or not len(frames):
         raise ValueError(
-            f"truncated: it declares {sound.frames} samples per channel, and decoding ends after {start + len(frames)}"
+            f"truncated: it declares {sound.frames} samples per channel, but decoding ends after {start + len(frames)}"
         )
     peak = np.abs(frames).max()
     if not np.isfinite(peak):
@@ -176,7 +178,7 @@ def _check_end(sound: Sound) -> None:
     """Check that the last sample can be read.
 
     Raises:
-        ValueError: If it cannot.
+        ValueError: If the last sample cannot be read.
     """
     import soundfile
 
@@ -185,7 +187,7 @@ def _check_end(sound: Sound) -> None:
     except soundfile.LibsndfileError:
         complete = False
     if not complete:
-        raise ValueError(f"truncated: it declares {sound.frames} samples per channel, and the last cannot be read")
+        raise ValueError(f"truncated: it declares {sound.frames} samples per channel, but the last one cannot be read")
 
 
 @contextmanager

@@ -28,8 +28,8 @@ LATEST = 0.1
 class PluckedStrings(Dataset):
     """`count` plucked strings of random pitch, decay, plucking position, brightness and loudness; 12 pitch classes.
 
-    Each string depends on `seed` and its index only. It is plucked at time 0, or with an augmentation seed up to a
-    tenth of the length later; all of it is data, including the silence before the pluck.
+    Each string depends on `seed` and its index only. It is plucked at time 0 or, if there is an augmentation seed, up
+    to a tenth of the length later. The whole clip is data, including the silence before the pluck.
 
     Raises:
         ValueError: If the modality is not `Audio`, its rate is below 4 kHz (strings need some samples per period), or
@@ -53,9 +53,9 @@ class PluckedStrings(Dataset):
         return len(self.numbers)
 
     def example(self, index: int, seed: int | None = None) -> Example:
-        """Return one string as `Dataset.example` says."""
+        """Return one string; see `Dataset.example`."""
         if not 0 <= index < len(self):
-            raise IndexError(f"index {index} is outside a dataset of {len(self)} strings")
+            raise IndexError(f"index {index} is out of range for a dataset of {len(self)} strings")
         draw, note = self._drawn(index)
         decay, position, brightness = 10 ** draw.uniform(-0.5, 0.6), draw.uniform(0.1, 0.5), draw.uniform(0.3, 1.0)
         peak = 10 ** (draw.uniform(-18, -1) / 20)
@@ -74,7 +74,7 @@ class PluckedStrings(Dataset):
         return self._drawn(index)[1] % 12
 
     def _drawn(self, index: int) -> tuple[np.random.Generator, int]:
-        """Return the source of one string's random numbers, and the first of them: its pitch in semitones."""
+        """Return the random generator of one string, and its pitch in semitones, which is drawn first."""
         draw = np.random.default_rng(derive(self.seed, "string", self.numbers[index]))
         return draw, int(draw.integers(NOTES))
 

@@ -1,4 +1,4 @@
-"""Autoencoders from any library: data on a grid to smaller latents on a coarser grid and back.
+"""Autoencoders from any library, which convert data on a grid to smaller latents on a coarser grid and back.
 
 `Autoencoder` is a protocol of two methods. `DiffusersAutoencoder` implements it for every autoencoder of the
 diffusers library (images, videos, waveforms); any other class with these methods works too.
@@ -34,10 +34,11 @@ CONVOLUTIONS = {nn.Conv1d: 1, nn.Conv2d: 2, nn.Conv3d: 3}
 
 
 class Autoencoder(Protocol):
-    """Encodes batches of data, about [-1, 1], and decodes them; both in float32, without randomness or gradients.
+    """Encodes and decodes batches of data with values of about [-1, 1].
 
-    Its settings are stored next to the latents and compared before the latents are used, so it should be a frozen
-    dataclass. If it has a `fingerprint`, a string, it is compared too; it can identify weights that may change.
+    Both directions use float32, without randomness or gradients. Its settings are stored next to the latents and
+    compared before the latents are used, so it should be a frozen dataclass. If it has a `fingerprint` (a string), that
+    is compared too: it can identify weights that may change.
 
     It must be thread-safe. If it accepts tensors on torch's `meta` device, shapes are known before weights are
     loaded; otherwise zeros are encoded to find the shapes.
@@ -57,10 +58,10 @@ class DiffusersAutoencoder(Autoencoder):
     """A pretrained diffusers autoencoder: `name` is a model id on the Hub or a local folder, `kind` its class.
 
     `kind` is VQModel, or any class whose name begins with "Autoencoder". Latents are the mode of the posterior if there
-    is one. With a codebook they are not quantised; decoding quantises them. Weights are read from safetensors only,
-    when first needed; `dtype` and `device` (auto: a GPU if there is one) determine how the model runs. An image
-    autoencoder is applied to each frame of a video, and a video autoencoder treats an image as a single frame. If not
-    `trusted`, because the name came with another person's model, it is only looked up on this machine.
+    is one. If there is a codebook, latents are not quantised until they are decoded. Weights are read from safetensors
+    only, when first needed; `dtype` and `device` (auto: a GPU if there is one) determine how the model runs. An image
+    autoencoder is applied to each frame of a video, and a video autoencoder treats an image as a single frame. If
+    `trusted` is False, because the name came with another person's model, it is looked up on this machine only.
 
     Raises:
         ValueError: If diffusers has no such class, the folder does not exist, or diffusers is not installed.
@@ -137,7 +138,7 @@ class DiffusersAutoencoder(Autoencoder):
             return getattr(self._model, method)(x.to(self._model.device, getattr(torch, self.dtype)), **options)
 
     def _fit(self, x: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-        """Return a batch in the model's dimensions, and a function that converts the output back to the batch's."""
+        """Return a batch with the model's number of dimensions, and a function that converts the output back."""
         own = next(CONVOLUTIONS[k] for m in self._outline.modules() for k in CONVOLUTIONS if isinstance(m, k))
         dimensions = x.ndim - 2
         if dimensions == own:
@@ -151,7 +152,7 @@ class DiffusersAutoencoder(Autoencoder):
 
     @cached_property
     def _outline(self) -> nn.Module:
-        """The model without weights, on the meta device; made from its configuration."""
+        """The model built from its configuration, without weights, on the meta device."""
         kind = _diffusers_class(self.kind)
         try:
             with fetching_no_models(not self.trusted):
@@ -210,7 +211,7 @@ class DiffusersAutoencoder(Autoencoder):
 
 
 def _diffusers_class(kind: str) -> Any:
-    """Return a diffusers autoencoder class by its name; runs nothing else of that library."""
+    """Return the diffusers autoencoder class with this name; nothing else in that library is run."""
     # Importing it takes seconds and prints warnings about xformers.
     named = kind.startswith("Autoencoder") or kind == "VQModel"
     with importing("diffusers", "autoencoders"), quiet("xformers"):
@@ -231,7 +232,10 @@ def _first_line(error: Exception) -> str:
 
 @dataclass(frozen=True)
 class Identity(Autoencoder):
-    """Identity: `multisagd encode` then stores data already decoded and cropped, which makes training faster."""
+    """An autoencoder that changes nothing.
+
+    With it, `multisagd encode` stores data that are read and cropped already, which makes training faster.
+    """
 
     def encode(self, x: Tensor) -> Tensor:
         """Return the tensor unchanged."""

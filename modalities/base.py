@@ -74,10 +74,10 @@ class Modality(ABC):
         """Write one media file, creating its folder."""
 
     def mask(self, media: Any) -> Tensor | None:
-        """Return where `encode(media)` is data and not padding, bool; None: everywhere.
+        """Return a bool mask that is True where `encode(media)` is data, or None if there is no padding.
 
-        Its shape is `(1, *grid)`, or `(channels, *grid)` where channels differ, as on land for the temperature of the
-        sea. Masked values are omitted from losses and statistics, but must be finite.
+        Its shape is `(1, *grid)`, or `(channels, *grid)` if channels differ: sea temperature, for example, has no
+        values on land. Masked values are omitted from losses and statistics, but must be finite.
         """
         return None
 
@@ -95,7 +95,7 @@ class Example(NamedTuple):
     """One example: `x0` (channels, *grid) float32, its class and caption if it has them, and a mask of valid data.
 
     `mask` is bool, shape `(1 or channels, *grid)`, False on padding (which losses and statistics omit); None: all
-    values are valid. An empty caption counts as none.
+    values are valid. An empty caption counts as no caption.
     """
 
     x0: Tensor
@@ -144,7 +144,9 @@ class Dataset(ABC):
 
     @abstractmethod
     def example(self, index: int, seed: int | None = None) -> Example:
-        """Return one example; its augmentation depends on `seed` only; None means no augmentation.
+        """Return one example.
+
+        Its augmentation depends on `seed` only; if that is None, there is no augmentation.
 
         Raises:
             IndexError: If the index is outside `[0, len(self))`.
@@ -158,7 +160,9 @@ class Dataset(ABC):
         return self.example(index)
 
     def batch(self, indices: Sequence[int], seeds: Sequence[int] | None = None) -> Batch:
-        """Return the examples at `indices`, each augmented by its own seed; without seeds there is no augmentation.
+        """Return the examples at `indices`, each augmented with its own seed.
+
+        If `seeds` is None, there is no augmentation.
 
         Raises:
             IndexError: If the index is outside `[0, len(self))`.
@@ -167,16 +171,19 @@ class Dataset(ABC):
         return collate([self.example(index, seed) for index, seed in pair(indices, seeds)])
 
     def label(self, index: int) -> int | None:
-        """Return the class of one example; None without classes. Override it if that needs no reading."""
+        """Return the class of one example, or None if there are no classes.
+
+        Override this method if the class can be found without reading the example.
+        """
         return self.example(index).label
 
     def caption(self, index: int) -> str | None:
-        """Return the caption of one example, without reading its media; None without captions."""
+        """Return the caption of one example, without reading its media, or None if there are no captions."""
         return None
 
     @property
     def groups(self) -> Groups | None:
-        """Which examples are stored together; training then reads from a few groups at a time. None: no groups."""
+        """Groups of examples that are stored together; None if there are none."""
         return None
 
     @property
@@ -190,7 +197,10 @@ class Dataset(ABC):
 
     @property
     def unreadable(self) -> Mapping[str, str]:
-        """Files that could not be read so far, path to reason; always empty for a set held in memory."""
+        """A mapping from the name of each file that could not be read so far to the reason.
+
+        It is always empty for a dataset held in memory.
+        """
         return {}
 
     def save_unreadable(self, path: Path) -> None:  # noqa: B027 - not abstract: most sets have nothing to write
@@ -198,7 +208,9 @@ class Dataset(ABC):
 
 
 def collate(examples: Sequence[Example]) -> Batch:
-    """Stack examples into a batch; no mask means all valid; labels and captions are kept if every example has one.
+    """Stack examples into a batch.
+
+    An example without a mask counts as fully valid. Labels and captions are kept if every example has one.
 
     Raises:
         ValueError: If the shape of a mask differs from that in `Example`.
@@ -214,7 +226,7 @@ def collate(examples: Sequence[Example]) -> Batch:
 
 
 def stack_masks(masks: Sequence[Tensor | None], shape: Sequence[int]) -> Tensor | None:
-    """Return the masks of data with a shape `(channels, *grid)` as one tensor `(count, 1 or channels, *grid)`.
+    """Stack the masks of data of shape `(channels, *grid)` into one tensor `(count, 1 or channels, *grid)`.
 
     A missing mask counts as all valid; if all are missing, None is returned. If only some masks differ among channels,
     the others are repeated.
@@ -252,10 +264,10 @@ def pair(indices: Sequence[int], seeds: Sequence[int] | None) -> list[tuple[int,
 def split(
     dataset: DatasetT, validation: float | int, seed: int = 0, keep_classes: bool = True
 ) -> tuple[DatasetT, DatasetT | None]:
-    """Return (training, validation) parts of a dataset, disjoint and drawn at random by `seed` alone.
+    """Split a dataset into disjoint training and validation parts, drawn at random by `seed` alone.
 
-    `validation` below 1 is a fraction of the examples, rounded so that each part has at least one if there are two;
-    otherwise it is a number of examples. With `keep_classes` every class keeps an example for training, so fewer
+    `validation` below 1 is a fraction of the examples, rounded so that each part has at least one if the dataset has
+    two; otherwise it is a number of examples. With `keep_classes` every class keeps an example for training, so fewer
     examples may be held out. The validation part is None if nothing is held out.
 
     Raises:

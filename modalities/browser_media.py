@@ -48,7 +48,9 @@ def png(picture: Tensor | np.ndarray) -> bytes:
 
 
 def picture(path: Path) -> tuple[str, bytes, bool]:
-    """Return the media type and content of an image, and whether it is small; large images become WebP.
+    """Return the media type and content of an image, and whether it is small.
+
+    Large images are compressed as WebP.
 
     Raises:
         ValueError: If it is not a PNG, or has more pixels than any image of a run.
@@ -70,7 +72,9 @@ def picture(path: Path) -> tuple[str, bytes, bool]:
 
 
 def sound(path: Path) -> tuple[str, bytes, bool]:
-    """Return the media type and content of an audio clip, and False; long clips become MP3 at 128 kbit/s.
+    """Return the media type and content of an audio clip, and False.
+
+    Long clips are compressed as MP3 at 128 kbit/s.
 
     Raises:
         av.error.FFmpegError: If it is damaged.

@@ -142,7 +142,7 @@ class OpenFiles:
 
 
 class _Descriptor:
-    """An open file, closed when its last reference goes: a thread may still read a file that was evicted."""
+    """An open file, closed with its last reference, because a thread may still be reading an evicted file."""
 
     def __init__(self, path: str) -> None:
         self.number = os.open(path, os.O_RDONLY)
@@ -180,7 +180,7 @@ def find(urls: str | Sequence[str], ending: str, local: bool = False) -> list[So
     """Return the files named by one URL or a list of URLs, in order.
 
     A URL may contain ranges of numbers (`{000..099}`), or be a pattern with *, whose matches are sorted; a folder
-    stands for its files with the `ending`. With `local` every URL is the plain path of a file on this machine.
+    stands for its files with the `ending`. If `local` is True, every URL is the plain path of a file on this machine.
 
     Raises:
         OSError: If a pattern or folder has no files, or storage cannot be reached.

@@ -31,9 +31,9 @@ class Folder(MediaFiles):
         modality: reads the files.
         root: the folder.
         labels: where classes come from. "folder": the folder on the path of a file, at the first level where the
-            folders of the used files differ (root/train/cat/a.png is of class cat if all lie in train). "name": its
-            name, by `pattern`. "manifest": the column `label`. "none": no classes. "auto": the manifest, if it has that
-            column, or else the folders, if all files lie in two or more of them.
+            folders of the used files differ (root/train/cat/a.png is of class cat if all lie in train). "name": the
+            file's name, by `pattern`. "manifest": the column `label`. "none": no classes. "auto": the manifest, if it
+            has that column, or else the folders, if all files lie in two or more of them.
         pattern: for labels="name", a regular expression searched for in the file's name; its group `label`, or else
             its first group, is the class: `^(?P<label>[a-z]+)_`.
         manifest: a .csv or .jsonl file (path from the root, or absolute), as `modalities.manifest` describes; then only
@@ -108,7 +108,10 @@ class Folder(MediaFiles):
         return self.labels[index]
 
     def subset(self, indices: Sequence[int]) -> Self:
-        """Return the dataset of these files only; it shares the report, so the limit applies to the whole dataset."""
+        """Return the dataset of these files only.
+
+        It shares the report of unreadable files, so that the limit applies to the whole dataset.
+        """
         part = copy.copy(self)
         part.files = [self.files[index] for index in indices]
         part.labels = [self.labels[index] for index in indices]
@@ -131,7 +134,9 @@ class Folder(MediaFiles):
 
 
 def find_files(root: Path, suffixes: tuple[str, ...]) -> list[str]:
-    """Return the paths, relative to `root` and sorted, of the regular files with these suffixes, links followed once.
+    """Return the sorted paths, relative to `root`, of the regular files with these suffixes.
+
+    Links are followed, but no folder is visited twice.
 
     Raises:
         FileNotFoundError: If `root` is not a folder, or contains no such file.

@@ -34,11 +34,13 @@ class Image(Modality):
     """Images of one `size`, the side of a square or (height, width), with 1 channel (grey) or 3 (RGB).
 
     `resize` says how other sizes are converted, always with antialiasing (bicubic):
-    "crop" cuts out the largest window of the right aspect ratio, at random (the middle without a seed), and scales it;
-    "center" always takes the middle; "stretch" scales the whole image and may change its aspect ratio;
-    "pad" scales down images that are too large, never up, and centres them on black: 28×28 on 32×32 keeps all pixels.
-    `flip` mirrors left and right with probability one half if there is a seed.
-    Transparent pixels are composited on white. Files with more than `max_pixels` are refused before they are decoded.
+    - "crop" cuts out the largest window of the right aspect ratio, at random if there is a seed, and scales it;
+    - "center" always takes the middle;
+    - "stretch" scales the whole image and may change its aspect ratio;
+    - "pad" scales down images that are too large, never up, and centres them on black: 28×28 on 32×32 keeps all pixels.
+
+    `flip` mirrors left and right with probability one half if there is a seed. Transparent pixels are composited on
+    white. Files with more than `max_pixels` are refused before they are decoded.
 
     Raises:
         BrokenLibraryError: If Pillow or torchvision cannot be imported.
@@ -89,7 +91,10 @@ class Image(Modality):
         return self.mirror(self.fit(self.read(path), seed), seed)
 
     def read(self, path: Path) -> Tensor:
-        """Read one image file at its original size, upright, with the channels of this modality; raises like `load`."""
+        """Read one image file at its original size, upright, with the channels of this modality.
+
+        It raises the errors of `load`.
+        """
         import PIL.Image
         import PIL.ImageOps
 
@@ -135,7 +140,7 @@ class Image(Modality):
         return media.to(torch.float32) / 127.5 - 1
 
     def decode(self, x0: Tensor) -> Tensor:
-        """Return values in [-1, 1] as uint8 pixels, rounded, clipped outside; exact inverse of `encode`.
+        """Return values in [-1, 1] as uint8 pixels, clipped and rounded: the exact inverse of `encode`.
 
         Raises:
             ValueError: If a value is not finite.

@@ -30,7 +30,7 @@ class Pixels(Dataset):
     """Images in memory: `images` uint8 (count, 1 or 3, height, width), `labels` int64 (count,) or None.
 
     Raises:
-        ValueError: If a dtype or shape is different, there are no images, or labels do not fit `classes`.
+        ValueError: If a dtype or shape is different, there are no images, or labels do not match `classes`.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class Pixels(Dataset):
         return len(self.images)
 
     def example(self, index: int, seed: int | None = None) -> Example:
-        """Return one example ; see `Dataset.example`."""
+        """Return one example; see `Dataset.example`."""
         batch = self.batch([index], None if seed is None else [seed])
         return Example(batch.x0[0], None if batch.labels is None else int(batch.labels[0]))
 
@@ -66,7 +66,7 @@ class Pixels(Dataset):
         pairs = pair(indices, seeds)
         outside = [index for index, _ in pairs if not 0 <= index < len(self)]
         if outside:
-            raise IndexError(f"index {outside[0]} is outside a dataset of {len(self)} images")
+            raise IndexError(f"index {outside[0]} is out of range for a dataset of {len(self)} images")
         chosen = torch.tensor([index for index, _ in pairs])
         pixels = self.modality.fit(_recolor(self.images[chosen], self.modality.channels))
         if self.modality.flip and seeds is not None:
@@ -112,7 +112,7 @@ class Digits(Pixels):
 
 
 class MNIST(Pixels):
-    """MNIST's 60,000 training (or 10,000 test) digits, grey 28×28; `resize="pad"` puts them on 32×32 unaltered.
+    """MNIST's 60,000 training (or 10,000 test) digits, grey 28×28; `resize="pad"` pads them to 32×32 unaltered.
 
     `root` holds the four idx files, compressed (.gz) or not, directly or in torchvision's layout (`MNIST/raw`); nothing
     is written there unless `download=True` downloads them. Source: Y. LeCun et al., Gradient-based learning applied to
@@ -205,7 +205,7 @@ def _download(name: str, root: str | Path) -> None:
     try:
         getattr(torchvision.datasets, name)(str(root), download=True)
     except (OSError, RuntimeError) as error:
-        raise FileNotFoundError(f"{name} could not be downloaded into {Path(root).absolute()}: {error}") from error
+        raise FileNotFoundError(f"{name} could not be downloaded to {Path(root).absolute()}: {error}") from error
 
 
 def _missing(name: str, root: str | Path, wanted: str) -> FileNotFoundError:

@@ -24,7 +24,7 @@ def class_names(
     """Return the class name of each file, or None without classes; `entries` are the files' manifest lines, if any.
 
     Raises:
-        ValueError: If a file has no class although `source` requires one, or for an invalid `pattern`.
+        ValueError: If a file has no class although `source` requires one, or `pattern` is invalid.
     """
     listed = [entry.label for entry in entries if entry.label is not None]
     if source == "manifest" and not listed:
@@ -57,7 +57,7 @@ def captions(
 
 
 def number(names: Sequence[str]) -> tuple[tuple[str, ...], list[int]]:
-    """Return the sorted classes, and the class number of each file; `names` has the class name of each file.
+    """Return the sorted classes and each file's class number; `names` contains the class name of each file.
 
     Classes are sorted by name, numbers in names by their value: 9 comes before 10.
     """
@@ -81,7 +81,7 @@ def compiled(key: str, expression: str) -> re.Pattern[str]:
 
 
 def from_folders(root: Path, files: Sequence[str], required: bool) -> list[str] | None:
-    """Return one folder on each file's path: the folder at the first level where folders differ among the files.
+    """Return each file's folder at the first level where folders differ among the files.
 
     Returns None if that gives no classes and classes are not `required`; if they are, the common folder is the only
     class.
@@ -119,7 +119,7 @@ def _common_start(paths: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
 
 
 def from_names(files: Sequence[str], expression: str) -> list[str]:
-    """Return the match of the group `label` of a regular expression, or else of its first group, in each file's name.
+    """Return what a regular expression's group `label`, or else its first group, matches in each file's name.
 
     The expression is searched for in the name without folders; ^ and $ anchor it.
 

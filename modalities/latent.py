@@ -1,7 +1,8 @@
 """Latents: a modality encoded by an autoencoder, on a coarser grid, scaled to mean 0 and standard deviation 1.
 
 The grid keeps the physical units of the wrapped modality: names, units and corners of the axes stay, and their
-spacing grows by the autoencoder's stride, so that a spectrum written in cycles per pixel or hertz keeps its meaning.
+spacing is multiplied by the autoencoder's stride, so that a spectrum written in cycles per pixel or hertz keeps its
+meaning.
 """
 
 from __future__ import annotations
@@ -76,11 +77,11 @@ class LatentScale:
 
 @dataclass(frozen=True)
 class Latent(Modality):
-    """A `modality` seen through an `autoencoder`; `decode(encode(media))` loses only what the autoencoder loses.
+    """A `modality` encoded by an `autoencoder`; `decode(encode(media))` loses only what the autoencoder loses.
 
     `statistics` is a folder written by `multisagd encode`, or its statistics.json: latents are then shifted and
     scaled to mean 0 and standard deviation 1 per channel. None leaves latents unscaled; it is meant for encoding only,
-    since unscaled latents do not fit the noise levels of a schedule.
+    since unscaled latents do not match the noise levels of a schedule.
 
     If the autoencoder cannot return the exact size, data are padded by repeating their last samples and cropped
     after decoding. A single channel is repeated for a colour or stereo autoencoder, and averaged after decoding.
@@ -115,7 +116,7 @@ class Latent(Modality):
         """The shapes before and after the autoencoder, found by calling it.
 
         Raises:
-            ValueError: If it cannot take data of this shape, or does not return at least as much.
+            ValueError: If it does not accept data of this shape, or its output is smaller than the data.
         """
         return find_layout(self.autoencoder, self.modality.channels, self.modality.grid().shape)
 
@@ -130,7 +131,10 @@ class Latent(Modality):
         return self.modality.suffixes
 
     def grid(self) -> Grid:
-        """Return the latent grid, coarser than the wrapped one; causal autoencoders encode the first frame alone."""
+        """Return the latent grid, which is coarser than the wrapped grid.
+
+        Causal autoencoders encode the first frame alone.
+        """
 
         def coarser(axis: Axis, size: int, stride: float) -> Axis:
             # Explicit, since an axis without a corner derives it from its spacing.
@@ -140,7 +144,7 @@ class Latent(Modality):
         return Grid(tuple(map(coarser, self.modality.grid().axes, sizes, strides)))
 
     def encoding(self) -> dict[str, Any]:
-        """Return what the latents depend on: a mapping of dotted names of the parts' settings to JSON values.
+        """Return what the latents depend on: a mapping from the dotted names of settings to JSON values.
 
         Raises:
             ValueError: If JSON cannot represent a setting; the message names it.
@@ -169,7 +173,7 @@ class Latent(Modality):
         return self.modality.decode(self.expand(z)[0])
 
     def mask(self, media: Any) -> Tensor | None:
-        """Return which latents depend on data only, bool `(1, *latent grid)`; any padding makes a latent padding."""
+        """Return a bool mask `(1, *latent grid)` that is True where latents depend on data only, not on padding."""
         mask = self.modality.mask(media)
         return None if mask is None else self.coarser_mask(mask)
 
@@ -192,7 +196,7 @@ class Latent(Modality):
         return self.autoencoder.encode(inputs)
 
     def expand(self, z: Tensor) -> Tensor:
-        """Return data `(batch, channels, *grid)` of the wrapped modality from latents that are not scaled."""
+        """Return data `(batch, channels, *grid)` of the wrapped modality from unscaled latents."""
         x = self.autoencoder.decode(z)
         if x.shape[1] != self.modality.channels:
             x = x.mean(1, keepdim=True)

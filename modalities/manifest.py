@@ -63,11 +63,11 @@ def read_manifest(path: Path) -> list[Entry]:
 
 
 def check_listed(path: Path, root: Path, entries: Sequence[Entry], suffixes: tuple[str, ...]) -> None:
-    """Check that the files of a manifest exist under the root and have a suffix that is read.
+    """Check that the files of a manifest exist under the root and have a supported suffix.
 
     Raises:
         FileNotFoundError: If a file is missing; the message names the first one and its line.
-        ValueError: If a file has a different suffix.
+        ValueError: If a file has an unsupported suffix.
     """
     for entry in entries:
         if not (root / entry.file).is_file():

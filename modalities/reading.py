@@ -1,7 +1,8 @@
 """Media that are read on demand, and the handling of unreadable files.
 
 One broken file must not stop a training run, and a thousand must not go unnoticed. An unreadable file is therefore
-named in a report and replaced by another file of the same dataset; above a given fraction, an error names some files.
+named in a report and replaced by another file of the same dataset; if their fraction is too large, an error names some
+of them.
 """
 
 from __future__ import annotations
@@ -135,7 +136,7 @@ class MediaFiles(Dataset):
 
     @abstractmethod
     def label(self, index: int) -> int | None:
-        """Return the class of one file; None without classes."""
+        """Return the class of one file, or None if there are no classes."""
 
     def example(self, index: int, seed: int | None = None) -> Example:
         """Return one example, or a replacement if its file cannot be read.
@@ -146,7 +147,7 @@ class MediaFiles(Dataset):
             BrokenLibraryError: If a library fails, which is not the fault of a file.
         """
         if not 0 <= index < len(self):
-            raise IndexError(f"index {index} is outside a dataset of {len(self)} files")
+            raise IndexError(f"index {index} is out of range for a dataset of {len(self)} files")
         start = derive(seed or 0, "replacement", index)
         places = itertools.chain([index], ((start + n) % len(self) for n in range(len(self))))
         for place in places:
@@ -187,7 +188,7 @@ class MediaFiles(Dataset):
 
     @property
     def unreadable(self) -> Mapping[str, str]:
-        """Files that could not be read so far, name to reason."""
+        """A mapping from the name of each file that could not be read so far to the reason."""
         return self.report.reasons
 
     def save_unreadable(self, path: Path) -> None:

@@ -1,8 +1,8 @@
 """Representations of audio as a tensor: complex spectrogram (exact), log-mel spectrogram (lossy), or waveform.
 
 The grid of a spectrogram is a time-frequency plane, and noise is shaped in the Fourier transform of that plane. So a
-spectrum on its axes is over temporal modulation (axis `time`, in Hz) and spectral modulation (axis `frequency`,
-in cycles per Hz, or axis `mel`, in cycles per mel); it is not over audible frequencies. Only on the grid of
+spectrum on its axes describes temporal modulation (axis `time`, in Hz) and spectral modulation (axis `frequency`,
+in cycles per Hz, or axis `mel`, in cycles per mel); it does not describe audible frequencies. Only on the grid of
 a `Waveform` is it the ordinary spectrum, in Hz. Power laws are flat below these corners, physical constants that depend
 neither on the length of a clip nor on rate, window or hop:
 
@@ -100,7 +100,7 @@ class Waveform(Representation):
 
 @dataclass(frozen=True)
 class Spectrogram(Representation):
-    """Base of the two spectrograms: Hann windows of `window` samples, `hop` samples apart, centred on their time.
+    """Base class of the two spectrograms: Hann windows of `window` samples, `hop` samples apart, centred on their time.
 
     Frame i stands for sample i·hop, and there are ceil(samples/hop) + 1 frames, so the last frames reach
     into the silence after the waveform.

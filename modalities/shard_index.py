@@ -90,7 +90,7 @@ class Index:
         """Read the index of a folder.
 
         Raises:
-            ValueError: If it does not exist, cannot be read, or has another format version.
+            ValueError: If it does not exist, cannot be read, or has a different format version.
         """
         path = root / INDEX
         try:
@@ -118,7 +118,7 @@ def _check_types(record: Mapping[str, Any]) -> None:
     """Check that the entries of an index are valid.
 
     Raises:
-        ValueError: If one is not; the message names the first.
+        ValueError: If an entry is invalid; the message names the first one.
     """
 
     def require(holds: bool, name: str) -> None:
@@ -173,7 +173,7 @@ def joined(parts: Sequence[Batch]) -> tuple[dict[str, Tensor], list[str] | None]
 
 
 def write_shard(root: Path, number: int, tensors: dict[str, Tensor], texts: Sequence[str] | None) -> ShardFacts:
-    """Write one shard, and measure its mean and variance without padding.
+    """Write one shard, and measure its mean and variance, ignoring padding.
 
     Raises:
         ValueError: If a latent is not finite in the dtype it is stored in.
@@ -201,10 +201,12 @@ def write_shard(root: Path, number: int, tensors: dict[str, Tensor], texts: Sequ
 
 
 def measured_scale(index: Index) -> LatentScale:
-    """Return mean and standard deviation over all shards (Chan, Golub, LeVeque, 1983); 1 for constant channels.
+    """Return the mean and standard deviation over all shards (Chan, Golub, LeVeque, 1983).
+
+    The standard deviation of a constant channel is set to 1.
 
     Raises:
-        ValueError: If everything is padding.
+        ValueError: If all latents are padding.
     """
     samples = sum(shard.samples for shard in index.shards)
     if samples == 0:

@@ -32,12 +32,12 @@ class LatentShards(Dataset):
     """The data that `multisagd encode` wrote to `root`, scaled by `modality`.
 
     The examples are those of the encoded dataset, in its order. If it was encoded in several passes, the seed selects a
-    pass; without a seed the first pass, which is not augmented, is used. Rows are read on demand through a memory map;
-    `verify` reads everything once at the start and compares it with its SHA-256.
+    pass; if there is no seed, the first pass, which is not augmented, is used. Rows are read on demand through a memory
+    map; `verify` reads everything once at the start and compares it with its SHA-256.
 
     Raises:
-        ValueError: If the modality is not a `Latent`, encodes differently (naming what differs) or is not scaled by the
-            statistics of this folder; if encoding was not finished; if a shard is missing or damaged.
+        ValueError: If the modality is not a `Latent`, encodes differently (the message names what differs) or is not
+            scaled by the statistics of this folder; if encoding was not finished; if a shard is missing or damaged.
     """
 
     modality: Latent
@@ -67,7 +67,7 @@ class LatentShards(Dataset):
             UnreadableFilesError: If its shard has been damaged or removed.
         """
         if not 0 <= index < len(self):
-            raise IndexError(f"index {index} is outside a dataset of {len(self)} examples")
+            raise IndexError(f"index {index} is out of range for a dataset of {len(self)} examples")
         turn = 0 if seed is None else derive(seed, "pass") % self.index.passes
         shard, row = self._open.find(turn * self.index.examples + self._indices[index])
         z, mask = shard.rows("x0", row), shard.rows("mask", row)
@@ -80,12 +80,12 @@ class LatentShards(Dataset):
         )
 
     def label(self, index: int) -> int | None:
-        """Return the class of one example; None without classes."""
+        """Return the class of one example, or None if there are no classes."""
         shard, row = self._open.find(self._indices[index])
         return None if shard.labels is None else int(shard.labels[row])
 
     def caption(self, index: int) -> str | None:
-        """Return the caption of one example; None without captions."""
+        """Return the caption of one example, or None if there are no captions."""
         shard, row = self._open.find(self._indices[index])
         return None if shard.texts is None else shard.texts[row]
 
@@ -101,7 +101,7 @@ class LatentShards(Dataset):
 
     @property
     def fingerprint(self) -> str:
-        """A hash of the content of all shards, and of which examples are used."""
+        """A hash of the content of all shards and of the indices of the examples used."""
         facts = [[shard.sha256 for shard in self.index.shards], list(self._indices), self.index.shard_size]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
@@ -129,7 +129,7 @@ class LatentShards(Dataset):
             if shard.file != shard_name(number) or shard.rows != rows or rows * minimum > shard.bytes:
                 raise ValueError(
                     f"{self.root / INDEX} describes {shard.file} wrongly: {rows:,} rows of {minimum:,} "
-                    "numbers; encode again into another folder"
+                    "numbers; encode again to another folder"
                 )
             path = self.root / shard.file
             # A pipe or a device is not a file, and reading it might never end.
@@ -156,7 +156,7 @@ class _Shard:
             if self.texts is not None and not (
                 isinstance(self.texts, list) and [type(text) for text in self.texts] == [str] * rows
             ):
-                raise ValueError(f"it does not have {rows} texts")
+                raise ValueError(f"it does not have {rows} captions")
             self.labels = self._file.get_tensor("labels").clone() if "labels" in self._names else None
             if classes and (self.labels is None or not 0 <= int(self.labels.min()) <= int(self.labels.max()) < classes):
                 raise ValueError(f"it does not have labels of {classes} classes")

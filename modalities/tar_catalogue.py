@@ -52,7 +52,7 @@ def catalogue(
             while pending and len(failed) < REPORTED:
                 finished, _ = wait(pending, EVERY, FIRST_COMPLETED)
                 if not finished:
-                    log.warning("indexing shards (only done once): %d of %d", len(done), len(sources))
+                    log.warning("indexing shards (done only once): %d of %d", len(done), len(sources))
                 for future in finished:
                     place = pending.pop(future)
                     try:

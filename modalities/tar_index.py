@@ -74,7 +74,7 @@ class ShardIndex:
     """The examples of one shard in the order of their media, one entry of each array per example.
 
     `header` is the position of the media's header block, `crc` its CRC-32 and `size` the size of the media; `label`
-    is an index into `classes`, -1 without a class; `text` is empty where `captioned` is False. `length`
+    is an index into `classes`, or -1 if there is no class; `text` is empty where `captioned` is False. `length`
     (in bytes) and `state` describe the shard, `names` the media.
     """
 

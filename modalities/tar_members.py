@@ -201,6 +201,9 @@ def _records(data: bytes) -> Iterator[tuple[str, bytes]]:
 
 
 def _check_end(read: Read, place: int, size: int) -> None:
-    """Check that nothing follows the end marker: other tools stop there, so it would be lost unnoticed."""
+    """Check that nothing follows the end marker: other tools stop there, so those data would be lost unnoticed."""
     if any(read(place, min(size, place + 20 * BLOCK))):
-        raise ValueError(f"it continues after its end at {place}, like archives joined by cat: unpack and repack it")
+        raise ValueError(
+            f"there are data after the end-of-archive marker at byte {place}, as in archives concatenated with cat: "
+            "unpack and repack it"
+        )

@@ -1,8 +1,9 @@
 """Shards in the WebDataset layout as a dataset: uncompressed tar archives, local or read through fsspec.
 
 The files of one example are in one archive and share their name up to the first dot of the last path component. The
-suffix after the dot gives the kind: `0017.jpg` is the media, `0017.cls` its class, `0017.txt` its caption, `0017.json`
-either.
+suffix after the dot gives the kind: `0017.jpg` is the media, `0017.cls` its class and `0017.txt` its caption;
+`0017.json` may contain both.
+
 Examples are read one by one at their positions, so any order is possible and nothing is unpacked.
 """
 
@@ -149,14 +150,17 @@ class TarShards(MediaFiles):
         return self.indices[shard].texts[row]
 
     def subset(self, indices: Sequence[int]) -> Self:
-        """Return the dataset of these examples only; it shares the report, so the limit covers the whole dataset."""
+        """Return the dataset of these examples only.
+
+        It shares the report of unreadable media, so that the limit applies to the whole dataset.
+        """
         part = copy.copy(self)
         part._places = self._places[np.asarray(indices, np.int64)]
         return part
 
     @property
     def groups(self) -> Groups:
-        """The shards as groups, if examples are in shard order."""
+        """Groups of consecutive examples that are in the same shard."""
         shards = np.searchsorted(self._starts, self._places, side="right")
         ends = np.flatnonzero(np.diff(shards, append=-1)) + 1
         return Groups(np.diff(ends, prepend=0).tolist(), self.window)

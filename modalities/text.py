@@ -1,4 +1,4 @@
-"""Text embeddings by any text encoder of the transformers library, cached on disk so that each is computed once.
+"""Text embeddings from any text encoder of the transformers library, each computed once and cached on disk.
 
 Models are loaded from safetensors files only, and no code from a model is executed.
 """
@@ -28,7 +28,7 @@ REMEMBERED = 512
 
 
 class TextEncoder:
-    """A text encoder: `encoder(texts)` is (batch, tokens, width) float32; a row of zeros is not a token.
+    """A text encoder: `encoder(texts)` is float32 (batch, tokens, width), in which a row of zeros is not a token.
 
     It returns the last hidden states of the tokens, including special tokens before and after the text. It uses the
     encoder of encoder-decoder models (T5), and the text encoder of image-text models (CLIP). Captions are encoded one
@@ -36,8 +36,8 @@ class TextEncoder:
 
     `name` is a model id on the Hub or a local folder. `cache` is a folder of embeddings, one safetensors file per
     caption, named by a hash of the model's weights and the tokens, in 256 subfolders; a damaged file is written again.
-    Captions are truncated to `max_tokens`. The encoder is thread-safe. If not `trusted`, because the settings came with
-    another person's run, the model is looked up on this machine only, and nothing is cached.
+    Captions are truncated to `max_tokens`. The encoder is thread-safe. If `trusted` is False, because the settings came
+    with another person's run, the model is looked up on this machine only, and nothing is cached.
 
     Raises:
         ValueError: If transformers is not installed, the model cannot be loaded from safetensors, or `max_tokens` is

@@ -129,7 +129,9 @@ class Video(Modality):
         """Return a window with enough motion, or None if the file ends before its `duration`."""
         count = self._available(duration)
         if count < self.frames and self.short == "skip":
-            raise ValueError(f"the file has {count} frames at {self.fps:g} per second, short=skip needs {self.frames}")
+            raise ValueError(
+                f"the file has {count} frames at {self.fps:g} per second, but short=skip needs {self.frames}"
+            )
         maximum = 0.0
         for start in self._starts(duration, file.step, seed):
             times = [start + frame / self.fps for frame in range(count)]
@@ -178,14 +180,14 @@ class Video(Modality):
         return self.image.encode(padded)
 
     def mask(self, media: Tensor) -> Tensor | None:
-        """Return where `encode(media)` is data, bool (1, frames, height, width), or None if everywhere."""
+        """Return a bool mask (1, frames, height, width), True where `encode(media)` is data, or None if all is data."""
         if media.shape[1] >= self.frames:
             return None
         data = torch.arange(self.frames) < media.shape[1]
         return data.reshape(1, -1, 1, 1).expand(1, *self.grid().shape)
 
     def decode(self, x0: Tensor) -> Tensor:
-        """Return values in [-1, 1] as uint8 frames, rounded, clipped outside; exact inverse of `encode`.
+        """Return values in [-1, 1] as uint8 frames, clipped and rounded: the exact inverse of `encode`.
 
         Raises:
             ValueError: If a value is not finite.

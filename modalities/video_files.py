@@ -1,7 +1,7 @@
 """Reading windows of video files: the frame shown at each given time, found by seeking near the first time.
 
 Times are seconds since the first frame. The frame shown at a time is the last one whose presentation timestamp is not
-later, so any frame rate, even a variable one, is converted to any other: frames are omitted or repeated.
+later, so any frame rate, even a variable one, is converted to any other by omitting or repeating frames.
 Files are recognised by content and limited to formats that contain their frames: playlists and similar formats,
 which make a reader open other files and URLs, are rejected.
 """
@@ -62,10 +62,10 @@ class VideoFile:
     promised: float | None
 
     def frames_at(self, times: Sequence[float], convert: Callable[[VideoFrame], Tensor]) -> list[Tensor]:
-        """Return `convert(frame)` of the frame shown at each of the ascending `times`; fewer if the video ends before.
+        """Return `convert(frame)` for the frame shown at each of the increasing `times`.
 
-        Each shown frame is converted once, other frames never. Times before the first frame show the first frame; the
-        last frame is shown for its duration.
+        There are fewer results if the video ends earlier. Each shown frame is converted once, other frames never. Times
+        before the first frame show the first frame; the last frame is shown for its duration.
 
         Raises:
             ValueError: If a decoded frame is damaged or too large.
@@ -148,7 +148,7 @@ class VideoFile:
         return float((timestamp - self.origin) * (self.stream.time_base or 0))
 
     def _seek(self, place: float, time: float) -> Iterator[VideoFrame]:
-        """Decode from the last keyframe at or before `place`; nothing if the result begins after `time`."""
+        """Decode from the last keyframe at or before `place`; yield nothing if the result begins after `time`."""
         assert self.stream.time_base is not None
         offset = self.origin + int((place + ROUNDING) / self.stream.time_base)
         self.container.seek(offset, stream=self.stream)
@@ -207,7 +207,7 @@ def open_video(path: Path, max_pixels: int) -> Iterator[VideoFile]:
 
 
 def pixels(frame: VideoFrame, minimum: tuple[int, int], aspect: float = 1.0) -> Tensor:
-    """Return a frame as RGB, uint8 of shape (3, height, width), upright, transparency on white.
+    """Return an upright frame as RGB, uint8 of shape (3, height, width), with transparent pixels on white.
 
     Non-square pixels (`aspect` is width over height) are made square by scaling the width, unless out of range.
     A frame larger than twice `minimum` (height, width) is reduced by a whole factor, to at least twice `minimum`.

@@ -21,9 +21,10 @@ from multisagd.seeds import derive
 
 
 class Tracks(NamedTuple):
-    """Motion of digits: `glyphs` (digits,) index digit images; `start` is in pixels, `velocity` in pixels per second.
+    """Motion of digits: `start` is in pixels, `velocity` in pixels per second.
 
-    Both are float64 of shape (digits, 2), (down, right), and describe the upper left corner as if there were no walls.
+    `glyphs` (digits,) contains the indices of the digit images. `start` and `velocity` are float64 of shape (digits,
+    2), ordered (down, right). They describe the motion of the upper left corner, ignoring the walls.
     """
 
     glyphs: Tensor
@@ -93,7 +94,7 @@ class MovingDigits(Dataset):
         places = [index for index, _ in pair(indices, seeds)]
         outside = [index for index in places if not 0 <= index < len(self)]
         if outside:
-            raise IndexError(f"index {outside[0]} is outside a dataset of {len(self)} clips")
+            raise IndexError(f"index {outside[0]} is out of range for a dataset of {len(self)} clips")
         tracks = [self.tracks(index) for index in places]
         glyphs = torch.stack([each.glyphs for each in tracks])
         corners = self.corners(torch.stack([t.start for t in tracks]), torch.stack([t.velocity for t in tracks]))

@@ -45,7 +45,7 @@ def write_video(clip: Tensor, path: Path, fps: float) -> None:
 
 
 def tile(clips: Tensor) -> Tensor:
-    """Lay uint8 clips (count, 1 or 3, frames, height, width) in a square, enlarged if small."""
+    """Arrange uint8 clips (count, 1 or 3, frames, height, width) in a square, enlarging them if they are small."""
     from torchvision.utils import make_grid
 
     count, _, length, height, width = clips.shape

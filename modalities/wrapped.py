@@ -51,7 +51,7 @@ class Wrapped(Dataset):
 
     @property
     def groups(self) -> Groups | None:
-        """Which examples are stored together."""
+        """Groups of examples that are stored together; None if there are no groups."""
         return self.inner.groups
 
     @property
@@ -65,11 +65,11 @@ class Wrapped(Dataset):
 
     @property
     def unreadable(self) -> Mapping[str, str]:
-        """Files that could not be read so far."""
+        """A mapping from the name of each file that could not be read so far to the reason."""
         return self.inner.unreadable
 
     def save_unreadable(self, path: Path) -> None:
-        """Write the files that could not be read so far, if there are any."""
+        """Write the list of files that could not be read so far, if there are any."""
         self.inner.save_unreadable(path)
 
 

@@ -208,7 +208,7 @@ def test_audio_short_recordings_are_masked_padded_repeated_or_refused(tmp_path: 
         torch.testing.assert_close(again, expected[None], msg=short)
         mask = audio.mask(media)
         assert (None if mask is None else int(mask.sum())) == valid, short
-    with pytest.raises(ValueError, match=r"lasts 0\.0875 s and short=skip needs 0\.25 s"):
+    with pytest.raises(ValueError, match=r"lasts 0\.0875 s, but short=skip needs 0\.25 s"):
         brief(short="skip").load(path)
     assert brief(short="skip").load(full).shape == (1, 2000)
 

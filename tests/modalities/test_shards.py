@@ -122,7 +122,7 @@ def test_latent_shards_return_masks_and_texts_of_any_subset(tmp_path: Path) -> N
     assert torch.equal(part.example(0).x0, data.example(2).x0)
     assert part.caption(0) == "“2”"
     for index in (-1, 1):
-        with pytest.raises(IndexError, match="outside a dataset of 1"):
+        with pytest.raises(IndexError, match="out of range for a dataset of 1"):
             part.example(index)
     # Values may be changed.
     before, changed = data.example(0), data.example(0)

@@ -138,7 +138,7 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "twice": (archive(("a.jpg", b"1"), ("a.jpg", b"2")), "'a.jpg' is in the archive twice"),
     "twice by a pax name": (pax(record("path", "b.jpg")), "'b.jpg' is in the archive twice"),
     "two media": (archive(("a.jpg", b"1"), ("a.png", b"2")), "'a.jpg' and 'a.png' are media of one.*data.media=png"),
-    "joined": (PLAIN[:2560] + bytes(1024) + PLAIN, "continues after its end"),
+    "joined": (PLAIN[:2560] + bytes(1024) + PLAIN, "data after the end-of-archive marker"),
     "class of megabytes": (archive(("a.jpg", b"1"), ("a.cls", b"3" * 2**21)), "'a.cls' has 2097152 bytes"),
     "empty class": (archive(("a.jpg", b"1"), ("a.cls", b" \n")), "the class of 'a' is empty"),
     "text of no UTF-8": (archive(("a.jpg", b"1"), ("a.txt", b"\xff")), "'a.txt' is not UTF-8 text"),
