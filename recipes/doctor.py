@@ -37,7 +37,7 @@ CHECKS = (
     *(Check(OPTIONAL, name, "recipes.diagnosis.environment:packages", (name,)) for name in EXTRAS),
 )
 COLOURS: dict[State, int] = {"ok": 32, "absent": 2, "warning": 33, "broken": 31}
-HEADINGS: dict[State, str] = {"broken": "To repair", "warning": "To check", "absent": "Optional additions"}
+HEADINGS: dict[State, str] = {"broken": "To repair", "warning": "To check", "absent": "To add (optional)"}
 
 
 def doctor(run_dir: str, deep: bool, as_json: bool) -> int:
