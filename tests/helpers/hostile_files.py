@@ -80,8 +80,19 @@ def write_sparse_tensor(path: Path, name: str) -> None:
 
 
 def written(name: str | Path, content: str | bytes) -> Poison:
+    """Write a file; `CANARY` in it becomes the path of the canary."""
     data = content.encode() if isinstance(content, str) else content
-    return lambda folder: (folder / name).write_bytes(data)
+    return lambda folder: (folder / name).write_bytes(data.replace(b"CANARY", str(canary(folder)).encode()))
+
+
+def replaced(name: str | Path, old: str, new: str) -> Poison:
+    """Replace text in a file once, which then need not be valid."""
+    return lambda folder: (folder / name).write_text((folder / name).read_text().replace(old, new, 1))
+
+
+def weights(name: str | Path, content: Callable[[Path], bytes]) -> Poison:
+    """Write one of `TENSOR_FILES`."""
+    return lambda folder: (folder / name).write_bytes(content(canary(folder)))
 
 
 def edited(name: str | Path, change: Callable[[dict[str, Any]], object]) -> Poison:
@@ -102,20 +113,18 @@ def updated(name: str | Path, **changes: Any) -> Poison:
 
 def pipe(name: str | Path) -> Poison:
     """Replace a file by a pipe, whose reader waits for ever."""
-
-    def poison(folder: Path) -> None:
-        (folder / name).unlink(missing_ok=True)
-        os.mkfifo(folder / name)
-
-    return poison
+    return _instead(name, os.mkfifo)
 
 
 def link(name: str | Path, target: str | Path) -> Poison:
     """Replace a file by a link."""
+    return _instead(name, lambda path: path.symlink_to(target))
 
+
+def _instead(name: str | Path, make: Callable[[Path], object]) -> Poison:
     def poison(folder: Path) -> None:
         (folder / name).unlink(missing_ok=True)
-        (folder / name).symlink_to(target)
+        make(folder / name)
 
     return poison
 

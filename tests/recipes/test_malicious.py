@@ -10,10 +10,10 @@ import json
 import os
 import pickle
 import shutil
-import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -28,6 +28,7 @@ from recipes.evaluate import evaluate
 from recipes.launch import planned
 from recipes.sample import sample
 from recipes.train import train
+from tests.helpers.archives import archive
 from tests.helpers.hostile_files import (
     TENSOR_FILES,
     Bomb,
@@ -38,8 +39,10 @@ from tests.helpers.hostile_files import (
     header,
     link,
     pipe,
+    replaced,
     tensor,
     updated,
+    weights,
     write_sparse_tensor,
     written,
 )
@@ -59,7 +62,8 @@ def healthy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def run_dir(healthy: Path, tmp_path: Path) -> Path:
+def run_dir(healthy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("SECRET", "8")
     return shutil.copytree(healthy, tmp_path / "inside" / "run")
 
 
@@ -89,24 +93,19 @@ def plan_launch(run_dir: Path) -> object:
     return planned(["cluster=local", f"run_dir={run_dir}", *TINY])
 
 
-def fit_hashes(run_dir: Path) -> None:
-    """Make the index of the last checkpoint fit what its files hold now."""
+def fitted(*poisons: Poison) -> Poison:
+    """Poison a run, and make the index of its last checkpoint fit what the files hold then."""
 
-    def describe(index: dict[str, Any]) -> None:
+    def describe(index: dict[str, Any], run_dir: Path) -> None:
         for files in index["files"].values():
             for name in files:
                 content = (run_dir / CHECKPOINT / name).read_bytes()
                 files[name] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
 
-    edited(INDEX, describe)(run_dir)
-
-
-def tensors(content: Callable[[Path], bytes]) -> Poison:
-    """Replace the weights."""
-
     def poison(run_dir: Path) -> None:
-        (run_dir / WEIGHTS).write_bytes(content(canary(run_dir)))
-        fit_hashes(run_dir)
+        for each in poisons:
+            each(run_dir)
+        edited(INDEX, functools.partial(describe, run_dir=run_dir))(run_dir)
 
     return poison
 
@@ -114,11 +113,6 @@ def tensors(content: Callable[[Path], bytes]) -> Poison:
 def parts(**files: dict[str, Any]) -> Poison:
     """Set the files of which a part of the checkpoint consists."""
     return edited(INDEX, lambda index: index["files"].update(files))
-
-
-def linked_passwords(run_dir: Path) -> None:
-    link(WEIGHTS, "/etc/passwd")(run_dir)
-    fit_hashes(run_dir)
 
 
 def linked_device(run_dir: Path) -> None:
@@ -142,14 +136,12 @@ def shards(offset: int, extra: bool = False) -> Poison:
         (folder / ".metadata").write_bytes(pickle.dumps(Bomb(canary(run_dir))))
         weight_map = {"weight_map": dict.fromkeys(whole, "../../../../secret.safetensors")}
         (folder / "model.safetensors.index.json").write_text(json.dumps(weight_map))
-        parts(ema={"ema/shard-00001.safetensors": {}})(run_dir)
-        fit_hashes(run_dir)
 
-    return poison
+    return fitted(poison, parts(ema={"ema/shard-00001.safetensors": {}}))
 
 
 CHECKPOINTS: dict[str, Poison] = {
-    **{f"weights: {kind}": tensors(content) for kind, content in TENSOR_FILES.items()},
+    **{f"weights: {kind}": fitted(weights(WEIGHTS, content)) for kind, content in TENSOR_FILES.items()},
     "deep": written(INDEX, "[" * 100_000),
     "a terabyte": lambda run_dir: os.truncate(run_dir / INDEX, 1 << 40),
     "duplicate names": written(INDEX, '{"format_version": 1, "samples": 96, "samples": 1, "files": {}, "record": {}}'),
@@ -163,7 +155,7 @@ CHECKPOINTS: dict[str, Poison] = {
     "files above": parts(**{"../../x": {"../../x.safetensors": {}}}),
     "files elsewhere": parts(ema={"/etc/passwd": {}}),
     "files in a folder above": parts(ema={"ema/../../x.safetensors": {}}),
-    "weights that are a link to a file of the system": linked_passwords,
+    "weights that are a link to a file of the system": fitted(link(WEIGHTS, "/etc/passwd")),
     "weights that are a device": linked_device,
     "weights that are a pipe": pipe(WEIGHTS),
     "index that is a pipe": pipe(INDEX),
@@ -197,20 +189,14 @@ def test_sample_ignores_other_files_next_to_shards(run_dir: Path) -> None:
     assert not canary(run_dir).exists()
 
 
-def test_read_tensors_refuses_shapes_beyond_torch_but_not_lack_of_memory(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_read_tensors_refuses_shapes_beyond_torch_but_not_lack_of_memory(tmp_path: Path) -> None:
     for shape, dtype in (([0, 1 << 63], "F32"), ([0, 1 << 62, 4], "F4")):
         (tmp_path / "a").write_bytes(header({"a": tensor(shape, [0, 0], dtype)}))
         with pytest.raises(ValueError, match=r"failed to unpack|overflowed"):
             read_tensors(tmp_path / "a")
-
-    def clone(tensor: torch.Tensor) -> torch.Tensor:
-        raise RuntimeError("can't allocate memory")
-
     save_file({"a": torch.ones(2)}, tmp_path / "a")
-    monkeypatch.setattr(torch.Tensor, "clone", clone)
-    with pytest.raises(RuntimeError, match="allocate"):
+    error = RuntimeError("can't allocate memory")
+    with patch.object(torch.Tensor, "clone", side_effect=error), pytest.raises(RuntimeError, match="allocate"):
         read_tensors(tmp_path / "a")
 
 
@@ -218,7 +204,7 @@ def config(change: Callable[[dict[str, Any]], object]) -> Poison:
     def poison(run_dir: Path) -> None:
         values = read_configuration(run_dir / "config.yaml")
         change(values)
-        (run_dir / "config.yaml").write_text(yaml.safe_dump(values).replace("CANARY", str(canary(run_dir))))
+        raw(yaml.safe_dump(values))(run_dir)
 
     return poison
 
@@ -234,10 +220,7 @@ def network(**values: Any) -> Poison:
     return config(lambda keys: keys["network"].update(values))
 
 
-def raw(text: str) -> Poison:
-    return lambda run_dir: (run_dir / "config.yaml").write_text(text.replace("CANARY", str(canary(run_dir))))
-
-
+raw = functools.partial(written, "config.yaml")
 BILLION_LAUGHS = "a0: &a0 [x, x]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 12))
 UNREADABLE = r"cannot read the run's configuration .*config.yaml: .*Restore"
 CONFIGS: dict[str, tuple[Poison, str]] = {
@@ -253,8 +236,7 @@ CONFIGS: dict[str, tuple[Poison, str]] = {
     "interpolation": (network(width="${oc.env:SECRET}"), r"width: expected a whole number, got '\$\{oc.env:SECRET\}'"),
     "os.system": (target("os.system", command="touch CANARY"), "network._target_: os.system is not under an allowed"),
     "through our imports": (
-        target("recipes.config.build.importlib.import_module", name="antigravity"),
-        r"network._target_: .*\(which is importlib\) is not under an allowed package",
+        target("recipes.config.build.importlib.import_module", name="x"), r"\(which is importlib\) is not under"
     ),
     "path for a name": (target("multisagd./tmp/evil.Network"), "is not an import path"),
     "ours, that launches": (target("recipes.clusters.cluster.Local", "spectrum"), "_target_: .* is not a Spectrum"),
@@ -263,9 +245,7 @@ CONFIGS: dict[str, tuple[Poison, str]] = {
     "absurd width": (network(width=10**9), "network: .*Restore"),
     "absurd depth": (network(blocks=10**9), "network: .*Restore"),
     "width beyond numbers": (network(width=10**30), "network: "),
-    "absurd size": (
-        config(lambda keys: keys["modality"].update(size=10**7)), r"statistics have shape \(1, 8, 8\), but .*restore"
-    ),
+    "absurd size": (config(lambda keys: keys["modality"].update(size=10**7)), r"statistics have shape .*restore"),
     "absurd padding": (config(lambda keys: keys.update(padding={"height": 10**9})), "padding=.*pad less"),
 }  # fmt: skip
 
@@ -292,50 +272,22 @@ RUNS: dict[str, tuple[Poison, str]] = {
 }
 
 
-@pytest.mark.parametrize("kind", RUNS)
-def test_sample_refuses_hostile_runs(run_dir: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SECRET", "8")
-    poison, message = RUNS[kind]
-    poison(run_dir)
-    assert_refused(run_sample, run_dir, match=message)
-
-
-@pytest.mark.parametrize("kind", ["YAML that calls", "billion laughs", "pipe"])
-def test_every_command_refuses_hostile_configurations(run_dir: Path, kind: str) -> None:
-    poison, message = CONFIGS[kind]
-    poison(run_dir)
-    for command in (continue_training, run_evaluate, plan_launch):
-        piped = command is continue_training and kind == "pipe"
-        assert_refused(command, run_dir, match="config.yaml is a pipe" if piped else message)
-
-
-def test_evaluate_builds_no_foreign_data(run_dir: Path) -> None:
-    target("os.system", "data", command="touch CANARY")(run_dir)
-    assert_refused(run_evaluate, run_dir, match="data._target_: os.system is not under an allowed package")
-
-
 def link_outside(name: str) -> Poison:
     """Make a file or folder of the run lead outside."""
 
     def poison(run_dir: Path) -> None:
         victim = run_dir.parents[1] / "victim"
-        if name.startswith("sample"):
-            victim.mkdir()
-            shutil.rmtree(run_dir / name, ignore_errors=True)
-        else:
-            victim.write_text("precious")
-        link(name, victim)(run_dir)
+        victim.mkdir()
+        if (run_dir / name).exists():
+            (run_dir / name).rename(run_dir.parent / "before")
+        (run_dir / name).symlink_to(victim)
 
     return poison
 
 
 def optimizer(change: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]) -> Poison:
-    def poison(run_dir: Path) -> None:
-        path = run_dir / CHECKPOINT / "optimizer.safetensors"
-        save_file(change(load_file(path)), path)
-        fit_hashes(run_dir)
-
-    return poison
+    path = CHECKPOINT / "optimizer.safetensors"
+    return fitted(lambda run_dir: save_file(change(load_file(run_dir / path)), run_dir / path))
 
 
 def record(**changes: Any) -> Poison:
@@ -343,19 +295,16 @@ def record(**changes: Any) -> Poison:
 
 
 TRAININGS: dict[str, tuple[Poison, str]] = {
-    "record: window": (
-        record(window=["import os", "0x0p+0", "0x0p+0"]), "window=.*not three hex numbers.*remove"
-    ),
+    "record: window": (record(window=["os", "0x0p+0", "0x0p+0"]), "window=.*not three hex numbers.*remove"),
     "record: position": (record(metrics_position=-(10**30)), "metrics_position=-1000.*not a count.*remove"),
     "record: rollbacks": (record(rollbacks="many"), "rollbacks='many', not a count"),
     # A fused kernel would write as many numbers as the parameter has.
     "optimiser: too small": (
         optimizer(lambda state: {k: v if k.endswith("step") else torch.tensor(0.0) for k, v in state.items()}),
-        "optimiser state .* does not fit this network: use another run_dir",
+        "optimiser state .* does not fit this network",
     ),
     "optimiser: without moments": (
-        optimizer(lambda state: {k: v for k, v in state.items() if k.endswith("step")}),
-        "is step, not AdamW's: use another run_dir",
+        optimizer(lambda state: {k: v for k, v in state.items() if k.endswith("step")}), "is step, not AdamW's"
     ),
     **{
         f"link: {name}": (link_outside(name), rf"{name} is a link to .*victim, outside of .*replace it")
@@ -363,18 +312,6 @@ TRAININGS: dict[str, tuple[Poison, str]] = {
     },
     "pipe": (pipe("metrics.jsonl"), "metrics.jsonl is a pipe or a device"),
 }  # fmt: skip
-
-
-@pytest.mark.parametrize("kind", TRAININGS)
-def test_train_refuses_hostile_runs(run_dir: Path, kind: str) -> None:
-    poison, message = TRAININGS[kind]
-    poison(run_dir)
-    assert_refused(continue_training, run_dir, match=message)
-
-
-def test_sample_does_not_write_through_links(run_dir: Path) -> None:
-    link_outside("sampled")(run_dir)
-    assert_refused(run_sample, run_dir, match="sampled is a link to .*victim, outside of .*replace it")
 
 
 def statistics(axes: Any, count: Any = 100, **tensors: torch.Tensor) -> Poison:
@@ -401,30 +338,41 @@ STATISTICS: dict[str, tuple[Poison, str]] = {
 }
 
 
-@pytest.mark.parametrize("kind", STATISTICS)
-def test_sample_and_design_refuse_hostile_statistics(run_dir: Path, kind: str) -> None:
-    poison, message = STATISTICS[kind]
+SMALL = statistics(
+    [{**axis, "size": 4} for axis in AXES], mean=torch.zeros(3, 4, 4), power=torch.ones(3, 4, 3)
+)  # fmt: skip
+CASES: dict[str, tuple[Poison, str, Sequence[Callable[[Path], object]]]] = {
+    **{f"run: {kind}": (*case, [run_sample]) for kind, case in RUNS.items()},
+    **{f"training: {kind}": (*case, [continue_training]) for kind, case in TRAININGS.items()},
+    **{
+        f"statistics: {kind}": (poison, rf"cannot read .*statistics.safetensors.*{message}", [run_sample, run_design])
+        for kind, (poison, message) in STATISTICS.items()
+    },
+    "statistics: another grid": (SMALL, r"statistics have shape \(3, 4, 4\)", [run_sample, continue_training]),
+    "a link in place of samples": (link_outside("sampled"), "sampled is a link to .*victim, outside of", [run_sample]),
+    "data of os.system": (
+        target("os.system", "data", command="touch CANARY"), "data._target_: os.system is not under", [run_evaluate]
+    ),
+    "billion laughs": (*CONFIGS["billion laughs"], [continue_training, run_evaluate, plan_launch]),
+    "YAML that calls": (*CONFIGS["YAML that calls"], [continue_training, run_evaluate, plan_launch]),
+    "a pipe": (pipe("config.yaml"), "config.yaml.* is a pipe", [continue_training, run_evaluate, plan_launch]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", CASES)
+def test_commands_refuse_hostile_runs(run_dir: Path, kind: str) -> None:
+    poison, message, commands = CASES[kind]
     poison(run_dir)
-    for command in (run_sample, run_design):
-        assert_refused(command, run_dir, match=rf"cannot read .*statistics.safetensors \(.*{message}")
-
-
-def test_sample_and_train_refuse_statistics_of_another_grid(run_dir: Path) -> None:
-    small = [{**axis, "size": 4} for axis in AXES]
-    statistics(small, mean=torch.zeros(3, 4, 4), power=torch.ones(3, 4, 3))(run_dir)
-    for command in (run_sample, continue_training):
-        assert_refused(command, run_dir, match=r"statistics have shape \(3, 4, 4\)")
+    for command in commands:
+        assert_refused(command, run_dir, match=message)
 
 
 DESIGN = '{"format": "multisagd steps 1", "log_snrs": %s, "objective": "w2", "sampler": "", "value": 0}'
-STEPS = {
-    "deep": "[" * 100_000,
-    "list": "[]",
-    "pickle": pickle.dumps([1]).decode("latin-1"),
-    "NaN": DESIGN % "[NaN, 1]",
-    "huge": DESIGN % f"[1{'0' * 400}]",
-    "other keys": '{"format": "multisagd steps 1", "log_snrs": [-1, 1], "__class__": "os.system"}',
-}
+HUGE, OTHER = (
+    DESIGN % f"[1{'0' * 400}]",
+    '{"format": "multisagd steps 1", "log_snrs": [0, 1], "__class__": "os.system"}',
+)
+STEPS = {"deep": "[" * 100_000, "pickle": pickle.dumps([1]).decode("latin-1"), "huge": HUGE, "other keys": OTHER}
 
 
 @pytest.mark.parametrize("kind", STEPS)
@@ -434,27 +382,14 @@ def test_sample_refuses_hostile_steps(run_dir: Path, kind: str) -> None:
     assert_refused(run_sample, run_dir, f"steps_file={path}", match="steps_file: .*not a file of designed steps")
 
 
-def member(name: str) -> bytes:
-    return tarfile.TarInfo(name).tobuf(tarfile.GNU_FORMAT)
-
-
-ARCHIVES: dict[str, tuple[bytes, str]] = {
-    "name above": (member("../../canary.png") + bytes(1024), "leads out of the archive: pack it again"),
-    "name elsewhere": (member("/tmp/canary.png") + bytes(1024), "leads out of the archive: pack it again"),
-    "pickle": (pickle.dumps(Bomb(Path("/nonexistent/canary"))), "truncated|not a tar archive"),
-}
-
-
-@pytest.mark.parametrize("kind", ARCHIVES)
-def test_train_refuses_hostile_archives(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_train_refuses_an_archive_with_a_name_that_leads_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Other kinds of archives are refused in test_tar_members."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "inside" / "cache"))
-    content, message = ARCHIVES[kind]
     folder = tmp_path / "inside" / "shards"
     folder.mkdir(parents=True)
-    (folder / "0.tar").write_bytes(content)
+    (folder / "0.tar").write_bytes(archive(("../../canary.png", b"x")))
     words = ["data=webdataset", f"data.urls={folder}", "modality=image"]
-    assert_refused(continue_training, tmp_path / "inside" / "run", *words, match=message)
+    assert_refused(continue_training, tmp_path / "inside" / "run", *words, match="leads out of the archive: pack it")
 
 
 def of_latents(command: str, *words: str) -> dict[str, Any]:
@@ -490,19 +425,14 @@ def other_shape(folder: Path) -> None:
     first_shard(bytes=(folder / SHARD).stat().st_size)(folder)
 
 
-def infinite(folder: Path) -> None:
-    path = folder / "statistics.json"
-    path.write_text(path.read_text().replace('"std": [', '"std": [1e400, '))
-
-
 LATENTS: dict[str, tuple[Poison, str]] = {
     "deep index": (written("index.json", "[" * 100_000), "cannot read .*index.json"),
     "shard above": (first_shard(file="../x.safetensors"), "cannot read .*index.json"),
     "shard elsewhere": (first_shard(file="/etc/passwd"), "cannot read .*index.json"),
     "absurd examples": (edited("index.json", absurd), "describes 000000.safetensors wrongly: 1,000,000,000,000,000"),
     "missing rows": (other_shape, r"000000.safetensors cannot be read \(it has tensors of shapes"),
-    "pickle": (lambda folder: (folder / SHARD).write_bytes(pickle.dumps(Bomb(canary(folder)))), "is damaged"),
-    "scale that is not finite": (infinite, "cannot read the scale of the latents"),
+    "pickle": (weights(SHARD, TENSOR_FILES["pickle"]), "is damaged"),
+    "scale that is not finite": (replaced("statistics.json", '"std": [', '"std": [1e400, '), "cannot read the scale"),
     "scale that is a pipe": (pipe("statistics.json"), "is a pipe"),
 }
 

@@ -1,12 +1,11 @@
 """A run whose records name data by addresses opens nothing but plain paths of this machine, and writes nothing."""
 
 import io
-import json
 import shutil
 import socket
-import tarfile
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from PIL import Image as PILImage
@@ -20,6 +19,8 @@ from recipes.config.build import Builder
 from recipes.evaluation.sets import real_data
 from recipes.report import ReportSettings, write_report
 from recipes.sample import sample
+from tests.helpers.archives import archive
+from tests.helpers.hostile_files import updated
 from tests.helpers.tiny import tiny_run
 
 ADDRESSES: list[Any] = [
@@ -44,9 +45,7 @@ def healthy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run_dir(healthy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of a run, in a process that cannot use the network."""
 
-    def connect(*words: object) -> NoReturn:
-        raise AssertionError(f"a connection was opened: {words[1:]}")
-
+    connect = Mock(side_effect=AssertionError("a connection was opened"))
     monkeypatch.setattr(socket.socket, "connect", connect)
     monkeypatch.setattr(socket, "getaddrinfo", connect)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
@@ -57,8 +56,7 @@ def naming(run_dir: Path, **data: Any) -> Path:
     """Let the records of a run name other data."""
     config = read_configuration(run_dir / "config.yaml")
     configuration.write({**config, "data": {**SHARDS, **data}}, run_dir / "config.yaml")
-    facts = json.loads((run_dir / "run.json").read_text())
-    (run_dir / "run.json").write_text(json.dumps({**facts, "data": None}))
+    updated("run.json", data=None)(run_dir)
     return run_dir
 
 
@@ -66,20 +64,15 @@ def naming(run_dir: Path, **data: Any) -> Path:
 def test_real_data_opens_an_address_only_if_the_command_line_repeats_it(
     run_dir: Path, urls: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    opened: list[str] = []
-
-    def open_url(url: str) -> NoReturn:
-        opened.append(url)
-        raise ValueError("opened")
-
+    open_url = Mock(side_effect=ValueError("opened"))
     monkeypatch.setattr(byte_ranges, "url_to_fs", open_url)
     with pytest.raises(RecipeError, match=r"^data\.urls=.* If you trust it, repeat it") as refused:
         real_data(naming(run_dir, urls=urls), Builder())
     assert "SECRET" not in str(refused.value)
-    assert not opened
+    open_url.assert_not_called()
     with pytest.raises(RecipeError, match="opened"):
         real_data(naming(run_dir, urls="http://127.0.0.1:9/other.tar"), Builder(), {"urls": urls})
-    assert opened == byte_ranges.expanded(urls if isinstance(urls, str) else urls[0])[:1]
+    open_url.assert_called_once_with(byte_ranges.expanded(urls if isinstance(urls, str) else urls[0])[0])
 
 
 def test_real_data_opens_no_address_in_any_other_key(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,9 +81,8 @@ def test_real_data_opens_no_address_in_any_other_key(run_dir: Path, monkeypatch:
         with pytest.raises(RecipeError, match=rf"^data\.{key}=https://…@h/x: .* contacts no other address"):
             real_data(naming(run_dir, urls="a.tar", **{key: "https://me:SECRET@h/x"}), Builder())
     inner = {**SHARDS, "urls": "http://127.0.0.1:9/a.tar"}
-    naming(run_dir, _target_="modalities.wrapped.Captioned", dataset=inner, encoder={})
     with pytest.raises(RecipeError, match=r"^data\.dataset\.urls=http"):
-        real_data(run_dir, Builder())
+        real_data(naming(run_dir, _target_="modalities.wrapped.Captioned", dataset=inner, encoder={}), Builder())
     # A run cannot call itself trusted, and environment variables are not a part of it.
     with pytest.raises(RecipeError, match=r"nowhere\.tar"):
         real_data(naming(run_dir, urls="nowhere.tar", trusted=True), Builder())
@@ -104,11 +96,7 @@ def test_real_data_writes_nothing_where_a_run_names_an_index(run_dir: Path, tmp_
     shards.mkdir()
     picture = io.BytesIO()
     PILImage.new("L", (8, 8), 90).save(picture, "PNG")
-    with tarfile.open(shards / "0.tar", "w") as archive:
-        for number in range(120):
-            info = tarfile.TarInfo(f"{number}.png")
-            info.size = len(picture.getvalue())
-            archive.addfile(info, io.BytesIO(picture.getvalue()))
+    (shards / "0.tar").write_bytes(archive(*((f"{number}.png", picture.getvalue()) for number in range(120))))
     before = sorted(tmp_path.rglob("*"))
     naming(run_dir, urls=f"{shards}/{{0..0}}.tar", index=str(tmp_path / "outside"))
     train, held_out = real_data(run_dir, Builder())

@@ -5,9 +5,9 @@ would import them by.
 """
 
 import json
+import math
 import pickle
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +26,16 @@ from tests.helpers.hostile_files import (
     edited,
     link,
     pipe,
+    replaced,
     torch_bomb,
     updated,
+    weights,
     write_sparse_tensor,
     written,
 )
 from tests.helpers.tiny import tiny_run
 
+INTEGRATIONS = "multisagd.integrations"
 EVIL = ("evil.py", "pipeline.py", "modeling.py", "sitecustomize.py", "unet/evil.py", "diffusers/__init__.py")
 
 
@@ -65,34 +68,24 @@ def load(folder: Path) -> Pipeline:
 
 def samples(text: str) -> Poison:
     """Write the number of samples as given, which need not be JSON."""
-
-    def poison(folder: Path) -> None:
-        updated("model.json", samples="@")(folder)
-        path = folder / "model.json"
-        path.write_text(path.read_text().replace('"@"', text))
-
-    return poison
-
-
-def config(change: Callable[[dict[str, Any]], object]) -> Poison:
-    return edited("model.json", lambda content: change(content["config"]))
+    return replaced("model.json", '"samples": 16', f'"samples": {text}')
 
 
 def group(group: str, target: str, /, **node: Any) -> Poison:
-    return config(lambda keys: keys.update({group: {"_target_": target, **node}}))
+    return edited("model.json", lambda content: content["config"].update({group: {"_target_": target, **node}}))
+
+
+def setting(group: str, /, **values: Any) -> Poison:
+    return edited("model.json", lambda content: content["config"][group].update(values))
 
 
 def network(**node: Any) -> Poison:
-    return group("network", "multisagd.integrations.networks.DiffusersNetwork", **node)
+    return group("network", f"{INTEGRATIONS}.networks.DiffusersNetwork", **node)
 
 
 def allowed(content: dict[str, Any]) -> None:
     content["allow_targets"] = content["config"]["allow_targets"] = ["evil", "os"]
     content["config"]["network"] = {"_target_": "evil.Evil"}
-
-
-def weights(name: str, content: Callable[[Path], bytes]) -> Poison:
-    return lambda folder: (folder / name).write_bytes(content(canary(folder)))
 
 
 SHELL = {"_target_": "os.system", "command": "touch ../../canary"}
@@ -103,21 +96,15 @@ EXPORTED: dict[str, tuple[Poison, str]] = {
     "eval": (group("spectrum", "builtins.eval", source="open('../../canary', 'w')"), NOT_ALLOWED),
     "a module next to it": (group("network", "evil.Evil"), NOT_ALLOWED),
     "its own list of what is allowed": (edited("model.json", allowed), NOT_ALLOWED),
-    "through a module of ours": (
-        group("network", "multisagd.integrations.networks.torch.hub.load", repo_or_dir="."), NOT_ALLOWED
-    ),
-    "diffusers' own loader": (
-        group("network", "diffusers.DiffusionPipeline.from_pretrained", custom_pipeline="."), NOT_ALLOWED
-    ),
+    "through a module of ours": (group("network", f"{INTEGRATIONS}.networks.torch.hub.load"), NOT_ALLOWED),
+    "diffusers' own loader": (group("network", "diffusers.DiffusionPipeline.from_pretrained"), NOT_ALLOWED),
     "a clock that runs": (network(clock=SHELL), NOT_ALLOWED),
     "a network by path": (network(name="evil.Evil"), "cannot use diffusers' 'evil.Evil'"),
     "another class of diffusers": (network(name="DiffusionPipeline"), "cannot use diffusers' 'DiffusionPipeline'"),
     "options that are targets": (network(options={"act_fn": SHELL}), "network: "),
     "absurd width": (network(options={"block_out_channels": [10**9, 10**9]}), "network: .*Restore"),
     "absurd depth": (network(options={"layers_per_block": 10**9}), "network: .*Restore"),
-    "absurd schedule": (
-        group("schedule", "multisagd.integrations.discrete.DiscreteSchedule", steps=10**15), "schedule"
-    ),
+    "absurd schedule": (group("schedule", f"{INTEGRATIONS}.discrete.DiscreteSchedule", steps=10**15), "schedule"),
     "a link to a file of the system": (link("model.safetensors", "/etc/passwd"), AGAIN),
     "a link to a device": (link("model.safetensors", "/dev/zero"), AGAIN),
     "weights that are a pipe": (pipe("model.safetensors"), AGAIN),
@@ -127,19 +114,11 @@ EXPORTED: dict[str, tuple[Poison, str]] = {
     "samples of 5,000 digits": (samples("9" * 5000), f"a number of 5,000 digits is too long.*{AGAIN}"),
     "samples as text": (samples('"16"'), f"'16' is not a number of samples.*{AGAIN}"),
     "duplicate names": (samples('1, "samples": 2'), f"appears twice in one object.*{AGAIN}"),
-    "NaN dropout": (
-        config(lambda keys: keys["network"].update(dropout=float("nan"))), "network.dropout: expected a number"
-    ),
-    "infinite dropout of conditions": (
-        config(lambda keys: keys["training"].update(condition_dropout=float("inf"))), "condition_dropout"
-    ),
-    "NaN exponent": (
-        group("spectrum", "multisagd.PowerLaw", exponent=float("nan")), "spectrum.exponent: expected a number"
-    ),
+    "NaN dropout": (setting("network", dropout=math.nan), "network.dropout: expected a number"),
+    "infinite dropout of conditions": (setting("training", condition_dropout=math.inf), "condition_dropout"),
+    "NaN exponent": (group("spectrum", "multisagd.PowerLaw", exponent=math.nan), "exponent: expected a number"),
     "facts that are a list": (updated("model.json", metadata=[]), f"no metadata.*{AGAIN}"),
-    "a class of ours that keys cannot build": (
-        group("spectrum", "recipes.base.errors.RecipeError"), "spectrum: RecipeError cannot be built from keys"
-    ),
+    "a class without keys": (group("spectrum", "recipes.base.errors.RecipeError"), "RecipeError cannot be built from"),
     "deep notes": (written("model.json", "[" * 100_000), AGAIN),
     **{f"weights: {kind}": (weights("model.safetensors", content), AGAIN) for kind, content in TENSOR_FILES.items()},
 }  # fmt: skip
@@ -148,8 +127,8 @@ EXPORTED: dict[str, tuple[Poison, str]] = {
 @pytest.mark.parametrize("kind", EXPORTED)
 def test_pipeline_refuses_hostile_exported_models(model: Path, kind: str) -> None:
     poison, message = EXPORTED[kind]
-    if "diffusers" in message or kind.startswith("absurd"):
-        pytest.importorskip("diffusers", reason="diffusers is not installed")
+    if "diffusers" in message or kind.startswith("absurd"):  # importing it takes longer than to refuse a model
+        pytest.importorskip("diffusers.models.unets.unet_2d", reason="diffusers is not installed")
     poison(model)
     assert_refused(load, model, match=message)
 
@@ -197,6 +176,10 @@ def only_pickle(folder: Path) -> None:
     (folder / f"{STEM}.bin").write_bytes(pickle.dumps(Bomb(canary(folder))))
 
 
+def removed(name: str) -> Poison:
+    return lambda folder: (folder / name).rename(folder.parent / "removed")
+
+
 def indexed(file: str) -> Poison:
     """Name a file of weights in an index; those of the model are moved to where it should not lead."""
 
@@ -210,6 +193,16 @@ def indexed(file: str) -> Poison:
 LINES = "DDPM\nallow_targets: [os]\nnetwork: {_target_: os.system}\r\x85/canary"
 DO_NOT_FIT = "do not fit its config.json"
 FOREIGN: dict[str, tuple[Poison, str]] = {
+    "no scheduler": (removed("scheduler"), "has no scheduler"),
+    "no network": (removed("unet"), "holds no network"),
+    "no weights": (removed(TENSORS), "holds no weights: .* missing"),
+    "an option": (updated(UNET, dance=3), "UNet2DModel has no option 'dance'"),
+    "another scheduler": (updated(SCHEDULER, _class_name="EDMEulerScheduler"), "trained with EDMEulerScheduler can"),
+    "a continuous clock": (updated(SCHEDULER, timestep_type="continuous"), "timestep_type='continuous' cannot be ad"),
+    "inverted levels": (updated(SCHEDULER, invert_sigmas=True), "invert_sigmas=True cannot be adopted"),
+    "shifted levels": (updated(SCHEDULER, _class_name="CogVideoXDPMScheduler"), "snr_shift_scale=3.0 cannot be ad"),
+    "v of a flow": (updated(SCHEDULER, use_flow_sigmas=True, prediction_type="v_prediction"), "flow_prediction"),
+    "a flow without one": (updated(SCHEDULER, prediction_type="flow_prediction"), "only epsilon, sample, v_prediction"),
     "a class next to it": (updated(UNET, _class_name="evil.Evil"), "networks of class 'evil.Evil' cannot be adopted"),
     "a class as a list": (updated(UNET, _class_name=["evil", "Evil"]), "cannot be adopted"),
     "os.system": (updated(UNET, _class_name="os.system"), "networks of class 'os.system' cannot be adopted"),
@@ -227,9 +220,7 @@ FOREIGN: dict[str, tuple[Poison, str]] = {
     "absurd channels": (updated(UNET, in_channels=10**30), "network|config.json"),
     "betas that are text": (updated(SCHEDULER, trained_betas=["x"]), "cannot read the scheduler"),
     "deep": (written(UNET, "[" * 100_000), "cannot read .*config.json"),
-    "duplicate names": (
-        written(UNET, '{"_class_name": "UNet2DModel", "_class_name": "x"}'), "appears twice in one object"
-    ),
+    "duplicate names": (written(UNET, '{"_class_name": "UNet2DModel", "_class_name": "x"}'), "appears twice in one"),
     "a pipe": (pipe(UNET), "it is a pipe and not a file"),
     "a pickle renamed": (weights(TENSORS, TENSOR_FILES["pickle"]), "cannot read the weights"),
     "a pickle": (only_pickle, "a format that can run code when read"),
