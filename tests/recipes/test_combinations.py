@@ -22,49 +22,39 @@ from tests.helpers.every_modality import AXES, MODALITIES, NETWORKS, save_clips
 
 # A hum below Nyquist of the time axis, and a width that its clips can resolve.
 HUMS = {
-    "image": (0.25, 0.2),
-    "spectrogram": (125, 60),
-    "log-mel": (31, 16),
-    "waveform": (500, 120),
-    "latent": (2.0, 1.9),
+    "image": (0.25, 0.2), "spectrogram": (125, 60), "log-mel": (31, 16), "waveform": (500, 120), "latent": (2.0, 1.9),
     "video": (2.0, 1.7),
-}
+}  # fmt: skip
 
 
 def on_axes(spectrum: str, modality: str) -> list[str]:
     """Return what makes a spectrum that was written for one medium fit another."""
     space, time = AXES[modality]
-    if spectrum in ("pink", "brown"):
-        return [f"spectrum.axes=[{time}]"]
-    if spectrum == "hum_free":
-        fundamental, width = HUMS[modality]
-        return [f"spectrum.axis={time}", f"spectrum.fundamental={fundamental}", f"spectrum.width={width}"]
-    if spectrum in ("autoregressive", "progressive"):
-        return [f"spectrum.axis={time}"]
-    if spectrum == "mixed":
-        return [f"spectrum.right.axes=[{time}]"]
-    if spectrum == "velocity":
-        moves = "{}" if space is None else f"{{{space}: 4.0}}"
-        return [f"spectrum.axis={time}", "~spectrum.velocity", f"+spectrum.velocity={moves}"]
-    if spectrum == "separable":
-        return [f"spectrum.left.axes=[{space or time}]", f"spectrum.right.axes=[{time}]"]
-    if spectrum == "joint":
-        factors = f"{{{time}: 0.05}}" if space is None else f"{{{space}: 1.0, {time}: 0.05}}"
-        axes = ",".join(axis for axis in (space, time) if axis)
-        return [f"spectrum.axes=[{axes}]", "~spectrum.factors", f"+spectrum.factors={factors}"]
-    # A radius over axes of unlike units needs factors for them, or one axis.
-    mixed = modality in ("spectrogram", "log-mel", "latent", "video")
-    if spectrum in ("power_law", "exponential") and mixed:
-        return [f"spectrum.axes=[{time}]"]
-    if spectrum == "gaussian" and mixed:
-        return [f"spectrum.left.axes=[{time}]"]
-    if spectrum == "band":
-        return ["spectrum.unit=diagonal"]
-    if spectrum == "omitting":
-        return ["corruption=band"]
-    if spectrum == "rings":
-        return ["spectrum.levels=[4,2,1]"]
-    return []
+    fundamental, width = HUMS[modality]
+    factors = f"{{{time}: 0.05}}" if space is None else f"{{{space}: 1.0, {time}: 0.05}}"
+    moves = "{}" if space is None else f"{{{space}: 4.0}}"
+    overrides = {
+        "pink": [f"axes=[{time}]"],
+        "brown": [f"axes=[{time}]"],
+        "hum_free": [f"axis={time}", f"fundamental={fundamental}", f"width={width}"],
+        "autoregressive": [f"axis={time}"],
+        "progressive": [f"axis={time}"],
+        "mixed": [f"right.axes=[{time}]"],
+        "velocity": [f"axis={time}", f"velocity={moves}"],
+        "separable": [f"left.axes=[{space or time}]", f"right.axes=[{time}]"],
+        "joint": [f"axes=[{','.join(axis for axis in (space, time) if axis)}]", f"factors={factors}"],
+        "band": ["unit=diagonal"],
+        "rings": ["levels=[4,2,1]"],
+    }
+    if modality in ("spectrogram", "log-mel", "latent", "video"):
+        # A radius over axes of unlike units needs factors for them, or one axis.
+        overrides["power_law"] = overrides["exponential"] = [f"axes=[{time}]"]
+        overrides["gaussian"] = [f"left.axes=[{time}]"]
+    words = [f"spectrum.{each}" for each in overrides.get(spectrum, [])]
+    if spectrum in ("velocity", "joint"):  # a mapping is replaced, and not merged
+        key, _, value = words.pop().partition("=")
+        words += [f"~{key}", f"+{key}={value}"]
+    return ["corruption=band"] if spectrum == "omitting" else words
 
 
 @pytest.fixture(scope="module")
