@@ -138,7 +138,7 @@ def _outside(folder: Path) -> dict[str, tuple[int, int]]:
 
 @contextlib.contextmanager
 def _limits(seconds: int = 60, memory: int = 4 << 30) -> Iterator[None]:
-    """Fail, instead of hanging or allocating, in what takes too much; all that is refused takes a moment, or seconds on a busy machine."""
+    """Fail, instead of hanging or allocating, in what takes too much: refusals take seconds, even on a busy machine."""
 
     def fail(number: int, frame: object) -> None:
         raise AssertionError(f"not refused within {seconds} seconds")
