@@ -1,4 +1,4 @@
-"""Detect addresses (URLs) in a text and remove secrets from them.
+"""Detect addresses (URLs) in a string, and remove secrets from them.
 
 An address may contain secrets: a user name and password, or a signature after the question mark.
 """

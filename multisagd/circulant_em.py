@@ -1,7 +1,7 @@
 """Estimate the mean and power of a partly observed stationary Gaussian by expectation-maximisation.
 
 The model is that of the noise: a circulant covariance, which the Fourier transform makes diagonal, with power C(k),
-about a mean that may differ from place to place. The E step computes the mean and covariance of the missing samples
+about a mean that may vary over the grid. The E step computes the mean and covariance of the missing samples
 given the observed ones; the M step averages over items:
 
     mean ← average of E[x | seen]
@@ -10,7 +10,8 @@ given the observed ones; the M step averages over items:
 Every step increases the likelihood of the observed samples, and the power stays positive (Dempster, Laird and Rubin,
 Journal of the Royal Statistical Society B 39, 1977). Pairs of steps are extrapolated while that increases the
 likelihood (SQUAREM: Varadhan and Roland, Scandinavian Journal of Statistics 35, 2008). The mean is estimated too,
-because plain averages over different items at each place have errors larger than the weak part of a steep spectrum.
+because plain averages over different items at each grid point have errors larger than the weak part of a steep
+spectrum.
 """
 
 from __future__ import annotations
@@ -33,11 +34,11 @@ AT_ONCE = 1 << 22
 
 @dataclass(frozen=True, eq=False)
 class MaskGroup:
-    """The items that were observed at the same places of the grid.
+    """Items observed at the same grid points.
 
-    `places` (places,) are indices into the flattened grid. `rows` (blocks, rows, 1 + places), real or complex, contain
-    the number one and the observed samples of each item, or are fewer rows with the same `rowsᴴ rows`. `count` is the
-    number of items.
+    `places` (places,) are indices into the flattened grid. `rows` (blocks, rows, 1 + places) are real or complex. Each
+    row contains a 1 followed by an item's observed samples; the rows may be replaced by fewer rows with the same Gram
+    matrix `rowsᴴ rows`. `count` is the number of items.
     """
 
     places: Tensor
@@ -46,7 +47,7 @@ class MaskGroup:
 
 
 Stack = tuple[Tensor, Tensor, Tensor]
-"""Places, rows and counts of groups with equally many observed places, each with a leading dimension of groups."""
+"""Places, rows and counts of groups with equal numbers of observed grid points; the first dimension is the group."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +73,7 @@ def fit_power(groups: Sequence[MaskGroup], start: Tensor, weight: Tensor) -> Fit
     Blocks are independent, each with its own power on a full grid of `shape`; `weight` (blocks,) is 1 for real blocks
     and 2 for complex blocks, which also represent their conjugates. The fit stops when a round increases the
     log-likelihood by less than `TOLERANCE` nats per frequency. Power that the data do not determine, for example
-    because no item has two observed samples at some distance, stays near the start.
+    because at some lag no item has two observed samples, stays near the start.
     """
     size = start[0].numel()
     stacks = _stacked(groups, size)
@@ -103,7 +104,7 @@ def _extrapolated(start: Estimate, one: Estimate, two: Estimate) -> Estimate | N
 
 
 def _stacked(groups: Sequence[MaskGroup], size: int) -> list[Stack]:
-    """Return groups stacked by their number of observed places."""
+    """Return groups stacked by their number of observed grid points."""
     sorted_groups: dict[int, list[MaskGroup]] = {}
     for group in groups:
         sorted_groups.setdefault(len(group.places), []).append(group)
@@ -142,7 +143,7 @@ def step(now: Estimate, stacks: Sequence[Stack], weight: Tensor) -> tuple[Estima
 
 @dataclass(frozen=True, eq=False)
 class Expected:
-    """The results of the E step for some items about the mean, given their observed samples.
+    """Results of the E step for some items, relative to the mean, given their observed samples.
 
     `energy` (blocks, *shape): the sum of E|F x|². `shift` (blocks, *shape): the sum of F E[x]. `log_det` (groups,
     blocks): the log-determinant of the covariance of the observed samples. `square` (blocks,): the sum of their squared
@@ -193,9 +194,9 @@ def _from_missing(power: Tensor, places: Tensor, rows: Tensor, ones: Tensor, cou
 
 
 def _inverse_root(power: Tensor, places: Tensor, complex_valued: bool) -> tuple[Tensor, Tensor]:
-    """Restrict a power's circulant matrix to places; return W, where `Wᴴ W` is its inverse, and its log-determinant.
+    """Restrict the circulant matrix of a power to places, and return a root W of its inverse and its log-determinant.
 
-    W has shape (groups, blocks, places, places).
+    The inverse is `Wᴴ W`; W has shape (groups, blocks, places, places).
     """
     shape = power.shape[1:]
     kernel = torch.fft.ifftn(power, dim=tuple(range(1, power.dim())))

@@ -30,7 +30,7 @@ LevelScale = Literal["deviation", "bins"]
 
 
 class Corruption:
-    """Corrupt data by Gaussian noise with a spectrum and a level on a grid.
+    """Corrupt data with Gaussian noise that has a spectrum and a level on a grid.
 
     `scale` says what `level` means. With `deviation` it is the standard deviation of the corruption, in units of the
     data: the papers' convention, in which a narrow band has much power in each of its bins. With `bins` it is the

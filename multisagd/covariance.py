@@ -99,7 +99,10 @@ class SpectralCovariance(nn.Module):
         return self._filter(x, "whiten")
 
     def apply(self, x: Any) -> Any:
-        """Return `Σ x` for x `(..., *grid)`, shaped like x; given a function instead, call `nn.Module.apply`."""
+        """Return `Σ x` for x `(..., *grid)`, shaped like x.
+
+        If given a function instead, call `nn.Module.apply`.
+        """
         return self._filter(x, "apply") if isinstance(x, Tensor) else super().apply(x)
 
     def solve(self, x: Tensor) -> Tensor:
@@ -107,7 +110,7 @@ class SpectralCovariance(nn.Module):
         return self._filter(x, "solve")
 
     def project(self, x: Tensor) -> Tensor:
-        """Project x `(..., *grid)` on the range of Σ (the frequencies that carry noise); like x in shape and units."""
+        """Project x `(..., *grid)` onto the frequencies that carry noise (the range of Σ), in the units of x."""
         return self._filter(x, "project")
 
     def logdet(self, shape: Sequence[int] | None = None) -> Tensor:

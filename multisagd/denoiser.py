@@ -154,7 +154,7 @@ class Denoiser(nn.Module):
         return self.preconditioning == "none"
 
     def to_basis(self, x: Tensor) -> Tensor:
-        """Return x `(batch, channels, *grid)` in the basis in which factors multiply, in the units of x.
+        """Return x `(batch, channels, *grid)` in the basis where factors act by multiplication, in the units of x.
 
         The result is x itself, or its half spectrum if factors depend on frequency.
         """

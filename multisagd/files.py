@@ -34,7 +34,7 @@ def check_file(path: str | Path, largest: int | None = None) -> None:
 
     Raises:
         OSError: If the file does not exist, or access is denied.
-        ValueError: If it is not a regular file, or larger.
+        ValueError: If it is not a regular file, or is larger.
     """
     status = Path(path).stat()
     if not stat.S_ISREG(status.st_mode):

@@ -71,11 +71,11 @@ class GaussianRestoration:
         """Fit to corrupted data: batches `(batch, channels, *grid)` in any units, which are read twice.
 
         S gets a ridge on its diagonal and is shrunk towards the covariance of stationary data of the same spectrum.
-        Both amounts minimise Stein's unbiased estimate of the squared error, with S from every other example, evaluated
-        on the rest. This needs no clean data; with few data the result is near the Wiener filter.
+        Both amounts minimise Stein's unbiased estimate of the squared error: S is computed from every other example,
+        and the error on the rest. This needs no clean data; with few data the result is near the Wiener filter.
 
         Raises:
-            ValueError: If there are fewer than four examples, or the data do not fit the corruption's grid, are not
+            ValueError: If there are fewer than four examples, or the data do not match the corruption's grid, are not
                 finite, have more than `MAX_NUMBERS` values each, or have a covariance that contradicts the corruption.
         """
         if isinstance(batches, Iterator):
@@ -153,7 +153,7 @@ class GaussianRestoration:
             mean, gain, root = (tuple(file.get_slice(name).get_shape()) for name in ("mean", "gain", "root"))
             numbers = math.prod(mean)
             if mean[1:] != grid.shape or gain != (numbers, numbers) or root[:-1] != (numbers,) or root[-1] > numbers:
-                raise ValueError(f"tensors of shapes {mean}, {gain} and {root} do not fit a grid of {grid.shape}")
+                raise ValueError(f"tensors of shapes {mean}, {gain} and {root} do not match a grid of {grid.shape}")
             if numbers > MAX_NUMBERS:
                 raise ValueError(f"{path} is for data of {numbers:,} values, more than the limit of {MAX_NUMBERS:,}")
             # Copies, because the file is mapped into memory: overwriting it would invalidate the tensors.
@@ -184,7 +184,7 @@ class GaussianRestoration:
 
 
 def _moments(batches: Iterable[Tensor], grid: Grid) -> tuple[torch.Size, Tensor, list[Tensor], list[int]]:
-    """Return an example's shape, the mean, and each half's scatter matrix about the mean and number of examples."""
+    """Return an example's shape, the mean, and for each half of the examples the scatter matrix and their number."""
     total, count = torch.zeros((), device="cpu"), 0
     shape = torch.Size()
     for x in batches:

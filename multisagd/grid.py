@@ -117,12 +117,12 @@ class Grid:
         """Return the named axes, or all axes for None.
 
         Raises:
-            ValueError: If the grid has no axis of some name.
+            ValueError: If a name is not the name of an axis.
         """
         return self.axes if names is None else tuple(self.axis(name) for name in names)
 
     def resize(self, shape: Sequence[int]) -> Grid:
-        """Return the same axes with other sizes; spacing, units and corners stay.
+        """Return the same axes with other sizes but unchanged spacing, units and corners.
 
         Raises:
             ValueError: If `shape` has a different number of dimensions.
@@ -140,7 +140,10 @@ class Grid:
         return values.reshape([-1 if i == place else 1 for i in range(self.dimensions)])
 
     def turned(self, name: str) -> Grid:
-        """Return this grid with the opposite sign of an axis's Nyquist frequency, whose bin stands for both signs."""
+        """Return this grid with the opposite sign of one axis's Nyquist frequency.
+
+        The bin of that frequency stands for both signs.
+        """
         return _Turned(self.axes, self, name)
 
     def radius(self, names: Sequence[str] | None = None, factors: Mapping[str, float] | None = None) -> Tensor:
@@ -157,7 +160,10 @@ class Grid:
         return sum(((scale[name] * self.frequencies(name)) ** 2 for name in scale), zero).sqrt().expand(self.half_shape)
 
     def factors(self, names: Sequence[str] | None, factors: Mapping[str, float] | None) -> dict[str, float]:
-        """Return the factor of each selected axis, 1 by default; raises the errors of `radius`."""
+        """Return the factor of each selected axis, 1 by default.
+
+        Raises the errors of `radius`.
+        """
         axes = self.select(names)
         given = dict(factors or {})
         unknown = set(given) - {axis.name for axis in axes}
@@ -176,7 +182,7 @@ class Grid:
 
     @property
     def multiplicity(self) -> Tensor:
-        """Count of bins of the full spectrum (1 or 2) per bin of the half spectrum, shape `half_shape`."""
+        """The count of bins in the full spectrum (1 or 2) for each bin of the half spectrum, shape `half_shape`."""
         counts = torch.full((self.half_shape[-1],), 2.0, dtype=torch.float64, device="cpu")
         counts[0] = 1.0
         if self.shape[-1] % 2 == 0:
@@ -198,7 +204,7 @@ class Grid:
         return (values * weights).sum(dim=tuple(range(-self.dimensions, 0)))
 
     def even(self, values: Tensor) -> Tensor:
-        """Average values on the half spectrum with those at -k where both bins are stored, shape `(*half_shape)`.
+        """Average values on the half spectrum with the values at -k if both are stored, shape `(*half_shape)`.
 
         The power of a real field is even. A spectrum of signed frequencies need not be even at Nyquist, where +1/2 and
         -1/2 share a bin: see `multisagd.spectrum.even_power`, which handles the signs of all axes.

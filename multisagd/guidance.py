@@ -46,7 +46,7 @@ class _Guided(nn.Module):
 
 
 class ClassifierFree(_Guided):
-    """Guide a denoiser by its own unconditional estimate: classifier-free guidance (arXiv 2207.12598).
+    """Guide a denoiser with its own unconditional estimate: classifier-free guidance (arXiv 2207.12598).
 
     `scale` 1 means no guidance. If an `interval` of log-SNR is given, guidance is limited to it (arXiv 2404.07724).
 
@@ -65,7 +65,7 @@ class ClassifierFree(_Guided):
 
 
 class Autoguidance(_Guided):
-    """Guide a denoiser by a weaker version of the same model, smaller or less trained (arXiv 2406.02507).
+    """Guide a denoiser with a weaker (smaller or less trained) version of the same model (arXiv 2406.02507).
 
     Raises:
         ValueError: If the interval is not increasing.

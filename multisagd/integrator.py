@@ -1,7 +1,7 @@
 """Sample Gaussian data exactly in any number of steps, even one.
 
-Per frequency the probability-flow ODE is `dy/dτ = x0 - μ` with `y = (x - aμ)/b` and `τ = a/b`. The estimate is split
-into the Wiener filter of Gaussian data, `τC/(τ²C + W)·y`, and a residual r from the network. The first part is
+At each frequency, the probability-flow ODE is `dy/dτ = x0 - μ` with `y = (x - aμ)/b` and `τ = a/b`. The estimate is
+split into the Wiener filter of Gaussian data, `τC/(τ²C + W)·y`, and a residual r from the network. The first part is
 integrated exactly (its transfer functions are in arXiv 2502.00180), and r is taken as constant over a step:
 
     y_s = √(q_s/q_t) y_t + r √q_s (asinh(τ_s√(C/W)) - asinh(τ_t√(C/W)))/√C,   q = τ²C + W
@@ -63,7 +63,7 @@ class GaussianIntegrator:
         """Check that the process has scalar coefficients and noise at every frequency, without padding.
 
         Raises:
-            ValueError: If it does not.
+            ValueError: If the process does not meet these conditions.
         """
         if process.modulation is not None or isinstance(process.covariance, PaddedCovariance):
             raise ValueError("GaussianIntegrator needs scalar coefficients and noise without padding; use DDIM instead")

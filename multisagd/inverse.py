@@ -1,4 +1,4 @@
-"""Guide sampling by a measurement `y = H x0 + s n`, for noise of any colour; each class wraps a denoiser.
+"""Guide sampling with a measurement `y = H x0 + s n`, for noise of any colour; each class wraps a denoiser.
 
 By Tweedie's formula given the measurement, `E[x0 | x_t, y] = (x_t + b² Σ ∇ log p(x_t | y))/a`, and Bayes' rule,
 guidance is a correction of the estimate of x0:
@@ -6,7 +6,7 @@ guidance is a correction of the estimate of x0:
     E[x0 | x_t, y] = D + (b²/a) Σ ∇ log p(y | x_t),     D = E[x0 | x_t]
 
 With `p(y | x_t) ≈ N(H D, S)`, and S treated as independent of x_t, the correction is `(b²/a) Σ Jᵀ Hᵀ S⁻¹ (y - H D)`,
-where J is the Jacobian of D. Now `(b²/a) Σ Jᵀ = Cov[x0 | x_t]` exactly, so it is a Kalman update of D. The guidances
+where J is the Jacobian of D. Now `(b²/a) Σ Jᵀ = Cov[x0 | x_t]` exactly, so it is a Kalman update of D. The classes
 differ in their choice of S:
 
 - `DPS` (arXiv 2209.14687): a multiple of the identity;
@@ -35,7 +35,7 @@ TRUSTED: Interval = (-6.0, float("inf"))
 
 
 class _Measured(nn.Module):
-    """Guide a denoiser by a measurement, in an interval of log-SNR if given; `scale` multiplies the correction."""
+    """Guide a denoiser with a measurement, within an interval of log-SNR; `scale` multiplies the correction."""
 
     def __init__(
         self,
@@ -48,7 +48,7 @@ class _Measured(nn.Module):
     ) -> None:
         super().__init__()
         if isinstance(denoiser.process.covariance, PaddedCovariance):
-            raise ValueError("guidance by a measurement needs noise that is diagonal in frequency, without padding")
+            raise ValueError("guidance with a measurement needs noise that is diagonal in frequency, without padding")
         if noise < 0:
             raise ValueError(f"the noise of a measurement must be at least 0, got {noise}")
         self.denoiser = denoiser
@@ -94,7 +94,7 @@ class _Measured(nn.Module):
 
 
 class DPS(_Measured):
-    """Guide by the error of the measurement only (arXiv 2209.14687), with S a multiple of the identity.
+    """Guide with the error of the measurement only (arXiv 2209.14687): S is a multiple of the identity.
 
     The paper divides the gradient of the squared error by the error's norm and tunes a step size. Here S is the mean
     square of the error itself, at least `noise²`: an estimate of the variance of y given x_t from one measurement. So

@@ -84,7 +84,7 @@ def log_likelihood(
     known = None if statistics is None or probes is None else _Wiener.of(process, statistics, vectors)
 
     def slope(log_snr: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Return dz/dλ, and the derivative of the log-determinant of y by λ."""
+        """Return the derivatives of z and of the log-determinant of y with respect to λ."""
         (a, _), shrink = process.schedule.from_log_snr(log_snr), torch.sigmoid(log_snr).sqrt()
         y = z / shrink
         t = process.schedule.time(log_snr).expand(len(y)).to(y.device)
@@ -116,7 +116,7 @@ def bits_per_dimension(log_likelihood: Tensor, dimensions: int) -> Tensor:
     add `log2(127.5) = 6.994` bits to the result.
 
     Raises:
-        ValueError: If there is no dimension.
+        ValueError: If `dimensions` is below 1.
     """
     if dimensions < 1:
         raise ValueError(f"an example must have at least one dimension, got {dimensions}")
@@ -171,7 +171,7 @@ def _exact(x0: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
 
 
 def _random(process: Process, x0: Tensor, seeds: Sequence[int], probes: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield random signs, whitened for the left of the Jacobian and coloured for its right."""
+    """Yield random signs, whitened for the left side of the Jacobian and coloured for its right side."""
     split = x0.dim() - process.grid.dimensions
     white = SpectralCovariance(Flat(), process.grid).to(x0.device)
     for probe in range(probes):
@@ -196,7 +196,7 @@ class _Wiener:
         like = vectors[0][0]
         shape, dimensions = tuple(like.shape[2:]), process.grid.dimensions
         if like.shape[1] != len(statistics.mean):
-            raise ValueError(f"statistics of {len(statistics.mean)} channels do not fit data of {like.shape[1]}")
+            raise ValueError(f"statistics of {len(statistics.mean)} channels do not match data of {like.shape[1]}")
         # Filters commute, so the colouring cancels: only the power of the probe remains.
         halves = [[to_half_spectrum(side, dimensions) for side in pair] for pair in vectors]
         power = sum(((left.conj() * right).real for left, right in halves), torch.zeros((), device="cpu")) / len(
@@ -207,7 +207,7 @@ class _Wiener:
         return cls(process.schedule, grid, data, noise, grid.numel - power)
 
     def correction(self, log_snr: Tensor) -> Tensor:
-        """Return the trace of the Jacobian `a²C/(a²C + b²W)` by y, minus the probes' estimate, `(batch,)`."""
+        """Return the trace of the filter's Jacobian, `a²C/(a²C + b²W)`, minus the probes' estimate, `(batch,)`."""
         a, b = self.schedule.from_log_snr(log_snr)
         gain = a**2 * self.data / (a**2 * self.data + b**2 * self.noise)
         return self.grid.mean(gain * self.missed).sum(1)

@@ -72,7 +72,7 @@ def x0_weight(
 
 
 def stratified_uniform(seed: int, step: int, batch: int, start: int = 0, count: int | None = None) -> Tensor:
-    """Draw uniform numbers `(count,)` for slots from `start` of a global batch, one in each of its `batch` strata.
+    """Draw uniform numbers `(count,)` for the slots from `start` on in a global batch, one in each of `batch` strata.
 
     The numbers depend on (seed, step, slot) only, so ranks that share a batch draw the same numbers as a single rank.
     Strata are shuffled at each step, so that no part of the batch, such as a rank's, stays in one range of noise

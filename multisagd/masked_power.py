@@ -4,9 +4,9 @@ Padding causes leakage: the transform of a record with gaps spreads strong frequ
 estimated from the valid samples by EM for the circulant model (`multisagd.circulant_em`), in each channel separately.
 
 Along axes on which no mask changes (such as the frequencies of a spectrogram cut in time), a transform makes the data
-independent, so that only places along the other axes matter. Items with the same mask share their second moments and
+independent, so that only positions along the other axes matter. Items with the same mask share their second moments and
 one factorisation. If there are too many masks, or too large ones, items are restricted to fewer masks, chosen to lose
-few samples. If that leaves too few items, or more than `LARGEST` places to solve for, the power comes from averages
+few samples. If that leaves too few items, or more than `LARGEST` samples to solve for, the power comes from averages
 over pairs of valid samples instead (`multisagd.lag_window`).
 """
 
@@ -28,7 +28,7 @@ from multisagd.lag_window import PairAverages, pair_counts
 MAX_MASKS = 1024
 """Maximum number of distinct masks; items with further masks contribute to the mean, but not to the power."""
 LARGEST = 2048
-"""Maximum number of valid or missing places, whichever is smaller, that EM solves for; masks of 4,096 places always
+"""Maximum number of valid or missing samples, whichever is smaller, that EM solves for; masks of 4,096 samples always
 fit."""
 WORK = 1 << 29
 """Maximum operations in a step of EM, about a second on one core; a single mask may need more."""
@@ -106,7 +106,7 @@ class Layout:
 
     @property
     def weight(self) -> Tensor:
-        """Count of blocks of the full spectrum that each block represents, `(blocks,)`."""
+        """The count of blocks in the full spectrum that each block represents, `(blocks,)`."""
         if not self.constant:
             return torch.ones(1, dtype=torch.float64, device="cpu")
         return Grid(tuple(self.grid.axes[axis] for axis in self.constant)).multiplicity.flatten()
@@ -142,12 +142,12 @@ def masked_power(
     """Return the power about a mean of partly valid data, `(channels, *half_shape)`, and the number of items.
 
     `batches` are float64 data, each with a bool mask `(batch, 1 or channels, *grid)`. `mean` and `valid`, the number of
-    items valid at each place, are `(channels, *grid)`; they, `masks` and `count` belong to the same data.
+    items valid at each grid point, are `(channels, *grid)`; they, `masks` and `count` belong to the same data.
 
     Raises:
-        ValueError: If the data are too large for EM, and no item has a pair of valid samples at some distance.
+        ValueError: If the data are too large for EM, and at some lag no item has a pair of valid samples.
     """
-    usable = valid >= 2  # a sample valid in one item only equals the mean there: it has no information about the power
+    usable = valid >= 2  # a sample valid in only one item equals the mean: it contains no information about the power
     layout = Layout(masks.grid, tuple(axis for axis, varies in enumerate(masks.varying) if varies))
     parts = [_Channel(masks, layout, channel, usable[channel], count) for channel in range(len(mean))]
     seen = 0
@@ -158,14 +158,15 @@ def masked_power(
             shared = mask.shape[1] == 1
             part.add(residual[:, channel], by_channel if shared else by_channel[channel :: len(parts)], seen)
         seen += len(x)
-    # The mean of every place uses one degree of freedom; without padding this gives the usual count - 1.
+    # The mean at every grid point uses one degree of freedom; if there is no padding, this gives the usual count - 1.
     total = (valid * usable).flatten(1).sum(1)
     freedom = total / (total - usable.flatten(1).sum(1)).clamp(min=1)
     power = torch.stack([part.power() for part in parts])
     if unpaired := sum(not part.determined for part in parts):
         warnings.warn(
-            f"at some distances no item has two valid samples (in {unpaired} of {len(parts)} channels): the data do "
-            "not determine the whole power spectrum; the rest stays near the spectrum of the data with gaps",
+            f"at some lags no item has two valid samples (in {unpaired} of {len(parts)} channels), so the data do "
+            "not fully determine the power spectrum; the undetermined part stays close to the spectrum estimated from "
+            "the data with gaps",
             stacklevel=3,
         )
     if not all(part.converged for part in parts):
@@ -177,7 +178,7 @@ def masked_power(
 
 
 def power_behind(masks: Tensor, power: Tensor, grid: Grid) -> Tensor:
-    """Return the power `(channels, *half_shape)` of data of this power after masked samples are set to zero.
+    """Return the power `(channels, *half_shape)` of data with this power after masked samples are set to zero.
 
     It is the mean over the masks `(items, 1 or channels, *grid)` of E|F (mask · x)|², leakage included: the reference
     for errors that are only known on these masks.

@@ -48,7 +48,7 @@ class Measurement:
         raise NotImplementedError
 
     def restrict(self, y: Tensor) -> Tensor:
-        """Return y, of its shape and in its units, zero wherever nothing was measured."""
+        """Return y, shaped like it and in its units, with zeros wherever nothing was measured."""
         return y
 
     def observe(self, x0: Tensor, noise: float, seeds: Sequence[int]) -> Tensor:
@@ -207,7 +207,7 @@ class Masked(Measurement):
 
 
 def conjugate_gradients(matrix: Callable[[Tensor], Tensor], y: Tensor, tolerance: float, iterations: int) -> Tensor:
-    """Return z of `matrix(z) = y`, shaped like y `(batch, ...)`; the matrix is symmetric and positive.
+    """Solve `matrix(z) = y` for z, shaped like y `(batch, ...)`; the matrix is symmetric and positive.
 
     The method is from Hestenes and Stiefel, Journal of Research of the National Bureau of Standards 49, 1952. It stops
     when the residual of every item is below `tolerance` times the norm of the item's y.

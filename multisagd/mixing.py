@@ -30,7 +30,7 @@ def share_of_power(low_pass: Spectrum, grid: Grid) -> Tensor:
     """Return the power of `low_pass` on a grid, `(*half_shape,)`: a fraction in [0, 1], float64.
 
     Raises:
-        ValueError: If the power leaves [0, 1], or cannot be evaluated on this grid.
+        ValueError: If the power is outside [0, 1] at some frequency, or cannot be evaluated on this grid.
     """
     share = even_power(low_pass, grid)
     if not bool(((share >= 0) & (share <= 1)).all()):
@@ -44,7 +44,7 @@ def mix_noise(low: Tensor, high: Tensor, low_pass: Spectrum, grid: Grid) -> Tens
     For independent `low` and `high` of one covariance (diagonal in frequency), the result has the same covariance.
 
     Raises:
-        ValueError: If `low_pass` leaves [0, 1], or the shapes do not match.
+        ValueError: If the power of `low_pass` is outside [0, 1] at some frequency, or the shapes do not match.
     """
     if low.shape != high.shape:
         raise ValueError(
@@ -61,7 +61,7 @@ def mix_noise(low: Tensor, high: Tensor, low_pass: Spectrum, grid: Grid) -> Tens
 
 @dataclass(frozen=True)
 class Refinement:
-    """Settings of repeated sampling: it keeps frequencies in `low_pass` of the last sample, re-noised to `log_snr`.
+    """Settings of repeated sampling, which keeps the last sample's frequencies in `low_pass`, re-noised to `log_snr`.
 
     If the schedule ends above `log_snr`, sampling restarts at t = 1. At -6, signal is visible at frequencies whose data
     power is at least 400 times the noise's: the layout of a clip, but no detail.

@@ -99,7 +99,7 @@ class Prefilter:
 
 
 class NoiseFloor:
-    """Keep the noise above a corruption's: `b²W = max(σ²W, (1 + margin) α² c²)`, a `Modulation`.
+    """Keep the noise power above a corruption's power: `b²W = max(σ²W, (1 + margin) α² c²)`, a `Modulation`.
 
     Raises:
         ValueError: If the margin is not positive, or the noise is empty where the corruption is not, or drawn on a

@@ -1,9 +1,9 @@
-"""Omit a band in which the data are corrupted from the noise: selective omission (arXiv 2510.09660).
+"""Omit from the noise a band in which the data are corrupted: selective omission (arXiv 2510.09660).
 
 The data are `x' = x0 + n`, where n has a known spectrum (`Corruption`) and is confined to a band. Frequencies without
 noise (`Outside`) are not generated. There are two choices for what the network sees there:
 
-- **the paper's omission** (`ProjectedDenoiser`, not blind): the band's corruption in training, zero in sampling;
+- **the paper's omission** (`ProjectedDenoiser`, not blind): the corrupted band in training, zero in sampling;
 - **projection** (`ProjectedDenoiser`): always zero, so that training and sampling agree.
 
 `multisagd.restoration` and `multisagd.gaussian_restoration` also generate a clean band.

@@ -23,11 +23,12 @@ MAX_HARMONICS = 1000
 
 @dataclass(frozen=True)
 class Streaks(Spectrum):
-    """Power 1 in directions of frequency within `width / 2` of those of streaks at `angle`, 0 elsewhere; in degrees.
+    """Power 1 at frequencies whose direction is within `width / 2` of the normal to streaks at `angle`, 0 elsewhere.
 
     Streaks (rain, scratches, the lines of a scanner) run along a direction and vary across it, so their power lies at
-    frequencies across it. `angle` 0 means streaks along the second of the two `axes`, and 90 along the first (vertical
-    for height and width). Zero frequency, which has no direction, is omitted. The axes must share a unit.
+    frequencies across it. Angles are in degrees: `angle` 0 means streaks along the second of the two `axes`, and 90
+    along the first (vertical for height and width). Zero frequency, which has no direction, is omitted. The axes must
+    share a unit.
 
     Raises:
         ValueError: If the angle is not finite, the width is not in (0, 180], or there are not two axes.
@@ -71,9 +72,9 @@ class Spots(Spectrum):
     are in sampled data. Axes with different units need `factors` for the radius, as in `Grid.radius`.
 
     Raises:
-        ValueError: If there is no frequency, it is zero or not finite, the radius is negative, or there are not 1 to
-            1000 harmonics; from `power`, if units differ and there are no factors, or no frequency of the grid is
-            within the radius.
+        ValueError: If there is no frequency, it is zero or not finite, the radius is negative, or the number of
+            harmonics is not from 1 to 1000; from `power`, if units differ and there are no factors, or no frequency of
+            the grid is within the radius.
     """
 
     frequency: Mapping[str, float]

@@ -57,12 +57,12 @@ class Process(nn.Module):
         return self.covariance.grid
 
     def coefficients(self, t: Tensor | float, like: Tensor) -> Coefficients:
-        """Return the coefficients at times t for a tensor of the shape of `like`, computed in float64, in its dtype.
+        """Return the coefficients at times t for a tensor of the shape of `like`, in its dtype but computed in float64.
 
         Their shape is `(batch or 1, 1, ..., 1)`, or `(batch or 1, 1, *half_shape)` if there is a modulation.
 
         Raises:
-            ValueError: If there is not one time for all items or one per item, or a time is outside [0, 1].
+            ValueError: If the number of times is neither 1 nor the batch size, or a time is outside [0, 1].
         """
         t = as_times(t)
         if t.numel() not in (1, like.shape[0]):
@@ -79,7 +79,7 @@ class Process(nn.Module):
         return Coefficients(alpha.to(dtype), sigma.to(dtype))
 
     def to_basis(self, x: Tensor) -> Tensor:
-        """Return x `(batch, channels, *grid)` in the basis in which coefficients multiply, in the units of x.
+        """Return x `(batch, channels, *grid)` in the basis where coefficients act by multiplication, in the units of x.
 
         The result is x itself, or its half spectrum if coefficients depend on frequency.
         """

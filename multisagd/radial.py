@@ -124,7 +124,7 @@ class LowPass(Radial):
 
 @dataclass(frozen=True)
 class Band(Radial):
-    """Power 1 inside `low <= r <= high`, 0 outside: noise at no other frequencies.
+    """Power 1 inside `low <= r <= high` and 0 outside: there is no noise at other frequencies.
 
     The unit of `low` and `high` is `cycles` per unit of the axes; or `nyquist`, where each axis's Nyquist frequency is
     1; or `diagonal`, where the corner of the spectrum (Nyquist on every axis) is 1. The papers do not say which unit

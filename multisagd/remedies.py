@@ -78,7 +78,7 @@ def remedy(library: str, broken: Iterable[str] = ()) -> str:
 
 
 def _requirement(name: str, torch: str) -> str:
-    """Return the requirement for pip: the name, with the versions that fit PyTorch or that the project supports."""
+    """Return the requirement for pip: the name, with the versions that match PyTorch or that the project supports."""
     if name == "torchaudio":
         return "torchaudio==2.11.0"  # tested with PyTorch 2.11 to 2.14; 2.11.1 needs 2.13
     if name == "torchvision" and (release := re.match(r"2\.(\d+)", torch)):
@@ -106,7 +106,7 @@ def _pinned() -> dict[str, str]:
 
 
 def _pip() -> list[str]:
-    """Return the pip command of this interpreter, just `pip` if the shell finds the same pip."""
+    """Return the pip command of this interpreter: just `pip` if the shell finds the same pip."""
     executable = shutil.which("pip")
     own = executable is not None and Path(executable).parent == Path(sys.executable).parent
     return ["pip"] if own else [sys.executable, "-m", "pip"]

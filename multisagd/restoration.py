@@ -208,6 +208,9 @@ class RestoringDenoiser(Denoiser):
 
 
 def clean_power(measured: Tensor, corruption: Tensor) -> Tensor:
-    """Return measured minus corruption power, shaped like both; in the band it is at least `QUIET` times either."""
+    """Return the measured power minus the corruption's, shaped like both.
+
+    In the band it is at least `QUIET` times either power.
+    """
     minimum = QUIET * torch.maximum(measured, corruption.expand_as(measured))
     return torch.where(corruption > 0, torch.maximum(measured - corruption, minimum), measured)

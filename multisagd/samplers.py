@@ -24,7 +24,7 @@ from multisagd.process import Coefficients, Process, posterior_step, x0_weights
 
 @dataclass(frozen=True)
 class Point:
-    """A time of a sampling run with its coefficients (float64); `last` marks the end of the run."""
+    """A time point in a sampling run, with its coefficients (float64); `last` marks the end of the run."""
 
     t: Tensor
     at: Coefficients
@@ -83,7 +83,7 @@ def combine(*terms: tuple[Tensor, Tensor]) -> Tensor:
 
 
 def required(noise: Tensor | None, sampler: object) -> Tensor:
-    """Check that the noise is not None and return it, `(batch, channels, *grid)` in its units.
+    """Return the noise `(batch, channels, *grid)` in its units, after checking that it is not None.
 
     Raises:
         ValueError: If it is None.

@@ -1,4 +1,4 @@
-"""Sample from the process's prior to the data."""
+"""Sample data, starting from the process's prior."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class AnyDenoiser(Protocol):
 
 
 def time_steps(schedule: Schedule, steps: int, spacing: Spacing = "time", start: float = 1.0) -> Tensor:
-    """Return `steps + 1` descending times from `start` to 0, float64 of shape `(steps + 1,)`.
+    """Return `steps + 1` decreasing times from `start` to 0, float64 of shape `(steps + 1,)`.
 
     Steps are equal in the schedule's time (the default), in log-SNR, or in `(σ/α)^{1/7}` (arXiv 2206.00364, Eq. 5).
 
@@ -75,20 +75,20 @@ def sample(
 ) -> Tensor:
     """Draw samples of `shape` = (batch, channels, *grid), one seed per item; the same seed gives the same sample.
 
-    Descending `times` override `steps` and `spacing`. `initial` replaces the prior as x at the first time: to start
+    Decreasing `times` override `steps` and `spacing`. `initial` replaces the prior as x at the first time: to start
     from a noisy example, pass `process.add_noise(x0, t, noise)` with times that start at t. The result, of shape
     `shape`, is x at the last time, including the schedule's noise there, which is negligible at t = 0 except for σ_min
     in Karras' schedule.
 
     Raises:
-        ValueError: If there is not one seed per item, times are outside [0, 1] or do not descend, or two times have the
-            same (clamped) log-SNR.
+        ValueError: If there is not one seed per item, times are outside [0, 1] or do not decrease, or two times have
+            the same (clamped) log-SNR.
     """
     process = denoiser.process
     seeds = checked_seeds(seeds, *shape[:1])
     times = time_steps(process.schedule, steps, spacing) if times is None else as_times(times).to("cpu", torch.float64)
     if len(times) < 2 or not bool((times[1:] < times[:-1]).all()):
-        raise ValueError("sampling needs at least two descending times")
+        raise ValueError("sampling needs at least two decreasing times")
     if not bool((process.schedule.log_snr(times).diff() > 0).all()):
         raise ValueError("two times have the same log-SNR, clamped to the schedule's log_snr_range: widen the range")
     x = process.prior(shape, seeds, start=float(times[0])) if initial is None else as_data(initial)

@@ -1,6 +1,6 @@
 """Define schedules: signal and noise as functions of time, `x_t = α x0 + σ ε` for t from 0 (data) to 1 (noise).
 
-A schedule consists of a descending log-SNR `λ(t) = log(α²/σ²)` and a *path*, the curve of (α, σ):
+A schedule consists of a decreasing log-SNR `λ(t) = log(α²/σ²)` and a *path*, the curve of (α, σ):
 
 - `preserving`: α² + σ² = 1, so α = √sigmoid(λ);
 - `exploding`: α = 1, so σ = e^{-λ/2};
@@ -33,7 +33,7 @@ class Schedule:
 
     Raises:
         ValueError: If the shift is not positive, the range is empty or outside [-80, 80], the path is unknown, or the
-            log-SNR does not descend.
+            log-SNR does not decrease.
     """
 
     _: KW_ONLY
@@ -51,7 +51,7 @@ class Schedule:
         # On the CPU, even if a network that contains a schedule is built on the meta device.
         log_snr = self.log_snr(torch.linspace(0, 1, 33, dtype=torch.float64, device="cpu"))
         if not bool((log_snr.diff() <= 0).all() and log_snr[-1] < log_snr[0]):
-            raise ValueError(f"the log-SNR of a schedule must descend over time; check the parameters of {self}")
+            raise ValueError(f"the log-SNR of a schedule must decrease over time; check the parameters of {self}")
 
     def raw_log_snr(self, t: Tensor) -> Tensor:
         """Return the log-SNR λ(t) before shift and clamp, shaped like t."""
@@ -86,10 +86,10 @@ class Schedule:
         return torch.atan2(sigma, alpha) if self.path == "preserving" else sigma
 
     def tangent(self, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the dimensionless derivative (α̇, σ̇) of the path by its parameter, shaped like α; `α σ̇ - σ α̇ = 1`.
+        """Return the dimensionless derivative (α̇, σ̇) of the path with respect to its parameter, shaped like α.
 
-        In flow matching it gives `ε - x0`. Unlike a derivative by t, it does not depend on the shift and never
-        vanishes.
+        It satisfies `α σ̇ - σ α̇ = 1`. In flow matching it gives `ε - x0`. Unlike a derivative by t, it does not depend
+        on the shift and never vanishes.
         """
         if self.path == "preserving":
             return -sigma, alpha
@@ -224,7 +224,7 @@ class TabulatedSchedule(Schedule):
     """Interpolate the log-SNR linearly between equally spaced knots, the first at t = 0: a designed schedule.
 
     Raises:
-        ValueError: If there are not at least two finite, strictly descending knots.
+        ValueError: If there are not at least two finite, strictly decreasing knots.
     """
 
     log_snrs: tuple[float, ...]
@@ -233,7 +233,7 @@ class TabulatedSchedule(Schedule):
         knots = tuple(float(knot) for knot in self.log_snrs)
         falling = all(math.isfinite(a) and math.isfinite(b) and a > b for a, b in pairwise(knots))
         if len(knots) < 2 or not falling:
-            raise ValueError("a tabulated schedule needs at least two descending log-SNRs")
+            raise ValueError("a tabulated schedule needs at least two decreasing log-SNRs")
         object.__setattr__(self, "log_snrs", knots)
         super().__post_init__()
 

@@ -54,7 +54,7 @@ class Autoregressive(Spectrum):
 
 @dataclass(frozen=True)
 class VelocityTuned(Spectrum):
-    """Noise that drifts with a velocity, autoregressive in time in the moving frame.
+    """Noise that drifts at a velocity and is autoregressive in time in the moving frame.
 
     `velocity` is in units per unit of `axis`, by axis name, for example `{"width": 8.0}` for 8 pixels per second to the
     right. Where `f_t + v·f` is zero the noise is constant in the moving frame; elsewhere its power is that of
@@ -110,7 +110,7 @@ class HarmonicStop(Spectrum):
 
     def __post_init__(self) -> None:
         if not 0 < self.width < self.fundamental < math.inf:
-            raise ValueError(f"expected 0 < width < fundamental, got width={self.width}, {self.fundamental=}")
+            raise ValueError(f"expected 0 < width < fundamental, got {self.width} and {self.fundamental}")
         if self.harmonics is not None and self.harmonics < 1:
             raise ValueError(f"harmonics must be at least 1, or None for all, got {self.harmonics}")
 

@@ -82,7 +82,7 @@ def _as_spectrum(value: Spectrum | float) -> Spectrum:
 
 @dataclass(frozen=True)
 class Product(Spectrum):
-    """The product of two powers; over different axes, a separable spectrum."""
+    """The product of two powers; if their axes differ, the spectrum is separable."""
 
     left: Spectrum
     right: Spectrum

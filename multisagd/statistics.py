@@ -2,7 +2,7 @@
 
 Both are measured in float64 by streaming over the data twice, first for the mean and then for the power about it; the
 one-pass formula would subtract nearly equal numbers where the mean dominates. Both omit padded samples: the mean is
-over the valid samples at each place, and the power is estimated from valid samples only (`masked_power`).
+over the valid samples at each grid point, and the power is estimated from valid samples only (`masked_power`).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class DataStatistics:
     full spectrum is the variance. `count` is the number of examples measured.
 
     Raises:
-        ValueError: If shapes do not fit the grid, or numbers are not finite.
+        ValueError: If shapes do not match the grid, or numbers are not finite.
     """
 
     mean: Tensor
@@ -49,7 +49,7 @@ class DataStatistics:
         channels = self.mean.shape[0]
         if self.mean.shape != (channels, *self.grid.shape) or self.power.shape != (channels, *self.grid.half_shape):
             shapes = f"{tuple(self.mean.shape)} and {tuple(self.power.shape)}"
-            raise ValueError(f"statistics of shapes {shapes} do not fit a grid of shape {self.grid.shape}")
+            raise ValueError(f"statistics of shapes {shapes} do not match a grid of shape {self.grid.shape}")
         if not bool(torch.isfinite(self.mean).all() and torch.isfinite(self.power).all()):
             raise ValueError("the statistics are not finite: some data contain NaN or infinity")
 
@@ -62,14 +62,14 @@ class DataStatistics:
         time: a list or a loader, not a generator.
 
         Raises:
-            ValueError: If there are no data; if they change between the passes, do not fit the grid, are not finite or
-                are completely masked; or if too few samples are valid to determine the power.
+            ValueError: If there are no data; if they change between the passes, do not match the grid, are not finite
+                or are completely masked; or if too few samples are valid to determine the power.
         """
         mean, valid, count, masks = measure_mean(batches, grid)
         if masks.partial:
             if unseen := int((valid == 0).sum()):
                 warnings.warn(
-                    f"at {unseen:,} of {mean.numel():,} places of channels and grid no item is valid: the mean of the "
+                    f"at {unseen:,} of {mean.numel():,} grid points of all channels no item is valid: the mean of the "
                     "data is set to 0 there",
                     stacklevel=2,
                 )
@@ -128,7 +128,7 @@ class DataStatistics:
         return Table(power if floor is None else power.clamp(min=float(power.max()) * 10 ** (-floor / 10)), self.grid)
 
     def mean_on(self, shape: Sequence[int]) -> Tensor:
-        """Return the mean, interpolated linearly to another size, `(channels, *shape)`, in the units of the data."""
+        """Return the mean interpolated linearly to another size, `(channels, *shape)`, in the units of the data."""
         if tuple(shape) == self.grid.shape:
             return self.mean
         mode = ("linear", "bilinear", "trilinear")
@@ -137,7 +137,7 @@ class DataStatistics:
         return F.interpolate(self.mean[None], size=tuple(shape), mode=mode[self.grid.dimensions - 1])[0]
 
     def power_on(self, shape: Sequence[int]) -> Tensor:
-        """Return the power, interpolated in frequency to a grid of another shape, `(channels, *half_shape)`."""
+        """Return the power interpolated in frequency to a grid with a different shape, `(channels, *half_shape)`."""
         grid = self.grid.resize(shape)
         return torch.stack([Table(channel, self.grid).power(grid) for channel in self.power])
 
@@ -173,7 +173,7 @@ class DataStatistics:
             # Before reading: a header may declare any shape, and a grid any size.
             shapes = [tuple(file.get_slice(name).get_shape()) for name in ("mean", "power")]
             if shapes != [(*shapes[0][:1], *shape) for shape in (grid.shape, grid.half_shape)]:
-                raise ValueError(f"tensors of shapes {shapes} do not fit a grid of shape {grid.shape}")
+                raise ValueError(f"tensors of shapes {shapes} do not match a grid of shape {grid.shape}")
             # Copies, because the file is mapped into memory: overwriting it would invalidate the tensors.
             mean, power = (file.get_tensor(name).to(torch.float64, copy=True) for name in ("mean", "power"))
             if bool((power < 0).any()):
@@ -201,7 +201,7 @@ def read_axes(described: Any) -> Grid:
 def measure_mean(
     batches: Iterable[Tensor | tuple[Tensor, Tensor | None]], grid: Grid
 ) -> tuple[Tensor, Tensor, int, MaskCount]:
-    """Return the mean and count of valid data at each place, `(channels, *grid)`, the number of items, and their masks.
+    """Return the mean and count of valid data, each `(channels, *grid)`, the number of items, and their masks.
 
     This is the first pass of `DataStatistics.measure`, and raises the same errors.
     """
@@ -256,7 +256,7 @@ def _check_same(count: int, again: int) -> None:
 def _check(x: Tensor, mask: Tensor, grid: Grid, first: int) -> None:
     if tuple(x.shape[2:]) != grid.shape:
         raise ValueError(
-            f"data of shape {tuple(x.shape)} do not fit (batch, channels, {', '.join(map(str, grid.shape))})"
+            f"data of shape {tuple(x.shape)} do not match (batch, channels, {', '.join(map(str, grid.shape))})"
         )
     bad = ~torch.isfinite(x).flatten(1).all(1)
     if bool(bad.any()):

@@ -23,8 +23,8 @@ from multisagd.statistics import DataStatistics
 def baselines(steps: int, ends: tuple[float, float] = ENDS) -> dict[str, Tensor]:
     """Return the increasing log-SNRs `(steps + 1,)`, float64, of the usual schedules by name.
 
-    Schedules that end at infinite log-SNRs (sigmoid, flow matching) run between `ends`; in the cosine
-    schedule only the outermost steps are moved there, as usual, unless more of them lie outside. Karras' and the linear
+    Schedules that end at infinite log-SNRs (sigmoid, flow matching) run between `ends`. In the cosine schedule only the
+    two outermost log-SNRs are clamped to `ends`, as usual, unless more of them lie outside. Karras' and the linear
     schedule keep their own ends.
     """
     even = torch.linspace(1, 0, steps + 1, dtype=torch.float64, device="cpu")
@@ -48,10 +48,10 @@ def baselines(steps: int, ends: tuple[float, float] = ENDS) -> dict[str, Tensor]
 def transfers(
     log_snrs: Mapping[str, Tensor], sampler: Sampler, process: Process, statistics: DataStatistics
 ) -> dict[str, Transfer]:
-    """Return a sampler's transfer function at each of some named log-SNRs `(steps + 1,)` that the schedule can follow.
+    """Return a sampler's transfer function for each named sequence of log-SNRs `(steps + 1,)`.
 
-    Log-SNRs beyond the ends of the process's schedule, or not strictly increasing, are omitted: 1,000 discrete levels
-    have at most 1,000 steps.
+    Sequences that leave the range of the process's schedule, or do not increase strictly, are omitted: 1,000 discrete
+    levels, for example, have at most 1,000 steps.
     """
     low, high = process.schedule.log_snr(torch.tensor([1.0, 0.0], dtype=torch.float64, device="cpu"))
     results = {}
@@ -79,7 +79,7 @@ def trajectory_regular(
     end, the root of the sum over all frequencies (arXiv 2405.11326, Section 4, with the trajectories of Gaussian data).
 
     Raises:
-        ValueError: If there are as many steps as candidates, or more.
+        ValueError: If there are not more candidates than steps.
     """
     if steps >= candidates:
         raise ValueError(f"{steps} steps need more than {candidates} candidates")

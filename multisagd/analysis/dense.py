@@ -2,7 +2,7 @@
 
 The transfer function uses only the data's power per frequency, as if the data were stationary. Here the covariance is
 a matrix K, the optimal denoiser is `μ + aK(a²K + b²Σ)⁻¹(x - aμ)`, and the responses of a run are matrices. Compare its
-error with that of the transfer function to learn whether the stationary model is good enough to design with.
+error with that of the transfer function to learn whether the stationary model is good enough for a design.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Design the log-SNRs that a sampler visits, from the data's spectrum (arXiv 2502.00180, Section 5).
 
 The error of a few steps is known in closed form (`transfer`), so it can be minimised over the steps before training, or
-for a trained network, since a network conditioned on log-SNR accepts any steps. The log-SNRs increase by fractions of
-the whole range, which are a softmax of free parameters; L-BFGS minimises the error in float64 from several starts.
+for a trained network, since a network conditioned on log-SNR accepts any steps. The steps in log-SNR are fractions of
+the whole range, given by a softmax of free parameters; L-BFGS minimises the error in float64 from several starts.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class DesignedSteps:
         return len(self.log_snrs) - 1
 
     def times(self, schedule: Schedule) -> Tensor:
-        """Return the descending times `(steps + 1,)` at which a schedule has these log-SNRs, for `sample`.
+        """Return the decreasing times `(steps + 1,)` at which a schedule has these log-SNRs, for `sample`.
 
         Raises:
             ValueError: If the schedule does not reach these log-SNRs.
@@ -125,8 +125,8 @@ def spectral_ends(statistics: DataStatistics, process: Process, share: float = 0
     ignored). Frequencies without noise do not matter.
 
     Raises:
-        ValueError: If the process does not fit the statistics (see `Spectra.of`), or the data have no power where there
-            is noise.
+        ValueError: If the process is incompatible with the statistics (see `Spectra.of`), or the data have no power
+            where there is noise.
     """
     spectra = Spectra.of(statistics, process)
     used = spectra.noise > 0
@@ -142,8 +142,8 @@ def spectral_ends(statistics: DataStatistics, process: Process, share: float = 0
 def on_smaller_grid(statistics: DataStatistics, maximum: int) -> DataStatistics:
     """Average the statistics over channels and reduce them to a smaller grid of the same spacing, for a faster design.
 
-    The range of frequencies and the distribution at each frequency stay; only periods longer than the smaller grid are
-    lost.
+    The range of frequencies and the distribution at each frequency do not change; only periods longer than the smaller
+    grid are lost.
 
     Args:
         statistics: mean `(channels, *grid)` and power `(channels, *half_shape)` of the data.

@@ -22,11 +22,12 @@ FEWEST = 5
 def excess_power(data: DataStatistics, expected: Tensor, errors: float = 4.0, count: int | None = None) -> Tensor:
     """Return the significant excess of the data's power over the expected power: an estimate of `b²(k)`.
 
-    `expected` is a power on the half spectrum: that of clean data (`DataStatistics.power.mean(0)`, with their `count`)
-    or of a fitted power law (`multisagd.analysis.profiles`), without a `count`. A measured power is a mean of `count`
-    squared magnitudes, so for Gaussian data its relative standard error is at most `1/√count` (times `√2` at
-    self-conjugate frequencies), with equality if all channels are equal. Excesses within `errors` standard errors count
-    as zero. Data have heavier tails than a Gaussian, so use a large value of `errors`, or check the result.
+    `expected` is a power on the half spectrum: either the power of clean data (`DataStatistics.power.mean(0)`, with
+    their `count`), or a fitted power law (`multisagd.analysis.profiles`; `count` is then None). A measured power is a
+    mean of `count` squared magnitudes, so for Gaussian data its relative standard error is at most `1/√count` (times
+    `√2` at self-conjugate frequencies), with equality if all channels are equal. Excesses within `errors` standard
+    errors count as zero. Data have heavier tails than a Gaussian, so use a large value of `errors`, or check the
+    result.
 
     Raises:
         ValueError: If the expected power has a different shape, or is not positive everywhere.
@@ -51,14 +52,14 @@ def estimate_corruption(
     of it, the excess is the corruption; its level and spectrum follow. By default `minimum` is 0.1 with `clean` data.
 
     If `clean` is None, a fitted power law is used instead (`fitted_power`), and `minimum` is 1 by default: everything
-    that stands out of the spectrum counts as corruption, so `minimum` should be large.
+    that stands out from the spectrum counts as corruption, so `minimum` should be large.
 
     Raises:
         NoExcessError: If there is no such excess.
         ValueError: If the grids differ, or a power law cannot be fitted.
     """
     if clean is not None and data.grid != clean.grid:
-        raise ValueError(f"data on a grid of shape {data.grid.shape} cannot be compared with {clean.grid.shape}")
+        raise ValueError(f"grids differ: data of shape {data.grid.shape} cannot be compared with {clean.grid.shape}")
     expected = fitted_power(data) if clean is None else clean.power.mean(0)
     expected = expected.clamp(min=1e-12 * float(expected.max()))
     excess = excess_power(data, expected, errors, None if clean is None else clean.count)

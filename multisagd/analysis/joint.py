@@ -1,9 +1,9 @@
 """Design the noise spectrum and the steps jointly.
 
-Under the Gaussian model more data-like noise always means less discretisation error: with `W ∝ C` every frequency has
-the same log-SNR at every time. Effects outside the model argue against it: a network must then resolve noise powers
-that differ as much as the data's do, and where noise is weak at t = 1, part of the data remains. So the optimum of the
-model (`design_joint`) may differ from the recommendation (`recommend`).
+In the Gaussian model, noise that is more like the data always means less discretisation error: with `W ∝ C` every
+frequency has the same log-SNR at every time. Effects outside the model argue against it: a network must then resolve
+noise powers that differ as much as the data's do, and where noise is weak at t = 1, part of the data remains. So the
+optimum of the model (`design_joint`) may differ from the recommendation (`recommend`).
 """
 
 from __future__ import annotations

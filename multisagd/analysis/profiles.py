@@ -1,8 +1,7 @@
 """Reduce spectra to curves, radially or along an axis, with confidence bands, and fit power laws to them.
 
-The power of one example differs from that of the next, and the deviations at neighbouring frequencies of one example
-are correlated. So the uncertainty of a curve is that of the mean over the examples' own curves, not of the mean over
-frequencies.
+Power varies from example to example, and within one example its deviations at neighbouring frequencies are correlated.
+So the uncertainty of a curve comes from the variation among the curves of single examples, not among frequencies.
 """
 
 from __future__ import annotations
@@ -110,7 +109,7 @@ def _rings(grid: Grid, rings: int | None) -> tuple[Tensor, Tensor]:
 
 
 def _averages(values: Tensor, place: Tensor, weight: Tensor, count: int) -> Tensor:
-    """Return the weighted averages of values by place."""
+    """Return the weighted average of the values that share each of `count` indices, given in `place`."""
     sums = torch.zeros(2, count, dtype=torch.float64, device="cpu")
     sums.index_add_(1, place.flatten(), torch.stack([(values * weight).flatten(), weight.flatten()]))
     return sums[0] / sums[1].clamp(min=1e-300)
@@ -124,7 +123,7 @@ def measure_profiles(
     Power is averaged over channels, `(points,)`, in squared units of the data.
 
     `batches` are those given to `DataStatistics.measure`; the power is about the mean of the statistics. Padding leaks
-    into the power of single examples: with padding, the curves come from the statistics, and only their relative
+    into the power of single examples: if there is padding, the curves come from the statistics, and only their relative
     errors come from single examples.
 
     Raises:

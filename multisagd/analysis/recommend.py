@@ -30,7 +30,7 @@ EXPONENTS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 @dataclass(frozen=True)
 class Limits:
-    """Set the thresholds of the recommendation.
+    """Thresholds for the recommendation.
 
     `error`: discretisation error, as a fraction of the data's standard deviation, below which a trained network's own
     errors dominate.
@@ -62,8 +62,10 @@ class Candidate:
 
     @property
     def name(self) -> str:
-        """Return the noise in words."""
-        return "white noise" if self.exponent == 0 else f"noise of the data's power to {self.exponent:g}"
+        """Return a description of the noise in words."""
+        if self.exponent == 0:
+            return "white noise"
+        return f"noise shaped by the data's power raised to {self.exponent:g}"
 
     def objection(self, limits: Limits) -> str | None:
         """Return the reason why the candidate is omitted, or None if it is usable."""
@@ -101,8 +103,8 @@ def recommend(
 ) -> Recommendation:
     """Return the recommended training noise for sampling in `steps` steps.
 
-    It is the whitest noise whose error is below `limits.error`. If there is none, it is the noise with the smallest
-    error, or white noise if that is hardly worse (`limits.gain`).
+    It is the whitest noise whose error is below `limits.error`. If no noise has such a small error, it is the noise
+    with the smallest error, or white noise if that is hardly worse (`limits.gain`).
 
     Raises:
         ValueError: If `design_schedule` raises it.

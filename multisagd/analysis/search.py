@@ -1,6 +1,6 @@
 """Search for a design: map free parameters to increasing log-SNRs, and find the best minimum from several starts.
 
-The log-SNRs increase by fractions of the whole range, which are a softmax of free parameters: every proposal of an
+The steps in log-SNR are fractions of the whole range, given by a softmax of free parameters: every proposal of an
 optimiser is a valid schedule.
 """
 
@@ -89,9 +89,10 @@ class Search:
 
 
 def minimise(value: Callable[[Tensor], Tensor], starts: Sequence[Tensor], method: Method = "L-BFGS-B") -> Tensor:
-    """Return the minimum `(n,)` of a positive function of a dimensionless float64 vector, the best of several starts.
+    """Return the vector `(n,)` that minimises a positive function, the best result from several starts.
 
-    The logarithm is minimised, because its gradient does not vanish with the error.
+    Vectors are dimensionless and float64. The logarithm is minimised, because its gradient does not vanish with the
+    error.
 
     Raises:
         ValueError: If the function is not finite at any start.

@@ -1,4 +1,4 @@
-"""List the supported diffusers network classes, and complete their options by defaults.
+"""List the supported diffusers network classes, and complete their options with defaults.
 
 diffusers' own defaults are large models of hundreds of millions of parameters. The defaults here are small, and
 consistent if only some options are given.
@@ -75,7 +75,7 @@ def embeds_fourier_features(name: str, options: Mapping[str, Any]) -> bool:
 
 
 def architecture(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Complete options by a small architecture, with attention at the coarsest level.
+    """Complete options with a small architecture, with attention at the coarsest level.
 
     Raises:
         ValueError: If the widths are invalid.
@@ -150,7 +150,7 @@ def current_name(name: str, weight: str) -> str:
 
 
 def strides(name: str, given: Mapping[str, Any]) -> tuple[int, ...]:
-    """Return a number for each axis; the axis's size must be a multiple of it."""
+    """Return the stride of each axis, of which the axis's size must be a multiple."""
     if name == "DiTTransformer2DModel":
         return (given.get("patch_size", 2),) * 2
     levels = len(given["block_out_channels"])

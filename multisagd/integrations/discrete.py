@@ -27,7 +27,7 @@ class DiscreteSchedule(Schedule):
     "linear" is the curve of DDPM (arXiv 2006.11239), "scaled_linear" is linear in √β (latent diffusion, 2112.10752),
     "squaredcos_cap_v2" is the cosine with offset 0.008 and β at most 0.999 (2102.09672), and "sigmoid" is the curve of
     GeoDiff (2203.02923). With `zero_terminal_snr` √ᾱ is shifted and scaled so that the last level is pure noise
-    (2305.08891, Algorithm 1), as far as `log_snr_range` goes.
+    (2305.08891, Algorithm 1), as far as `log_snr_range` allows.
 
     Raises:
         ValueError: If there are fewer than two or more than 100,000 levels, a β is outside (0, 1), the number of β is

@@ -59,8 +59,8 @@ class KarrasDenoiser(nn.Module):
         Sigma and the result are in the units of x; `condition` is passed to the denoiser unchanged.
 
         Raises:
-            ValueError: If a sigma is above `sigma_max`, negative or NaN, or there is not one for all items or one per
-                item.
+            ValueError: If a sigma is above `sigma_max`, negative or NaN, or their number is neither 1 nor the batch
+                size.
         """
         x = as_data(x)
         levels = torch.as_tensor(sigma, device=x.device, dtype=torch.float64).reshape(-1)

@@ -51,7 +51,7 @@ class DiffusersNetwork(nn.Module):
 
     Args:
         channels: channels of the data.
-        dimensions: number of grid dimensions; it must be that of the class.
+        dimensions: number of grid dimensions; it must match the class.
         name: the class's name.
         options: parameters of the class, as in the config.json of a saved model.
         clock: schedule whose times give the timesteps; linear in log-SNR by default.

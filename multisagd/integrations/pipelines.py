@@ -1,4 +1,4 @@
-"""Use diffusers pipelines with coloured noise, initial and injected.
+"""Use diffusers pipelines with coloured initial and injected noise.
 
 A pipeline draws its initial noise itself and leaves the rest to its scheduler. `shape_pipeline(pipeline, shaped)`
 returns the same pipeline, as an instance of a subclass, with a shaped scheduler and coloured draws during its calls.
@@ -72,8 +72,8 @@ def _initialiser(base: Any) -> Callable[..., None]:
         given = bound.arguments.get("scheduler")
         if not isinstance(given, Shaped):
             raise ValueError(
-                f"{type(self).__name__} needs a scheduler with coloured noise, got {type(given).__name__}: make one by "
-                "shape_scheduler, or the pipeline by shape_pipeline(pipeline, ShapedNoise(…))"
+                f"{type(self).__name__} needs a scheduler with coloured noise, got {type(given).__name__}: make one "
+                "with shape_scheduler, or the pipeline with shape_pipeline(pipeline, ShapedNoise(…))"
             )
         # Some pipelines replace the given scheduler by a scheduler of another class, which loses the colour.
         bound.arguments["scheduler"] = given.in_white()

@@ -64,7 +64,7 @@ class ShapedNoise:
 
     @classmethod
     def of(cls, description: Mapping[str, Any]) -> ShapedNoise:
-        """Return the noise that a description stands for; inverse of `describe`.
+        """Return the noise given by a description; the inverse of `describe`.
 
         Raises:
             ValueError: If the description is invalid; see `multisagd.description.spectrum_of`.
@@ -106,7 +106,7 @@ class ShapedNoise:
         Power is in squared units of x.
 
         Raises:
-            ValueError: If x has too few dimensions, or the spectrum does not fit the axes.
+            ValueError: If x has too few dimensions, or the spectrum is incompatible with the axes.
         """
         if x.dim() < self.dimensions + 2:
             raise ValueError(
@@ -118,7 +118,7 @@ class ShapedNoise:
         return self._covariance
 
     def color(self, white: Tensor) -> Tensor:
-        """Colour white noise `(..., batch, channels, *grid)` of variance 1, in at least float32; its shape stays."""
+        """Colour white noise `(..., batch, channels, *grid)` of variance 1, in at least float32; its shape is kept."""
         return self.covariance_like(white).color(white)
 
     def noise(
@@ -150,8 +150,8 @@ class ShapedNoise:
         """Return a context in which `torch.randn` and `torch.randn_like` draw this noise, in libraries too.
 
         It applies to shapes `(batch, channels, *grid)`, also with more dimensions before the grid; draws with fewer
-        dimensions stay white. The mean power is 1. With `like`, a draw is an error unless it has the shape of `like` or
-        of one of its items.
+        dimensions remain white. The mean power is 1. With `like`, a draw is an error unless it has the shape of `like`
+        or of one of its items.
         """
         return Draws(self, like)
 
@@ -159,8 +159,8 @@ class ShapedNoise:
         """Return the log of the likelihood ratio between white noise and this noise for x.
 
         Both are Gaussian with unknown scale, so x `(batch, channels, *grid)` may be scaled by any number. If the
-        spectrum has empty frequencies the ratio is infinite: positive if x has power there, else negative. For noise of
-        this colour it exceeds `log k` at most once in k draws; for a flat spectrum it is 0.
+        spectrum has empty frequencies, the result is infinite: positive if x has power there, and negative if not. For
+        noise of this colour it exceeds `log k` at most once in k draws; for a flat spectrum it is 0.
         """
         covariance = self.covariance_like(x)
         x = x.detach().to("cpu", torch.float64)

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 PREDICTIONS = {"epsilon": "noise", "sample": "x0", "v_prediction": "v"}
 FLOW_PREDICTIONS = {"epsilon": "noise", "sample": "x0", "flow_prediction": "flow"}
-"""v in diffusers assumes α² + σ² = 1, and the flow α + σ = 1."""
+"""In diffusers, v assumes α² + σ² = 1, and the flow assumes α + σ = 1."""
 FOREIGN = ("EDM", "ScoreSde", "KarrasVe", "VQDiffusion", "ConsistencyDecoder", "Cosine")
 """Name prefixes of schedulers with their own scaling of the network's inputs and outputs."""
 USUAL = {"snr_shift_scale": 1.0, "timestep_type": "discrete", "invert_sigmas": False}

@@ -15,7 +15,7 @@ from multisagd import Axis, Grid
 
 
 def bands_along(axis: Axis, frequency: Tensor, bands: int) -> list[tuple[str, Tensor]]:
-    """Return zero frequency and bands of equal width up to the highest frequency: their names and indices of points.
+    """Return zero frequency and bands of equal width up to the highest frequency, as names and indices of points.
 
     `frequency` `(points,)` increases from zero, in cycles per unit of the axis. Bands without a point are omitted.
     """

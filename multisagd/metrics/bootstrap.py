@@ -37,9 +37,10 @@ def bootstrap_error(
 ) -> float | None:
     """Return the standard deviation of `statistic(places_a, places_b)` over resampled indices of two sets.
 
-    Both sets consist of consecutive groups of `sizes`, or the second one of groups of `others`, if given. The result is
-    multiplied by sqrt(N / (N - C)) for N items in C groups, which is exact for means of values with equal variance in
-    every group. It is None for fewer than two resamples or a group of one item, where it would be undefined.
+    Both sets consist of consecutive groups. `sizes` are the group sizes of both sets or, if `others` is given, of the
+    first set only; `others` are then the group sizes of the second set. The result is multiplied by sqrt(N / (N - C))
+    for N items in C groups, which is exact for means of values with equal variance in every group. It is None for fewer
+    than two resamples or a group of one item, where it would be undefined.
     """
     groups = [size for size in (*sizes, *(sizes if others is None else others)) if size]
     if resamples < 2 or min(groups, default=0) < 2:

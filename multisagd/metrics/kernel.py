@@ -90,7 +90,7 @@ def kernel_distance(
 
 
 def _parts(sizes: Sequence[int], maximum: int) -> int:
-    """Return a number of parts up to `maximum` such that 99 % of items share their part with one of their class."""
+    """Return a number of parts, at most `maximum`, such that 99 % of items share a part with others of their class."""
     while maximum > 1 and sum(size for size in sizes if size < 2 * maximum) > sum(sizes) / 100:
         maximum -= 1
     return max(maximum, -(-sum(sizes) // MAX_SET_SIZE))

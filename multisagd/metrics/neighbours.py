@@ -66,11 +66,11 @@ class NearestExamples:
 
 
 def share_nearer(samples: Tensor, held_out: Tensor) -> float:
-    """Return the fraction of pairs whose sample is nearer to training data than the held-out example; ties count half.
+    """Return the fraction of pairs whose sample is nearer to training data than the held-out example.
 
-    The arguments are distances to the nearest training example, `(count,)` each. The result is 0.5 for new data of the
-    same distribution, larger if training data are repeated (the test statistic of 2004.05675), and smaller if samples
-    are far away.
+    Ties count as one half. The arguments are distances to the nearest training example, `(count,)` each. The result is
+    0.5 for new data of the same distribution, larger if training data are repeated (the test statistic of 2004.05675),
+    and smaller if samples are far away.
     """
     ordered, samples = held_out.sort().values, samples.contiguous()
     below, up_to = torch.searchsorted(ordered, samples), torch.searchsorted(ordered, samples, right=True)

@@ -1,4 +1,4 @@
-"""Compute the sliced Wasserstein distance: compare two sets along random lines, where optimal transport is sorting.
+"""Compute the sliced Wasserstein distance along random lines, on which optimal transport reduces to sorting.
 
 Bonneel et al., Journal of Mathematical Imaging and Vision 51 (2015), eq. 14. It needs no network and does not assume
 Gaussian distributions.

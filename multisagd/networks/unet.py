@@ -16,7 +16,7 @@ from multisagd.networks.text import CrossAttention, Text, text_input
 
 
 class UNet(nn.Module):
-    """A U-Net in the line of ADM (2105.05233), EDM (2206.00364) and simple diffusion (2301.11093).
+    """A U-Net in the tradition of ADM (2105.05233), EDM (2206.00364) and simple diffusion (2301.11093).
 
     Call it as `network(x, log_snr, condition)` with x (batch, channels, *grid) and log_snr (batch,). The condition is
     `None`; or labels (batch,), where the label `classes` means no class; or text embeddings (batch, tokens, context),

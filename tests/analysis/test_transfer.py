@@ -222,8 +222,8 @@ def test_transfer_function_refuses_what_has_none() -> None:
     padded = ms.Process(ms.CosineSchedule(), ms.PaddedCovariance(ms.Flat(), grid, {"time": 12}))
     for message, sampler, its_process, its_times in (
         ("padded", ms.DDIM(), padded, start),
-        ("does not fit", ms.DDIM(), process_of(ms.Grid.of(width=8)), start),
-        ("two descending times", ms.DDIM(), process, start.flip(0)),
+        ("is incompatible", ms.DDIM(), process_of(ms.Grid.of(width=8)), start),
+        ("two decreasing times", ms.DDIM(), process, start.flip(0)),
         ("nothing to analyse or design", integrator, process, start),
     ):
         with pytest.raises(ValueError, match=message):

@@ -122,7 +122,7 @@ def test_gaussian_restoration_refuses_files_with_other_contents(tmp_path: Path) 
     for shape in ((4, 5), (3, 4)):
         tensors = {"mean": torch.zeros(1, 4), "gain": torch.zeros(shape), "root": torch.zeros(4, 2)}
         save_file(tensors, path, metadata={"restoration": described})
-        with pytest.raises(ValueError, match="do not fit"):
+        with pytest.raises(ValueError, match="do not match"):
             GaussianRestoration.load(path)
 
 

@@ -262,7 +262,7 @@ def test_sample_starts_from_a_noised_datum_and_reports_every_step():
     samples = ms.sample(denoiser, ms.DDIM(), x0.shape, 4, [0, 1], times=times, initial=noised, callback=report)
     assert reports == [(i + 1, 4, (2, 1, 8), (2, 1, 8)) for i in range(4)]
     assert float((samples - x0).abs().max()) < 0.1
-    with pytest.raises(ValueError, match="two descending times"):
+    with pytest.raises(ValueError, match="two decreasing times"):
         ms.sample(denoiser, ms.DDIM(), x0.shape, 4, [0, 1], times=times.flip(0))
     with pytest.raises(ValueError, match="2 seeds"):
         ms.sample(denoiser, ms.DDIM(), x0.shape, 4, [0])

@@ -101,8 +101,8 @@ def test_measure_refuses_impossible_data_by_item():
     for message, batches in (
         ("read twice.*not a generator", (x for x in [zeros])),
         ("no data", []),
-        ("do not fit", [torch.zeros(2, 1, 5)]),
-        ("do not fit", [torch.zeros(2, 4)]),
+        ("do not match", [torch.zeros(2, 1, 5)]),
+        ("do not match", [torch.zeros(2, 4)]),
         ("item 3 .* NaN", [zeros, torch.tensor([[[1.0] * 4], [[1.0, nan, 1.0, 1.0]]])]),
         ("item 0 .* infinity", [torch.tensor([[[infinity] * 4]])]),
         ("item 0 .* NaN", [(torch.tensor([[[1.0, nan, 1.0, 1.0]]]), hidden)]),
@@ -114,7 +114,7 @@ def test_measure_refuses_impossible_data_by_item():
 
 
 def test_statistics_refuse_ill_fitting_and_infinite_tensors():
-    with pytest.raises(ValueError, match="do not fit"):
+    with pytest.raises(ValueError, match="do not match"):
         ms.DataStatistics(torch.zeros(1, 8), torch.zeros(1, 8), LINE, 1)
     with pytest.raises(ValueError, match="not finite"):
         ms.DataStatistics(torch.full((1, 8), float("nan")), torch.zeros(1, 5), LINE, 1)

@@ -398,7 +398,7 @@ def test_panel_applies_a_recommendation_and_gives_its_reasons() -> None:
     assert description == kind(name).description
     exponent = sliders[tab.controls.index("data_exponent")]
     assert exponent["visible"] == (name == "data_power")
-    assert f"data&#x27;s power to {exponent['value']:g}" in reasons.split("</h3>")[0] or name == "white"
+    assert f"data&#x27;s power raised to {exponent['value']:g}" in reasons.split("</h3>")[0] or name == "white"
     assert (weight, offset) == (1.0, 0.0)  # nothing else is added to the recommendation
 
 

@@ -330,8 +330,8 @@ SOUND = {"mean": torch.zeros(1, 8, 8), "power": torch.ones(1, 8, 5)}
 STATISTICS: dict[str, tuple[Poison, str]] = {
     "NaN": (statistics(AXES, power=torch.full((1, 8, 5), torch.nan)), "not finite"),
     "negative": (statistics(AXES, power=-torch.ones(1, 8, 5)), "is negative at some frequencies"),
-    "absurd grid": (statistics([{**AXES[0], "size": 10**12}, AXES[1]]), "do not fit a grid"),
-    "no dimension": (statistics(AXES, mean=torch.tensor(1.0)), "do not fit a grid"),
+    "absurd grid": (statistics([{**AXES[0], "size": 10**12}, AXES[1]]), "do not match a grid"),
+    "no dimension": (statistics(AXES, mean=torch.tensor(1.0)), "do not match a grid"),
     "axes that are a number": (statistics([3]), "axes of the grid are invalid"),
     "count that is text": (statistics(AXES, "many"), "should be a number of examples"),
     "pipe": (pipe("statistics.safetensors"), "is a pipe and not a file"),
