@@ -188,7 +188,7 @@ def for_bash(line: str, breaks: str = "") -> list[str]:
 
 
 def answer(arguments: Sequence[str]) -> int:
-    """Print candidates for a shell; errors are silent, because a message would appear in the line being typed."""
+    """Print candidates for a shell, without error messages, which would appear in the line being typed."""
     shell, *words = arguments or [""]
     with suppress(Exception):
         if shell == "bash":

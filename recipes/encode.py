@@ -172,7 +172,7 @@ def fill(index: Index, settings: EncodeSettings, latent: Latent, dataset: Datase
 
 
 def batches(dataset: Dataset, rows: range, settings: EncodeSettings) -> Iterator[Batch]:
-    """Yield batches of rows, prefetched by threads; all passes except the first are augmented."""
+    """Yield batches of rows, prefetched by threads and, except in the first pass, augmented."""
     examples = len(dataset)
     # A batch never contains rows of two passes.
     starts = [row for row in rows if (row - rows.start) % settings.batch == 0 or row % examples == 0]

@@ -55,7 +55,7 @@ MODEL_SETTINGS = {"run_dir", "data", "checkpoint", "weights"}
 
 
 def evaluate(config: Config) -> dict[str, Any]:
-    """Evaluate samples as configured; the first process returns the contents of evaluate.json.
+    """Evaluate samples as configured, and return the contents of evaluate.json in the first process.
 
     Raises:
         RecipeError: If there is one of the errors listed at the top of this file.

@@ -98,7 +98,7 @@ def train(config: Config) -> None:
 
 
 def train_and_report(config: Config) -> None:
-    """Train, and write the report of the run if `report` is set; a failing report does not make training fail."""
+    """Train, and write the report of the run if `report` is set. An error of the report is only printed."""
     train(config)
     if config["report"] and Rank.from_environment().rank == 0:
         run_dir = Path(config["run_dir"])

@@ -1,1 +1,1 @@
-"""The foundation of recipes; it imports nothing else of recipes."""
+"""The foundation of recipes. It imports no other part of recipes."""

@@ -83,7 +83,7 @@ def show(text: str, stream: IO[str] | None = None) -> None:
 
 
 def tell(text: str) -> None:
-    """Print a message to standard error; a closed stream is ignored."""
+    """Print a message to standard error, unless that is closed."""
     with suppress(OSError):
         show(text, sys.stderr)
 

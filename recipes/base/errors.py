@@ -59,7 +59,7 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
 
 def check_minimum(settings: object, minimum: int, *names: str) -> None:
-    """Raise ValueError if one of these fields of the settings is below the minimum; None is allowed."""
+    """Raise ValueError if one of these fields of the settings is below the minimum and not None."""
     for name in names:
         value = getattr(settings, name)
         if value is not None and not value >= minimum:

@@ -57,7 +57,7 @@ class Display:
                 self._bar.stop()
 
     def update(self, done: int, note: str | None = None) -> None:
-        """Show the progress with a short note such as the loss; None keeps the last note."""
+        """Show the progress with a short note such as the loss, or with the last note if it is None."""
         self._note = self._note if note is None else note
         with suppress(OSError):
             self._bar.update(self._task, completed=done, note=self._note)

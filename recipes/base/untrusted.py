@@ -108,7 +108,7 @@ class _Loader(yaml.SafeLoader):
     _depth = 0
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        """Return the next node; refuse aliases and deep nesting, which are never written."""
+        """Return the next node, but refuse aliases and deep nesting, which training never writes."""
         self._depth += 1
         alias = self.check_event(yaml.AliasEvent)
         if alias or self._depth > DEEPEST:
@@ -119,7 +119,7 @@ class _Loader(yaml.SafeLoader):
         return node
 
     def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
-        """Return an integer; refuse one with too many digits.
+        """Return an integer, unless it has too many digits.
 
         Python refuses to print numbers of thousands of digits, and some YAML notations are slow to parse.
         """
@@ -129,7 +129,7 @@ class _Loader(yaml.SafeLoader):
         return found
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """Return a mapping; refuse duplicate names."""
+        """Return a mapping, unless it has duplicate names."""
         found = super().construct_mapping(node, deep)
         if len(found) < len(node.value):
             raise yaml.constructor.ConstructorError(None, None, "a duplicate name in one group", node.start_mark)

@@ -1,4 +1,4 @@
-"""Clusters and their jobs; the simplest cluster is this machine, which runs the jobs one after another."""
+"""Clusters and their jobs. The simplest cluster is this machine, which runs the jobs one after another."""
 
 import re
 import shlex
@@ -37,7 +37,7 @@ class Job:
 
 
 class Cluster(ABC):
-    """Where jobs run; the settings are the fields of the subclass, a choice of the group `cluster`."""
+    """The place where jobs run. Each subclass is a choice of the group `cluster`, and its fields are the settings."""
 
     @property
     @abstractmethod
@@ -104,7 +104,7 @@ class Local(Cluster):
         return "\n".join(shlex.join(self.command(job)) for job in jobs)
 
     def launch(self, jobs: Sequence[Job]) -> int:
-        """Run the jobs in turn; return the largest exit status. A signal stops the current job and all later ones."""
+        """Run the jobs one after another, until one is stopped by a signal, and return the largest exit status."""
         failed = []
         for number, job in enumerate(jobs, 1):
             if len(jobs) > 1:

@@ -52,7 +52,7 @@ def _hidden(config: Mapping[str, Any]) -> list[str]:
 
 
 def strings(node: Any, where: str) -> Iterator[tuple[str, str]]:
-    """Yield every string in nested values, with its dotted key; strings in a list get the key of the list."""
+    """Yield every string in nested values with its dotted key, which for strings in a list is that of the list."""
     if isinstance(node, str):
         yield where, node
     elif isinstance(node, Mapping):

@@ -148,7 +148,7 @@ class Builder:
 
 
 def _parameters(target: Callable[..., Any], keys: Iterable[str], where: str) -> Mapping[str, inspect.Parameter]:
-    """Return the parameters of a class; every key must be one of them, unless the class takes **kwargs."""
+    """Return the parameters of a class, after checking that every key is one of them, unless it takes **kwargs."""
     with as_recipe_error((TypeError, ValueError), f"{where}: {_name(target)} cannot be built from keys (", ")"):
         parameters = inspect.signature(target).parameters
     for key in () if any(p.kind is p.VAR_KEYWORD for p in parameters.values()) else keys:
@@ -219,7 +219,7 @@ def _names(kinds: Sequence[type]) -> str:
 
 
 def _is_subclass(cls: type, kind: type) -> bool:
-    """Whether a class is a subclass of `kind`; for a protocol, whether it defines the protocol's methods."""
+    """Whether a class is a subclass of `kind`, or defines its methods if `kind` is a protocol."""
     if not getattr(kind, "_is_protocol", False):
         return issubclass(cls, kind)
     methods = [name for name, value in vars(kind).items() if inspect.isfunction(value) and not name.startswith("_")]
@@ -259,7 +259,7 @@ def _options(hint: Any) -> tuple[Any, ...]:
 
 
 def _try(value: Any, hint: Any, where: str, nested: Nested) -> tuple[bool, Any]:
-    """Convert to one hint that is not a union; return whether the value fits, and the converted value."""
+    """Convert a value to one hint that is not a union, and return whether it fits, and the converted value."""
     origin = get_origin(hint)
     if origin is Literal:
         return value in get_args(hint), value

@@ -226,7 +226,7 @@ class KeyTable:
         return merged
 
     def overrides(self, name: str, group: str = "") -> Iterator[tuple[str, str]]:
-        """Yield the choices that files make for other groups, as experiments do; the last one takes precedence."""
+        """Yield the choices that files make for other groups, as experiments do. The last one takes precedence."""
         for entry in self.defaults(name, group):
             if entry.override:
                 yield entry.group, entry.choice
@@ -285,7 +285,7 @@ class KeyTable:
         return self.comments(self.chosen.get(group, default), group, f"{group}.").get(key, "")
 
     def file(self, name: str, group: str) -> dict[str, Any]:
-        """Return the content of a choice's file; empty if the file does not exist or cannot be read."""
+        """Return the content of a choice's file, or an empty one if the file does not exist or cannot be read."""
         return read_file(path) if (path := choice_file(group, name, self.folder)) else {}
 
 
@@ -309,7 +309,7 @@ def prefixes(keys: Mapping[str, Any]) -> set[str]:
 
 @cache
 def read_file(path: Path) -> dict[str, Any]:
-    """Return the content of a group's file; empty if it cannot be read, since composing it reports the error."""
+    """Return the content of a group's file, or an empty one if it cannot be read: composing reports the error."""
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError):
@@ -323,7 +323,7 @@ def is_global(path: Path | None) -> bool:
 
 
 def over(below: Mapping[str, Any], above: Mapping[str, Any], by_class: bool = False) -> dict[str, Any]:
-    """Return nested values overridden by others; with `by_class`, a group with another class replaces the old group."""
+    """Return nested values overridden by others; with `by_class`, a group with a different class is replaced."""
     result = dict(below)
     for key, value in above.items():
         under = result.get(key)
@@ -354,7 +354,7 @@ def train_defaults() -> dict[str, Any]:
 
 
 def nearest_choice(group: str, node: Mapping[str, Any]) -> tuple[str | None, dict[str, Any]]:
-    """Return the choice of the same class that differs in the fewest values, with its values; None if nothing matches.
+    """Return the choice of the same class that differs in the fewest values, with its values, or None.
 
     Choices differ by class, or, like engines, only by their values.
     """

@@ -189,7 +189,7 @@ def refused(error: HydraException, overrides: Sequence[Override]) -> str:
 
 
 def _typed(key: str, value: str) -> str:
-    """Return a setting as typed into a shell; its value is kept as the user wrote it."""
+    """Return a setting as typed into a shell, with the value as the user wrote it."""
     return shlex.quote(f"{key}={value}") if value else f"{key}=…"
 
 

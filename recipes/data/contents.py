@@ -136,7 +136,7 @@ def _chosen(dataset: Dataset, indices: list[int]) -> Iterator[Source]:
 
 
 def _file_states(dataset: Dataset) -> tuple[Integers, Integers]:
-    """Return sizes and states of all files; -1 and 0 for an inaccessible one."""
+    """Return the sizes and states of all files: -1 and 0 for each inaccessible file."""
 
     def stat_of(source: Source) -> tuple[int, int]:
         try:

@@ -111,7 +111,7 @@ def fit_restoration(
 
 
 class Chunks:
-    """Examples in batches, identically augmented in every pass; a display shows the progress."""
+    """Examples in batches, augmented identically in every pass. A display shows the progress."""
 
     def __init__(
         self, dataset: Dataset, indices: Sequence[int], seed: int, display: Display | None = None, size: int = 256
@@ -131,7 +131,7 @@ class Chunks:
 
 @dataclass(frozen=True)
 class _Unpadded:
-    """Chunks without masks; iterating raises ValueError if there are masks."""
+    """Chunks whose iteration raises ValueError if there are masks."""
 
     chunks: Chunks
 
@@ -143,7 +143,7 @@ class _Unpadded:
 
 
 def hold_out(dataset: Dataset, settings: TrainSettings) -> tuple[Dataset, Dataset | None]:
-    """Split a dataset into (training, held out), the same way each time; None if nothing is held out.
+    """Split a dataset, always in the same way, into a training part and a held-out part, or None.
 
     If classes are learned, every class has examples in the training part.
 
@@ -157,7 +157,7 @@ def hold_out(dataset: Dataset, settings: TrainSettings) -> tuple[Dataset, Datase
 
 
 def held_out_note(training: Dataset, held_out: Dataset | None, settings: TrainSettings) -> str | None:
-    """Return a note if a split has no validation, or fewer held-out examples than requested; else None."""
+    """Return a note if a split has no validation or fewer held-out examples than requested, or else None."""
     wanted, found = settings.validation.holdout, 0 if held_out is None else len(held_out)
     if wanted == 0:
         return "validation.holdout=0: nothing is held out of training, so there is no validation"
@@ -195,7 +195,7 @@ def measure(dataset: Dataset, settings: TrainSettings) -> DataStatistics:
 
 
 def colour_note(dataset: Dataset) -> str | None:
-    """Return a note if coloured images are loaded in grey, or grey ones in colour; else None."""
+    """Return a note if coloured images are loaded in grey or grey images in colour, or else None."""
     files = untouched(dataset)
     modality = files.modality
     if not isinstance(modality, Image | Video):

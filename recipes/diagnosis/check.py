@@ -40,7 +40,7 @@ class Check:
 
 
 def run_isolated(checks: Sequence[Check], seconds: float) -> Iterator[tuple[Check, Finding]]:
-    """Yield every check with its finding, in order, as soon as it is known; each may take up to `seconds`."""
+    """Yield every check with its finding, in order, as soon as it is known. A check may take up to `seconds`."""
     # A fork is safe in a process that has imported no library, and prints no warning.
     context, waiting = multiprocessing.get_context("fork"), list(checks)
     while waiting:

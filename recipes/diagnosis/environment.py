@@ -159,7 +159,7 @@ def unmet(required: Requirement) -> str:
 
 
 def source(extra: str = "") -> str:
-    """Return pip's arguments for an extra: the checkout, with its constraints if they fit the installed PyTorch."""
+    """Return pip's arguments for an extra: the checkout, with its constraints if they match the installed PyTorch."""
     constraints, named = ROOT / "constraints.txt", f"[{extra}]" if extra else ""
     if not (ROOT / "pyproject.toml").exists():
         return f"'multisagd{named}'"

@@ -45,7 +45,10 @@ def choose_metrics(settings: EvaluateSettings, train: Dataset) -> tuple[list[str
 
 
 def compute_metrics(task: Task, wanted: Sequence[str], unavailable: dict[str, str]) -> dict[str, Result]:
-    """Return each metric's result; a failed one is added to `unavailable`, or raises RecipeError if it was named."""
+    """Return the results of metrics.
+
+    A failed metric is added to `unavailable`, or raises RecipeError if it was requested by name.
+    """
     results: dict[str, Result] = {}
     for number, name in enumerate(wanted, start=1):
         drawn = len(task.figures)

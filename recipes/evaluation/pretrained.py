@@ -179,7 +179,7 @@ PUBLISHED = {
 
 
 def medium(modality: Modality) -> Modality:
-    """Return the modality of the media; for latents, the encoded modality."""
+    """Return the modality of the media, which for latents is the encoded modality."""
     return modality.modality if isinstance(modality, Latent) else modality
 
 

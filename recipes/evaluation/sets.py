@@ -177,7 +177,7 @@ def read_real(
 
 
 def as_files(modality: Modality, x0: Tensor, report: Callable[[int], None] | None = None) -> Tensor:
-    """Return data decoded and encoded again, rounded as the modality saves them; `report` is called with counts."""
+    """Return data decoded and encoded again, rounded as by saving. `report` is called with the number done so far."""
     seen = torch.empty_like(x0, dtype=torch.float32)
     for number, each in enumerate(x0):
         seen[number] = modality.encode(modality.decode(each))
@@ -217,7 +217,7 @@ def real_data(
 
 
 def check_same(dataset: Dataset, metadata: Mapping[str, Any]) -> None:
-    """Check by `run.json` that data are the run's training data; print a note if they differ.
+    """Check with `run.json` whether data are the run's training data, and print a note if they are not.
 
     Raises:
         RecipeError: If their classes differ, because the labels of samples would not match.
@@ -239,7 +239,7 @@ def check_same(dataset: Dataset, metadata: Mapping[str, Any]) -> None:
 
 
 def load_samples(path: Path, dataset: Dataset, maximum: int | None = None) -> tuple[Tensor, Tensor | None]:
-    """Return `x0` (count, channels, *grid) and `labels` (count,) or None; at most `maximum` rows, if given.
+    """Return `x0` (count, channels, *grid) and `labels` (count,) or None, with at most `maximum` rows.
 
     Raises:
         RecipeError: If the file is unreadable, or does not hold finite samples of the dataset's shape and classes.

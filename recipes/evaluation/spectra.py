@@ -161,5 +161,5 @@ def draw_bands(
 
 
 def band_name(low: float, high: float) -> str:
-    """Return the name of a band from its edges; zero frequency is 0."""
+    """Return the name of a band from its edges, or 0 for zero frequency."""
     return f"{low:.2f}-{high:.2f}" if high else "0"

@@ -126,7 +126,7 @@ class Result:
 
 
 def mean_and_std(values: Sequence[float]) -> tuple[float, float | None]:
-    """Return mean and standard deviation; the latter is None for a single value."""
+    """Return mean and standard deviation, or None as the standard deviation of a single value."""
     return fmean(values), stdev(values) if len(values) > 1 else None
 
 

@@ -139,7 +139,7 @@ def axes_choices(grid: Grid) -> tuple[str, ...]:
 
 
 def slider(name: str, grid: Grid, axes: str, value: float | None = None) -> dict[str, Any]:
-    """Return the arguments of a control's slider on these axes; `value` is clamped to its range, None the minimum."""
+    """Return the arguments of a control's slider on these axes, with its `value` clamped (None: the minimum)."""
     control = CONTROLS[name]
     low, high, step, unit = control.low, control.high, control.step, ""
     if control.scale != "plain":

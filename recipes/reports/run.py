@@ -1,4 +1,4 @@
-"""Read a run's folder for a report; the run may be training, have crashed, or be incomplete.
+"""Read the folder of a run for a report. The run may be training, have crashed, or be incomplete.
 
 A folder may come from someone else. Nothing in it is executed, links that lead out of it are not followed, and
 unreadable parts are listed as missing.
@@ -117,7 +117,7 @@ class Overview:
 
     @cached_property
     def classes(self) -> list[str]:
-        """Names of the classes; empty for a run without classes."""
+        """Names of the classes, or an empty list for a run without classes."""
         return self.metadata.get("classes") or []
 
     @cached_property

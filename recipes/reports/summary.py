@@ -64,7 +64,7 @@ def summary_blocks(run: Overview) -> list[Block]:
 
 
 def training_seconds(run: Overview) -> float:
-    """Return the total duration of training steps, from the speed between entries; repeated steps count twice."""
+    """Return the total duration of training steps, from the speed between entries. Repeated steps count twice."""
     entries, total = run.timing, 0.0
     first = [{"samples": 0}] if entries else []
     for before, now in pairwise([*first, *entries]):

@@ -184,7 +184,7 @@ class Checkpoints:
         return next((path for path in reversed(self.folders()) if path != but and looks_complete(path)), None)
 
     def set_aside(self, samples: int) -> list[Path]:
-        """Set aside the checkpoints after this number of samples, from which a run continues; return their folders.
+        """Set aside the checkpoints after the number of samples from which a run continues, and return their folders.
 
         They are unreadable, or no longer valid. Otherwise they would be kept instead of newer intact ones, and one that
         becomes readable again would count as the newest. They are removed once training has passed them.
@@ -205,7 +205,7 @@ class Checkpoints:
     def latest(
         self, parts: Collection[str] | None = None, check: Check | None = None, counted: bool = False
     ) -> State | None:
-        """Load the newest readable checkpoint, or only some parts of it; None if there are no checkpoints.
+        """Load the newest readable checkpoint, or some parts of it. Return None if there are no checkpoints.
 
         `check` is called by the first rank, for each examined checkpoint. An unreadable one is skipped with a warning
         that names it. With `counted`, checkpoints by the clock are tried last.
@@ -228,7 +228,7 @@ class Checkpoints:
         )
 
     def chosen(self, samples: int, parts: Collection[str] | None = None, check: Check | None = None) -> State:
-        """Load the checkpoint after this number of samples, or only some parts of it; `check` as for `latest`.
+        """Load the checkpoint after this number of samples, or some parts of it. `check` is as for `latest`.
 
         Raises:
             CheckpointError: If it is missing (the message names the existing ones) or unreadable.
@@ -274,7 +274,7 @@ def samples_of(folder: Path) -> int:
 
 
 def saved_by_clock(folder: Path) -> bool:
-    """Whether a checkpoint was saved because of the elapsed time; False if it is unreadable."""
+    """Whether a checkpoint is readable and was saved because of the elapsed time."""
     try:
         return read_json(folder / INDEX)["by_clock"] is True
     except (OSError, ValueError, KeyError, TypeError):
@@ -282,7 +282,7 @@ def saved_by_clock(folder: Path) -> bool:
 
 
 def looks_complete(folder: Path) -> bool:
-    """Whether a checkpoint's files exist with the right sizes; hashes are not compared."""
+    """Whether a checkpoint's files exist with the right sizes, without comparing hashes."""
     try:
         files = read_json(folder / INDEX)["files"]
         entries = [(name, each) for part in files.values() for name, each in part.items()]
@@ -292,7 +292,7 @@ def looks_complete(folder: Path) -> bool:
 
 
 def load(folder: Path, verify: bool = True, parts: Collection[str] | None = None, check: Check | None = None) -> State:
-    """Load one checkpoint, or only some parts of it; tensor files are verified unless another rank has done so.
+    """Load one checkpoint, or some parts of it, after verifying its tensor files unless another rank has done so.
 
     Raises:
         VersionError: If the format version is unknown.
@@ -342,7 +342,7 @@ def _place(folder: Path, part: str, files: Mapping[str, Any]) -> Path:
 
 
 def _shapes(folder: Path, part: str, files: Mapping[str, Any]) -> Shapes:
-    """Return the headers of a part; files have the size that their headers state, which bounds the memory."""
+    """Return the headers of a part, whose files must have the size that their headers state, to limit memory."""
     path = _place(folder, part, files)
     with _reading(path):
         if path.is_dir():

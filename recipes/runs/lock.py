@@ -59,7 +59,7 @@ class RunLock:
 
 @contextmanager
 def lock_run(run_dir: Path, patience: float = 0.0) -> Iterator[RunLock]:
-    """Lock a run's folder, and create it if necessary; the lock ends with the process at the latest.
+    """Lock a run's folder, creating it if necessary. The lock ends with the process at the latest.
 
     Raises:
         RecipeError: If another process keeps it for longer than `patience` seconds, it holds a link that leads out of
@@ -146,7 +146,7 @@ def lock_run_on_first_rank(run_dir: Path, runtime: Runtime) -> Iterator[RunLock 
 
 
 def is_locked(run_dir: Path) -> bool | None:
-    """Whether a process has locked a run's folder; None if unknown, as on some network file systems."""
+    """Whether a process has locked a run's folder, or None if this is unknown, as on some network file systems."""
     lock = run_dir / ".lock"
     if not lock.is_file():  # opening a pipe would block
         return False
@@ -159,7 +159,7 @@ def is_locked(run_dir: Path) -> bool | None:
 
 
 def _locked(lock: IO[str], kind: int) -> bool | None:
-    """Lock a file unless another process has locked it; None if unsupported, as on some network file systems."""
+    """Lock a file unless another process has locked it. Return None if the file system supports no locks."""
     try:
         fcntl.flock(lock, kind | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -31,7 +31,7 @@ class SubsampledEntries:
     last: Entry = field(default_factory=dict)
 
     def add(self, entry: Entry) -> None:
-        """Add an entry; if there are too many, drop every second one."""
+        """Add an entry, and drop every second entry if there are too many."""
         if self.count % self.stride == 0:
             self.entries.append(entry)
         if len(self.entries) > MAX_ENTRIES:
@@ -79,7 +79,7 @@ def read_metrics(path: Path, kind: str | None = None) -> Metrics:
 
 
 def _lines(path: Path) -> Iterator[bytes]:
-    """Yield the lines of a file; a line that is too long is truncated, and so invalid JSON."""
+    """Yield the lines of a file. A line that is too long is truncated, and therefore not valid JSON."""
     with path.open("rb") as file:
         while line := file.readline(LONGEST):
             rest = line

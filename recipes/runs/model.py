@@ -125,7 +125,7 @@ def open_model(folder: Path, builder: Builder, data: Group | None = None, checkp
 
 
 def chosen_samples(checkpoint: Chosen, run: Run) -> int | None:
-    """Return the number of samples of a checkpoint that is given by number or folder; None means the last one."""
+    """Return the number of samples of a checkpoint that is given by number or folder, or as None for the last one."""
     if checkpoint in (None, "last"):
         return None
     name = Path(str(checkpoint)).name
@@ -185,7 +185,7 @@ def starting_folders(metadata: Mapping[str, Any], folder: Path) -> list[Path]:
 
 
 def _replaced(node: Config, parts: Sequence[str], homes: Sequence[Path]) -> Config:
-    """Return nested values with the path at a dotted key resolved; the original is unchanged."""
+    """Return a copy of nested values, with the path at a dotted key resolved."""
     name, *deeper = parts
     value = node.get(name)
     if deeper:
@@ -196,7 +196,7 @@ def _replaced(node: Config, parts: Sequence[str], homes: Sequence[Path]) -> Conf
 
 
 def _found(value: Any, homes: Sequence[Path]) -> Any:
-    """Return a relative path joined to the first folder in which it exists; other values are returned unchanged."""
+    """Return a relative path joined to the first folder in which it exists, and any other value unchanged."""
     if not isinstance(value, str) or "://" in value or "::" in value or os.path.isabs(value):  # noqa: PTH117
         return value
     fixed = re.split(r"[*?\[{]", value)[0]  # the part before a pattern or a range

@@ -119,7 +119,9 @@ class Run:
             return GaussianRestoration.load(self.folder / RESTORATION)
 
     def check_config(self, config: Config, begun: bool) -> None:
-        """Check that the folder is empty or belongs to this run; without a checkpoint, the configuration may change.
+        """Check that the folder is empty or belongs to this run.
+
+        The configuration may change until the first checkpoint.
 
         Raises:
             RecipeError: If the folder has other contents, or contains a run with a different configuration (the message
@@ -179,7 +181,7 @@ class Run:
 
 
 def data_metadata(dataset: Dataset) -> dict[str, Any]:
-    """Return the metadata of the data that must not change during a run; it does not depend on the data's location."""
+    """Return the metadata of the data that must not change during a run. It is independent of the data's location."""
     return {
         "examples": len(dataset),
         "classes": None if dataset.classes is None else list(dataset.classes),
@@ -197,7 +199,7 @@ def versions() -> dict[str, str]:
 
 
 def revision() -> str | None:
-    """Return the git revision of the source, marked `+changes` if the tree is modified; None outside a checkout."""
+    """Return the git revision of the source, marked `+changes` if the tree is modified, or None outside a checkout."""
     if not (ROOT / ".git").exists():
         return None
 

@@ -71,7 +71,7 @@ class Every:
 
 @dataclass(frozen=True)
 class Validation:
-    """Held-out data (below 1: a fraction, otherwise a number; 0: none), and how their loss is broken down."""
+    """Number or fraction of held-out examples (a fraction if below 1; 0: none), and the breakdown of their loss."""
 
     holdout: float
     items: int
@@ -99,7 +99,7 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Guidance:
-    """Classifier-free guidance; the interval is in log-SNR, and None means everywhere."""
+    """Classifier-free guidance in an interval of log-SNR, or everywhere if that is None."""
 
     scale: float = 1.0
     interval: tuple[float, float] | None = None

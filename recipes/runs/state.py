@@ -79,7 +79,7 @@ class ShardedTensors(Mapping[str, Tensor]):
         return torch.zeros(size, dtype=dtype)
 
     def fill(self, targets: Mapping[str, Tensor]) -> None:
-        """Read into tensors in place, sharded or not; every rank must call this.
+        """Read into tensors in place, sharded or not. Every rank must call this.
 
         Raises:
             ValueError: If names or shapes differ from the files.
@@ -158,7 +158,7 @@ def mismatch(there: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tuple[in
 
 
 def load_optimizer(network: nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Restore the result of `optimizer_tensors`; learning rates and other options are unchanged.
+    """Restore the result of `optimizer_tensors`, without changing learning rates and other options.
 
     Raises:
         RecipeError: If an entry has no parameter in the network, has the wrong shape, or is missing.

@@ -165,11 +165,11 @@ class Runtime:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.precision == "bfloat16")
 
     def compiled(self, network: nn.Module) -> nn.Module:
-        """Return the network, compiled if configured; it shares its weights with the given one."""
+        """Return the network, compiled if configured, with the same weights."""
         return cast(nn.Module, torch.compile(network)) if self.settings.compile else network
 
     def put(self, tensor: Tensor) -> Tensor:
-        """Move a tensor to the device, asynchronously if possible; floats are converted to the dtype."""
+        """Move a tensor to the device, asynchronously if possible, and convert floats to the dtype."""
         if tensor.is_floating_point():
             tensor = tensor.to(self.dtype)
         if self.device.type == "cuda":

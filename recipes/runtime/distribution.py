@@ -73,7 +73,7 @@ SINGLE = Rank()
 
 
 def join(process: Rank, device: torch.device, timeout: float) -> None:
-    """Connect to the other processes, if any; an operation that waits for `timeout` seconds fails.
+    """Connect to the other processes, if any. Later, an operation that waits for `timeout` seconds fails.
 
     torchrun uses one store for all its attempts (torch 2.11), which still holds the addresses of dead processes: a
     process that reads them before they are overwritten waits forever. So the first process of an attempt generates a
@@ -92,7 +92,7 @@ def join(process: Rank, device: torch.device, timeout: float) -> None:
 
 
 def _name(store: Store, world: int, deadline: float) -> str:
-    """Offer a name, together with the announced ids of the processes, until all have taken it; ids may be outdated."""
+    """Offer a name, with the announced ids of the processes, which may be outdated, until all have taken the name."""
     name = f"attempt-{secrets.token_hex(8)}"
     while True:
         keys = {rank: f"multisagd/here/{rank}" for rank in range(1, world)}
@@ -130,7 +130,7 @@ def leave() -> None:
 
 
 def replicate(network: nn.Module, device: torch.device) -> nn.Module:
-    """Return the network wrapped so that gradients are averaged over all ranks; call the result, not the network."""
+    """Return a wrapper, to be called instead of the network, that averages gradients over all ranks."""
     return DistributedDataParallel(network, device_ids=[device] if device.type == "cuda" else None)
 
 
@@ -154,7 +154,7 @@ def are_sharded(tensors: Mapping[str, Tensor]) -> bool:
 
 
 def full_tensor(tensor: Tensor) -> Tensor:
-    """Return the full tensor; for a sharded tensor, every rank must call this."""
+    """Return the full tensor. If it is sharded, every rank must call this."""
     return tensor.full_tensor() if is_sharded(tensor) else tensor
 
 
@@ -230,7 +230,7 @@ class Agreement:
         self._under_way: dist.Work | None = None
 
     def exchange(self, signal: int | None, due: bool) -> tuple[int, bool]:
-        """Send a signal (None is 0), and whether something is due, to all ranks; return the previous result.
+        """Send a signal (None is 0), and whether something is due, to all ranks, and return the previous result.
 
         The result is the largest signal, and whether something was due on any rank; for the first call, 0 and False.
         """

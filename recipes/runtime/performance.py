@@ -132,7 +132,7 @@ def _exposed_communication(network: nn.Module) -> list[float]:
 
 
 class StepProfiler:
-    """Profiles `steps` training steps of this process, after a few warm-up steps; 0 turns it off.
+    """Profiles `steps` training steps of this process after a few warm-up steps, or nothing if `steps` is 0.
 
     Into `folder` it writes rank0.json, a Chrome trace (chrome://tracing, ui.perfetto.dev); rank0.txt, the operations
     that took longest, with the time of communication and the part that was not overlapped by computation; and on a GPU
@@ -145,7 +145,7 @@ class StepProfiler:
         self._profile: profile | None = None
 
     def step(self) -> Path | None:
-        """Count a finished step; after the last profiled one, write the profile and return its file."""
+        """Count a finished step. After the last profiled step, write the profile and return its file."""
         self._done += 1
         if self.steps and self._done == WARM_UP:
             activities = [ProfilerActivity.CPU]
@@ -157,7 +157,7 @@ class StepProfiler:
         return self.finish() if self._done == WARM_UP + self.steps else None
 
     def finish(self) -> Path | None:
-        """Write the profile, even if training ended early; None if nothing was profiled."""
+        """Write the profile, even if training ended early, and return its file, or None if nothing was profiled."""
         running, self._profile = self._profile, None
         if running is None:
             return None

@@ -30,7 +30,7 @@ TICKS = 10
 
 
 class Watchdog:
-    """Monitors training on all ranks in a thread; idle with one process or with `engine.hang_report=0`.
+    """Monitors training on all ranks in a thread, unless there is one process or `engine.hang_report=0`.
 
     `samples` is the number of samples seen at the start.
     """

@@ -85,7 +85,7 @@ def designed_steps(path: Path | None, process: Process) -> DesignedSteps | None:
 def band_residual(
     denoiser: Denoiser, settings: SampleSettings, run_config: Config, assembly: Assembly, runtime: Runtime
 ) -> Tensor | None:  # fmt: skip
-    """Return the missing power of a restored band's estimate, measured on the run's data; None for the mean.
+    """Return the missing power of a restored band's estimate, measured on the run's data, or None with band=mean.
 
     Raises:
         RecipeError: If it is requested but the run restores no band, or its data cannot be read.

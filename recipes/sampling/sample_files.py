@@ -161,7 +161,7 @@ def write_set(
 
 
 def save_grid(modality: Modality, media: Sequence[Any], path: Path, names: Sequence[str] | None) -> None:
-    """Write media as one image with their names, if the modality supports that; users' modalities may not."""
+    """Write media as one image with their names, if the modality supports it."""
     if names is not None and "names" in inspect.signature(modality.save_grid).parameters:
         modality.save_grid(media, path, names=names)
     else:
@@ -169,7 +169,7 @@ def save_grid(modality: Modality, media: Sequence[Any], path: Path, names: Seque
 
 
 def clear(out: Path, judged: bool) -> None:
-    """Remove the set in a folder and its evaluation, if any; the record is removed last, as it identifies a set."""
+    """Remove the set in a folder and its evaluation, if any. The record, which identifies a set, is removed last."""
     files = former(out) - {out / NOTES}
     if judged and notes(out):
         files.add(out / EVALUATION)

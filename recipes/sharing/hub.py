@@ -1,4 +1,4 @@
-"""Find models by folder, or by name on the Hugging Face Hub; only named files are fetched, and no code.
+"""Find models by folder, or by name on the Hugging Face Hub. Only the requested files are fetched, and no code.
 
 Fetched files are kept in the cache of the Hub. Nothing is fetched if a folder of that name exists.
 """
@@ -15,7 +15,7 @@ NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 
 def local_folder(name: str | Path, files: Sequence[str], revision: str | None = None) -> Path:
-    """Return a folder unchanged; for a model on the Hub, return a folder with its `files` (names or patterns).
+    """Return a folder unchanged, or for a model on the Hub a folder with its `files` (names or patterns).
 
     Raises:
         BrokenLibraryError: If it must be fetched, but huggingface_hub cannot be imported.

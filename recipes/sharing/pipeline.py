@@ -224,7 +224,7 @@ class Pipeline:
         return self
 
     def save_pretrained(self, folder: str | Path, license: str | None = None) -> None:
-        """Write the model and its card as `multisagd export` does; weights are read again from their source.
+        """Write the model and its card as `multisagd export` does. Weights are read again from their source.
 
         Raises:
             RecipeError: If the folder has other contents, or the weights no longer exist.

@@ -63,7 +63,7 @@ class Learner:
         return derive(self.settings.seed, "rollback", self.rollbacks) if self.rollbacks else self.settings.seed
 
     def healthy(self) -> bool:
-        """Whether the last step was successful; every rank must call this. Raises DivergedError as `step` does."""
+        """Whether the last step was successful. Every rank must call this. Raises DivergedError as `step` does."""
         self._settle()
         return self._in_a_row == 0
 

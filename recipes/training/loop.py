@@ -35,7 +35,7 @@ log = logging.getLogger("multisagd")
 
 
 class Saver:
-    """Writes checkpoints, `in_background` or synchronously; leaving the context waits for the last one.
+    """Writes checkpoints, `in_background` or synchronously. Leaving the context waits for the last one.
 
     In the background, a copy on the CPU is made at once and written by another thread, one at a time. A second Ctrl-C
     does not wait for it: an incomplete checkpoint does no harm. An error of the thread is raised by the next `save` or
@@ -102,7 +102,7 @@ class Loop:
         self._agreement = Agreement()
 
     def run(self, stop: StopRequest) -> None:
-        """Train; a continued run first reports, because the earlier one may have stopped during its report.
+        """Train. A continued run first repeats the report, because the earlier run may have stopped during it.
 
         Each state is saved before it is reported, so stopping during the first or last report loses nothing.
 
@@ -191,7 +191,7 @@ class Loop:
             raise self._stopped(stop.signal_number) from None
 
     def _report(self, final: bool = False) -> None:
-        """Validate and save samples when due, or at the end (`final`) if not yet done; checkpoints precede reports."""
+        """Validate and save samples when due, or at the end (`final`) if not yet done. Checkpoints precede reports."""
         every, now = self.settings.every, self.learner.samples
         before = now - self.settings.training.batch
         if every.validation and crossed(before, now, every.validation) != final and self.data.held_out is not None:
@@ -259,5 +259,5 @@ class Loop:
 
 
 def crossed(before: int, now: int, every: int) -> bool:
-    """Whether a multiple of `every` is in (before, now]; False for 0."""
+    """Whether `every` is not 0 and has a multiple in (before, now]."""
     return every > 0 and now // every > before // every

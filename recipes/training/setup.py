@@ -50,7 +50,7 @@ class Job:
     run_lock: RunLock | None
 
     def check_folder(self) -> None:
-        """Raise VanishedError if the folder has vanished; only the process that has locked it checks."""
+        """Raise VanishedError in the process that has locked the folder if the folder has vanished."""
         if self.run_lock is not None:
             self.run_lock.check()
 
@@ -108,7 +108,7 @@ class LearnedCondition:
 def learned_condition(
     settings: TrainSettings, training: Dataset, builder: Builder, device: torch.device
 ) -> LearnedCondition:
-    """Return a run's condition from its training data; `training.conditional=null` uses classes if there are any.
+    """Return the condition of a run. With `training.conditional=null`, it is the class if the data have classes.
 
     Raises:
         RecipeError: If a condition is requested but the data have none, if settings contradict each other, if the text

@@ -87,7 +87,7 @@ class Journal:
             self.cut(position)
 
     def write(self, entry: Mapping[str, Any]) -> None:
-        """Append one entry and flush it to the operating system; if the disk is full, the entry is dropped."""
+        """Append one entry and flush it to the operating system. If the disk is full, the entry is dropped."""
         line, before = json.dumps(entry).encode() + b"\n", self.position
         try:
             if self._file.write(line) != len(line):

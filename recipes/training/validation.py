@@ -24,7 +24,7 @@ def validate(
     denoiser: Denoiser, dataset: Dataset, statistics: DataStatistics, settings: TrainSettings, runtime: Runtime,
     conditional: bool,
 ) -> dict[str, Any]:  # fmt: skip
-    """Measure a denoiser on the first `validation.items` examples of a dataset; ranks divide each batch.
+    """Measure a denoiser on the first `validation.items` examples of a dataset. Ranks divide each batch.
 
     Times, noise and examples are the same at every call, so that two validations differ only in the model. Raises
     RecipeError if too many files cannot be read.
