@@ -60,7 +60,7 @@ test-oldest: $(STAMP)  ## the fast tests with the oldest versions that are allow
 	$(subst $(BIN),.venv-oldest/bin,$(TEST)) -n 2 -m "not slow" $(ARGS)
 
 docs: $(STAMP)  ## the links, images and blocks of README and docs, each run or with its reason why not (minutes)
-	$(TEST) -n 2 tests/test_docs.py tests/test_pages_run.py tests/test_site.py tests/test_examples.py $(ARGS)
+	$(TEST) -n 2 tests/test_docs.py tests/test_site.py $(ARGS)
 
 site: $(STAMP)  ## the documentation as a site, in site/
 	$(BIN)/mkdocs build --strict $(ARGS)

@@ -1,8 +1,16 @@
-"""Links, images and blocks of README, CONTRIBUTING and docs, without running them: that is `test_pages_run.py`."""
+"""Links and blocks of README, CONTRIBUTING and docs are right, and what readers can run does what its page says.
+
+Blocks run in the order of their page, in an empty folder. Python shares one namespace per page; commands get the words
+of `quick.py`, which make them small, and the files of `given.py`, which readers have or download. A block that begins
+with the name of a file is written to that file; if it is Python, it is run as well.
+"""
 
 import importlib.util
+import os
 import re
+import runpy
 import shlex
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -11,10 +19,13 @@ import pytest
 import yaml
 
 from recipes.base.commands import COMMANDS, CONFIGURED
+from recipes.cli import main as cli
 from recipes.cli.command import take_option
 from recipes.config import compose as configuration
 from recipes.launch import planned
-from tests.helpers.blocks import PAGES, ROOT, RUNNABLE, blocks_of
+from tests.helpers.blocks import PAGES, ROOT, RUNNABLE, Block, blocks_of
+from tests.helpers.given import GIVEN
+from tests.helpers.quick import quick
 
 BLOCKS = [block for page in PAGES for block in blocks_of(page)]
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
@@ -107,15 +118,127 @@ def check_command(words: list[str], scripts: set[str | None]) -> None:
             configuration.load(words[1], settings, folder)
 
 
-def test_blocks_of_finds_blocks_with_their_reasons(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tests.helpers.blocks.ROOT", tmp_path)
-    text = "a\n<!-- not run: takes a day -->\n```bash\nmultisagd a \\\n    b\n# c\n```\n  ```python\n  # x.py\n    y\n"
-    (tmp_path / "good.md").write_text(text + "  ```\n")
-    first, second = blocks_of("good.md")
-    assert (first.line, first.language, first.reason, first.file) == (3, "bash", "takes a day", None)
-    assert first.commands() == ["multisagd a      b"]
-    assert (second.line, second.text, second.reason, second.file) == (8, "# x.py\n  y\n", None, "x.py")
-    for number, wrong in enumerate(("```\n", "<!-- not run: a day -->\n\n```\n```\n", "<!-- not run: -->\n```\n```\n")):
-        (tmp_path / f"{number}.md").write_text(wrong)
-        with pytest.raises(ValueError, match=f"{number}.md:1"):
-            blocks_of(f"{number}.md")
+ON_DATA = ("docs/tutorials/schedule-design.md", "docs/tutorials/conditioning.md")
+"""These read MNIST and spoken digits."""
+QUOTED = "the output of the block above"
+"""The reason that marks a block as the output of the Python block before it."""
+RUN = [page for page in PAGES if any(block.reason is None for block in blocks_of(page))]
+FAST = ("README.md", "docs/faq.md", "docs/first-model.md", "docs/tutorials/your-own-modality.md")
+"""The pages that everybody starts with are run by `make test`, the others by `make test-slow`."""
+
+
+def numbers(text: str, pattern: str = r"-?\d+\.\d+") -> list[float]:
+    return [float(word) for word in re.findall(pattern, text)]
+
+
+def alike(shown: str, printed: str) -> bool:
+    """Whether the words are the same, and the numbers too except for the last digits, which differ by machine."""
+    number = r"-?\d+(?:\.\d+)?(?:e[+-]\d+)?"
+    same = re.sub(number, "#", shown).split() == re.sub(number, "#", printed).split()
+    return same and numbers(shown, number) == pytest.approx(numbers(printed, number), rel=0.1, abs=0.01)
+
+
+def check_results(page: str, names: dict[str, Any], printed: list[str]) -> None:
+    """Check what a page says of its results, from its variables and the output of each of its Python blocks."""
+    if page == "README.md":
+        assert names["images"].shape == (4, 3, 32, 32)
+        assert bool(names["images"].isfinite().all())
+    elif page == "docs/tutorials/inverse-problems.md":
+        error, left = numbers(next(text for text in printed if text.startswith("mean of guided samples")))
+        assert error < 0.2 * left
+    elif page == "docs/tutorials/schedule-design.md":
+        designed, cosine = (numbers(line)[0] for line in printed[-1].splitlines())
+        assert designed < cosine
+    elif page == "docs/tutorials/selective-omission.md":
+        before, after = numbers(printed[-1])
+        assert after < before / 5
+    elif page == "docs/tutorials/your-own-modality.md":
+        assert len(list(Path("runs/ecg/sampled").glob("*/samples/*.txt"))) == 4
+        assert len(list(Path("runs/volumes/sampled").glob("*/samples/*.npy"))) == 4
+        assert len(list(Path("runs").glob("*/samples/*.png"))) == 2
+
+
+@pytest.mark.filterwarnings("ignore:loadtxt")
+@pytest.mark.parametrize("page", [page if page in FAST else pytest.param(page, marks=pytest.mark.slow) for page in RUN])
+def test_page_runs(
+    page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if page in ON_DATA and not os.environ.get("MULTISAGD_DATA"):
+        pytest.skip("set MULTISAGD_DATA to run the pages on MNIST and spoken digits")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    for make in GIVEN.get(page, ()):
+        make(tmp_path)
+    modules, names, printed = set(sys.modules), {"__name__": page}, []
+    try:
+        for block in blocks_of(page):
+            if block.reason == QUOTED:
+                assert alike(block.text, printed[-1]), f"{block}: the block above printed\n{printed[-1]}"
+            elif block.reason is None:
+                capsys.readouterr()
+                run(block, names)
+                output = capsys.readouterr().out
+                if block.language == "python":
+                    assert not re.search(r"\b(nan|inf)\b", output), f"{block}: {output}"
+                    printed.append(output)
+    finally:
+        for name in set(sys.modules) - modules:
+            if str(getattr(sys.modules[name], "__file__", "")).startswith(str(tmp_path)):
+                del sys.modules[name]
+    check_results(page, names, printed)
+
+
+def run(block: Block, names: dict[str, Any]) -> None:
+    """Run one block in the working directory."""
+    if block.file is not None:
+        Path(block.file).parent.mkdir(parents=True, exist_ok=True)
+        Path(block.file).write_text(block.text, encoding="utf-8")
+        if block.language == "python":
+            runpy.run_path(block.file, run_name="__main__")
+    elif block.language == "python":
+        exec(compile("\n" * block.line + block.text, str(ROOT / block.page), "exec"), names)
+    elif block.language == "bash":
+        for command in block.commands():
+            words = shlex.split(command, comments=True)
+            if words[0] == "python" and words[1].endswith(".py"):
+                path = Path(words[1]) if Path(words[1]).exists() else ROOT / words[1]
+                with pytest.MonkeyPatch.context() as patch:
+                    patch.setattr(sys, "argv", words[1:])
+                    patch.syspath_prepend(str(path.parent))
+                    runpy.run_path(str(path), run_name="__main__")
+            else:
+                assert words[0] == "multisagd", f"{block}: this cannot be run here: {command}"
+                assert cli.main([*words[1:], *quick(words[1], words[2:])]) == 0, f"{block}: {command}"
+
+
+def test_tutorial_adapters_take_fewer_than_sixty_lines() -> None:
+    files = {block.file: block.text for block in blocks_of("docs/tutorials/your-own-modality.md")}
+    assert all(len(files[name].splitlines()) < 60 for name in ("ecg.py", "volume.py"))
+
+
+EXAMPLES = {
+    "audio_from_scratch.py": (r"2 sounds of 0\.26 s", "strings.wav"),
+    "image_from_scratch.py": (r"step 0: loss 0\.6\d+", "digits.png"),
+    "inverse_problem.py": (r"Gaussian posterior: 0\.\d+ from the truth", "restored.png"),
+    "schedule_design.py": (r"│ 4 +│ 0\.1\d+ +│ 1\.1\d+ +│ 1\.4\d+ +│", "steps.json"),
+    "shaped_vs_white.py": (r"│ 0\.00 +│( [+-]\d+\.\d+ +│){3}", None),
+}
+"""What an example prints, and the file that it writes."""
+
+
+@pytest.mark.parametrize("script", sorted(path.name for path in (ROOT / "examples").glob("*.py")))
+def test_example_runs_and_writes_its_files(
+    script: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(ROOT / "examples"))
+    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setattr(sys, "argv", [script, "--small"])
+    runpy.run_path(str(ROOT / "examples" / script), run_name="__main__")
+    printed, (expected, file) = capsys.readouterr().out, EXAMPLES.get(script, (r"\S", None))
+    assert re.search(expected, printed), printed
+    assert not re.search(r"\b(nan|inf)\b", printed), printed
+    assert file is None or (tmp_path / file).stat().st_size > 100
+    assert f"]({script})" in (ROOT / "examples" / "README.md").read_text(encoding="utf-8")

@@ -1,17 +1,15 @@
 """The documentation site builds strictly and without network, and its pages work in a browser."""
 
-import functools
-import http.server
 import importlib
 import inspect
 import posixpath
 import re
 import socket
-import threading
 import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import yaml
@@ -21,16 +19,16 @@ from selenium.webdriver.support.ui import WebDriverWait
 import multisagd
 from tests.helpers.blocks import ROOT
 from tests.helpers.browser import browser, complaints, needs_browser, show_as
+from tests.helpers.web_server import serving
 
 mkdocs = pytest.importorskip("mkdocs.commands.build", reason="needs the documentation's tools (.[docs])")
 from mkdocs.config import load_config  # noqa: E402
-from mkdocs.exceptions import Abort  # noqa: E402
 
 CONFIG = ROOT / "mkdocs.yml"
 INCLUDED = {"index.md", "contributing.md", "changelog.md", "examples.md"}
 REFERENCE = {
-    module: page.stem
-    for page in sorted((ROOT / "docs" / "reference").glob("*.md"))
+    module
+    for page in (ROOT / "docs" / "reference").glob("*.md")
     for module in re.findall(r"^::: ([\w.]+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
 }
 PUBLIC = [
@@ -69,91 +67,50 @@ def public_names(module: str) -> Iterator[tuple[str, str]]:
             yield name, value.__name__ if inspect.ismodule(value) else getattr(value, "__module__", module)
 
 
-def undocumented(pages: dict[str, str]) -> set[str]:
-    """Return the public names whose module is on none of the pages, which map a module to its page."""
-    names = [pair for module in PUBLIC for pair in public_names(module)]
-    return {f"{where}.{name}" for name, where in names if where not in {*pages, *INTERNAL}}
-
-
 def test_reference_has_every_public_name() -> None:
-    assert not undocumented(REFERENCE), "put ::: and their module on a page of docs/reference"
-    others = {module: page for module, page in REFERENCE.items() if module != "multisagd.radial"}
-    assert "multisagd.radial.PowerLaw" in undocumented(others)
-    assert set(multisagd.__all__) <= {name for name, _ in public_names("multisagd")}
-
-
-def test_site_build_refuses_pages_outside_the_navigation_and_broken_links(tmp_path: Path) -> None:
-    ours = yaml.safe_load(CONFIG.read_text())
-    kept = {key: ours[key] for key in ("site_name", "strict", "validation")}
-    (tmp_path / "docs").mkdir()
-    (tmp_path / "docs" / "index.md").write_text("# Here\n")
-    (tmp_path / "mkdocs.yml").write_text(yaml.safe_dump({**kept, "nav": ["index.md"]}))
-    mkdocs.build(load_config(str(tmp_path / "mkdocs.yml")))
-    for name, text in {"other.md": "# There\n", "index.md": "[there](none.md)\n"}.items():
-        (tmp_path / "docs" / name).write_text(text)
-        with pytest.raises(Abort):
-            mkdocs.build(load_config(str(tmp_path / "mkdocs.yml")))
-        (tmp_path / "docs" / "other.md").unlink(missing_ok=True)
+    names = {pair for module in PUBLIC for pair in public_names(module)}
+    missing = {f"{where}.{name}" for name, where in names if where not in {*REFERENCE, *INTERNAL}}
+    assert not missing, "put ::: and their module on a page of docs/reference"
+    assert set(multisagd.__all__) <= {name for name, _ in names}
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The site, built with every connection refused."""
-
-    def refuse(*arguments: object) -> None:
-        raise AssertionError(f"the build connects to {arguments[1:]}")
-
     folder = tmp_path_factory.mktemp("site")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(socket.socket, "connect", refuse)
+        patch.setattr(socket.socket, "connect", Mock(side_effect=AssertionError("the build opens a connection")))
         patch.setenv("NO_MKDOCS_2_WARNING", "1")
         mkdocs.build(load_config(str(CONFIG), site_dir=str(folder)))
     return folder
 
 
 @pytest.mark.slow
-def test_site_links_lead_to_pages_and_anchors(site: Path) -> None:
+def test_site_links_lead_to_its_own_pages_and_anchors(site: Path) -> None:
     pages = {path.relative_to(site).as_posix(): path.read_text(encoding="utf-8") for path in site.rglob("*.html")}
     anchors = {page: set(re.findall(r'\b(?:id|name)="?([^"\s>]+)', text)) for page, text in pages.items()}
     broken = []
     for page, text in pages.items():
-        if page == "404.html":  # its links count from the root of whatever serves it
-            continue
-        for target in re.findall(r'\b(?:href|src)="([^"]+)"', text):
-            if re.match(r"\w+:", target):
-                continue
+        tags = re.findall(r"<(?:script|link|img|iframe|video|audio|source)\b[^>]*>", text)
+        outside = [tag for tag in tags if re.search(r'\b(?:src|href)="?(?:https?:)?//', tag) and "canonical" not in tag]
+        assert not outside, f"{page}: {outside}"
+        # Links of the error page count from the root of whatever serves it.
+        targets = re.findall(r'\b(?:href|src)="([^"]+)"', text) if page != "404.html" else []
+        for target in (target for target in targets if not re.match(r"\w+:", target)):
             path, _, anchor = urllib.parse.unquote(target).partition("#")
             path = posixpath.normpath(posixpath.join(posixpath.dirname(page), path)) if path else page
             path = f"{path}/index.html".removeprefix("./") if (site / path).is_dir() else path
             if not (site / path).is_file() or (anchor and path in anchors and anchor not in anchors[path]):
                 broken.append(f"{page}: {target}")
     assert not broken, "\n".join(broken[:20])
-    names = pages["reference/index.html"]
-    assert all(f">{name}</code>" in names for name in multisagd.__all__)
+    assert all(f">{name}</code>" in pages["reference/index.html"] for name in multisagd.__all__)
     assert "<!-- not run:" not in "".join(text for page, text in pages.items() if not page.startswith("source/"))
-    assert "&lt;!-- not run: needs eight GPUs --&gt;" in pages["contributing.html"]
 
 
-@pytest.mark.slow
-def test_site_loads_nothing_from_other_hosts(site: Path) -> None:
-    for path in site.rglob("*.html"):
-        tags = re.findall(r"<(?:script|link|img|iframe|video|audio|source)\b[^>]*>", path.read_text(encoding="utf-8"))
-        outside = [tag for tag in tags if re.search(r'\b(?:src|href)="?(?:https?:)?//', tag) and "canonical" not in tag]
-        assert not outside, f"{path.relative_to(site)}: {outside}"
-
-
-@pytest.fixture(scope="module")
+@pytest.fixture
 def address(site: Path) -> Iterator[str]:
-    class Quiet(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(site)))
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    thread.join()
+    with serving(site, parts=False) as address:
+        yield address
 
 
 SHOWN = [

@@ -1,7 +1,7 @@
 """The fenced blocks of README, CONTRIBUTING, examples and docs, and the reasons why some are not run.
 
-`test_pages_run.py` runs every block, page by page and in order, unless an HTML comment on the line before it gives the
-reason why not, such as <!-- not run: trains for an hour -->. `test_docs.py` checks all blocks without running them.
+`test_docs.py` checks all blocks, and runs them page by page and in order, unless an HTML comment on the line before
+gives the reason why not, such as <!-- not run: trains for an hour -->.
 """
 
 import re

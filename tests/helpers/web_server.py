@@ -53,8 +53,8 @@ def memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 @contextmanager
 def serving(folder: Path, parts: bool = True) -> Iterator[str]:
-    """Serve a new folder on this machine and yield its address; without `parts`, only whole files."""
-    folder.mkdir()
+    """Serve a folder on this machine and yield its address; without `parts`, only whole files."""
+    folder.mkdir(exist_ok=True)
     if parts:
         server = make_server("127.0.0.1", 0, Flask("files", static_folder=folder, static_url_path="/"), threaded=True)
     else:

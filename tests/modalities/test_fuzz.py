@@ -38,13 +38,12 @@ def good_files(medium: str, folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     draw = np.random.default_rng(0)
     if medium == "image":
-        pixels = draw.integers(0, 256, size=(24, 20, 3), dtype=np.uint8)
+        picture = PIL.Image.fromarray(draw.integers(0, 256, size=(24, 20, 3), dtype=np.uint8))
         for ending in ("png", "jpg", "webp", "gif", "bmp", "tif"):
-            PIL.Image.fromarray(pixels).save(folder / f"good.{ending}")
+            picture.save(folder / f"good.{ending}")
     elif medium == "audio":
-        sound = 0.3 * draw.standard_normal(2400)
         for ending in ("wav", "flac", "ogg", "mp3"):
-            soundfile.write(folder / f"good.{ending}", sound, 8000)
+            soundfile.write(folder / f"good.{ending}", 0.3 * draw.standard_normal(2400), 8000)
     else:
         for ending, codec in CODECS.items():
             write_numbered(folder / f"good.{ending}", codec, rate=25, count=30)

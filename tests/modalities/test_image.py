@@ -5,7 +5,6 @@ import gzip
 import os
 import struct
 import zlib
-from collections.abc import Sequence
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -15,7 +14,7 @@ import pytest
 import torch
 import torchvision
 
-from modalities.base import Dataset, Example, collate, split
+from modalities.base import collate
 from modalities.image import Image
 from modalities.image_sets import CIFAR10, MNIST, Digits, FashionMNIST, Pixels, read_idx
 
@@ -254,32 +253,6 @@ def test_pixels_batch_equals_its_examples_and_flips_by_seed() -> None:
     for index in (-1, 12):
         with pytest.raises(IndexError, match=str(index)):
             dataset.batch([0, index])
-
-
-class Ramp(Dataset):
-    modality = PADDED
-    classes = None
-
-    def __init__(self, numbers: Sequence[int]) -> None:
-        self.numbers = numbers
-
-    def __len__(self) -> int:
-        return len(self.numbers)
-
-    def example(self, index: int, seed: int | None = None) -> Example:
-        mask = torch.arange(4).reshape(1, 4) < 3 if index % 2 else None
-        return Example(torch.full((1, 4), float(self.numbers[index])), mask=mask)
-
-    def subset(self, indices: Sequence[int]) -> "Ramp":
-        return Ramp([self.numbers[index] for index in indices])
-
-
-def test_dataset_subclass_needs_only_length_example_and_subset() -> None:
-    batch = Ramp([5, 6, 7]).batch([0, 1])
-    assert batch.labels is None
-    assert batch.mask.tolist() == [[[True] * 4], [[True, True, True, False]]]
-    assert len(split(Ramp([5, 6, 7]), 1)[1]) == 1
-    assert Ramp([1]).unreadable == {}
 
 
 def test_pixels_convert_grey_to_rgb_and_back() -> None:

@@ -54,20 +54,11 @@ def test_representations_keep_silence() -> None:
     assert LogMel(bands=20).encode(silence, 8000).unique().tolist() == [-1.0]
 
 
-def test_representations_decode_any_tensor_to_finite_sound() -> None:
-    wild = 1e18 * noise(2, 257 * 33).reshape(2, 257, 33)
-    for power in (0.1, 0.5):
-        decoded = Stft(power=power).decode(wild, 4000, 8000)
-        assert bool(torch.isfinite(decoded).all())
-    assert Waveform().decode(wild[0], 33, 8000).abs().max() == LOUDEST
-    assert bool(torch.isfinite(LogMel(bands=20).decode(1e18 * noise(20, 33)[None], 4000, 8000)).all())
-
-
-def test_waveform_is_the_scaled_sound() -> None:
-    waveform = noise(2, 100)
-    assert torch.equal(Waveform().encode(waveform, 8000), waveform)
-    assert torch.allclose(Waveform(scale=5).encode(waveform, 8000), 5 * waveform)
-    assert torch.allclose(Waveform(scale=5).decode(5 * waveform, 100, 8000), waveform, atol=1e-6)
+def test_waveform_is_the_scaled_and_limited_sound() -> None:
+    waveform, scaled = noise(2, 100), Waveform(scale=5)
+    assert torch.equal(scaled.encode(waveform, 8000), 5 * waveform)
+    torch.testing.assert_close(scaled.decode(5 * waveform, 100, 8000), waveform)
+    assert scaled.decode(1e18 * waveform, 100, 8000).abs().max() == LOUDEST
 
 
 @pytest.mark.parametrize("rate", [8000, 16000])

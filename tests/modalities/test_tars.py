@@ -31,7 +31,7 @@ from modalities.tar_index import ShardIndex
 from modalities.tar_packing import Packed, divided, shard_size, write_tar
 from modalities.tars import TarShards, in_memory
 from tests.helpers.archives import archive
-from tests.helpers.web_server import Flaky, serving
+from tests.helpers.web_server import serving
 
 IMAGE = Image(size=8, flip=True)
 COUNT, EACH = 23, 5
@@ -184,13 +184,12 @@ def add(shard: Path, **files: bytes) -> None:
             tar.addfile(header, io.BytesIO(content))
 
 
-def test_tar_shards_refuse_classes_or_captions_of_only_some_examples(shards: Path, folder: Folder) -> None:
-    content = next(folder.root.rglob("*.png")).read_bytes()
-    add(shards / "004.tar", new__png=content, new__txt=b"text")
+def test_tar_shards_refuse_classes_or_captions_of_only_some_examples(shards: Path) -> None:
+    add(shards / "004.tar", new__png=b"", new__txt=b"text")
     with pytest.raises(ValueError, match=r"004.tar/new.png has no class .*labels=none"):
         TarShards(IMAGE, str(shards))
     assert TarShards(IMAGE, str(shards), labels="none").caption(COUNT) == "text"
-    add(shards / "003.tar", new__png=content, new__cls=b"cat")
+    add(shards / "003.tar", new__png=b"", new__cls=b"cat")
     with pytest.raises(ValueError, match=r"003.tar/new.png has no caption .*captions=none"):
         TarShards(IMAGE, str(shards), labels="none")
     assert len(TarShards(IMAGE, str(shards), labels="none", captions="none")) == COUNT + 2
@@ -221,13 +220,11 @@ def test_tar_shards_fingerprint_ignores_the_location(shards: Path, folder: Folde
     first = TarShards(IMAGE, str(shards)).fingerprint
     moved = Path(shutil.copytree(shards, tmp_path / "moved"))
     assert TarShards(IMAGE, f"{moved}/{{000..004}}.tar").fingerprint == first
-    # Other shards of the same examples have other groups, hence another order.
-    other = packed(folder, tmp_path / "other", 6)
     for urls, settings in (
         ([str(path) for path in sorted(moved.glob("*.tar"), reverse=True)], {}),
         (str(shards), {"captions": "none"}),
         (str(shards), {"labels": "none"}),
-        (str(other), {}),
+        (str(packed(folder, tmp_path / "other", 6)), {}),  # other groups, hence another order
     ):
         assert TarShards(IMAGE, urls, **settings).fingerprint != first, (urls, settings)
 
@@ -351,16 +348,10 @@ def touched(content: bytes, place: int) -> bytes:
 
 
 def test_tar_shards_name_damaged_and_missing_shards_before_work_begins(shards: Path) -> None:
-    whole = (shards / "001.tar").read_bytes()
-    (shards / "001.tar").write_bytes(whole[:-11_000])
+    (shards / "001.tar").write_bytes((shards / "001.tar").read_bytes()[:-11_000])
     (shards / "003.tar").write_bytes(b"nonsense" * 1000)
     with pytest.raises(ValueError, match=r"001.tar: it is truncated.*; .*003.tar: it is not a tar archive\. Restore"):
         TarShards(IMAGE, str(shards))
-    (shards / "003.tar").unlink()
-    (shards / "001.tar").write_bytes(whole)
-    with pytest.raises(ValueError, match=r"003.tar: FileNotFoundError"):
-        TarShards(IMAGE, f"{shards}/{{000..004}}.tar")
-    assert len(TarShards(IMAGE, str(shards))) == COUNT - EACH
     with pytest.raises(ValueError, match="FileNotFoundError") as caught:
         TarShards(IMAGE, f"{shards}/{{100..999}}.tar")
     assert str(caught.value).count("FileNotFoundError") == 3, "not all failing shards are tried"
@@ -378,17 +369,6 @@ def test_tar_shards_that_change_during_a_run_end_it(shards: Path) -> None:
             data.batch([0, 7])
     assert data.unreadable == {}
     assert data.batch([7]).x0.shape == (1, 3, 8, 8)
-
-
-def test_tar_shards_retry_storage_and_end_if_it_keeps_failing(shards: Path, memory: Any) -> None:
-    upload(memory, shards)
-    data = TarShards(IMAGE, "flaky://bucket/{000..004}.tar")
-    Flaky.failures = 2
-    assert data.batch([1]).x0.shape == (1, 3, 8, 8)
-    Flaky.failures = 10**6
-    with pytest.raises(UnreadableFilesError, match=r"too busy, in 7 attempts. The same command continues once"):
-        data.batch([0, 1, 2])
-    assert data.unreadable == {}
 
 
 def test_tar_shards_name_and_replace_unreadable_media_like_a_folder(folder: Folder, tmp_path: Path) -> None:
