@@ -92,7 +92,7 @@ def design(config: Config) -> Path:
     builder = Builder(tuple(config["allow_targets"]))
     settings = builder.settings(DesignSettings, config, "")
     path = settings.statistics / STATISTICS if settings.statistics.is_dir() else settings.statistics
-    statistics = read_statistics(path, "`multisagd analyze` makes such a file", key="statistics: ")
+    statistics = read_statistics(path, "`multisagd analyze` creates such a file", key="statistics: ")
     sampler = builder.build(settings.sampler, Sampler, "sampler", statistics=statistics)  # type: ignore[type-abstract]
     kind = type(sampler).__name__.lower()
     out = settings.out or path.parent / f"design_{kind}_{settings.steps}_{settings.objective}_{settings.noise}"

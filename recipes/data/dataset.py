@@ -168,7 +168,9 @@ def held_out_note(training: Dataset, held_out: Dataset | None, settings: TrainSe
         return "the only example is used for training, so there is no validation"
     names = training.classes or ()
     few = f"{found or 'no'} example{'s' * (found != 1)} held out, though validation.holdout={wanted:g}"
-    return f"{few}: each of {len(names)} classes keeps one for training (data.labels=none trains without classes)"
+    return (
+        f"{few}: each of {len(names)} classes keeps one example for training (data.labels=none trains without classes)"
+    )
 
 
 def measure(dataset: Dataset, settings: TrainSettings) -> DataStatistics:
@@ -218,5 +220,5 @@ def colour_note(dataset: Dataset) -> str | None:
             f"{found} of {count} checked examples are in colour, but loaded in grey: modality.channels=3 keeps colours"
         )
     if modality.channels == 3 and not found:
-        return f"all {count} checked examples are grey: modality.channels=1 needs a third of the values"
+        return f"all {count} checked examples are grey: modality.channels=1 would need a third of the values"
     return None

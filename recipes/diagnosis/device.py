@@ -83,7 +83,7 @@ def compiler() -> Finding:
     values = torch.linspace(0.0, 1.0, 64, device=DEVICE)
     try:
         found = torch.compile(lambda x: torch.sin(x) * 2.0 + x)(values)
-    except Exception as error:  # each compiler backend has its own errors
+    except Exception as error:  # each compiler backend raises its own errors
         message = f"engine.compile=true, which engine=gpu sets, does not work: {summary(error)}"
         return Finding("absent", message, "apt-get install g++ python3-dev")
     torch.testing.assert_close(found, torch.sin(values) * 2.0 + values)

@@ -245,14 +245,14 @@ def load_samples(path: Path, dataset: Dataset, maximum: int | None = None) -> tu
         RecipeError: If the file is unreadable, or does not hold finite samples of the dataset's shape and classes.
     """
     with as_recipe_error(
-        (OSError, KeyError, ValueError), f"cannot read samples from {path} (", "): make them with multisagd sample"
+        (OSError, KeyError, ValueError), f"cannot read samples from {path} (", "): draw samples with multisagd sample"
     ):
         tensors = read_tensors(path)
         x0, labels = tensors["x0"], tensors.get("labels")
         if not len(x0) or not x0.is_floating_point() or (labels is not None and labels.dtype != torch.int64):
             raise ValueError("it has no x0 of the right type")
     if tuple(x0.shape[1:]) != (shape := dataset.modality.tensor_shape):
-        raise RecipeError(f"{path} holds samples of shape {tuple(x0.shape[1:])}, the run's data have {shape}")
+        raise RecipeError(f"{path} holds samples of shape {tuple(x0.shape[1:])}, but the run's data are {shape}")
     if broken := int((~x0.flatten(1).isfinite()).any(1).sum()):
         raise RecipeError(f"{broken} of {len(x0)} samples in {path} are not finite: sample again with more steps")
     if labels is not None and (

@@ -38,7 +38,7 @@ ROWS = 30
 MARKED = 40
 """Number of points of a curve below which points have markers."""
 LABEL = 40
-"""Maximum length of a run's name in a chart; of longer names the middle is omitted, as names often begin alike."""
+"""Maximum length of a run's name in a chart. The middle of longer names is omitted, as names often begin alike."""
 FORMULA = re.compile(r"[=+@\t\r]|-(?!\d[\d.e+-]*$)")
 """First characters of spreadsheet formulas, except in negative numbers."""
 ROOM = 56

@@ -320,7 +320,7 @@ def _exported(run: Run, builder: Builder, given: Group, checkpoint: Chosen) -> T
             raise ValueError(f"format version {notes['format_version']!r:.80}, this program reads {FORMAT_VERSION}")
         metadata, config = notes["metadata"], notes["config"]
         if not isinstance(metadata, dict) or not isinstance(config, dict):
-            raise ValueError("it contains no metadata or no configuration")
+            raise ValueError("its metadata or its configuration is missing")
         check_metadata(metadata)
         if notes["weights"] not in get_args(Which):
             raise ValueError(f"{notes['weights']!r:.80} is not the name of weights")

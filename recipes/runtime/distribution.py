@@ -208,7 +208,7 @@ def raise_together(error: Exception | None, group: Group = None) -> None:
     if error is not None:
         raise error
     if failed:
-        raise FailedElsewhereError("another process failed; its own message says why")
+        raise FailedElsewhereError("another process failed; its own message gives the reason")
 
 
 def broadcast_from_rank0(tensor: Tensor) -> None:
