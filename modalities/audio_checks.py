@@ -83,7 +83,7 @@ def last_page_samples(path: Path) -> int:
 
 
 def _position(tail: bytes, place: int) -> int:
-    """Return the granule position of an Ogg page (RFC 3533, Sec. 6); -1 if no packet ends on it."""
+    """Return the granule position of an Ogg page (RFC 3533, Sec. 6), which is -1 if no packet ends on it."""
     return int.from_bytes(tail[place + 6 : place + 14], "little", signed=True)
 
 

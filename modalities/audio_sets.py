@@ -26,7 +26,7 @@ LATEST = 0.1
 
 
 class PluckedStrings(Dataset):
-    """`count` plucked strings of random pitch, decay, plucking position, brightness and loudness; 12 pitch classes.
+    """`count` plucked strings of random pitch, decay, plucking position, brightness and loudness, in 12 pitch classes.
 
     Each string depends on `seed` and its index only. It is plucked at time 0 or, if there is an augmentation seed, up
     to a tenth of the length later. The whole clip is data, including the silence before the pluck.

@@ -36,9 +36,9 @@ CONVOLUTIONS = {nn.Conv1d: 1, nn.Conv2d: 2, nn.Conv3d: 3}
 class Autoencoder(Protocol):
     """Encodes and decodes batches of data with values of about [-1, 1].
 
-    Both directions use float32, without randomness or gradients. Its settings are stored next to the latents and
-    compared before the latents are used, so it should be a frozen dataclass. If it has a `fingerprint` (a string), that
-    is compared too: it can identify weights that may change.
+    Both directions use float32, without randomness or gradients. The autoencoder's settings are stored next to the
+    latents and compared before the latents are used, so it should be a frozen dataclass. If it has a `fingerprint` (a
+    string), that is compared too: it can identify weights that may change.
 
     It must be thread-safe. If it accepts tensors on torch's `meta` device, shapes are known before weights are
     loaded; otherwise zeros are encoded to find the shapes.
@@ -113,7 +113,10 @@ class DiffusersAutoencoder(Autoencoder):
 
     @cached_property
     def fingerprint(self) -> str | None:
-        """Hash of the weights in a local folder; None for a model on the Hub, which `name` and `revision` identify."""
+        """A hash of the weights in a local folder; None for a model on the Hub.
+
+        A model on the Hub is identified by `name` and `revision`.
+        """
         folder = Path(self._path, self.subfolder or "")
         files = sorted(path for path in folder.glob("*.safetensors") if WEIGHTS.fullmatch(path.name))
         digest = hashlib.sha256()

@@ -24,11 +24,12 @@ DatasetT = TypeVar("DatasetT", bound="Dataset")
 
 
 class Modality(ABC):
-    """Converts one medium to tensors and back; `media` is its form in memory, for images uint8 pixels.
+    """Converts one medium to tensors and back.
 
-    `decode(encode(media))` equals `media`, up to the losses that the modality declares. No state is kept between
-    calls, so threads can share a modality. Frozen dataclasses are recommended, because a configuration then checks
-    their settings by type hints. `multisagd.testing.check_modality` tests these properties.
+    `media` is the medium's form in memory: for images, uint8 pixels. `decode(encode(media))` equals `media`, up to the
+    losses that the modality declares. No state is kept between calls, so threads can share a modality. Frozen
+    dataclasses are recommended, because a configuration then checks their settings by type hints.
+    `multisagd.testing.check_modality` tests these properties.
     """
 
     @property
@@ -39,7 +40,7 @@ class Modality(ABC):
     @property
     @abstractmethod
     def suffixes(self) -> tuple[str, ...]:
-        """File suffixes that are read, lower case with the dot; files are written with the first one."""
+        """File suffixes that are read, in lower case and with the dot; files are written with the first one."""
 
     @abstractmethod
     def grid(self) -> Grid:
@@ -120,7 +121,7 @@ class Batch(NamedTuple):
 
 
 class Groups(NamedTuple):
-    """Which examples are stored together: the first `lengths[0]` of a dataset, the next `lengths[1]`, and so on.
+    """The examples that are stored together: the first `lengths[0]` of a dataset, the next `lengths[1]`, and so on.
 
     Reading is fastest from few groups: from `window` groups at a time.
     """
@@ -183,16 +184,22 @@ class Dataset(ABC):
 
     @property
     def groups(self) -> Groups | None:
-        """Groups of examples that are stored together; None if there are none."""
+        """Groups of examples that are stored together; None if there are no groups."""
         return None
 
     @property
     def fingerprint(self) -> str:
-        """A string that changes with the examples, their order, classes or captions; computed without reading media."""
+        """A string that changes with the examples, their order, classes or captions.
+
+        It is computed without reading media.
+        """
         return ""
 
     def stored(self) -> Iterable[Source]:
-        """Return the files whose contents the fingerprint does not cover, in fixed order; empty for data in memory."""
+        """Return the files whose contents the fingerprint does not cover, in fixed order.
+
+        For data in memory there are no such files.
+        """
         return ()
 
     @property

@@ -53,7 +53,7 @@ def picture(path: Path) -> tuple[str, bytes, bool]:
     Large images are compressed as WebP.
 
     Raises:
-        ValueError: If it is not a PNG, or has more pixels than any image of a run.
+        ValueError: If it is not a PNG, or has more pixels than any image that a run writes.
         OSError: If it is damaged.
     """
     with importing("PIL", "images in a report"):
@@ -106,7 +106,7 @@ def clip(path: Path) -> tuple[str, bytes, bool]:
 
     Raises:
         av.error.FFmpegError: If it is damaged.
-        ValueError: If it contains no clip, or has more pixels than any clip of a run.
+        ValueError: If it contains no clip, or has more pixels than any clip that a run writes.
     """
     with importing("av", "clips in a report"):
         import av

@@ -114,14 +114,14 @@ def local(path: Path) -> Source:
 
 
 class OpenFiles:
-    """The most recently read local files, kept open; thread-safe."""
+    """A thread-safe cache of the most recently read local files, which are kept open."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._files: OrderedDict[Source, _Descriptor] = OrderedDict()
 
     def read(self, source: Source, start: int, count: int) -> bytes:
-        """Return up to `count` bytes; a file that fails is reopened next time."""
+        """Return up to `count` bytes; a file whose reading fails is reopened next time."""
         with self._lock:
             # Keyed by source, not by path: a later source of the same path may be another file.
             file = self._files.pop(source, None) or _Descriptor(source.path)
@@ -217,7 +217,7 @@ def _files(url: str, ending: str, local_only: bool) -> list[Source]:
 
 
 def _plain(path: str) -> str:
-    """Return a path as a local source, absolute, without parsing a protocol."""
+    """Return a local source with the absolute path of a file, without parsing a protocol."""
     return os.path.abspath(os.path.expanduser(path))  # noqa: PTH100, PTH111 - it may be a pattern
 
 

@@ -62,7 +62,7 @@ def _plain(value: Any, name: str, owner: str) -> Any:
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """Return the keys in which two mappings differ, with both values; empty if they are equal.
+    """Return the keys in which two mappings differ, with both values, or an empty string if they are equal.
 
     The `name` of a part is only its location, and is ignored if both have the same `fingerprint` for it.
     """

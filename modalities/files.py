@@ -119,7 +119,7 @@ class Folder(MediaFiles):
         return part
 
     def caption(self, index: int) -> str | None:
-        """Return the caption of one file, without reading the file; None if the files have none."""
+        """Return the caption of one file, without reading the file, or None if the files have no captions."""
         return None if self.texts is None else self.texts[index]
 
     def stored(self) -> Iterable[Source]:

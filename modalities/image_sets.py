@@ -139,7 +139,7 @@ class MNIST(Pixels):
 
 
 class FashionMNIST(MNIST):
-    """Fashion-MNIST: 60,000 training (or 10,000 test) images of clothes, grey 28×28; otherwise like `MNIST`.
+    """Fashion-MNIST: 60,000 training (or 10,000 test) images of clothes, grey 28×28, in the format of `MNIST`.
 
     Source: H. Xiao, K. Rasul, R. Vollgraf, arXiv:1708.07747.
     """

@@ -21,7 +21,9 @@ log = logging.getLogger("multisagd")
 def class_names(
     source: LabelSource, root: Path, files: Sequence[str], entries: Sequence[Entry], pattern: str | None
 ) -> list[str] | None:
-    """Return the class name of each file, or None without classes; `entries` are the files' manifest lines, if any.
+    """Return the class name of each file, or None if there are no classes.
+
+    `entries` are the manifest lines of the files, if there is a manifest.
 
     Raises:
         ValueError: If a file has no class although `source` requires one, or `pattern` is invalid.
@@ -41,7 +43,7 @@ def class_names(
 def captions(
     source: CaptionSource, root: Path, files: Sequence[str], entries: Sequence[Entry], names: Sequence[str] | None
 ) -> list[str] | None:
-    """Return the caption of each file, or None without captions; `names` are the class names.
+    """Return the caption of each file, or None if there are no captions; `names` are the class names.
 
     Raises:
         FileNotFoundError: If a caption is missing.

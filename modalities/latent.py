@@ -108,7 +108,7 @@ class Latent(Modality):
 
     @cached_property
     def scale(self) -> LatentScale | None:
-        """Mean and standard deviation by which latents are scaled; None if they are not."""
+        """Mean and standard deviation by which latents are scaled; None if they are not scaled."""
         return None if self.statistics is None else LatentScale.load(self.statistics)
 
     @cached_property

@@ -46,7 +46,7 @@ def find_layout(autoencoder: Autoencoder, channels: int, size: tuple[int, ...]) 
 
 
 class _Probe:
-    """Finds the latent and output sizes of an autoencoder, without data if it supports the meta device."""
+    """Finds the latent and output sizes of an autoencoder, without computing if it supports the meta device."""
 
     def __init__(self, autoencoder: Autoencoder, channels: int, size: tuple[int, ...]) -> None:
         self.autoencoder = autoencoder
@@ -74,7 +74,7 @@ class _Probe:
         return self.autoencoder.encode(torch.zeros(1, self.channels, *size, device=self.device))
 
     def decoded(self, size: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Return the shape of the latents, without the batch, and the size of the decoded data."""
+        """Return the shape of one example's latents, and the size of the decoded data."""
         if size in self._answers:
             return self._answers[size]
         z = self.encoded(size)

@@ -143,7 +143,7 @@ class Spectrogram(Representation):
         return spectrogram * (4 / self.window)
 
     def inverse(self, spectrogram: Tensor, samples: int) -> Tensor:
-        """Return the waveform (sound channels, samples) whose spectrogram is nearest: the inverse of `transform`."""
+        """Return the waveform (sound channels, samples) whose spectrogram is nearest, as the inverse of `transform`."""
         hann = torch.hann_window(self.window)
         padded = torch.istft(
             spectrogram * (self.window / 4), self.window, self.hop, window=hann, length=self.padded(samples)
@@ -189,7 +189,7 @@ class Stft(Spectrogram):
         return torch.cat([compressed.real, compressed.imag])
 
     def decode(self, x0: Tensor, samples: int, rate: int) -> Tensor:
-        """Return the waveform; if the tensor is not a spectrogram, a waveform whose spectrogram is close."""
+        """Return the waveform of a spectrogram, or for any other tensor a waveform whose spectrogram is close."""
         real, imaginary = (x0 / self.scale).chunk(2)
         compressed = torch.complex(real, imaginary)
         # A waveform within LOUDEST has magnitudes of at most twice LOUDEST; larger ones could overflow.
@@ -253,7 +253,10 @@ class LogMel(Spectrogram):
         return 1 - 2 * decibels / self.floor_db
 
     def decode(self, x0: Tensor, samples: int, rate: int) -> Tensor:
-        """Return a waveform that approximates this log-mel spectrogram, limited to +10 dB; the floor is silence."""
+        """Return a waveform that approximates this log-mel spectrogram, limited to +10 dB.
+
+        The floor becomes silence.
+        """
         decibels = ((1 - x0) * self.floor_db / 2).clamp(self.floor_db, 10)
         bands = 10 ** (decibels / 10) - 10 ** (self.floor_db / 10)
         power = mel.spread(bands.clamp(min=0), mel.filters(*self.settings(rate)))

@@ -164,7 +164,7 @@ class _Shard:
             raise self._damaged(error) from error
 
     def rows(self, name: str, row: int) -> Tensor | None:
-        """Return one row of a tensor, shape `(1, ...)`, as a copy; None if the shard has no such tensor."""
+        """Return a copy of one row of a tensor, shape `(1, ...)`, or None if the shard has no such tensor."""
         if name not in self._names:
             return None
         try:
@@ -180,7 +180,7 @@ class _Shard:
 
 
 class _OpenShards:
-    """The most recently opened shards; thread-safe."""
+    """A thread-safe cache of the most recently opened shards."""
 
     def __init__(self, root: Path, index: Index) -> None:
         self.root, self.index = root, index

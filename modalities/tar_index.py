@@ -35,7 +35,7 @@ SIDECARS = ("cls", "txt", "json")
 
 @dataclass(frozen=True)
 class ScanOptions:
-    """What to find in a shard: suffixes of media, lower case without the dot, and keys of the JSON files."""
+    """What to find in a shard: suffixes of media, in lower case and without the dot, and keys of the JSON files."""
 
     media: tuple[str, ...]
     label_key: str = "label"

@@ -141,7 +141,7 @@ class TarShards(MediaFiles):
         return None if self._labels is None else int(self._labels[shard][row])
 
     def caption(self, index: int) -> str | None:
-        """Return the caption of one example, without reading its shard; None if the examples have none."""
+        """Return the caption of one example, without reading its shard, or None if the examples have no captions."""
         if self._captions == "none":
             return None
         shard, row = self._find(index)

@@ -145,9 +145,10 @@ class Video(Modality):
         raise ValueError(f"no window has motion={self.motion:g} per frame; the largest is {maximum:.2g}")
 
     def _starts(self, duration: float, step: float, seed: int | None) -> list[float]:
-        """Return the times at which windows may start, in the order to try; only one if there is no motion filter.
+        """Return the times at which windows may start, in the order to try.
 
-        They are multiples of the file's frame time, so that windows at its own frame rate contain each frame once.
+        Without a motion filter there is only one. They are multiples of the file's frame time, so that windows at its
+        own frame rate contain each frame once.
         """
         spare = duration - (self.frames - 1) / self.fps - 1e-3
         last = max(0, math.ceil(spare / step) - 1)
@@ -227,7 +228,10 @@ class Video(Modality):
 
 
 def _motion(clip: Tensor) -> float:
-    """Mean absolute difference between consecutive frames, of pixels in [0, 1]; 0 for a single frame."""
+    """Return the mean absolute difference between consecutive frames, for pixels in [0, 1].
+
+    For a single frame it is 0.
+    """
     values = clip.float() / 255
     return float((values[:, 1:] - values[:, :-1]).abs().mean()) if clip.shape[1] > 1 else 0.0
 

@@ -42,7 +42,7 @@ MISSING = 0.1
 
 @dataclass(frozen=True)
 class VideoFile:
-    """An open video file; made by `open_video`.
+    """An open video file, as returned by `open_video`.
 
     `counted` is True if timestamps do not give display times, so that frames are counted; `seekable` is False if
     timestamps cannot be trusted after a seek. `origin` is the timestamp of the first frame, `aspect` the width of a

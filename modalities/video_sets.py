@@ -103,7 +103,7 @@ class MovingDigits(Dataset):
         return Batch(x0.contiguous(), self.names[glyphs[:, 0]] if self.classes else None)
 
     def label(self, index: int) -> int | None:
-        """Return the digit that the clip at `index` shows; None if there are several."""
+        """Return the digit that the clip at `index` shows, or None if it shows several."""
         return int(self.names[self.tracks(index).glyphs[0]]) if self.classes else None
 
     def tracks(self, index: int) -> Tracks:

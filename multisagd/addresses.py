@@ -23,13 +23,13 @@ def is_address(text: str) -> bool:
 def without_secrets(text: str) -> str:
     """Return the text without the user name, password, query and fragment of its addresses.
 
-    Each removed part is replaced by `…`.
+    Each removed part is replaced with `…`.
     """
     return QUERY.sub("?…", USER.sub("…@", ADDRESS.sub(_plain, text)))
 
 
 def for_others(text: str) -> str:
-    """Remove secrets as `without_secrets` does, and replace home folders, which contain a person's name, by `~`."""
+    """Remove secrets as `without_secrets` does, and replace home folders, which contain a person's name, with `~`."""
     return HOME.sub("~", without_secrets(text))
 
 

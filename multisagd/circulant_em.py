@@ -219,7 +219,7 @@ def _energy(rows: Tensor, places: Tensor, power: Tensor) -> Tensor:
 
 
 def _square(x: Tensor) -> Tensor:
-    """Return |x|² without the square root that `abs` takes for complex numbers."""
+    """Return |x|² without the square root that `abs` computes for complex numbers."""
     return x.real.square() + x.imag.square() if x.is_complex() else x.square()
 
 

@@ -25,7 +25,7 @@ _EXPONENTS: dict[Gain, float] = {"color": 0.5, "whiten": -0.5, "apply": 1.0, "so
 
 
 class SpectralCovariance(nn.Module):
-    """The covariance of noise with power `spectrum` on `grid`, for tensors `(..., *grid)`; the same in every channel.
+    """The covariance of noise with power `spectrum` on `grid`, for tensors `(..., *grid)`, equal in all channels.
 
     Tensors with other grid sizes are accepted: the spectrum is evaluated for their size and cached for the last few
     sizes. Computations run in float32 or wider, outside autocast; results have the dtype of the input (float32 for
@@ -95,7 +95,10 @@ class SpectralCovariance(nn.Module):
         return self._filter(x, "color")
 
     def whiten(self, x: Tensor) -> Tensor:
-        """Return `Σ^{-1/2} x` for x `(..., *grid)`, dimensionless, shaped like x; zero where the spectrum is empty."""
+        """Return `Σ^{-1/2} x` for x `(..., *grid)`, dimensionless and shaped like x.
+
+        It is zero at frequencies where the spectrum is empty.
+        """
         return self._filter(x, "whiten")
 
     def apply(self, x: Any) -> Any:

@@ -101,7 +101,7 @@ class Denoiser(nn.Module):
         self._powers: Recent[tuple[Tensor, Tensor]] = Recent()
 
     def mean_like(self, x: Tensor) -> Tensor:
-        """Return the mean of the data, `(channels, *grid)` in the units of x; a scalar zero if data are not centred."""
+        """Return the mean of the data, `(channels, *grid)` in the units of x, or a scalar 0 if data are not centred."""
         if not self.centred or self.statistics is None:
             return torch.zeros((), device=x.device, dtype=x.dtype)
         shape, statistics = tuple(x.shape[2:]), self.statistics

@@ -58,7 +58,7 @@ def describe_axis(axis: Axis) -> dict[str, Any]:
 
 
 def spectrum_of(description: Mapping[str, Any]) -> Spectrum:
-    """Return the spectrum of a description; inverse of `describe`.
+    """Return the spectrum given by a description: the inverse of `describe`.
 
     Raises:
         ValueError: If a class is not a multisagd spectrum, a parameter is unknown, missing, of the wrong type or

@@ -127,7 +127,7 @@ class DPS(_Measured):
 
 
 class PiGDM(_Measured):
-    """Guide with the uncertainty of x0 propagated through the measurement (ΠGDM; Song et al., ICLR 2023).
+    """Guide with the uncertainty of x0, propagated through the measurement (ΠGDM; Song et al., ICLR 2023).
 
     `prior` is the variation of the data. A number is their standard deviation σ, and gives the paper's
     `r² = σ²b²/(a²σ² + b²)`. Statistics give one variance per frequency, which is exact for Gaussian data.

@@ -259,7 +259,7 @@ def _compressed(rows: Tensor) -> Tensor:
 
 
 def _periodogram(groups: Sequence[MaskGroup], layout: Layout) -> Tensor | None:
-    """Return the mean |F x|², with zeros for missing samples, divided by the valid fraction; None if it is zero.
+    """Return the mean |F x|², with zeros for missing samples, divided by the valid fraction, or None if it is zero.
 
     Strong frequencies leak into weak ones, so EM mainly has to reduce the power of weak frequencies.
     """

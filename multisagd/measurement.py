@@ -115,7 +115,10 @@ class Filtered(Measurement):
         return self._filter(y, self.transfer.conj())
 
     def solve(self, y: Tensor, power: Tensor, variance: float) -> Tensor:
-        """Divide y by `|h|² P + variance` at each frequency, with zero where that is zero; shaped like y."""
+        """Divide y by `|h|² P + variance` at each frequency; the result is shaped like y.
+
+        It is zero where the divisor is zero.
+        """
         total = self.transfer.abs().square().to(power) * power + variance
         return self._filter(y, _inverse(total))
 

@@ -119,7 +119,7 @@ class NoiseFloor:
         self._floors: Recent[Tensor] = Recent()
 
     def _floor(self, shape: tuple[int, ...], device: torch.device) -> Tensor:
-        """Return the floor relative to the covariance's power; it is cached because every step needs it."""
+        """Return the floor relative to the covariance's power, cached because every step needs it."""
 
         def make() -> Tensor:
             power, corruption = self.covariance.power(shape), self.corruption.power(shape)

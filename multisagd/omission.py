@@ -72,6 +72,9 @@ class ProjectedDenoiser(Denoiser):
         return inside.to(x.device, torch.promote_types(x.dtype, torch.float32))
 
     def error(self, x0: Tensor, t: Tensor | float, noise: Tensor, condition: Tensor | None = None) -> Tensor:
-        """Return the network's output minus its target, in its units, shaped like x0; zero where there is no noise."""
+        """Return the network's output minus its target, in its units, shaped like x0.
+
+        It is zero at frequencies without noise.
+        """
         error = super().error(x0, t, noise, condition)
         return self._scale(error, self.support_like(error))

@@ -37,7 +37,7 @@ class PaddedCovariance(SpectralCovariance):
     def sample(
         self, seeds: Sequence[int], channels: int | Sequence[int] = 1, grid_shape: Sequence[int] | None = None
     ) -> Tensor:
-        """Draw noise on the longer grid and crop it, shape `(len(seeds), channels, *grid)`; see the base class."""
+        """Draw noise on the longer grid and crop it to shape `(len(seeds), channels, *grid)`; see the base class."""
         shape = self.grid.shape if grid_shape is None else tuple(grid_shape)
         noise = self.drawn.sample(seeds, channels, self._extend(self.grid.resize(shape)).shape)
         for place, size in enumerate(shape, start=-len(shape)):

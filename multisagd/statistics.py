@@ -118,7 +118,7 @@ class DataStatistics:
         return torch.fft.rfftn(self.mean, dim=tuple(range(-self.grid.dimensions, 0)), norm="ortho").abs().square()
 
     def spectrum(self, floor: float | None = None) -> Table:
-        """Return the power, averaged over channels, as a spectrum; `statistics.spectrum() ** p` shapes noise by it.
+        """Return the power, averaged over channels, as a spectrum for noise, such as `statistics.spectrum() ** p`.
 
         With a `floor`, it is at most that many decibels below the largest power. Without a floor, frequencies without
         data power (which black borders can cause, for example) would get no noise, and could be neither trained nor

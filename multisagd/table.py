@@ -52,7 +52,10 @@ class Table(Spectrum):
 
 
 def _knots(axis: Axis) -> tuple[np.ndarray, np.ndarray]:
-    """Return the increasing frequencies of an axis and the index of each; if Nyquist is a bin, it is at both ends."""
+    """Return the increasing frequencies of an axis and the index of each.
+
+    If the Nyquist frequency has a bin, it is at both ends.
+    """
     frequencies = np.fft.fftfreq(axis.size, axis.spacing)
     order = np.argsort(frequencies, kind="stable")
     positions = frequencies[order]

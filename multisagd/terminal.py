@@ -24,11 +24,11 @@ class BandSNR:
 def terminal_snr(
     process: Process, statistics: DataStatistics, bands: int = 8, limit: float = 0.01, time: float = 1.0
 ) -> list[BandSNR]:
-    """Return the signal-to-noise ratio in frequency bands at the start of sampling, `time`; it includes the mean.
+    """Return the signal-to-noise ratio in frequency bands at `time`, the start of sampling.
 
-    Zero frequency is its own band. Sampling starts from noise alone, which the network has not seen in training unless
-    these ratios are small. Bands without noise have an infinite ratio; this is intended in selective omission, where
-    they are never generated.
+    The signal includes the mean. Zero frequency is its own band. Sampling starts from noise alone, which the network
+    has not seen in training unless these ratios are small. Bands without noise have an infinite ratio; this is intended
+    in selective omission, where they are never generated.
 
     Warns:
         UserWarning: If the ratio of some band, named in the message, is above `limit`.

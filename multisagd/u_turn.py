@@ -31,7 +31,7 @@ def u_turn(
     spacing: Spacing = "time",
     callback: Callback | None = None,
 ) -> Tensor:
-    """Add noise to data x0 `(batch, channels, *grid)` up to `time` in (0, 1] and sample back; shaped like x0.
+    """Add noise to data x0 `(batch, channels, *grid)` up to `time` in (0, 1], and sample back, in the shape of x0.
 
     One seed per item determines both the added noise and the noise of a stochastic sampler. Sampling uses `condition`.
 

@@ -63,7 +63,7 @@ def transfers(
 
 
 def _discrete_linear(steps: int) -> Tensor:
-    """Return log-SNRs of DDPM's own 1,000 levels; the first level already has noise."""
+    """Return log-SNRs of DDPM's own 1,000 levels, the first of which already has noise."""
     log_alpha = torch.log1p(-torch.linspace(1e-4, 2e-2, 1000, dtype=torch.float64, device="cpu")).cumsum(0)
     places = torch.linspace(999, 0, steps + 1, dtype=torch.float64, device="cpu").round().long()
     chosen = log_alpha[places]

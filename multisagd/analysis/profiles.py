@@ -44,9 +44,10 @@ class Profile:
         return (self.power - half).clamp(min=0), self.power + half
 
     def thinned(self, maximum: int) -> Profile:
-        """Return at most `maximum` points `(points,)`, without errors: averages over equal fractions of an octave.
+        """Return at most `maximum` points `(points,)`, which are averages over equal fractions of an octave.
 
-        Frequencies must be positive and increasing, and the power must have no leading dimensions.
+        Errors are not included. Frequencies must be positive and increasing, and the power must have no leading
+        dimensions.
         """
         if len(self.frequency) <= maximum:
             return Profile(self.frequency, self.power)

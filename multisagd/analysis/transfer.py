@@ -103,7 +103,7 @@ class Transfer:
         return (self.power - self.spectra.data).abs() + self.bias
 
     def total(self, values: Tensor) -> Tensor:
-        """Sum values `(channels, *half_shape)` over the full spectrum and all channels; a scalar in their unit."""
+        """Sum values `(channels, *half_shape)` over the full spectrum and all channels, to a scalar in their unit."""
         return (values * self.spectra.weight).sum()
 
 

@@ -150,7 +150,7 @@ def current_name(name: str, weight: str) -> str:
 
 
 def strides(name: str, given: Mapping[str, Any]) -> tuple[int, ...]:
-    """Return the stride of each axis, of which the axis's size must be a multiple."""
+    """Return the stride of each axis; the axis's size must be a multiple of it."""
     if name == "DiTTransformer2DModel":
         return (given.get("patch_size", 2),) * 2
     levels = len(given["block_out_channels"])

@@ -148,7 +148,7 @@ class DiffusersNetwork(nn.Module):
         return crop(output[:, : self.channels], x.shape[2:]).to(x.dtype)
 
     def called_apart(self) -> list[nn.Module]:
-        """Return modules that the network calls outside their blocks; sharding by blocks treats them separately."""
+        """Return the modules that the network calls outside its blocks; they are sharded separately."""
         if not self.square:
             return []
         return [self.model.transformer_blocks[0].norm1.emb]  # type: ignore[union-attr, index]
@@ -158,7 +158,10 @@ class DiffusersNetwork(nn.Module):
         return (-(-max(x.shape[2:]) // stride) * stride,) * self.dimensions if self.square else self.strides
 
     def _tokens(self, text: Tensor | None, batch: int) -> dict[str, Tensor]:
-        """Return the tokens to attend to; the learned token is masked out if the prompt has tokens of its own."""
+        """Return the tokens to attend to.
+
+        The learned token is masked out if the prompt has tokens of its own.
+        """
         assert self.null is not None
         null = self.null.expand(batch, 1, -1)
         if text is None:

@@ -136,7 +136,7 @@ def is_flow(scheduler: Any) -> bool:
 
 
 def _sigma_of_step(scheduler: Any, timesteps: Tensor) -> Tensor | None:
-    """Return the σ of the scheduler's step at this timestep as a float64 tensor `(1,)`; None if it has no such step."""
+    """Return the σ of the scheduler's step at this timestep, float64 `(1,)`, or None if it has no such step."""
     sigmas, index = getattr(scheduler, "sigmas", None), getattr(scheduler, "step_index", None)
     own = getattr(scheduler, "timesteps", None)
     if sigmas is None or own is None or len(timesteps.unique()) != 1:
@@ -166,7 +166,7 @@ def _sigma_of_edm(scheduler: Any, timesteps: Tensor) -> Tensor:
 
 
 def _weights(scheduler: Any, level: Level) -> tuple[Tensor, Tensor]:
-    """Return the weights of x0 and of the noise in the scheduler's kind of prediction; finite at any level."""
+    """Return the weights of x0 and the noise in the scheduler's kind of prediction, which are finite at any level."""
     if str(scheduler.config.get("variance_type", "")).startswith("learned"):
         raise ValueError(
             f"{type(scheduler).__name__} expects its model to predict a variance too, which no denoiser here does: use "

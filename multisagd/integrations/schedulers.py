@@ -48,7 +48,10 @@ def shape_scheduler(scheduler: Any, shaped: ShapedNoise) -> Any:
 
 
 def __getattr__(name: str) -> Any:
-    """Return `Shaped…Scheduler` for any diffusers scheduler class; loading a saved scheduler calls this."""
+    """Return `Shaped…Scheduler` for any diffusers scheduler class.
+
+    diffusers calls this when it loads a saved scheduler.
+    """
     if name.startswith("Shaped"):
         base = getattr(diffusers_library(), name.removeprefix("Shaped"), None)
         if base is not None and isinstance(base, type) and issubclass(base, diffusers_library().SchedulerMixin):

@@ -64,7 +64,7 @@ class ShapedNoise:
 
     @classmethod
     def of(cls, description: Mapping[str, Any]) -> ShapedNoise:
-        """Return the noise given by a description; the inverse of `describe`.
+        """Return the noise given by a description: the inverse of `describe`.
 
         Raises:
             ValueError: If the description is invalid; see `multisagd.description.spectrum_of`.

@@ -57,5 +57,8 @@ def bootstrap_error(
 
 
 def mean_error(values: Tensor) -> float | None:
-    """Return the standard error of the mean of values `(count,)`, the limit of the bootstrap; None for one value."""
+    """Return the standard error of the mean of values `(count,)`, or None for one value.
+
+    It is the limit of the bootstrap.
+    """
     return float(values.double().std() / len(values) ** 0.5) if len(values) > 1 else None

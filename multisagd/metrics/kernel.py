@@ -97,7 +97,7 @@ def _parts(sizes: Sequence[int], maximum: int) -> int:
 
 
 def _shuffled(sizes: Sequence[int], total: int, seed: int) -> Tensor:
-    """Return indices in random order within each class; without classes, a random choice of `sizes[0]` items."""
+    """Return indices in random order within each class, or `sizes[0]` random indices if there is one class."""
     generator = torch.Generator().manual_seed(seed)
     if len(sizes) == 1:
         return torch.randperm(total, generator=generator)[: sizes[0]]

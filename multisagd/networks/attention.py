@@ -54,7 +54,9 @@ def attend(
 
 
 def check_backend(backend: str, strict: bool = False) -> None:
-    """Check, without data, that a backend works; log that "sdpa" is used instead, or raise, as `attend` does.
+    """Check, without data, that a backend works.
+
+    If it does not, log that "sdpa" is used instead, or raise an error, as `attend` does.
 
     Raises:
         ValueError: If the backend is unknown.
@@ -168,6 +170,9 @@ class SelfAttention(nn.Module):
 
 
 def normalize(x: Tensor, gain: Tensor) -> Tensor:
-    """Divide the last dimension by its root mean square and multiply it by a gain `(features,)`; shaped like x."""
+    """Divide the last dimension of x by its root mean square and multiply it by a gain `(features,)`.
+
+    The result is shaped like x.
+    """
     # Under autocast the features have half precision and the gain does not; the fused kernel needs a single dtype.
     return F.rms_norm(x, gain.shape, gain.to(x.dtype), eps=1e-6)
