@@ -3,16 +3,8 @@
 from pathlib import Path
 
 import torch
+import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import (
-    BertConfig,
-    BertModel,
-    CLIPConfig,
-    CLIPModel,
-    PreTrainedTokenizerFast,
-    T5Config,
-    T5ForConditionalGeneration,
-)
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "red", "green", "blue", "circle", "square", "on", "the", "left"]
 WIDTH = 16
@@ -25,21 +17,25 @@ def tiny_encoder(folder: Path, kind: str = "bert", seed: int = 0) -> Path:
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
     )
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]").save_pretrained(folder)
+    transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]"
+    ).save_pretrained(folder)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model(kind).save_pretrained(folder)
     return folder
 
 
-def model(kind: str) -> BertModel | T5ForConditionalGeneration | CLIPModel:
+def model(kind: str) -> transformers.PreTrainedModel:
     sizes = {"vocab_size": len(WORDS), "hidden_size": WIDTH, "intermediate_size": 32, "num_attention_heads": 2}
     if kind == "bert":
-        return BertModel(BertConfig(**sizes, num_hidden_layers=1, max_position_embeddings=12))
+        return transformers.BertModel(transformers.BertConfig(**sizes, num_hidden_layers=1, max_position_embeddings=12))
     if kind == "t5":
-        return T5ForConditionalGeneration(
-            T5Config(vocab_size=len(WORDS), d_model=WIDTH, d_kv=8, d_ff=32, num_layers=1, num_heads=2)
+        return transformers.T5ForConditionalGeneration(
+            transformers.T5Config(vocab_size=len(WORDS), d_model=WIDTH, d_kv=8, d_ff=32, num_layers=1, num_heads=2)
         )
     layers = {"num_hidden_layers": 1, "num_attention_heads": 2, "hidden_size": WIDTH, "intermediate_size": 32}
     text = {**layers, "vocab_size": len(WORDS), "max_position_embeddings": 12, "eos_token_id": 3}
-    return CLIPModel(CLIPConfig(text_config=text, vision_config={**layers, "image_size": 8, "patch_size": 4}))
+    return transformers.CLIPModel(
+        transformers.CLIPConfig(text_config=text, vision_config={**layers, "image_size": 8, "patch_size": 4})
+    )
