@@ -1,4 +1,4 @@
-"""Designed steps beat other optimisers, brute force and every baseline, and keep their own promises."""
+"""Designed steps and noise beat other optimisers, brute force, every baseline and the designs of their parts."""
 
 import itertools
 import math
@@ -18,20 +18,22 @@ from multisagd.analysis.design import (
     on_smaller_grid,
     spectral_ends,
 )
+from multisagd.analysis.joint import FLOOR, design_joint
+from multisagd.analysis.recommend import Limits, recommend
 from multisagd.analysis.transfer import transfer_function
 from tests.helpers.refusals import assert_refused
 
 WHITE, COSINE, DDIM = ms.Flat(), ms.CosineSchedule(), ms.DDIM()
 COLORED = ms.PowerLaw(exponent=-0.5, corner=1 / 32)
+SMALL, SQUARE = (ms.Grid.of(height=size, width=size) for size in (8, 16))
 
 
-def image_like(size: int = 16, exponent: float = -2.0, mean: float = 0.0) -> ms.DataStatistics:
-    grid = ms.Grid.of(height=size, width=size)
-    radius = grid.radius().clone()
-    radius[0, 0] = 1 / (2 * size)
+def image_like(grid: ms.Grid = SQUARE, exponent: float = -2.0, mean: float = 0.0) -> ms.DataStatistics:
+    radius = grid.radius(factors={axis.name: axis.spacing for axis in grid.axes}).clone()
+    radius[(0,) * grid.dimensions] = 0.5 / max(grid.shape)
     power = radius**exponent
-    power = 0.25 * power / grid.mean(power)
-    return ms.DataStatistics(torch.full((1, size, size), mean, dtype=torch.float64), power[None], grid, 100)
+    image = torch.full((1, *grid.shape), mean, dtype=torch.float64)
+    return ms.DataStatistics(image, (0.25 * power / grid.mean(power))[None], grid, 100)
 
 
 def process_of(statistics: ms.DataStatistics, spectrum=WHITE, schedule=COSINE) -> ms.Process:
@@ -44,32 +46,24 @@ def value(statistics, process, log_snrs, objective="w2", sampler=DDIM) -> float:
 
 
 @pytest.mark.parametrize(
-    ("objective", "spectrum"), [("w2", WHITE), ("w2", COLORED), ("kl", WHITE), ("l1", COLORED)], ids=str
+    ("objective", "spectrum", "sampler"),
+    [("w2", WHITE, DDIM), ("w2", COLORED, ms.Heun()), ("kl", WHITE, ms.DPMSolver()), ("l1", COLORED, DDIM)],
+    ids=str,
 )
-def test_design_schedule_is_no_worse_than_any_baseline_within_its_ends(objective, spectrum) -> None:
+def test_design_schedule_is_no_worse_than_any_baseline_within_its_ends(objective, spectrum, sampler) -> None:
     statistics = image_like(mean=0.3)
     process = process_of(statistics, spectrum)
-    designed = design_schedule(statistics, process, 6, objective, restarts=3)
-    assert designed.value == pytest.approx(value(statistics, process, designed.log_snrs, objective))
+    designed = design_schedule(statistics, process, 6, objective, sampler=sampler, restarts=3)
+    assert designed.value == pytest.approx(value(statistics, process, designed.log_snrs, objective, sampler))
     assert (designed.log_snrs[0], designed.log_snrs[-1]) == pytest.approx(ENDS)
     for name, log_snrs in {**baselines(6), "regular": trajectory_regular(statistics, process, 6)}.items():
         if name not in ("linear", "karras"):  # these keep their own ends
-            assert designed.value <= value(statistics, process, log_snrs, objective) + 1e-9, name
-
-
-@pytest.mark.parametrize("objective", ["w2", "kl"])
-def test_design_schedule_finds_the_same_by_sequential_quadratic_programming(objective) -> None:
-    statistics = image_like()
-    one, other = (
-        design_schedule(statistics, process_of(statistics), 5, objective, restarts=3, method=method)
-        for method in ("L-BFGS-B", "SLSQP")
-    )
-    assert one.value == pytest.approx(other.value, rel=1e-4)
+            assert designed.value <= value(statistics, process, log_snrs, objective, sampler) + 1e-9, name
 
 
 def test_design_schedule_is_as_good_as_brute_force_and_repeats_for_the_same_seed() -> None:
     """Three steps: two free log-SNRs on a fine lattice."""
-    statistics = image_like(8)
+    statistics = image_like(SMALL)
     process = process_of(statistics)
     designed = design_schedule(statistics, process, 3)
     lattice = torch.linspace(-9, 9, 46, dtype=torch.float64).tolist()
@@ -80,21 +74,15 @@ def test_design_schedule_is_as_good_as_brute_force_and_repeats_for_the_same_seed
     assert one == other
 
 
-def test_design_schedule_is_no_worse_with_free_ends() -> None:
+def test_design_schedule_is_no_worse_with_free_ends_and_the_same_by_sequential_quadratic_programming() -> None:
     statistics = image_like()
-    process = process_of(statistics)
-    pinned, free = (design_schedule(statistics, process, 5, free_ends=free, restarts=3) for free in (False, True))
+    pinned, free, other = (
+        design_schedule(statistics, process_of(statistics), 5, restarts=3, **options)
+        for options in ({}, {"free_ends": True}, {"method": "SLSQP"})
+    )
+    assert pinned.value == pytest.approx(other.value, rel=1e-4)
     assert free.value <= pinned.value + 1e-9
     assert ENDS[0] < free.log_snrs[0] < free.log_snrs[-1] < ENDS[1]
-
-
-@pytest.mark.parametrize("sampler", [ms.Heun(), ms.DPMSolver()], ids=str)
-def test_design_schedule_is_best_for_its_own_sampler(sampler) -> None:
-    statistics = image_like()
-    process = process_of(statistics)
-    own, foreign = (design_schedule(statistics, process, 5, sampler=each, restarts=3) for each in (sampler, DDIM))
-    results = [value(statistics, process, each.log_snrs, sampler=sampler) for each in (own, foreign)]
-    assert results[0] < results[1]
 
 
 def test_designed_steps_serve_any_schedule_that_reaches_them() -> None:
@@ -139,12 +127,13 @@ def test_designed_steps_refuse_other_files_by_name(tmp_path: Path, content: str)
 
 
 def test_design_refuses_impossible_settings() -> None:
-    statistics = image_like(8)
+    statistics = image_like(SMALL)
     process, few = process_of(statistics), DesignedSteps((-9.0, 12.0), "w2", "", 0.0)
     assert_refused(
         ("at least one step", lambda: design_schedule(statistics, process, 0)),
         ("increasing ends", lambda: design_schedule(statistics, process, 3, ends=(2.0, 1.0))),
         ("choose w2, kl, l1", lambda: design_schedule(statistics, process, 3, "w3")),
+        ("choose data_power, power_law, bands", lambda: design_joint(statistics, process, 3, family="other")),
         ("candidates", lambda: trajectory_regular(statistics, process, 50, candidates=40)),
         ("design steps between its ends", lambda: few.times(ms.KarrasSchedule(sigma_min=0.01))),
     )
@@ -160,7 +149,7 @@ def test_baselines_rise_for_any_number_of_steps(ends: tuple[float, float]) -> No
 
 def test_design_ignores_frequencies_without_noise() -> None:
     """The mean and zero frequency, left out of the noise, move neither the ends nor dynamic programming's steps."""
-    statistics = image_like(8)
+    statistics = image_like(SMALL)
 
     def changed(mean: Tensor, power: Tensor) -> ms.DataStatistics:
         return ms.DataStatistics(mean, power, statistics.grid, 10)
@@ -179,7 +168,7 @@ def test_design_ignores_frequencies_without_noise() -> None:
 
 def test_trajectory_regular_finds_the_least_sum_of_errors() -> None:
     """Against every path of three steps through eight candidates, errors of single steps computed by the transfer."""
-    statistics = image_like(8)
+    statistics = image_like(SMALL)
     process = process_of(statistics)
     nodes = torch.linspace(*ENDS, 8, dtype=torch.float64)
 
@@ -203,3 +192,58 @@ def test_on_fewer_frequencies_keeps_the_power_at_those_that_stay() -> None:
     assert fewer.grid.shape == (64, 48)
     torch.testing.assert_close(fewer.power[0, :32, :24], 2 * power[:64:2, :48:2])
     torch.testing.assert_close(fewer.mean, torch.full((1, 64, 48), 0.3).double())
+
+
+SOUND, IMAGE = ms.Grid.of(time=(25, 0.1, "s")), ms.Grid.of(height=8, width=9)
+CLIP = ms.Grid.of(frame=(4, 0.1, "s"), height=5, width=6)
+
+
+@pytest.mark.parametrize("grid", [SOUND, IMAGE, CLIP], ids=lambda grid: "x".join(map(str, grid.shape)))
+def test_design_joint_beats_white_noise_and_keeps_its_promise(grid: ms.Grid) -> None:
+    statistics = image_like(grid)
+    white = design_schedule(statistics, process_of(statistics), 4, restarts=3)
+    for family in ("data_power", "power_law", "bands"):
+        joint = design_joint(statistics, process_of(statistics), 4, family=family)
+        assert joint.steps.value < white.value, family
+        process = process_of(statistics, joint.spectrum)
+        transfer = transfer_function(ms.DDIM(), process, joint.steps.times(process.schedule), statistics)
+        assert float(objective_value(transfer, "w2")) == pytest.approx(joint.steps.value, rel=1e-6), family
+        assert float(grid.mean(process.covariance.power())) == pytest.approx(1), family
+
+
+def test_design_joint_and_recommend_choose_the_power_of_the_data_and_white_noise_for_white_data() -> None:
+    # With the first power of the data all frequencies have one log-SNR, and one schedule is best for all.
+    assert design_joint(image_like(IMAGE), process_of(image_like(IMAGE)), 4).parameters[0] == pytest.approx(1, abs=1e-3)
+    statistics = image_like(IMAGE, exponent=0.0)
+    joint = design_joint(statistics, process_of(statistics), 4, family="power_law")
+    assert joint.parameters[0] == pytest.approx(0, abs=1e-3)
+    advice = recommend(statistics, COSINE, 4)
+    assert advice.chosen.exponent == 0
+    assert any("white noise" in reason.lower() for reason in advice.reasons)
+    assert not any("more noise" in reason for reason in advice.reasons)
+
+
+def test_recommend_prefers_white_noise_with_enough_steps() -> None:
+    statistics = image_like(ms.Grid.of(time=64), exponent=-2.5)
+    few, many = (recommend(statistics, COSINE, steps, restarts=1) for steps in (12, 24))
+    assert few.chosen.exponent > 0
+    assert many.chosen.exponent == 0
+    errors = [candidate.error for candidate in few.candidates]
+    assert errors == sorted(errors, reverse=True)
+
+
+def test_recommend_leaves_candidates_beyond_the_limits_out() -> None:
+    limited = recommend(image_like(IMAGE), COSINE, 4, restarts=1, limits=Limits(conditioning=1.0))
+    assert limited.chosen.exponent == 0
+    assert sum("dB" in reason for reason in limited.reasons) == 4
+    starts = recommend(image_like(IMAGE), COSINE, 4, restarts=1, ends=(-2.0, 9.0))
+    assert starts.chosen.exponent == 0
+    assert "more noise" in starts.reasons[-1]
+
+
+def test_design_joint_gives_noise_to_frequencies_without_data() -> None:
+    grid = ms.Grid.of(time=8)
+    power = torch.tensor([[1.0, 0.5, 0.2, 0.0, 0.0]], dtype=torch.float64)
+    statistics = ms.DataStatistics(torch.zeros(1, 8).double(), power, grid, 10)
+    assert float(statistics.spectrum(FLOOR).values.min()) == pytest.approx(1e-6)
+    assert bool((design_joint(statistics, process_of(statistics), 3).spectrum.power(grid) > 0).all())

@@ -1,8 +1,9 @@
-"""Transfer functions equal samples, product formulas, recursions, Monte Carlo and dense matrices."""
+"""Transfer functions equal samples, the recursions of the papers, Monte Carlo and dense matrices."""
 
 import math
 from itertools import product
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ import multisagd as ms
 from multisagd.analysis.dense import DenseLaw, dense_transfer
 from multisagd.analysis.transfer import error_budget, transfer_function
 from tests.helpers import dense
+from tests.helpers.gaussian import RECURSIONS, recursion_of
 from tests.helpers.networks import DenseDenoiser
 from tests.helpers.stationary import half_spectrum, random_statistics
 
@@ -59,6 +61,23 @@ def test_transfer_function_maps_starts_to_the_samples_of_deterministic_samplers(
         assert torch.allclose(transfer.prior, sigma**2 * process.covariance.power()[None], atol=0, rtol=1e-7), name
 
 
+@pytest.mark.parametrize("sampler", RECURSIONS, ids=str)
+def test_transfer_function_has_the_gain_and_power_of_the_recursion(sampler) -> None:
+    """The recursions of the papers, one weight for the start and for each step's noise, also under blur."""
+    cases = [(*each, None) for each in zip(GRIDS, SCHEDULES, SPECTRA, strict=True)]
+    if not isinstance(sampler, ms.Euler):
+        cases.append((GRIDS[1], SCHEDULES[0], SPECTRA[1], ms.Blur(length=1.5)))
+    start = torch.linspace(1, 0.02, 8, dtype=torch.float64)
+    for grid, schedule, spectrum, modulation in cases:
+        statistics, process = statistics_of(grid, 5, channels=1), process_of(grid, schedule, spectrum, modulation)
+        recursion = recursion_of(process, statistics, start)
+        weights = RECURSIONS[sampler](recursion)
+        transfer = transfer_function(sampler, process, start, statistics)
+        power = recursion.W * (recursion.sigma[0] ** 2 * weights[0] ** 2 + (weights[1:] ** 2).sum(0))
+        for ours, theirs in ((transfer.noise_gain, weights[0]), (transfer.power, power)):
+            np.testing.assert_allclose(ours[0].flatten().numpy(), theirs, rtol=1e-8, atol=1e-10, err_msg=str(schedule))
+
+
 def test_transfer_function_that_starts_at_the_mean_adds_the_mean() -> None:
     grid = GRIDS[1]
     statistics, process = statistics_of(grid, 3), process_of(grid, ms.FlowSchedule())
@@ -67,85 +86,6 @@ def test_transfer_function_that_starts_at_the_mean_adds_the_mean() -> None:
     transfer = transfer_function(ms.Heun(), process, times(4), statistics, start_at_mean=True)
     expected = transfer.mean_gain * half_spectrum(statistics.mean, grid)
     torch.testing.assert_close(half_spectrum(samples, grid)[0], expected, rtol=1e-10, atol=1e-10)
-
-
-def assert_samples_follow(transfer, samples: Tensor, statistics: ms.DataStatistics) -> None:
-    """Power within 6 standard errors, at most √(2/n), and the mean too."""
-    grid, count = statistics.grid, len(samples)
-    away = half_spectrum(samples, grid) - transfer.mean_gain * half_spectrum(statistics.mean, grid)
-    assert float((away.abs().square().mean(0) / transfer.power - 1).abs().max()) < 6 * math.sqrt(2 / count), grid.shape
-    assert float((away.mean(0).abs() / transfer.power.sqrt()).max()) < 6 / math.sqrt(count), grid.shape
-
-
-@pytest.mark.parametrize(
-    "sampler", [ms.DDIM(), ms.DPMSolver(), ms.UniPC(), ms.DPMSolver(sde=True), ms.Ancestral()], ids=str
-)
-def test_transfer_function_holds_for_coefficients_per_frequency(sampler) -> None:
-    """With blur: the response to the start exactly, the rest by Monte Carlo over 4,000 samples."""
-    grid, count = GRIDS[1], 4000
-    process, statistics = process_of(grid, modulation=ms.Blur(length=1.5)), statistics_of(grid, 4)
-    initial, oracle = dense.random(1, 2, *grid.shape, seed=2), ms.GaussianDenoiser(process, statistics)
-    transfer = transfer_function(sampler, process, times(5), statistics)
-    # The difference of two runs with the same noise is the response to the difference of their starts.
-    samples, shifted = (sample(oracle, sampler, x, times(5), [7]) for x in (initial, 2 * initial))
-    expected = transfer.noise_gain * half_spectrum(initial, grid)
-    torch.testing.assert_close(half_spectrum(shifted - samples, grid), expected, rtol=1e-9, atol=1e-10)
-    noise = half_spectrum(process.noise((count, 2, *grid.shape), range(count)), grid)
-    start = noise * (transfer.prior / process.covariance.power()).sqrt()
-    initial = torch.fft.irfftn(start, s=grid.shape, dim=(-2, -1), norm="ortho")
-    assert_samples_follow(transfer, sample(oracle, sampler, initial, times(5)), statistics)
-
-
-@pytest.mark.parametrize("sampler", STOCHASTIC, ids=str)
-def test_transfer_function_predicts_the_power_of_stochastic_samplers(sampler) -> None:
-    """Monte Carlo over 4,000 samples."""
-    for grid in GRIDS:
-        statistics, process = statistics_of(grid, 8, channels=1), process_of(grid)
-        sigma = process.schedule.alpha_sigma(times(5)[0])[1]
-        initial = sigma * process.noise((4000, 1, *grid.shape), range(4000))
-        samples = sample(ms.GaussianDenoiser(process, statistics), sampler, initial, times(5))
-        transfer = transfer_function(sampler, process, times(5), statistics)
-        assert_samples_follow(transfer, samples, statistics)
-        assert bool((transfer.injected > 0).any())
-
-
-@pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda each: type(each).__name__)
-def test_transfer_function_of_ddim_is_the_product_formula(schedule) -> None:
-    """arXiv 2502.00180, written out: D1 = Π G_s, D2 = Σ_i (Π_{j<i} G_j) M_i."""
-    grid = GRIDS[2]
-    for spectrum in SPECTRA[:2]:
-        statistics, process = statistics_of(grid, 5), process_of(grid, schedule, spectrum)
-        power, noise = statistics.power, process.covariance.power()
-        gain, mean = torch.ones_like(power), torch.zeros_like(power)
-        alpha, sigma = schedule.alpha_sigma(times(7))
-        for now in range(7):
-            a, s = alpha[now], sigma[now]
-            keep = sigma[now + 1] / s
-            step, total = alpha[now + 1] - a * keep, a**2 * power + s**2 * noise
-            factor = keep + step * a * power / total
-            gain, mean = factor * gain, factor * mean + step * s**2 * noise / total
-        transfer = transfer_function(ms.DDIM(), process, times(7), statistics)
-        torch.testing.assert_close(transfer.noise_gain, gain, rtol=1e-11, atol=1e-13)
-        torch.testing.assert_close(transfer.mean_gain, mean, rtol=1e-11, atol=1e-13)
-
-
-@pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda each: type(each).__name__)
-def test_transfer_function_of_ancestral_sampling_is_the_variance_recursion(schedule) -> None:
-    """v_{s-1} = H_s² v_s + β̃_s W, with the scalars of DDPM written out."""
-    grid = GRIDS[1]
-    statistics, process = statistics_of(grid, 6), process_of(grid, schedule)
-    power, noise = statistics.power, process.covariance.power()
-    alpha, sigma = schedule.alpha_sigma(times(7))
-    variance = sigma[0] ** 2 * noise.expand_as(power)
-    for now in range(7):
-        a, s, a_s, s_s = alpha[now], sigma[now], alpha[now + 1], sigma[now + 1]
-        ratio = a / a_s
-        of_step = s**2 - ratio**2 * s_s**2
-        wiener = a * power / (a**2 * power + s**2 * noise)
-        factor = ratio * s_s**2 / s**2 + a_s * of_step / s**2 * wiener
-        variance = factor**2 * variance + of_step * s_s**2 / s**2 * noise
-    transfer = transfer_function(ms.Ancestral(), process, times(7), statistics)
-    torch.testing.assert_close(transfer.power, variance, rtol=1e-10, atol=1e-12)
 
 
 def stationary_law(statistics: ms.DataStatistics) -> DenseLaw:
@@ -193,13 +133,15 @@ def test_error_budget_adds_up() -> None:
     assert budget[0].power == pytest.approx(float(transfer.power[:, 0, 0].sum() / statistics.power[:, 0, 0].sum()))
 
 
-def test_transfer_function_has_no_error_in_the_limit_of_many_steps() -> None:
-    grid = ms.Grid.of(time=8)
-    statistics, process = statistics_of(grid, 11, channels=1), process_of(grid, spectrum=ms.Flat())
-    many = process.schedule.time(torch.linspace(-20, 20, 4001, dtype=torch.float64))
-    transfer = transfer_function(ms.Heun(), process, many, statistics, start_at_mean=True)
+@pytest.mark.parametrize("sampler", RECURSIONS, ids=str)
+def test_transfer_function_has_no_error_in_the_limit_of_many_steps(sampler) -> None:
+    """Every sampler generates the law of the data, from coloured noise."""
+    statistics, process = statistics_of(GRIDS[0], 11, channels=1), process_of(GRIDS[0])
+    many = process.schedule.time(torch.linspace(-16, 16, 2001, dtype=torch.float64))
+    transfer = transfer_function(sampler, process, many, statistics, start_at_mean=True)
+    tolerance = 1e-3 if sampler == ms.Heun() else 1e-2  # of second order, and of at least first order
     for error in (transfer.wasserstein(), transfer.kl(), transfer.deviation()):
-        assert float(transfer.total(error)) < 1e-3 * float(transfer.total(statistics.power))
+        assert float(transfer.total(error)) < tolerance * float(transfer.total(statistics.power))
 
 
 def test_kl_is_zero_without_data_and_noise_and_infinite_with_noise_only() -> None:

@@ -1,4 +1,4 @@
-"""A covariance is its dense matrix in every operation, its draws follow its law, and it behaves inside of models."""
+"""A covariance, also one cropped from a longer grid, is its dense matrix in every operation and inside of models."""
 
 import numpy as np
 import pytest
@@ -7,6 +7,7 @@ from torch import nn
 
 import multisagd as ms
 from tests.helpers import dense
+from tests.helpers.refusals import assert_refused
 
 OPERATORS = {"color": 0.5, "whiten": -0.5, "apply": 1.0, "solve": -1.0, "project": 0.0}
 """The operations on tensors, each a power of the dense matrix over its range."""
@@ -74,56 +75,14 @@ def test_sample_is_the_root_times_white_noise(cases):
             np.testing.assert_allclose(dense.flat(item, case.grid), expected, atol=1e-10, err_msg=case.name)
 
 
-LAWS = {
-    "white": ms.Flat(),
-    "red": ms.PowerLaw(-0.5),
-    "blue": ms.PowerLaw(0.5),
-    "two bands": ms.TwoBand(weights=(0.8, 0.2)),
-    "band": ms.Band(0.1, 0.3),
-    "offset": ms.Flat() + ms.Offset(0.2),
-}
-
-
-@pytest.mark.parametrize("spectrum", LAWS.values(), ids=LAWS)
-@pytest.mark.parametrize("grid", [ms.Grid.of(y=16, x=15), ms.Grid.of(x=64)], ids=["2-D", "1-D"])
-def test_sample_follows_the_law_of_the_covariance(spectrum, grid):
-    """4,096 draws, within 4 standard errors: power in every band, and mean and variance of the energy of a draw."""
-    covariance = ms.SpectralCovariance(spectrum, grid)
-    draws = covariance.sample(range(4096))[:, 0].double()
-    spectra = np.abs(np.fft.fftn(draws.numpy(), axes=range(1, draws.ndim), norm="ortho")) ** 2
-    power = grid.full(covariance.power()).numpy()
-    ring = np.digitize(dense.radius(grid), np.linspace(0, 0.75, 9))
-    ring[dense.radius(grid) == 0] = 0
-    for number in np.unique(ring):
-        per_draw, expected = spectra[:, ring == number].mean(axis=1), power[ring == number].mean()
-        assert abs(per_draw.mean() - expected) <= 4 * per_draw.std() / 64 + 1e-12, (number, expected)
-    # Dividing each sample by its own deviation would make the variance of the energy vanish.
-    energy = draws.flatten(1).square().mean(1)
-    variance = 2 * float(grid.mean(covariance.power() ** 2)) / grid.numel
-    assert abs(energy.mean().item() - 1) < 4 * (variance / 4096) ** 0.5
-    kurtosis = ((energy - energy.mean()) ** 4).mean() / energy.var() ** 2
-    assert abs(energy.var().item() / variance - 1) < 4 * ((kurtosis.item() - 1) / 4096) ** 0.5
-
-
 def test_sample_of_white_noise_is_randn_bit_for_bit():
-    seeds = [3, 1, 4, 2**32 - 1]
+    seeds, state = [3, 1, 4, 2**32 - 1], torch.get_rng_state()
     for spectrum in (ms.Flat(), ms.Flat(0.2), ms.TwoBand(), ms.PowerLaw(0.0)):
         for dtype in (torch.float32, torch.float64):
             covariance = ms.SpectralCovariance(spectrum, ms.Grid.of(y=9, x=8)).to(dtype)
             expected = [torch.randn((3, 9, 8), generator=torch.Generator().manual_seed(s), dtype=dtype) for s in seeds]
             assert torch.equal(covariance.sample(seeds, channels=3), torch.stack(expected)), (spectrum, dtype)
-
-
-@pytest.mark.parametrize("spectrum", LAWS.values(), ids=LAWS)
-def test_sample_depends_on_its_seed_only(spectrum):
-    covariance = ms.SpectralCovariance(spectrum, ms.Grid.of(y=8, x=10)).double()
-    state = torch.get_rng_state()
-    batch = covariance.sample(range(16), channels=3)
     assert torch.equal(torch.get_rng_state(), state)
-    torch.manual_seed(1)
-    for seeds in ([0], [7], [15], [9, 3]):
-        torch.testing.assert_close(covariance.sample(seeds, channels=3), batch[seeds], atol=1e-10, rtol=0)
-    assert not torch.allclose(batch[0], batch[1])
 
 
 @pytest.mark.parametrize("size", [50_000, 270_000])
@@ -134,15 +93,6 @@ def test_sample_of_large_batches_equals_single_draws(size):
         assert torch.equal(item, torch.randn((1, size), generator=torch.Generator().manual_seed(seed)))
     covariance = ms.SpectralCovariance(ms.PowerLaw(-0.3), grid)
     torch.testing.assert_close(covariance.sample(seeds), covariance.color(white), rtol=1e-5, atol=1e-5)
-
-
-def test_power_ratios_at_shared_frequencies_do_not_depend_on_the_grid():
-    """A floor tied to the size of the grid would change the correlation of the noise with the length of a clip."""
-    spectra = (ms.PowerLaw(-0.5), ms.Autoregressive(0.7, axis="x"), ms.Gaussian(0.8), ms.Exponential(3.0).on("y"))
-    for spectrum in spectra:
-        covariance = ms.SpectralCovariance(spectrum, ms.Grid.of(y=8, x=12))
-        ratio = covariance.power((24, 48))[::3, ::4] / covariance.power()
-        torch.testing.assert_close(ratio, torch.full_like(ratio, float(ratio[0, 0])), rtol=1e-12, atol=0)
 
 
 def test_covariance_serves_other_grid_sizes():
@@ -203,25 +153,79 @@ def test_covariance_works_inside_a_compiled_function():
 
 
 def test_covariance_is_a_module():
-    visited = []
-    covariance = ms.SpectralCovariance(ms.PowerLaw(-0.7), ms.Grid.of(x=6))
-    parent = nn.Sequential(covariance, nn.Linear(2, 2))
-    assert parent.apply(lambda module: visited.append(type(module).__name__)) is parent
+    """Its `apply` multiplies tensors, and visits modules as that of every module does."""
+    visited, covariance = [], ms.SpectralCovariance(ms.PowerLaw(-0.7), ms.Grid.of(x=6))
+    nn.Sequential(covariance, nn.Linear(2, 2)).apply(lambda module: visited.append(type(module).__name__))
     assert visited == ["SpectralCovariance", "Linear", "Sequential"]
-    assert covariance.apply(lambda module: None) is covariance
     assert covariance.state_dict() == {}
-    assert "PowerLaw" in repr(covariance)
-    assert "x 6" in repr(covariance)
 
 
 def test_covariance_refuses_impossible_spectra_and_calls():
     grid = ms.Grid.of(y=8, x=8)
-    for make, message in (
-        (lambda: ms.SpectralCovariance(ms.Band(0.8, 0.9), grid), "no power at any frequency"),
-        (lambda: ms.SpectralCovariance(ms.Flat(0.0), grid), "no power"),
-        (lambda: ms.SpectralCovariance(ms.PowerLaw(-500.0), grid), "non-finite"),
-        (lambda: ms.SpectralCovariance(ms.Flat(), grid).sample([]), "at least one seed"),
-        (lambda: ms.SpectralCovariance(ms.Flat(), grid).color(torch.zeros(8)), "expected"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            make()
+    assert_refused(
+        ("no power at any frequency", lambda: ms.SpectralCovariance(ms.Band(0.8, 0.9), grid)),
+        ("non-finite", lambda: ms.SpectralCovariance(ms.PowerLaw(-500.0), grid)),
+        ("at least one seed", lambda: ms.SpectralCovariance(ms.Flat(), grid).sample([])),
+        ("expected", lambda: ms.SpectralCovariance(ms.Flat(), grid).color(torch.zeros(8))),
+    )
+
+
+PADDED = {
+    "1-D": (ms.Grid.of(x=6), {"x": 7}),
+    "1-D, short padding": (ms.Grid.of(x=7), {"x": 2}),
+    "2-D": (ms.Grid.of(t=4, x=5), {"t": 5}),
+    "3-D": (ms.Grid.of(t=3, y=2, x=4), {"t": 4, "x": 1}),
+}
+VIDEO, CLIP = ms.Grid.of(frame=6, x=5), ms.Grid.of(frame=(6, 0.125, "s"), x=8)
+
+
+@pytest.mark.parametrize("spectrum", [ms.PowerLaw(-0.7, corner=0.1), ms.Band(0.0, 0.3)], ids=["power law", "band"])
+@pytest.mark.parametrize(("grid", "padding"), PADDED.values(), ids=PADDED)
+def test_padded_covariance_draws_the_crop_of_a_longer_grid(grid, padding, spectrum) -> None:
+    """Samples, the expected periodogram and unit variance, against the crop of the dense root."""
+    covariance = ms.PaddedCovariance(spectrum, grid, padding).double()
+    longer = grid.resize([axis.size + padding.get(axis.name, 0) for axis in grid.axes])
+    power = longer.full(ms.SpectralCovariance(spectrum, longer).power()).numpy()
+    inside = np.zeros(longer.shape, dtype=bool)
+    inside[tuple(slice(size) for size in grid.shape)] = True
+    root = dense.operator(np.sqrt(power))[inside.flatten()]
+    matrix, transform = root @ root.T, dense.dft(grid.shape)
+    np.testing.assert_allclose(np.diag(matrix), 1.0, atol=1e-10)
+    periodogram = np.diag(transform @ matrix @ transform.conj().T).real.reshape(grid.shape)
+    np.testing.assert_allclose(grid.full(covariance.power()).numpy(), periodogram, atol=1e-10)
+    noise = covariance.sample([5, 6], channels=2)
+    assert noise.is_contiguous()
+    for item, seed in zip(noise, (5, 6), strict=True):
+        white = dense.random(2, *longer.shape, seed=seed)
+        np.testing.assert_allclose(item.reshape(2, -1).numpy(), dense.flat(white, longer) @ root.T, atol=1e-10)
+
+
+def test_padded_covariance_without_padding_is_the_plain_covariance_and_serves_other_sizes() -> None:
+    spectrum = ms.PowerLaw(-0.5)
+    unpadded, plain = ms.PaddedCovariance(spectrum, VIDEO, {}), ms.SpectralCovariance(spectrum, VIDEO)
+    assert torch.equal(unpadded.sample([1, 2], 3), plain.sample([1, 2], 3))
+    assert torch.allclose(unpadded.power(), plain.power(), atol=1e-12)
+    padded = ms.PaddedCovariance(spectrum, VIDEO, {"frame": 3})
+    assert padded.sample([1], 2, grid_shape=(8, 4)).shape == (1, 2, 8, 4)
+    assert padded.power((8, 4)).shape == (8, 3)
+
+
+def test_padded_covariance_refuses_operations_that_are_not_exact_and_impossible_padding() -> None:
+    covariance = ms.PaddedCovariance(ms.PowerLaw(-0.5), VIDEO, {"frame": 3})
+    for operation in ("color", "whiten", "apply", "solve", "project", "logdet", "mahalanobis"):
+        with pytest.raises(ValueError, match="padded grid"):
+            getattr(covariance, operation)(*([] if operation == "logdet" else [torch.zeros(1, 1, 6, 5)]))
+    for padding in ({"time": 3}, {"frame": -1}, {"frame": 1.5}, {"frame": "many"}):
+        with pytest.raises(ValueError, match=r"axis|padding"):
+            ms.PaddedCovariance(ms.Flat(), VIDEO, padding)
+
+
+def test_loss_uses_padded_noise_and_gaussian_denoiser_refuses_it() -> None:
+    covariance = ms.PaddedCovariance(ms.Autoregressive(time_constant=0.5, axis="frame"), CLIP, {"frame": 6})
+    process = ms.Process(ms.CosineSchedule(), covariance)
+    denoiser = ms.Denoiser(lambda x, log_snr, condition: torch.zeros_like(x), process, prediction="noise")
+    loss = denoiser.loss(torch.zeros(2, 1, 6, 8), torch.tensor([0.3, 0.7]), seeds=[4, 5])
+    assert torch.allclose(loss, covariance.sample([4, 5]).square().flatten(1).mean(1))
+    statistics = dense.stationary(np.ones(CLIP.shape), CLIP)
+    with pytest.raises(ValueError, match="padded grid"):
+        ms.GaussianDenoiser(process, statistics)

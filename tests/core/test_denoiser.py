@@ -1,4 +1,4 @@
-"""Denoisers: every parametrisation is an estimate of x0, its targets are exact, and the oracle is the truth."""
+"""Denoisers: every parametrisation is an estimate of x0, and its targets and preconditioning are exact."""
 
 import copy
 import itertools
@@ -7,12 +7,16 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import multisagd as ms
 from tests.helpers import dense
+from tests.helpers.networks import Affine
+from tests.helpers.refusals import assert_refused
+from tests.helpers.stationary import random_statistics
 
 GRID = ms.Grid.of(y=4, x=5)
+GRIDS = [ms.Grid.of(x=9), GRID, ms.Grid.of(t=3, y=4, x=6)]
 SHAPE = (3, 2, *GRID.shape)
 KINDS = ["x0", "noise", "v", "flow", "karras"]
 SCHEDULES = [ms.CosineSchedule(), ms.KarrasSchedule(), ms.FlowSchedule(), ms.LinearSchedule(shift=2.0)]
@@ -176,15 +180,11 @@ def test_denoiser_passes_the_condition_to_the_network():
     assert all(condition is labels for _, _, condition in network.calls)
 
 
-def test_denoiser_can_be_copied():
-    denoiser = build("v", process(), Network(curved))
-    assert torch.equal(copy.deepcopy(denoiser)(X0, TIMES), denoiser(X0, TIMES))
-
-
-def test_denoiser_unwraps_outputs_of_diffusers_models():
+def test_denoiser_can_be_copied_and_unwraps_outputs_of_diffusers_models():
     networks = Network(lambda x, _: 0.5 * x), Network(lambda x, _: SimpleNamespace(sample=0.5 * x))
-    ours, theirs = (build("v", process(), network)(X0, TIMES) for network in networks)
-    assert torch.equal(ours, theirs)
+    ours, theirs = (build("v", process(), network) for network in networks)
+    assert torch.equal(ours(X0, TIMES), theirs(X0, TIMES))
+    assert torch.equal(copy.deepcopy(ours)(X0, TIMES), ours(X0, TIMES))
 
 
 def test_loss_works_under_autocast_and_compile():
@@ -201,46 +201,100 @@ def test_loss_works_under_autocast_and_compile():
     torch.testing.assert_close(compiled(x0, t, SEEDS), expected)
 
 
-def test_denoiser_refuses_unknown_options():
+RED = ms.PowerLaw(exponent=-0.6, corner=0.1)
+grids = pytest.mark.parametrize("grid", GRIDS, ids=lambda grid: "x".join(map(str, grid.shape)))
+schedules = pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda each: type(each).__name__)
+
+
+def spectral_denoiser(grid=GRID, schedule=SCHEDULES[0], spectrum=RED, output=0.0, modulation=None) -> ms.Denoiser:
+    process = ms.Process(schedule, ms.SpectralCovariance(spectrum, grid), modulation).double()
+    statistics = random_statistics(grid)
+    return ms.Denoiser(Affine(offset=output), process, preconditioning="spectral", statistics=statistics)
+
+
+def data(grid=GRID, seed=0) -> Tensor:
+    return dense.random(3, 2, *grid.shape, seed=seed)
+
+
+def matrix(power: Tensor, grid: ms.Grid) -> Tensor:
+    return dense.tensor(dense.operator(grid.full(power).numpy()))
+
+
+@grids
+@schedules
+def test_spectral_preconditioning_is_the_formula_on_dense_matrices(grid, schedule) -> None:
+    """D = μ + S(x - aμ) + O F(I(x - aμ)), with matrix functions of K and Σ from their eigenvalues."""
+    output, x = data(grid, 3), data(grid, 4)
+    for spectrum in (ms.Flat(), RED):
+        denoiser = spectral_denoiser(grid, schedule, spectrum, output)
+        result, noise = denoiser(x, TIMES), denoiser.process.covariance.power()
+        for item, t in enumerate(TIMES):
+            a, b = schedule.alpha_sigma(t)
+            for channel, power in enumerate(denoiser.statistics.power):
+                total = a**2 * power + b**2 * noise
+                skip, into = matrix(a * power / total, grid), matrix(total**-0.5, grid)
+                out = matrix((power * b**2 * noise / total).sqrt(), grid)
+                mean = denoiser.statistics.mean[channel].flatten()
+                y = x[item, channel].flatten() - a * mean
+                expected = mean + skip @ y + out @ output[item, channel].flatten()
+                torch.testing.assert_close(result[item, channel].flatten(), expected, rtol=1e-9, atol=1e-9)
+                network_input = denoiser.network.inputs[0][item, channel].flatten()
+                torch.testing.assert_close(network_input, into @ y, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("modulation", [None, ms.Blur(length=1.0)], ids=["scalar", "blur"])
+@grids
+def test_spectral_preconditioning_of_a_zero_network_is_the_wiener_filter(grid, modulation) -> None:
+    denoiser, x = spectral_denoiser(grid, modulation=modulation), data(grid)
+    oracle = ms.GaussianDenoiser(denoiser.process, denoiser.statistics)
+    torch.testing.assert_close(denoiser(x, TIMES), oracle(x, TIMES))
+    for dtype in (torch.float16, torch.bfloat16, torch.float32):
+        result = denoiser.float()(x.to(dtype), TIMES)
+        assert result.dtype == dtype
+        torch.testing.assert_close(result.double(), oracle(x.to(dtype).double(), TIMES), rtol=0.05, atol=0.05)
+
+
+@pytest.mark.parametrize("spectrum", [ms.Flat(), RED, ms.Band(0.0, 0.3)], ids=str)
+def test_x0_error_turns_errors_of_the_output_into_errors_of_the_estimate(spectrum) -> None:
+    """Also where the spectrum is empty: there the datum is known, and nothing is to be learned."""
+    denoiser, x0 = spectral_denoiser(spectrum=spectrum, output=data(seed=7)), data()
+    noise = denoiser.process.noise(x0.shape, [1, 2, 3])
+    estimate = denoiser(denoiser.process.add_noise(x0, TIMES, noise), TIMES)
+    error = denoiser.error(x0, TIMES, noise)
+    assert bool(torch.isfinite(error).all())
+    torch.testing.assert_close(denoiser.x0_error(error, TIMES), estimate - x0, rtol=1e-8, atol=1e-8)
+
+
+def test_weigh_applies_each_metric_and_weighting() -> None:
+    """Whitened is the plain error of the output; Euclidean that of x0, as large on the whole."""
+    grid = GRIDS[2]
+    denoiser, x0 = spectral_denoiser(grid, output=data(grid, 8)), data(grid)
+    error = denoiser.error(x0, TIMES, denoiser.process.noise(x0.shape, [1, 2, 3]))
+    torch.testing.assert_close(denoiser.weigh(error, TIMES, metric="whitened"), error.square().flatten(1).mean(1))
+    x0_error = denoiser.x0_error(error, TIMES).square().flatten(1).mean(1)
+    # Errors of unit power everywhere come out as they are.
+    white, t = dense.random(400, 2, *grid.shape, seed=9), TIMES[1].expand(400)
+    assert float(denoiser.weigh(white, t).mean()) == pytest.approx(1, abs=0.02)
+    scale = denoiser.x0_error(white, t).square().mean()
+    torch.testing.assert_close(denoiser.weigh(error, TIMES)[1], x0_error[1] / scale, rtol=0.05, atol=0)
+    snr = denoiser.process.schedule.log_snr(TIMES).exp().clamp(max=5)
+    torch.testing.assert_close(denoiser.weigh(error, TIMES, weighting="min_snr"), x0_error * snr)
+
+
+def test_denoiser_refuses_impossible_settings() -> None:
     constant = ms.DataStatistics(MEAN, torch.zeros(2, *GRID.half_shape), GRID, 1)
-    for options, message in (
-        ({"prediction": "score"}, "choose x0, noise, v or flow"),
-        ({"prediction": "epsilon"}, "choose x0, noise, v or flow"),
-        ({"preconditioning": "edm"}, "choose none, karras or spectral"),
-        ({"preconditioning": "karras", "prediction": "v"}, "omit prediction"),
-        ({"statistics": constant}, "more than one example"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            ms.Denoiser(Network(), process(), **options)
-
-
-@pytest.mark.parametrize("modulation", MODULATIONS.values(), ids=MODULATIONS)
-@pytest.mark.parametrize("spectrum", [ms.PowerLaw(-0.5), ms.Band(0.15, 0.5)], ids=["full", "band"])
-def test_gaussian_denoiser_conditions_the_joint_gaussian(modulation, spectrum):
-    """E[x0|x_t] from the joint covariance of (x0, x_t), as dense matrices."""
-    p = process(modulation=modulation, spectrum=spectrum)
-    C, mean = 0.3 * (dense.radius(GRID) + 0.1) ** -1.5, dense.random(*GRID.shape, seed=2).numpy()
-    x_t, t = dense.random(2, 1, *GRID.shape), torch.tensor([0.3, 0.9], dtype=torch.float64)
-    ours = ms.GaussianDenoiser(p, dense.stationary(C, GRID, mean))(x_t, t)
-    at, W = p.coefficients(t, x_t), GRID.full(p.covariance.power()).numpy()
-    for item in range(2):
-        a, b = (GRID.full(each[item, 0].expand(GRID.half_shape)).numpy() for each in (at.a, at.b))
-        S0, A, S = dense.operator(C), dense.operator(a), dense.operator(b**2 * W)
-        gain = S0 @ A.T @ np.linalg.inv(A @ S0 @ A.T + S)
-        expected = mean.ravel() + gain @ (dense.flat(x_t[item, 0], GRID) - A @ mean.ravel())
-        np.testing.assert_allclose(dense.flat(ours[item, 0], GRID), expected, atol=1e-10)
-
-
-def test_gaussian_denoiser_minimises_the_loss():
-    """Any other gain does worse, on Gaussian data drawn from the same law."""
-    p = process(spectrum=ms.PowerLaw(-0.4))
-    data = ms.SpectralCovariance(ms.PowerLaw(-1.0), GRID).double()
-    oracle = ms.GaussianDenoiser(p, dense.stationary(GRID.full(data.power()).numpy(), GRID))
-    x0, t = data.sample(range(3000)), torch.full((3000,), 0.5, dtype=torch.float64)
-    estimate = oracle(p.add_noise(x0, t, p.noise(x0.shape, range(5000, 8000))), t)
-    best = (estimate - x0).square().mean()
-    a, b = (float(v) for v in p.schedule.alpha_sigma(t[:1]))
-    C, V = data.power(), b**2 * p.covariance.power()
-    assert best.item() == pytest.approx(float(GRID.mean(C * V / (a**2 * C + V))), rel=0.03)
-    for other in (0.95, 1.05):
-        assert (other * estimate - x0).square().mean() > best
+    spectral = spectral_denoiser()
+    process, statistics = spectral.process, spectral.statistics
+    padded = ms.Process(ms.CosineSchedule(), ms.PaddedCovariance(ms.Flat(), GRID, {"x": 3}))
+    karras = ms.Denoiser(Affine(), process, preconditioning="karras", statistics=statistics)
+    options = {"preconditioning": "spectral"}
+    assert_refused(
+        ("choose x0, noise, v or flow", lambda: ms.Denoiser(Affine(), process, prediction="score")),
+        ("choose none, karras or spectral", lambda: ms.Denoiser(Affine(), process, preconditioning="edm")),
+        ("omit prediction", lambda: ms.Denoiser(Affine(), process, preconditioning="karras", prediction="v")),
+        ("more than one example", lambda: ms.Denoiser(Affine(), process, statistics=constant)),
+        ("needs the statistics", lambda: ms.Denoiser(Affine(), process, **options)),
+        ("remove the padding", lambda: ms.Denoiser(Affine(), padded, statistics=statistics, **options)),
+        ("whitened metric", lambda: karras.weigh(data(), TIMES, metric="whitened")),
+        ("uniform weighting", lambda: spectral.weigh(data(), TIMES, metric="whitened", weighting="min_snr")),
+    )

@@ -3,45 +3,19 @@
 import json
 import math
 
-import hypothesis.strategies as st
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
 
 import multisagd as ms
 from multisagd.description import DEEPEST, describe, spectrum_of
-from multisagd.spectrum import Power, Product, Sum
 from recipes.config.build import Builder
 from tests.helpers.every_spectrum import EXAMPLES, GRID, WAVEFORM
-
-NUMBERS = st.floats(0.05, 4.0)
-LEAVES = st.one_of(
-    st.builds(ms.Flat, NUMBERS),
-    st.builds(
-        ms.PowerLaw, st.floats(-1.5, 1.5), corner=st.none() | NUMBERS, axes=st.sampled_from([("width",), ("frame",)])
-    ),
-    st.sampled_from([spectrum for name, spectrum in EXAMPLES.items() if name not in ("HarmonicStop", "Table")]),
-)
-SPECTRA = st.recursive(
-    LEAVES,
-    lambda inner: st.one_of(
-        st.builds(Product, inner, inner), st.builds(Sum, inner, inner), st.builds(Power, inner, st.floats(-2, 2))
-    ),
-    max_leaves=6,
-)
+from tests.helpers.refusals import assert_refused
 
 
 def rebuilt(spectrum: ms.Spectrum) -> ms.Spectrum:
     return spectrum_of(json.loads(json.dumps(describe(spectrum))))
-
-
-@settings(max_examples=80, deadline=None)
-@given(SPECTRA)
-def test_describe_keeps_every_composition(spectrum):
-    again = rebuilt(spectrum)
-    assert again == spectrum
-    assert torch.equal(again.power(GRID), spectrum.power(GRID))
 
 
 def test_examples_contain_every_public_spectrum():
@@ -60,18 +34,22 @@ def test_describe_keeps_every_public_spectrum(name):
 
 
 def test_describe_uses_the_notation_of_configurations():
-    spectrum = ms.PowerLaw(-0.3, axes=("height", "width")) * ms.Autoregressive(0.5, axis="frame") + 0.1
+    spectrum = ms.PowerLaw(-0.3, axes=("height", "width")) * ms.Autoregressive(0.5, axis="frame") ** 2.0 + 0.1
     described = describe(spectrum)
     assert described == {
         "_target_": "multisagd.spectrum.Sum",
         "left": {
             "_target_": "multisagd.spectrum.Product",
             "left": {"_target_": "multisagd.PowerLaw", "exponent": -0.3, "axes": ["height", "width"]},
-            "right": {"_target_": "multisagd.Autoregressive", "coefficient": 0.5, "axis": "frame"},
+            "right": {
+                "_target_": "multisagd.spectrum.Power",
+                "base": {"_target_": "multisagd.Autoregressive", "coefficient": 0.5, "axis": "frame"},
+                "exponent": 2.0,
+            },
         },
         "right": {"_target_": "multisagd.Flat", "level": 0.1},
     }
-    assert Builder().build(described, ms.Spectrum, "spectrum") == spectrum
+    assert Builder().build(described, ms.Spectrum, "spectrum") == rebuilt(spectrum) == spectrum
     assert spectrum_of({"_target_": "multisagd.radial.PowerLaw", "exponent": -1, "axes": None}) == ms.PowerLaw(-1.0)
 
 
@@ -134,23 +112,20 @@ def test_spectrum_of_refuses_bad_descriptions_by_place_and_reason(name):
         spectrum_of(description)
 
 
-class Mine(ms.PowerLaw):
-    pass
-
-
 def test_describe_refuses_what_cannot_be_built_again():
+    class Mine(ms.PowerLaw):
+        pass
+
     grid = ms.Grid.of(y=512, x=512)
     deep: ms.Spectrum = ms.Flat()
     for _ in range(DEEPEST + 1):
         deep = deep**1.0
-    for spectrum, message in (
-        (ms.Flat() + Mine(-1.0), r"Mine is not a spectrum of multisagd.*multisagd\.Table"),
-        (ms.PowerLaw(torch.nn.Parameter(torch.tensor(-1.0))), r"PowerLaw\.exponent is a Parameter"),
-        (ms.Table(torch.ones(grid.half_shape), grid), "131,584 numbers is too large"),
-        (deep, "nested spectra"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            describe(spectrum)
+    assert_refused(
+        (r"Mine is not a spectrum of multisagd.*multisagd\.Table", lambda: describe(ms.Flat() + Mine(-1.0))),
+        (r"PowerLaw\.exponent is a", lambda: describe(ms.PowerLaw(torch.nn.Parameter(torch.tensor(-1.0))))),
+        ("131,584 numbers is too large", lambda: describe(ms.Table(torch.ones(grid.half_shape), grid))),
+        ("nested spectra", lambda: describe(deep)),
+    )
 
 
 def test_describe_keeps_infinite_numbers_and_those_of_numpy():

@@ -31,16 +31,13 @@ def profile(updates: int, sigma_rel: float) -> np.ndarray:
     return ema.module.value.detach().numpy()
 
 
-@pytest.mark.parametrize("sigma_rel", [0.05, 0.10, 0.15, 0.25])
+@pytest.mark.parametrize("sigma_rel", [0.05, 0.25])
 def test_power_ema_weights_follow_the_power_profile(sigma_rel):
     """2312.02696, Eq. 123: sigma_rel is the standard deviation of the profile as a share of the training so far."""
     gamma, n = power_exponent(sigma_rel), 1000
     weights, i = profile(n, sigma_rel), np.arange(1, n + 1)
-    assert weights.sum() == pytest.approx(1)
     # Each update stands for the interval since the one before: the integral of γ+1 over (i-1, i].
     np.testing.assert_allclose(weights, (i ** (gamma + 1) - (i - 1.0) ** (gamma + 1)) / n ** (gamma + 1), atol=1e-12)
-    late = i > n // 2
-    np.testing.assert_allclose(weights[late], ((i - 0.5) ** gamma)[late] / ((i - 0.5) ** gamma).sum(), rtol=0.01)
     time = (i - 0.5) / n
     mean = (weights * time).sum()
     assert np.sqrt((weights * (time - mean) ** 2).sum()) == pytest.approx(sigma_rel, rel=0.01)
@@ -72,24 +69,15 @@ def test_power_ema_copies_first_weights_and_buffers_and_leaves_the_network_alone
 
 
 def test_power_ema_resumes_from_its_state():
-    deltas = torch.randn(10, 3, 3, generator=torch.Generator().manual_seed(0))
     network = nn.Linear(3, 3)
-    ema = ms.PowerEMA(network, 0.1)
-
-    def advance(averaged: ms.PowerEMA, changes: torch.Tensor) -> None:
-        for change in changes:
-            with torch.no_grad():
-                network.weight += change
-            averaged.update(network)
-
-    advance(ema, deltas[:5])
-    weights, state = copy.deepcopy(network.state_dict()), copy.deepcopy(ema.state_dict())
-    assert all(isinstance(value, torch.Tensor) for value in state.values())
-    advance(ema, deltas[5:])
-    network.load_state_dict(weights)
-    resumed = ms.PowerEMA(nn.Linear(3, 3), 0.1)
-    resumed.load_state_dict(state)
-    assert resumed.updates == 5
-    advance(resumed, deltas[5:])
+    ema, resumed = ms.PowerEMA(network, 0.1), ms.PowerEMA(nn.Linear(3, 3), 0.1)
+    for update, change in enumerate(torch.randn(10, 3, 3, generator=torch.Generator().manual_seed(0))):
+        if update == 5:
+            state = copy.deepcopy(ema.state_dict())
+            assert all(isinstance(value, torch.Tensor) for value in state.values())
+            resumed.load_state_dict(state)
+        network.weight.data += change
+        for each in (ema, resumed):
+            each.update(network)
     assert resumed.updates == 10
     assert torch.equal(resumed.module.weight, ema.module.weight)

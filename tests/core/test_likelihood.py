@@ -1,18 +1,16 @@
-"""Likelihoods equal densities in closed form: of dense Gaussians, of sums over frequencies, and of a mixture of two."""
+"""Likelihoods equal densities in closed form: of dense Gaussians and of a mixture of two."""
 
 import math
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import Tensor
 
 import multisagd as ms
 from tests.helpers import dense
-from tests.helpers.small_networks import UnchangedEstimate, labelled_denoiser
-from tests.helpers.stationary import draw_data, half_spectrum
+from tests.helpers.networks import Estimate, labelled_denoiser
+from tests.helpers.stationary import draw_data
 
 GRIDS = {
     "1-D odd": ms.Grid.of(time=5),
@@ -54,19 +52,6 @@ def dense_density(denoiser: ms.GaussianDenoiser, x: Tensor) -> np.ndarray:
     return total
 
 
-def pushforward_density(denoiser: ms.GaussianDenoiser, x: Tensor, mean: Tensor | None = None) -> Tensor:
-    """Log-density of what the flow makes of the prior: `x_0 - a_0 μ = √(q_0/q_1)(x_1 - a_1 μ)`, `q = a²C + b²W`."""
-    statistics, process, grid = denoiser.statistics, denoiser.process, denoiser.statistics.grid
-    a, b = process.schedule.alpha_sigma(torch.tensor([0.0, 1.0], dtype=torch.float64))
-    C, W = statistics.power, process.covariance.power()
-    q = [a[i] ** 2 * C + b[i] ** 2 * W for i in (0, 1)]
-    gain, power = (q[0] / q[1]).sqrt(), q[0] / q[1] * b[1] ** 2 * W
-    start = torch.zeros_like(statistics.mean) if mean is None else a[1] * mean
-    spectra = [half_spectrum(each, grid) for each in (x, statistics.mean, start)]
-    away = spectra[0] - a[0] * spectra[1] - gain * (spectra[2] - a[1] * spectra[1])
-    return -(grid.mean(away.abs() ** 2 / power + power.log()) + math.log(2 * math.pi)).sum(1) * grid.numel / 2
-
-
 def bits(difference: object, denoiser: ms.GaussianDenoiser) -> float:
     return float(np.abs(np.asarray(difference)).max()) / denoiser.statistics.mean.numel() / math.log(2)
 
@@ -80,11 +65,9 @@ def test_log_likelihood_of_gaussian_data_is_exact(schedule, noise):
         x, mean = draw_data(denoiser.statistics, 4), denoiser.statistics.mean
         exact = ms.log_likelihood(denoiser, x, steps=32, probes=None, mean=mean)
         assert bits(exact.numpy() - dense_density(denoiser, x), denoiser) < TOLERANCE, name
-        # The rest is the prior's: against the law that the flow really leads to, integration alone errs.
-        assert bits(exact - pushforward_density(denoiser, x, mean), denoiser) < TOLERANCE / 2, name
-        if (name, noise) == ("2-D mixed", "power law"):
-            about_zero = ms.log_likelihood(denoiser, x, steps=32, probes=None)
-            assert bits(about_zero - pushforward_density(denoiser, x), denoiser) < TOLERANCE / 2
+    if schedule.path != "exploding":  # which keeps the mean at t = 1
+        about_zero = ms.log_likelihood(denoiser, x, steps=32, probes=None)
+        assert bits(about_zero.numpy() - dense_density(denoiser, x), denoiser) < TOLERANCE
 
 
 @pytest.mark.parametrize("noise", NOISES)
@@ -98,33 +81,12 @@ def test_log_likelihood_by_one_probe_with_statistics_is_exact_on_gaussian_data(n
         assert bits(probed.numpy() - dense_density(denoiser, x), denoiser) < TOLERANCE, shape
 
 
-@pytest.mark.parametrize("noise", NOISES)
-@pytest.mark.parametrize("grid", ["2-D mixed", "3-D mixed"])
-def test_log_likelihood_by_probes_is_unbiased(grid, noise):
-    """The mean over 300 probes lies within 4 standard errors of the density."""
-    denoiser = gaussian(GRIDS[grid], noise, ms.CosineSchedule())
-    x = draw_data(denoiser.statistics, 1)
-    many = ms.log_likelihood(denoiser, x.expand(300, *x.shape[1:]), steps=32, seeds=range(300))
-    exact = pushforward_density(denoiser, x)
-    assert float((many.mean() - exact).abs()) < 4 * float(many.std()) / math.sqrt(300) + 1e-3
-    # Noise of the data's power makes the Jacobian a multiple of the identity, which signs measure without variance.
-    assert (float(many.std()) < 1e-6) == (noise == "data power")
-
-
-def test_log_likelihood_converges_at_fourth_order():
-    """The error falls by about 16 when steps are halved."""
-    denoiser = gaussian(GRIDS["2-D mixed"], "power law", ms.CosineSchedule())
-    x = draw_data(denoiser.statistics, 4)
-    exact = pushforward_density(denoiser, x)
-    errors = [bits(ms.log_likelihood(denoiser, x, steps=n, probes=None) - exact, denoiser) for n in (40, 80)]
-    assert errors[0] / errors[1] > 12
-
-
 class Mixture:
     """The exact denoiser of two Gaussians `N(m_i, C_i)` with powers C_i, by full matrices."""
 
-    def __init__(self, process: ms.Process) -> None:
-        self.process, grid = process, process.grid
+    def __init__(self, grid: ms.Grid, schedule: ms.Schedule, exponent: float) -> None:
+        covariance = ms.SpectralCovariance(ms.PowerLaw(exponent, corner=0.1), grid).double()
+        self.process = process = ms.Process(schedule, covariance)
         self.means = torch.stack([torch.full((grid.numel,), 1.0), torch.linspace(-2, 0, grid.numel)]).double()
         self.weights = torch.tensor([0.3, 0.7], dtype=torch.float64)
         self.powers = [data_power(grid), 0.02 + 0.3 * dense.radius(grid)]
@@ -159,10 +121,6 @@ class Mixture:
         return torch.logsumexp(self.components(x.flatten(1), a, b)[0], 0)
 
 
-def mixture(grid: ms.Grid, schedule: ms.Schedule, exponent: float) -> Mixture:
-    return Mixture(ms.Process(schedule, ms.SpectralCovariance(ms.PowerLaw(exponent, corner=0.1), grid).double()))
-
-
 @pytest.mark.parametrize("exponent", [0.0, -0.5, 0.5])
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_log_likelihood_of_a_mixture_is_exact(name, exponent):
@@ -170,7 +128,7 @@ def test_log_likelihood_of_a_mixture_is_exact(name, exponent):
     schedule = ms.KarrasSchedule(sigma_max=400) if name == "karras" else SCHEDULES[name]
     one_axis = (list(SCHEDULES).index(name) + int(2 * exponent)) % 2
     grid = ms.Grid.of(time=4) if one_axis else ms.Grid.of(height=2, width=3)
-    model = mixture(grid, schedule, exponent)
+    model = Mixture(grid, schedule, exponent)
     x = model.means.repeat(4, 1).reshape(8, 1, *grid.shape) + 0.4 * dense.random(8, 1, *grid.shape)
     mean = (model.weights[:, None] * model.means).sum(0).reshape(1, *grid.shape)
     exact = ms.log_likelihood(model, x, steps=100, probes=None, mean=mean)
@@ -181,7 +139,7 @@ def test_log_likelihood_of_a_mixture_is_exact(name, exponent):
 def test_log_likelihood_by_probes_has_less_variance_with_statistics(exponent):
     """Unbiased where the Jacobian is not a filter; four probes halve the standard deviation."""
     grid = ms.Grid.of(height=2, width=3)
-    model = mixture(grid, ms.CosineSchedule(), exponent)
+    model = Mixture(grid, ms.CosineSchedule(), exponent)
     x = 0.4 * dense.random(1, 1, *grid.shape).expand(300, 1, *grid.shape)
     statistics = dense.stationary(model.power(), grid)
     exact = float(ms.log_likelihood(model, x[:1], steps=25, probes=None))
@@ -212,23 +170,7 @@ def test_log_likelihood_of_a_float32_denoiser_is_computed_in_float64():
     x = draw_data(denoiser.statistics, 2)
     single = ms.log_likelihood(denoiser, x.float(), steps=30, probes=None)
     assert single.dtype == torch.float64
-    assert bits(single - pushforward_density(denoiser, x), denoiser) < 5e-4
-
-
-@settings(max_examples=8, deadline=None)
-@given(st.floats(0.1, 10), st.integers(2, 9))
-def test_log_likelihood_follows_the_scale_of_the_data(scale, size):
-    """Data, mean and (exploding) noise times c have the density divided by c^n."""
-    grid = ms.Grid.of(time=size)
-    statistics = dense.stationary(data_power(grid), grid, np.linspace(0, 1, size))
-    larger = ms.DataStatistics(scale * statistics.mean, scale**2 * statistics.power, grid, 1)
-    x, values = dense.random(2, 1, size), []
-    for factor, measured in ((1.0, statistics), (scale, larger)):
-        schedule = ms.KarrasSchedule(sigma_min=0.01 * factor, sigma_max=20 * factor)
-        process = ms.Process(schedule, ms.SpectralCovariance(ms.PowerLaw(-0.3), grid).double())
-        denoiser = ms.GaussianDenoiser(process, measured)
-        values.append(ms.log_likelihood(denoiser, factor * x, steps=40, probes=None))
-    torch.testing.assert_close(values[1], values[0] - size * math.log(scale), atol=2e-3, rtol=0)
+    assert bits(single.numpy() - dense_density(denoiser, x), denoiser) < TOLERANCE
 
 
 def test_bits_per_dimension_of_a_standard_normal():
@@ -253,6 +195,6 @@ def test_log_likelihood_refuses_what_has_no_density_and_impossible_counts():
         ("at least one step and one probe", white, None, {"probes": 0}),
         ("2 channels do not match data of 1", white, None, {"statistics": two_channels}),
     ):
-        model = UnchangedEstimate(ms.Process(ms.CosineSchedule(), covariance, modulation))
+        model = Estimate(ms.Process(ms.CosineSchedule(), covariance, modulation))
         with pytest.raises(ValueError, match=message):
             ms.log_likelihood(model, x, **({"steps": 2, "seeds": [1, 2]} | options))

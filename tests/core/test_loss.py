@@ -1,13 +1,17 @@
-"""Metrics equal dense matrices, weightings the papers, training times SciPy's quantiles; seeds never change."""
+"""Metrics, penalties and weightings equal dense matrices, PyWavelets and the papers; seeds and times never change."""
 
 import numpy as np
 import pytest
+import pywt
 import scipy.stats
 import torch
+from torch import Tensor
 
 import multisagd as ms
 from multisagd.loss import squared_error, x0_weight
+from multisagd.regularisation import SpectralPenalty
 from tests.helpers import dense
+from tests.helpers.refusals import assert_refused
 
 GRID = ms.Grid.of(y=5, x=6)
 LOG_SNR = torch.linspace(-12, 12, 25, dtype=torch.float64)
@@ -23,7 +27,6 @@ def test_squared_error_equals_dense_matrices(spectrum):
     np.testing.assert_allclose(squared_error(error, c).numpy(), (vectors**2).mean((1, 2)), rtol=1e-12)
     expected = np.einsum("bci,ij,bcj->b", vectors, inverse, vectors) / (2 * GRID.numel)
     np.testing.assert_allclose(squared_error(error, c, "mahalanobis").numpy(), expected, rtol=1e-10)
-    torch.testing.assert_close(squared_error(error, c, "mahalanobis") * 2 * GRID.numel, c.mahalanobis(error))
 
 
 @pytest.mark.parametrize("channels", [1, 2])
@@ -55,13 +58,6 @@ def test_squared_error_sums_half_precision_in_float32(dtype):
         torch.testing.assert_close(result.double(), squared_error(error.double(), c, metric), rtol=1e-4, atol=0)
 
 
-def test_loss_refuses_unknown_metrics_and_weightings():
-    with pytest.raises(ValueError, match="choose euclidean or mahalanobis"):
-        squared_error(torch.zeros(1, 1, *GRID.shape), COLORED, "l1")
-    with pytest.raises(ValueError, match="choose uniform, min_snr, karras or sigmoid"):
-        x0_weight("snr", LOG_SNR, 0.5)
-
-
 # An error of x0 is an error of noise times σ/α, and of v times σ (variance preserving): so a weight of the squared
 # error of x0 is one of the noise's times 1/SNR, and one of v's times σ² = 1/(1 + SNR).
 PAPERS = {
@@ -86,7 +82,7 @@ def test_x0_weight_is_the_published_weight(weighting, prediction):
     assert x0_weight("uniform", LOG_SNR, 0.5) is None
 
 
-def test_stratified_uniform_puts_one_uniform_number_into_each_stratum_in_any_order():
+def test_stratified_uniform_puts_one_number_into_each_stratum_for_any_number_of_ranks():
     strata, within = [], []
     for step in range(200):
         u = ms.stratified_uniform(3, step, 16)
@@ -97,9 +93,7 @@ def test_stratified_uniform_puts_one_uniform_number_into_each_stratum_in_any_ord
         assert torch.equal(strata[-1].sort().values, torch.arange(16, dtype=torch.float64))
     assert all(len(column.unique()) == 16 for column in torch.stack(strata).T)
     assert scipy.stats.kstest(torch.cat(within).numpy(), "uniform").pvalue > 0.001
-
-
-def test_stratified_uniform_does_not_depend_on_how_ranks_split_the_batch():
+    # However ranks split the batch.
     whole = ms.stratified_uniform(3, 7, 24)
     for size in (1, 6, 8, 12):
         parts = [ms.stratified_uniform(3, 7, 24, start, size) for start in range(0, 24, size)]
@@ -137,3 +131,80 @@ def test_training_times_have_their_distributions(schedule):
         t = distribution(extreme, schedule)
         assert ((t >= 0) & (t <= 1)).all(), distribution
         assert schedule.log_snr(t).isfinite().all(), distribution
+
+
+GRIDS = [ms.Grid.of(time=9), ms.Grid.of(height=4, width=6), ms.Grid.of(frame=4, height=6, width=5)]
+KINDS = ("amplitude", "amplitude_phase", "wavelet")
+grids = pytest.mark.parametrize("grid", GRIDS, ids=lambda grid: "x".join(map(str, grid.shape)))
+
+
+def pair(grid: ms.Grid) -> tuple[Tensor, Tensor]:
+    one, other = dense.random(2, 3, 2, *grid.shape)
+    return one, other
+
+
+@grids
+def test_amplitude_penalties_average_over_the_full_spectrum(grid) -> None:
+    one, other = pair(grid)
+    dims = tuple(range(-grid.dimensions, 0))
+    ours, theirs = (np.fft.fftn(each.numpy(), axes=dims, norm="ortho").reshape(3, -1) for each in (one, other))
+    amplitude = np.abs(np.abs(ours) - np.abs(theirs)).mean(1)
+    phase = np.abs(np.angle(ours * theirs.conj())).mean(1)
+    for kind, expected in (("amplitude", amplitude), ("amplitude_phase", amplitude * (1 + phase))):
+        penalty = SpectralPenalty(kind, weight=0.3)(one, other, grid)
+        np.testing.assert_allclose(penalty.numpy(), 0.3 * expected, rtol=1e-10, err_msg=kind)
+
+
+@grids
+def test_wavelet_penalty_equals_pywavelets(grid) -> None:
+    one, other = pair(grid)
+    for wavelet in ("haar", "bior1.3"):
+        axes = tuple(range(-grid.dimensions, 0))
+        parts = pywt.dwtn((one - other).numpy(), wavelet, mode="zero", axes=axes)
+        details = np.concatenate([value.reshape(3, -1) for name, value in parts.items() if "d" in name], 1)
+        penalty = SpectralPenalty("wavelet", wavelet=wavelet)(one, other, grid)
+        np.testing.assert_allclose(penalty.numpy(), np.abs(details).mean(1), rtol=1e-8, err_msg=wavelet)
+
+
+@grids
+def test_penalty_is_zero_for_a_right_estimate_and_has_finite_gradients(grid) -> None:
+    one, other = pair(grid)
+    for kind in KINDS:
+        penalty = SpectralPenalty(kind)
+        assert float(penalty(other, other, grid).abs().max()) < 1e-12, kind
+        for estimate in (one.clone(), torch.zeros_like(one), other.clone()):
+            estimate.requires_grad_()
+            penalty(estimate, other, grid).sum().backward()
+            assert bool(torch.isfinite(estimate.grad).all()), kind
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+def test_penalty_ignores_padding(channels: int) -> None:
+    one, other = pair(GRIDS[1])
+    mask = torch.ones(3, channels, 4, 6, dtype=torch.bool)
+    mask[:, 0, :, 4:] = False
+    changed = torch.where(mask, one, 100.0)
+    for kind in KINDS:
+        penalty = SpectralPenalty(kind)
+        torch.testing.assert_close(penalty(changed, other, GRIDS[1], mask), penalty(one, other, GRIDS[1], mask))
+
+
+def test_loss_adds_the_penalty() -> None:
+    grid, t, seeds = GRIDS[1], torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64), [1, 2, 3]
+    process = ms.Process(ms.CosineSchedule(), ms.SpectralCovariance(ms.Flat(), grid)).double()
+    denoiser = ms.Denoiser(lambda x, log_snr, condition: 0.5 * x, process)  # type: ignore[arg-type]
+    penalty, x0 = SpectralPenalty(weight=0.2), pair(grid)[0]
+    estimate = denoiser(process.add_noise(x0, t, process.noise(x0.shape, seeds)), t)
+    with_penalty = denoiser.loss(x0, t, seeds, penalty=penalty)
+    torch.testing.assert_close(with_penalty, denoiser.loss(x0, t, seeds) + penalty(estimate, x0, grid))
+
+
+def test_loss_and_penalty_refuse_impossible_settings() -> None:
+    assert_refused(
+        ("choose euclidean or mahalanobis", lambda: squared_error(torch.zeros(1, 1, *GRID.shape), COLORED, "l1")),
+        ("choose uniform, min_snr, karras or sigmoid", lambda: x0_weight("snr", LOG_SNR, 0.5)),
+        ("unknown penalty", lambda: SpectralPenalty("cepstrum")),
+        ("weight > 0", lambda: SpectralPenalty(weight=0.0)),
+        ("unknown wavelet", lambda: SpectralPenalty("wavelet", wavelet="wavy")),
+        ("levels >= 1", lambda: SpectralPenalty("wavelet", levels=0)),
+    )

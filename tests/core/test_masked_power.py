@@ -1,15 +1,20 @@
-"""The power of data of which a part is valid is the power that they were drawn with."""
+"""The power of partly valid data is that they were drawn with, and EM of a circulant Gaussian equals dense matrices."""
 
+import itertools
 import math
 import warnings
 
+import numpy as np
 import pytest
+import scipy.optimize
 import torch
 from torch import Tensor
 
 import multisagd as ms
-from multisagd import masked_power
+from multisagd import circulant_em, masked_power
+from multisagd.circulant_em import Estimate, MaskGroup, fit_power, step
 from multisagd.masked_power import power_behind
+from tests.helpers import dense
 from tests.helpers.stationary import half_spectrum
 
 GRIDS = {"1-D": ms.Grid.of(x=25), "2-D": ms.Grid.of(y=6, x=9), "3-D": ms.Grid.of(t=4, y=3, x=6)}
@@ -135,17 +140,6 @@ def test_measured_power_with_too_many_masks_uses_what_a_common_mask_shows(masks,
     assert all(0.8 < ratio < 1.25 for ratio in ratios), ratios
 
 
-def test_measured_power_chooses_the_largest_mask_inside(monkeypatch):
-    shown = torch.arange(12) < torch.tensor([3, 6, 9, 12])[:, None]
-    items = torch.tensor([10.0, 10.0, 10.0, 10.0], dtype=torch.float64)
-    assert masked_power._kept(shown, items, 1).tolist() == [0, 1, 2, 3]
-    monkeypatch.setattr(masked_power, "WORK", 0)
-    monkeypatch.setattr(masked_power, "FEWEST_ITEMS", 20)
-    assert masked_power._kept(shown, items, 1).tolist() == [-1, 1, 1, 3]
-    monkeypatch.setattr(masked_power, "FEWEST_ITEMS", 40)
-    assert masked_power._kept(shown, items, 1) is None
-
-
 def test_measured_power_of_fewer_items_bounds_the_second_moments(monkeypatch):
     monkeypatch.setattr(masked_power, "MAX_NUMBERS", 25 * 500)
     ratios = measured_over_true_power(LINE, lengths, 3000)
@@ -161,11 +155,6 @@ def test_measured_power_of_pairs_on_large_grids_is_right_in_bands(grid, masks, m
         # Zero frequency is one number, and of blue data next to nothing.
         ratios = measured_over_true_power(grid, masks, 400, exponent)[1:]
         assert all(0.6 < ratio < 1.6 for ratio in ratios), (color, ratios)
-
-
-def test_measured_power_of_a_large_grid_uses_pairs():
-    ratios = measured_over_true_power(ms.Grid.of(x=9001), lengths, 20)[1:]
-    assert all(0.7 < ratio < 1.4 for ratio in ratios), ratios
 
 
 def test_measured_power_refuses_a_distance_without_a_pair(monkeypatch):
@@ -186,3 +175,95 @@ def test_power_behind_masks_is_what_a_transform_sees(grid):
     torch.testing.assert_close(power_behind(mask, power, grid), seen, rtol=0.15, atol=0)
     full = torch.ones(2, 1, *grid.shape, dtype=torch.bool)
     torch.testing.assert_close(power_behind(full, power, grid), power)
+
+
+SHAPES = [(7,), (6,), (3, 4), (2, 3, 2)]
+
+
+def random_groups(
+    shape: tuple[int, ...], complex_valued: bool, observed: list[int]
+) -> tuple[list[MaskGroup], Tensor, list[Tensor]]:
+    """Return groups of 3, 4, … items with random masks, a random power, and the items of each group."""
+    generator = torch.Generator().manual_seed(0)
+    size, blocks = math.prod(shape), 2 if complex_valued else 1
+    dtype = torch.complex128 if complex_valued else torch.float64
+    power = torch.rand(blocks, *shape, generator=generator, dtype=torch.float64) + 0.1
+    if not complex_valued:  # the power of real data is even
+        power = torch.fft.fftn(torch.rand(shape, generator=generator, dtype=torch.float64)).abs()[None] + 0.1
+    groups, items = [], []
+    for number, count in enumerate(observed):
+        places = torch.randperm(size, generator=generator)[:count].sort().values
+        x = torch.randn(blocks, 3 + number, count, generator=generator, dtype=dtype)
+        groups.append(MaskGroup(places, torch.cat([torch.ones_like(x[..., :1]), x], 2), 3 + number))
+        items.append(x)
+    return groups, power, items
+
+
+def dense_step(
+    groups: list[MaskGroup], items: list[Tensor], power: Tensor, mean: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return power, mean, and log-likelihood per block of the estimate before it, item by item with dense matrices."""
+    shape = tuple(power.shape[1:])
+    F, size = dense.tensor(dense.dft(shape)), math.prod(shape)
+    new_power, new_mean = torch.zeros(len(power), size, dtype=torch.float64), torch.zeros_like(mean)
+    likelihood = torch.zeros(len(power), dtype=torch.float64)
+    for block in range(len(power)):
+        covariance = F.mH @ torch.diag(power[block].flatten().to(F.dtype)) @ F
+        filled, spread = [], []
+        for group, x in zip(groups, items, strict=True):
+            o = group.places
+            gain = covariance[:, o] @ torch.linalg.inv(covariance[o][:, o])
+            for row in x[block]:
+                rest = (row - mean[block, o]).to(F.dtype)
+                filled.append(gain @ rest)
+                spread.append((F @ (covariance - gain @ covariance[o]) @ F.mH).diagonal().real)
+                square = (rest.conj() @ torch.linalg.solve(covariance[o][:, o], rest)).real
+                likelihood[block] -= 0.5 * (torch.linalg.slogdet(covariance[o][:, o])[1] + square)
+        shift = torch.stack(filled).mean(0)
+        new_mean[block] = mean[block] + (shift if mean.is_complex() else shift.real)
+        new_power[block] = ((torch.stack(filled) - shift) @ F.T).abs().square().mean(0) + torch.stack(spread).mean(0)
+    return new_power.reshape(power.shape), new_mean, likelihood
+
+
+@pytest.mark.parametrize("complex_valued", [False, True])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_step_equals_dense_matrices(shape, complex_valued):
+    """With few samples observed and with most, for which there are two formulas, and with all."""
+    size = math.prod(shape)
+    groups, power, items = random_groups(shape, complex_valued, [1, 2, size // 2, size - 1, size - 1, size])
+    mean = torch.randn(len(power), size, generator=torch.Generator().manual_seed(1), dtype=items[0].dtype)
+    weight = torch.tensor([1.0, 2.0], dtype=torch.float64)[: len(power)]
+    estimate, likelihood = step(Estimate(power, mean), circulant_em._stacked(groups, size), weight)
+    new_power, new_mean, expected = dense_step(groups, items, power, mean)
+    torch.testing.assert_close(estimate.power, new_power)
+    torch.testing.assert_close(estimate.mean, new_mean)
+    assert likelihood == pytest.approx(float((weight * expected).sum()), rel=1e-10)
+
+
+def test_fit_power_maximises_the_likelihood(monkeypatch):
+    """As SciPy's search over the powers of 5 samples does, 3 to 5 of them observed, with a mean of zero."""
+    monkeypatch.setattr(circulant_em, "TOLERANCE", 1e-9)
+    grid = ms.Grid.of(x=5)
+    root = dense.tensor(dense.operator(np.sqrt([4.0, 1.0, 0.3, 0.3, 1.0])))
+    generator, groups, rows = torch.Generator().manual_seed(0), [], []
+    for observed in (3, 4, 5):
+        x = torch.randn(40, 5, generator=generator, dtype=torch.float64) @ root.T
+        x = torch.cat([x, -x])[:, :observed]  # the mean of what is observed is zero, and its most likely value
+        rows.append(x)
+        groups.append(MaskGroup(torch.arange(observed), torch.cat([torch.ones(1, 80, 1).double(), x[None]], 2), 80))
+
+    def negative(logs: np.ndarray) -> float:
+        covariance = dense.tensor(dense.operator(grid.full(torch.from_numpy(np.exp(logs))).numpy()))
+        total = 0.0
+        for x in rows:
+            part = covariance[: x.shape[1], : x.shape[1]]
+            square = (x * torch.linalg.solve(part, x.T).T).sum()
+            total += 0.5 * float(len(x) * torch.linalg.slogdet(part)[1] + square)
+        return total
+
+    best = scipy.optimize.minimize(negative, np.zeros(3), method="BFGS")
+    fit = fit_power(groups, torch.ones(1, 5, dtype=torch.float64), torch.ones(1, dtype=torch.float64))
+    assert fit.converged
+    assert all(later >= earlier - 1e-9 for earlier, later in itertools.pairwise(fit.log_likelihood))
+    np.testing.assert_allclose(fit.estimate.power[0, :3].numpy(), np.exp(best.x), rtol=2e-3)
+    np.testing.assert_allclose(fit.estimate.mean.numpy(), 0, atol=1e-9)

@@ -1,4 +1,6 @@
-"""Mixing two noises in frequency keeps their law; refined samples follow their seeds alone."""
+"""Mixed noises and U-turns keep the law, and what is left of the start is known in closed form."""
+
+import math
 
 import numpy as np
 import pytest
@@ -8,29 +10,79 @@ import multisagd as ms
 from multisagd.mixing import share_of_power
 from tests.helpers import dense
 from tests.helpers.refusals import assert_refused
-from tests.helpers.stationary import half_spectrum
+from tests.helpers.stationary import draw_data, half_spectrum
 
-GRIDS = {"1-D": ms.Grid.of(x=9), "2-D": ms.Grid.of(t=4, x=6), "3-D": ms.Grid.of(t=4, y=3, x=2)}
+GRIDS = {"1-D": ms.Grid.of(time=9), "2-D": ms.Grid.of(height=4, width=6), "3-D": ms.Grid.of(frame=2, height=3, width=4)}
+WHITE, COLORED = ms.Flat(), ms.PowerLaw(-0.5, corner=0.05)
+COUNT = 1500
+
+
+def make(grid: ms.Grid, spectrum: ms.Spectrum) -> ms.GaussianDenoiser:
+    power = 0.05 + 1 / (1 + 40 * dense.radius(grid) ** 2)
+    statistics = dense.stationary(power, grid, np.linspace(-1, 1, grid.numel).reshape(grid.shape))
+    process = ms.Process(ms.CosineSchedule(log_snr_range=(-14, 14)), ms.SpectralCovariance(spectrum, grid).double())
+    return ms.GaussianDenoiser(process, statistics)
+
+
+@pytest.mark.parametrize(
+    ("kind", "grid", "spectrum", "time"),
+    [
+        ("exact flow", "2-D", COLORED, 0.4),
+        ("flow", "1-D", COLORED, 0.4),
+        ("flow", "3-D", COLORED, 0.1),
+        ("reverse SDE", "2-D", WHITE, 0.1),
+        ("reverse SDE", "3-D", COLORED, 0.4),
+    ],
+    ids=str,
+)
+def test_u_turn_keeps_the_law_and_has_the_known_correlation(kind, grid, spectrum, time):
+    """Power and correlation at every frequency within 4.5 standard errors, and what so many steps miss."""
+    grid = GRIDS[grid]
+    denoiser = make(grid, spectrum)
+    statistics, process, x0 = denoiser.statistics, denoiser.process, draw_data(denoiser.statistics, COUNT)
+    sampler, steps = {
+        "exact flow": (ms.GaussianIntegrator(statistics), 1),
+        "flow": (ms.DPMSolver(), 30),
+        "reverse SDE": (ms.DPMSolver(sde=True), 60),
+    }[kind]
+    turned = ms.u_turn(denoiser, sampler, x0, time, steps, range(COUNT), spacing="log_snr")
+    before, after = (half_spectrum(x - statistics.mean, grid)[:, 0] for x in (x0, turned))
+    power = after.abs().square().mean(0)
+    assert float((power / statistics.power[0] - 1).abs().max()) < 0.03 + 4.5 * math.sqrt(2 / COUNT)
+    correlation = (before.conj() * after).real.mean(0) / (before.abs().square().mean(0) * power).sqrt()
+    expected = ms.u_turn_correlation(process, statistics, time, stochastic=kind == "reverse SDE")[0]
+    error = (1 - expected**2) / math.sqrt(COUNT)
+    assert bool(((correlation - expected).abs() < 0.01 + 4.5 * error).all())
+
+
+def test_u_turn_correlation_is_its_formula():
+    """`a²C/(a²C + b²W)` with the numbers of the cosine schedule, and its root."""
+    denoiser = make(GRIDS["2-D"], COLORED)
+    process, statistics = denoiser.process, denoiser.statistics
+    C, W = statistics.power, process.covariance.power()
+    share = math.cos(math.pi * 0.15) ** 2 * C / (math.cos(math.pi * 0.15) ** 2 * C + math.sin(math.pi * 0.15) ** 2 * W)
+    for stochastic, expected in ((True, share), (False, share.sqrt())):
+        correlation = ms.u_turn_correlation(process, statistics, 0.3, stochastic=stochastic)
+        torch.testing.assert_close(correlation, expected)
+
+
+def test_u_turn_of_an_item_depends_on_its_own_seed():
+    denoiser = make(GRIDS["1-D"], ms.PowerLaw(-0.5))
+    x0, sampler = draw_data(denoiser.statistics, 4), ms.DDIM(eta=1.0)
+    batch = ms.u_turn(denoiser, sampler, x0, 0.5, 5, [3, 4, 5, 6])
+    alone, other = (ms.u_turn(denoiser, sampler, x0[2:3], 0.5, 5, [seed]) for seed in (5, 6))
+    torch.testing.assert_close(batch[2:3], alone)
+    assert float((other - alone).abs().max()) > 0.01
 
 
 @pytest.mark.parametrize("grid", GRIDS.values(), ids=GRIDS)
-def test_mix_noise_keeps_the_covariance(grid: ms.Grid) -> None:
-    low_pass, zero = ms.LowPass(0.25), torch.zeros(grid.numel, *grid.shape, dtype=torch.float64)
-    unit = torch.eye(grid.numel, dtype=torch.float64).reshape(-1, *grid.shape)
-    low = ms.mix_noise(unit, zero, low_pass, grid).reshape(grid.numel, -1).numpy().T
-    high = ms.mix_noise(zero, unit, low_pass, grid).reshape(grid.numel, -1).numpy().T
-    for spectrum in (ms.Flat(), ms.PowerLaw(-0.6, corner=0.1)):
-        matrix = dense.operator(grid.full(ms.SpectralCovariance(spectrum, grid).power()).numpy())
-        np.testing.assert_allclose(low @ matrix @ low.T + high @ matrix @ high.T, matrix, atol=1e-12)
-
-
-def test_mix_noise_takes_low_frequencies_from_the_first_and_high_from_the_second() -> None:
-    grid = ms.Grid.of(t=16, x=16)
-    first, second = (ms.SpectralCovariance(ms.Flat(), grid).double().sample([seed]) for seed in (1, 2))
-    mixed = half_spectrum(ms.mix_noise(first, second, ms.Band(0.0, 0.2), grid), grid)
-    low = grid.radius() <= 0.2
-    for part, source in ((low, first), (~low, second)):
-        assert torch.allclose(mixed[0, 0][part], half_spectrum(source, grid)[0, 0][part], atol=1e-10)
+def test_mix_noise_takes_shares_of_power_from_both_noises(grid: ms.Grid) -> None:
+    """The low-pass from the first and the rest from the second, so that any covariance of both is kept."""
+    zero, unit = torch.zeros(grid.numel, *grid.shape).double(), torch.eye(grid.numel).double().reshape(-1, *grid.shape)
+    low, high = (dense.flat(ms.mix_noise(*pair, ms.LowPass(0.25), grid), grid) for pair in ((unit, zero), (zero, unit)))
+    share = 1 / (1 + (dense.radius(grid) / 0.25) ** 8)  # a filter of order 4
+    np.testing.assert_allclose(low, dense.operator(np.sqrt(share)), atol=1e-12)
+    np.testing.assert_allclose(high, dense.operator(np.sqrt(1 - share)), atol=1e-12)
 
 
 def test_mixing_refuses_impossible_shares_shapes_and_iterations() -> None:
@@ -43,37 +95,37 @@ def test_mixing_refuses_impossible_shares_shapes_and_iterations() -> None:
     )
 
 
-GRID = ms.Grid.of(frame=(6, 0.125, "s"), x=8)
+CLIP = ms.Grid.of(frame=(6, 0.125, "s"), x=8)
 FACTORS = {"frame": 0.125, "x": 1.0}
 LOW_BAND = ms.Band(0.0, 0.2, factors=FACTORS)
-LOW = GRID.radius(factors=FACTORS) < 0.2
+LOW = CLIP.radius(factors=FACTORS) < 0.2
 SEEDS = [1, 2, 3]
 
 
 @pytest.fixture
 def denoiser() -> ms.GaussianDenoiser:
-    power = (ms.PowerLaw(-1.0, corner=0.1).on("x") * ms.Autoregressive(0.6, axis="frame")).power(GRID)
-    statistics = ms.DataStatistics(torch.ones(1, 6, 8, dtype=torch.float64), power[None], GRID, 9)
-    covariance = ms.SpectralCovariance(ms.PowerLaw(-0.2, corner=0.1, axes=("x",)), GRID)
+    power = (ms.PowerLaw(-1.0, corner=0.1).on("x") * ms.Autoregressive(0.6, axis="frame")).power(CLIP)
+    statistics = ms.DataStatistics(torch.ones(1, 6, 8, dtype=torch.float64), power[None], CLIP, 9)
+    covariance = ms.SpectralCovariance(ms.PowerLaw(-0.2, corner=0.1, axes=("x",)), CLIP)
     return ms.GaussianDenoiser(ms.Process(ms.CosineSchedule(), covariance).double(), statistics)
 
 
 def refined(denoiser, seeds, low_pass: ms.Spectrum, iterations: int, steps: int = 6, **options) -> torch.Tensor:
     refinement = ms.Refinement(low_pass, iterations, **options)
-    return ms.sample_refined(denoiser, ms.Heun(), (len(seeds), 1, *GRID.shape), steps, seeds, refinement)
+    return ms.sample_refined(denoiser, ms.Heun(), (len(seeds), 1, *CLIP.shape), steps, seeds, refinement)
 
 
 def test_sample_refined_follows_each_seed_alone_and_without_iterations_is_plain_sampling(denoiser) -> None:
     low_pass = ms.LowPass(1.0, factors={"frame": 0.5, "x": 4.0})
     alone, together = (refined(denoiser, seeds, low_pass, 2) for seeds in ([2], SEEDS))
     assert torch.allclose(alone[0], together[1], atol=1e-10)
-    plain = ms.sample(denoiser, ms.Heun(), (3, 1, *GRID.shape), 6, SEEDS)
+    plain = ms.sample(denoiser, ms.Heun(), (3, 1, *CLIP.shape), 6, SEEDS)
     assert torch.equal(refined(denoiser, SEEDS, low_pass, 0), plain)
 
 
 @pytest.mark.parametrize("share", [0.0, 1.0])
 def test_sample_refined_starts_each_round_from_the_last_sample_noised_or_from_noise(denoiser, share: float) -> None:
-    process, shape = denoiser.process, (3, 1, *GRID.shape)
+    process, shape = denoiser.process, (3, 1, *CLIP.shape)
     start = process.schedule.time(torch.tensor([-4.0], dtype=torch.float64))
     times = float(start) * torch.linspace(1, 0, 7, dtype=torch.float64)
     x0 = ms.sample(denoiser, ms.Heun(), shape, 6, SEEDS)
@@ -84,25 +136,10 @@ def test_sample_refined_starts_each_round_from_the_last_sample_noised_or_from_no
     assert torch.allclose(refined(denoiser, SEEDS, ms.Flat(share), 2, log_snr=-4.0), x0, atol=1e-10)
 
 
-def test_sample_refined_keeps_low_frequencies_and_more_at_a_higher_log_snr(denoiser) -> None:
-    seeds = range(200)
-    once = half_spectrum(refined(denoiser, seeds, ms.Flat(0.0), 0) - 1, GRID)[:, 0]
-
-    def correlations(log_snr: float) -> tuple[float, float]:
-        again = half_spectrum(refined(denoiser, seeds, LOW_BAND, 1, log_snr=log_snr) - 1, GRID)[:, 0]
-        products, sizes = (once * again.conj()).real, (once.abs() * again.abs())
-        return tuple(float(products[:, part].sum() / sizes[:, part].sum()) for part in (LOW, ~LOW))
-
-    far, near = correlations(-12.0), correlations(-1.0)
-    assert abs(far[0]) < 0.25
-    assert near[0] > 0.6
-    assert abs(near[1]) < 0.15
-
-
 def test_sample_refined_keeps_the_law_of_the_data(denoiser) -> None:
     # Adding the first noise again instead of new noise would double the power of the lowest frequencies.
     x0 = refined(denoiser, range(600), LOW_BAND, 2, steps=64, log_snr=-5.0)
-    power = half_spectrum(x0 - 1, GRID).abs().square().mean((0, 1))
+    power = half_spectrum(x0 - 1, CLIP).abs().square().mean((0, 1))
     ratio = power / denoiser.statistics.power[0]
     # 600 draws tell a power to 6 %, or 4 % where it is of a complex number.
     assert float((ratio[LOW] - 1).abs().max()) < 0.2

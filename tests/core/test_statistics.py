@@ -40,19 +40,17 @@ def test_measure_loses_no_digits_to_a_large_mean_or_half_precision():
     torch.testing.assert_close(half.power, double.power)
 
 
-@pytest.mark.parametrize("padding", [0.0, 1e3, float("nan"), float("inf")], ids=str)
-def test_measure_ignores_padding(padding):
-    """White data with a mean, cut to random lengths: mean and power are those of the whole data."""
-    grid, count = ms.Grid.of(x=16), 4000
-    x = 2 * dense.random(count, 1, 16) + torch.linspace(-3, 3, 16, dtype=torch.float64)
-    mask = torch.arange(16) < torch.randint(4, 17, (count, 1, 1), generator=torch.Generator().manual_seed(0))
-    padded = torch.where(mask, x, padding)
-    statistics = ms.DataStatistics.measure(list(zip(padded.split(500), mask.split(500), strict=True)), grid)
-    expected = torch.where(mask, x, 0.0)[:, 0].sum(0) / mask[:, 0].sum(0)
-    torch.testing.assert_close(statistics.mean[0], expected)
-    standard_error = 4 * 2 / (count / (16 / 13 * 8)) ** 0.5
-    assert (statistics.power - 4).abs().max() < 4 * standard_error
-    assert statistics.sigma_data == pytest.approx(2, rel=0.02)
+def test_measure_ignores_padding():
+    """Whatever it holds; that mean and power are those of the whole data is tested with the estimator."""
+    x, lengths = dense.random(400, 1, 16), torch.randint(4, 17, (400, 1, 1), generator=torch.Generator().manual_seed(0))
+    mask = torch.arange(16) < lengths
+    zeros, *others = (
+        ms.DataStatistics.measure([(torch.where(mask, x, padding), mask)], ms.Grid.of(x=16))
+        for padding in (0.0, 1e3, float("nan"), float("inf"))
+    )
+    torch.testing.assert_close(zeros.mean[0], torch.where(mask, x, 0.0)[:, 0].sum(0) / mask[:, 0].sum(0))
+    assert zeros.sigma_data == pytest.approx(1, rel=0.1)
+    assert all(torch.equal(other.mean, zeros.mean) and torch.equal(other.power, zeros.power) for other in others)
 
 
 def test_statistics_file_keeps_every_bit_and_a_foreign_file_is_refused(tmp_path):
@@ -85,18 +83,10 @@ def test_spectrum_of_statistics_shapes_noise_like_the_data():
     torch.testing.assert_close(power, mean / grid.mean(mean))
 
 
-class Shrinking:
-    """Data of which there are fewer at every reading."""
-
-    reads = 0
-
-    def __iter__(self):
-        self.reads += 1
-        return iter([torch.zeros(3 - self.reads, 1, 4)])
-
-
 def test_measure_refuses_impossible_data_by_item():
     nan, infinity, zeros = float("nan"), float("inf"), torch.zeros(2, 1, 4)
+    sizes = iter((2, 1))  # fewer data at the second reading
+    shrinking = type("Shrinking", (), {"__iter__": lambda self: iter([zeros[: next(sizes)]])})()
     hidden = torch.tensor([[[True, True, True, False]]])
     for message, batches in (
         ("read twice.*not a generator", (x for x in [zeros])),
@@ -107,17 +97,14 @@ def test_measure_refuses_impossible_data_by_item():
         ("item 0 .* infinity", [torch.tensor([[[infinity] * 4]])]),
         ("item 0 .* NaN", [(torch.tensor([[[1.0, nan, 1.0, 1.0]]]), hidden)]),
         ("item 1 .* completely masked", [(zeros, torch.tensor([True, False]).reshape(2, 1, 1))]),
-        ("2 items, then 1", Shrinking()),
+        ("2 items, then 1", shrinking),
     ):
         with pytest.raises(ValueError, match=message):
             ms.DataStatistics.measure(batches, ms.Grid.of(x=4))
-
-
-def test_statistics_refuse_ill_fitting_and_infinite_tensors():
     with pytest.raises(ValueError, match="do not match"):
         ms.DataStatistics(torch.zeros(1, 8), torch.zeros(1, 8), LINE, 1)
     with pytest.raises(ValueError, match="not finite"):
-        ms.DataStatistics(torch.full((1, 8), float("nan")), torch.zeros(1, 5), LINE, 1)
+        ms.DataStatistics(torch.full((1, 8), nan), torch.zeros(1, 5), LINE, 1)
 
 
 def terminal_snr(schedule: ms.Schedule, spectrum: ms.Spectrum, **options):
@@ -143,17 +130,6 @@ def test_terminal_snr_is_its_formula_in_bands():
         assert band.snr == pytest.approx(np.exp(-8.0) * C[inside].sum() / W[inside].sum(), rel=1e-6)
     exploding = terminal_snr(ms.KarrasSchedule(), ms.Flat())
     assert exploding[0].snr == pytest.approx((256 + 0.49 * 64) / 80**2, rel=1e-9)
-
-
-@pytest.mark.parametrize("size", [(8,), (9,), (8, 6), (4, 4, 4)])
-def test_terminal_snr_counts_every_frequency(size):
-    grid = ms.Grid.of(**dict(zip("tyx", size, strict=False)))
-    nyquist = np.zeros(grid.half_shape)
-    nyquist[tuple(n // 2 for n in grid.shape)] = 1e9
-    statistics = ms.DataStatistics(torch.zeros(1, *grid.shape), dense.tensor(nyquist)[None], grid, 2)
-    with pytest.warns(UserWarning, match="signal remains"):
-        bands = ms.terminal_snr(ms.Process(ms.CosineSchedule(), ms.SpectralCovariance(ms.Flat(), grid)), statistics)
-    assert [band.snr > 0 for band in bands] == [False] * (len(bands) - 1) + [True]
 
 
 def test_terminal_snr_warns_of_remaining_signal_only():

@@ -2,12 +2,14 @@
 
 Written from the papers in NumPy, apart from the code under test: a sampler fed with the exact denoiser of zero-mean
 Gaussian data is linear, so x at each time is a row of weights on (x_T, z_0, z_1, …), kept here per frequency as an
-array (1 + steps, frequencies). `gain(i)` is the Wiener filter at time i.
-"""
+array (1 + steps, frequencies). `gain(i)` is the Wiener filter at time i."""
 
 import math
 
 import numpy as np
+from torch import Tensor
+
+import multisagd as ms
 
 
 class Recursion:
@@ -106,15 +108,14 @@ class Recursion:
     def unipc(self):
         """UniPC-2, arXiv 2302.04867 Algorithms 1-3 with data prediction, by the linear system for its weights."""
         lam = np.log(self.alpha / self.sigma)
-        x, m = self.start(), []
-        m.append(self.wiener(self.alpha[0], self.sigma[0]) * x)
+        x = self.start()
+        m = [self.wiener(self.alpha[0], self.sigma[0]) * x]
         for i in range(self.steps):
             a2, s, s2, h = self.alpha[i + 1], self.sigma[i], self.sigma[i + 1], lam[i + 1] - lam[i]
-            base = s2 / s * x - a2 * math.expm1(-h) * m[i]
+            B = np.expm1(-h)
+            predicted = base = s2 / s * x - a2 * B * m[i]
             if i + 1 == self.steps:
                 return base
-            B = math.expm1(-h)
-            predicted = base
             if i > 0:
                 r1 = (lam[i - 1] - lam[i]) / h
                 predicted = base - a2 * B * 0.5 * (m[i - 1] - m[i]) / r1
@@ -122,9 +123,39 @@ class Recursion:
             if i == 0:
                 x = base - a2 * B * 0.5 * (fresh - m[i])
             else:
-                phi = [math.expm1(-h) / -h - 1]
-                phi.append(phi[0] / -h - 1 / 2)
-                rho = np.linalg.solve(np.array([[1.0, 1.0], [r1, 1.0]]), np.array([phi[0], 2 * phi[1]]) / B)
-                x = base - a2 * B * (rho[0] * (m[i - 1] - m[i]) / r1 + rho[1] * (fresh - m[i]))
+                first = B / -h - 1
+                second = first / -h - 1 / 2
+                # The weights solve [[1, 1], [r1, 1]] rho = [first, 2 second] / B.
+                rho = (2 * second - first) / B / (r1 - 1)
+                x = base - a2 * B * (rho * (m[i - 1] - m[i]) / r1 + (first / B - rho) * (fresh - m[i]))
             m.append(fresh)
         return x
+
+
+def recursion_of(process: ms.Process, statistics: ms.DataStatistics, times: Tensor) -> Recursion:
+    """The recursion on the first channel of data, also with coefficients per frequency."""
+    alpha, sigma = (value.numpy() for value in process.schedule.alpha_sigma(times))
+    if process.modulation is not None:
+        signal, noise = (factor.flatten(1).numpy() for factor in process.modulation(times, process.grid))
+        alpha, sigma = alpha[:, None] * signal, sigma[:, None] * noise
+    C, W = (power.flatten().numpy() for power in (statistics.power[0], process.covariance.power()))
+    return Recursion(alpha, sigma, C, W, process.schedule.path)
+
+
+RECURSIONS = {
+    ms.DDIM(): lambda r: r.ddim(),
+    ms.DDIM(eta=0.6): lambda r: r.ddim(0.6),
+    ms.DDIM(eta=1.0): lambda r: r.ancestral(),
+    ms.Ancestral(): lambda r: r.ancestral(),
+    ms.Ancestral(variance="forward"): lambda r: r.ancestral("forward"),
+    ms.Euler(): lambda r: r.ode(False),
+    ms.Heun(): lambda r: r.ode(True),
+    ms.Euler(churn=2.0): lambda r: r.ode(False, churn=2.0),
+    ms.Heun(churn=2.0): lambda r: r.ode(True, churn=2.0),
+    ms.DPMSolver(order=1): lambda r: r.dpm(order=1),
+    ms.DPMSolver(): lambda r: r.dpm(),
+    ms.DPMSolver(sde=True): lambda r: r.dpm(sde=True),
+    ms.DPMSolver(order=1, sde=True): lambda r: r.dpm(order=1, sde=True),
+    ms.UniPC(): lambda r: r.unipc(),
+}
+"""What computes the weights of each sampler."""

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from multisagd.networks.cost import training_flops
-from tests.helpers.small_networks import transformer, unet
+from tests.helpers.networks import transformer, unet
 
 
 class Output(NamedTuple):

@@ -1,4 +1,4 @@
-"""Every network keeps its promises in one, two and three dimensions."""
+"""Networks and their conditions on noise levels, labels and texts keep their promises in one to three dimensions."""
 
 import copy
 import warnings
@@ -9,10 +9,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from multisagd.networks import Transformer, UNet
-from multisagd.networks.layers import crop, pad_to_multiple
+from multisagd.networks import Conditioning, CrossAttention, NoiseLevelFeatures, TextInput, Transformer, UNet
 from multisagd.networks.transformer import patchify, unpatchify
-from tests.helpers.small_networks import data, trained, transformer, unet
+from tests.helpers import dense
+from tests.helpers.networks import data, trained, transformer, unet
+from tests.helpers.refusals import assert_refused
 
 Build = Callable[..., nn.Module]
 SHAPES = [(16,), (13,), (8, 8), (7, 10), (4, 8, 4), (3, 5, 7)]
@@ -51,21 +52,9 @@ def test_network_of_any_size_starts_at_zero_and_trains_every_weight(build, size,
 def test_network_takes_axes_shorter_than_its_stride_and_other_output_channels(build):
     for size in ((1,), (1, 1), (1, 9), (2, 1, 3)):
         assert build(1, len(size))(data(1, 1, *size), torch.zeros(1)).shape == (1, 1, *size)
+    network = transformer(1, 4, patch=(1, 2, 3, 2))
+    assert network(data(2, 1, 2, 3, 4, 5), torch.zeros(2)).shape == (2, 1, 2, 3, 4, 5)
     assert build(3, 2, out_channels=5)(data(2, 3, 7, 6), torch.zeros(2)).shape == (2, 5, 7, 6)
-
-
-def test_network_learns_from_its_first_steps(build):
-    torch.manual_seed(0)
-    network, x = build(1, 1), data(4, 1, 16)
-    optimizer = torch.optim.Adam(network.parameters(), lr=1e-2)
-    losses = []
-    for _ in range(30):
-        loss = (network(x, torch.zeros(4)) - x.roll(1, -1)).square().mean()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    assert losses[-1] < 0.5 * losses[0]
 
 
 def test_network_refuses_labels_without_classes_and_other_shapes(build):
@@ -90,23 +79,11 @@ def test_network_output_depends_on_noise_level_and_label_but_not_on_the_batch(bu
     assert not torch.allclose(plain, network(x, level + 0.1))
 
 
-def test_network_weights_and_dropout_follow_the_seed_and_evaluation_has_no_dropout(build):
-    x = data(2, 1, 8, 8)
-
-    def run(seed: int) -> tuple[Tensor, Tensor, Tensor]:
-        torch.manual_seed(seed)
-        network = build(1, 2, dropout=0.3)
-        with torch.no_grad():
-            for parameter in network.parameters():
-                parameter += 0.1
-        dropped = network.train()(x, torch.zeros(2))
-        return dropped, network.eval()(x, torch.zeros(2)), network(x, torch.zeros(2))
-
-    first, again, other = run(1), run(1), run(2)
-    assert torch.equal(first[0], again[0])
-    assert not torch.equal(first[0], other[0])
-    assert torch.equal(first[1], first[2])
-    assert not torch.equal(first[0], first[1])
+def test_network_drops_out_in_training_only(build):
+    network, x, levels = trained(build(1, 2, dropout=0.3)), data(2, 1, 8, 8), torch.zeros(2)
+    plain = network(x, levels)
+    assert torch.equal(network(x, levels), plain)
+    assert not torch.equal(network.train()(x, levels), plain)
 
 
 @pytest.mark.parametrize("kind", ["labels", "texts"])
@@ -122,33 +99,22 @@ def test_network_output_has_the_dtype_of_its_input(build, kind):
     assert copy.deepcopy(network).to(torch.bfloat16)(x, levels, condition).dtype == torch.float32
 
 
-def test_network_with_xformers_on_the_cpu_falls_back_unless_strict(build):
-    network, plain, x = trained(build(1, 2, attention="xformers")), build(1, 2).eval(), data(2, 1, 8, 8)
-    plain.load_state_dict(network.state_dict())
-    assert torch.equal(network(x, torch.zeros(2)), plain(x, torch.zeros(2)))
-    with pytest.raises(RuntimeError, match="xformers"):
-        build(1, 2, attention="xformers", strict=True)(x, torch.zeros(2))
-
-
-@pytest.mark.parametrize(
-    ("network", "options", "message"),
-    [
-        (unet, {"dimensions": 4}, "the Transformer takes any number"),
-        (unet, {"multipliers": ()}, "at least 1"),
-        (unet, {"blocks": 0}, "at least 1"),
-        (unet, {"heads": 0}, "at least 1"),
-        (unet, {"heads": 3}, "heads must divide"),
-        (unet, {"attention_levels": (3,)}, "lie in 0 to 2"),
-        (transformer, {"patch": (2, 2, 2)}, "one per axis"),
-        (transformer, {"patch": 0}, "at least 1"),
-        (transformer, {"depth": 0}, "at least 1"),
-        (transformer, {"heads": 12}, "take fewer heads"),
-    ],
-    ids=lambda value: getattr(value, "__name__", str(value)),
-)
-def test_network_refuses_impossible_architectures(network, options, message):
-    with pytest.raises(ValueError, match=message):
-        network(**{"channels": 1, "dimensions": 2} | options)
+def test_network_refuses_impossible_architectures():
+    assert_refused(
+        ("the Transformer takes any number", lambda: unet(1, 4)),
+        ("at least 1", lambda: unet(1, 2, multipliers=())),
+        ("at least 1", lambda: unet(1, 2, blocks=0)),
+        ("at least 1", lambda: unet(1, 2, heads=0)),
+        ("heads must divide", lambda: unet(1, 2, heads=3)),
+        ("lie in 0 to 2", lambda: unet(1, 2, attention_levels=(3,))),
+        ("one per axis", lambda: transformer(1, 2, patch=(2, 2, 2))),
+        ("at least 1", lambda: transformer(1, 2, patch=0)),
+        ("at least 1", lambda: transformer(1, 2, depth=0)),
+        ("take fewer heads", lambda: transformer(1, 2, heads=12)),
+    )
+    for network in (unet, transformer):
+        with pytest.raises(RuntimeError, match="xformers"):
+            network(1, 2, attention="xformers", strict=True)(data(2, 1, 8, 8), torch.zeros(2))
 
 
 def test_unet_attends_at_chosen_levels_and_may_have_one_level():
@@ -161,11 +127,6 @@ def test_unet_attends_at_chosen_levels_and_may_have_one_level():
     assert network(data(1, 1, 5), torch.zeros(1)).shape == (1, 1, 5)
 
 
-def test_transformer_takes_four_dimensions_and_a_patch_per_axis():
-    network = trained(transformer(1, 4, patch=(1, 2, 3, 2)))
-    assert network(data(2, 1, 2, 3, 4, 5), torch.zeros(2)).shape == (2, 1, 2, 3, 4, 5)
-
-
 def test_network_docstrings_state_true_parameter_counts():
     with torch.device("meta"):
         for network in (
@@ -175,18 +136,6 @@ def test_network_docstrings_state_true_parameter_counts():
             Transformer(channels=1, dimensions=1, patch=4, width=64, depth=2, heads=2, classes=10),
         ):
             assert f"{sum(parameter.numel() for parameter in network.parameters()):,}" in type(network).__doc__
-
-
-@pytest.mark.parametrize("size", SHAPES, ids=str)
-def test_pad_to_multiple_repeats_the_border_and_crop_undoes_it(size):
-    x = data(2, 3, *size)
-    padded = pad_to_multiple(x, [4] * len(size))
-    missing = [extent - before for extent, before in zip(padded.shape[2:], size, strict=True)]
-    assert all(extent % 4 == 0 for extent in padded.shape[2:])
-    assert all(0 <= count < 4 for count in missing)
-    assert torch.equal(crop(padded, size), x)
-    reach = [value for count in reversed(missing) for value in (0, count)]
-    assert torch.equal(padded, nn.functional.pad(x, reach, mode="replicate"))
 
 
 @pytest.mark.parametrize(("size", "patch"), [((6,), (3,)), ((4, 6), (2, 3)), ((2, 4, 6), (1, 2, 3))], ids=str)
@@ -215,3 +164,133 @@ def test_compiled_network_gives_the_same_output_and_gradients(build, options, ki
     output.square().sum().backward()
     for (name, one), other in zip(network.named_parameters(), compiled.parameters(), strict=True):
         assert torch.allclose(one.grad, other.grad, rtol=1e-3, atol=1e-3), name
+
+
+WIDTH = 6
+
+
+def text_network(build: Build) -> nn.Module:
+    return trained(build(1, 2, context=WIDTH)).double()
+
+
+def test_text_network_starts_without_text_attention(build):
+    torch.manual_seed(0)
+    network = build(1, 2, context=WIDTH).double()
+    x, level, texts = dense.random(2, 1, 8, 8), torch.zeros(2).double(), dense.random(2, 3, WIDTH)
+    nn.init.normal_(network.head.weight)
+    # Without the summary, attention is the only path of the text, and it ends in zeros.
+    nn.init.zeros_(network.text.summary.weight)
+    assert torch.equal(network(x, level, texts), network(x, level, dense.random(2, 3, WIDTH, seed=1)))
+
+
+def test_text_network_ignores_padding(build):
+    network = text_network(build)
+    x, level, texts = dense.random(3, 1, 8, 8), torch.zeros(3).double(), dense.random(3, 5, WIDTH)
+    texts[1, 2:] = 0
+    texts[2] = 0
+    output = network(x, level, texts)
+    # Padding between tokens is padding too: a set of tokens has no order of its own.
+    apart = torch.zeros(3, 10, WIDTH).double()
+    apart[:, ::2] = texts
+    for padded in (apart, *(nn.functional.pad(texts, (0, 0, 0, more)) for more in (1, 11, 100))):
+        assert torch.allclose(network(x, level, padded), output, rtol=0, atol=1e-12)
+    alone = network(x[1:2], level[:1], texts[1:2, :2])
+    assert torch.allclose(alone, output[1:2], rtol=0, atol=1e-12)
+
+
+def test_text_network_without_text_uses_the_learned_null_token(build):
+    network = text_network(build)
+    x, level = dense.random(2, 1, 8, 8), torch.zeros(2).double()
+    plain = network(x, level)
+    for tokens in (0, 1, 7):
+        assert torch.allclose(network(x, level, torch.zeros(2, tokens, WIDTH).double()), plain, rtol=0, atol=1e-12)
+    one = dense.random(2, 3, WIDTH)
+    one[1] = 0
+    mixed = network(x, level, one)
+    assert torch.allclose(mixed[1], plain[1], rtol=0, atol=1e-12)
+    assert not torch.allclose(mixed[0], plain[0], atol=1e-3)
+    with torch.no_grad():
+        network.text.null += torch.arange(WIDTH)
+    assert not torch.allclose(network(x, level), plain, atol=1e-3)
+    assert torch.allclose(network(x[:1], level[:1], one[:1]), mixed[:1], rtol=0, atol=1e-12)
+
+
+def test_text_network_reads_more_than_the_mean_of_the_tokens(build):
+    network = text_network(build)
+    x, level = dense.random(1, 1, 8, 8), torch.zeros(1).double()
+    # These two texts have the same mean of normalised tokens, so that only attention can distinguish them.
+    tokens = nn.functional.layer_norm(dense.random(1, 2, WIDTH), (WIDTH,), eps=0)
+    flat = torch.stack([tokens[:, 0], tokens[:, 1], -tokens[:, 0], -tokens[:, 1]], 1)
+    other = torch.stack([tokens[:, 0], -tokens[:, 0]] * 2, 1)
+    assert torch.allclose(network.text(flat, 1).summary, network.text(other, 1).summary)
+    assert not torch.allclose(network(x, level, flat), network(x, level, other), atol=1e-6)
+
+
+def test_text_network_refuses_other_conditions(build):
+    network, x, level = build(1, 1, context=WIDTH), torch.zeros(2, 1, 8), torch.zeros(2)
+    integers = torch.zeros(2, 3, WIDTH, dtype=torch.int64)
+    for condition in (torch.tensor([0, 1]), integers, torch.zeros(2, 3, 5), torch.zeros(3, 3, WIDTH)):
+        with pytest.raises(ValueError, match=r"float of shape \(2, tokens, 6\); got"):
+            network(x, level, condition)
+    with pytest.raises(ValueError, match="classes or text, not both"):
+        build(1, 1, classes=3, context=WIDTH)
+    with pytest.raises(ValueError, match="at least 1, got 0"):
+        build(1, 1, context=0)
+    with pytest.raises(ValueError, match="context=WIDTH"):
+        build(1, 1)(x, level, torch.zeros(2, 3, WIDTH))
+
+
+def test_cross_attention_is_softmax_over_the_valid_tokens():
+    torch.manual_seed(0)
+    layer = CrossAttention(8, WIDTH, heads=1).double()
+    nn.init.eye_(layer.out.weight)
+    samples, texts = dense.random(2, 5, 8), dense.random(2, 4, WIDTH, seed=1)
+    texts[0, 1] = 0
+    text = TextInput(WIDTH, 3).double()(texts, 2)
+    query = nn.functional.rms_norm(layer.query(samples), (8,), eps=1e-6)
+    tokens = [nn.functional.layer_norm(texts[0, [0, 2, 3]], (WIDTH,)), nn.functional.layer_norm(texts[1], (WIDTH,))]
+    for item, rows in enumerate(tokens):
+        key, value = layer.key_value(rows).chunk(2, dim=-1)
+        weights = (query[item] @ nn.functional.rms_norm(key, (8,), eps=1e-6).T / 8**0.5).softmax(-1)
+        assert torch.allclose(layer(samples, text)[item], weights @ value, rtol=0, atol=1e-12)
+    with pytest.raises(ValueError, match="heads must divide"):
+        CrossAttention(8, WIDTH, heads=3)
+
+
+def test_noise_level_features_differ_for_all_levels():
+    levels = torch.arange(-20.0, 20.05, 0.1)
+    distances = torch.cdist(NoiseLevelFeatures(64)(levels), NoiseLevelFeatures(64)(levels))
+    apart = distances + 100 * torch.eye(len(levels))
+    # Features have norm √32; the closest pair of all must be a pair of neighbours, and still well apart.
+    assert apart.min() > 0.5
+    assert apart.min() == pytest.approx(distances.diagonal(1).min().item(), rel=1e-3)
+
+
+def test_noise_level_features_stay_exact_in_half_precision():
+    levels = torch.tensor([12.0, 12.01])
+    features = NoiseLevelFeatures(64).to(torch.bfloat16)(levels)
+    assert features.dtype == torch.float32
+    assert torch.equal(features, NoiseLevelFeatures(64)(levels))
+    assert (features[0] - features[1]).abs().max() > 0.01
+    assert Conditioning(8).double()(torch.zeros(2, dtype=torch.float64)).dtype == torch.float64
+
+
+def test_conditioning_without_labels_uses_the_null_label():
+    conditioning = Conditioning(8, classes=3)
+    level = torch.tensor([0.0, 1.0])
+    assert torch.equal(conditioning(level, None), conditioning(level, torch.tensor([3, 3])))
+    assert not torch.equal(conditioning(level, None), conditioning(level, torch.tensor([0, 3])))
+
+
+def test_conditioning_refuses_labels_levels_and_sizes_that_do_not_fit():
+    level, with_classes = torch.zeros(2), Conditioning(8, classes=3)
+    assert_refused(
+        ("classes=N", lambda: Conditioning(8)(level, torch.tensor([0, 1]))),
+        ("label -1 is out of range.*0 to 2", lambda: with_classes(level, torch.tensor([0, -1]))),
+        ("label 4 is out of range.*0 to 2", lambda: with_classes(level, torch.tensor([0, 4]))),
+        ("integer labels of shape", lambda: with_classes(level, torch.tensor([0]))),
+        ("integer labels of shape", lambda: with_classes(level, torch.tensor([0.0, 1.0]))),
+        ("log_snr must have shape", lambda: Conditioning(8)(torch.zeros(2, 1))),
+        ("at least", lambda: Conditioning(8, None, 3)),
+        ("at least", lambda: Conditioning(8, 0)),
+    )
