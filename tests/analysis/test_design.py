@@ -184,7 +184,7 @@ def test_trajectory_regular_finds_the_least_sum_of_errors() -> None:
     torch.testing.assert_close(trajectory_regular(statistics, process, 3, candidates=8), nodes[best])
 
 
-def test_on_fewer_frequencies_keeps_the_power_at_those_that_stay() -> None:
+def test_on_smaller_grid_keeps_the_power_at_its_frequencies() -> None:
     grid = ms.Grid.of(height=128, width=96)
     power = ms.PowerLaw(-1.0, corner=0.05).power(grid)
     statistics = ms.DataStatistics(torch.full((2, 128, 96), 0.3).double(), torch.stack([power, 3 * power]), grid, 1)
