@@ -149,7 +149,8 @@ def test_restoring_denoiser_has_a_target_without_bias(grid, schedule, make) -> N
         assert float(error[:, inside].abs().max()) < 5, time
         if make is floored:  # corrupted data are given only the noise that they lack
             at = denoiser.process.coefficients(t[:1], clean)
-            power = to_half_spectrum(x_t - at.a * clean, grid.dimensions).abs().square().mean((0, 1)) / grid.numel
+            given, known_clean = (to_half_spectrum(each, grid.dimensions) for each in (x_t, clean))
+            power = (given - at.a * known_clean).abs().square().mean((0, 1)) / grid.numel
             expected = (at.b**2 * denoiser.process.covariance.power())[0, 0]
             torch.testing.assert_close(power, expected, rtol=0.08, atol=0)  # 5 standard errors of 16,000 numbers
         # Its size is what the weights of the loss take it to be.

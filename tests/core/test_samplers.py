@@ -195,7 +195,7 @@ def test_samplers_refuse_what_they_cannot_follow() -> None:
         ("two decreasing times", lambda: sample(times=torch.tensor([0.1, 0.2]), steps=1)),
         ("1 seeds", lambda: sample(seeds=(0, 1))),
         ("step", lambda: ms.time_steps(plain, 0)),
-        ("starts", lambda: ms.time_steps(plain, 3, start=0.0)),
+        ("must start", lambda: ms.time_steps(plain, 3, start=0.0)),
         ("spacing", lambda: ms.time_steps(plain, 3, "even")),
         ("scalar coefficients", lambda: integrate(modulation=ms.Blur(length=1.0))),
         ("every frequency", lambda: integrate(ms.SpectralCovariance(ms.Band(0.0, 0.3), line))),
