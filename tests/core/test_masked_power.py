@@ -120,7 +120,7 @@ def test_measure_warns_of_places_that_are_never_valid():
     with pytest.warns(UserWarning, match="no item") as caught:
         statistics = ms.DataStatistics.measure([(x, (torch.arange(12) < 4).expand(50, 1, 12))], SHORT)
     warned = [str(warning.message) for warning in caught]
-    assert any("at 8 of 12 places" in message and "set to 0" in message for message in warned)
+    assert any("at 8 of 12 grid points" in message and "set to 0" in message for message in warned)
     assert any("two valid samples" in message and "the undetermined part stays close" in message for message in warned)
     assert bool((statistics.mean[..., 4:] == 0).all())
     assert bool((statistics.power > 0).all())
