@@ -20,11 +20,11 @@ SHARDS_KEPT = "finished shards are kept, and the same command continues:"
 class Command:
     """A command of `multisagd`.
 
-    Its module is `recipes.<name>`, with `main(arguments) -> status`. Fields: `summary`, one line for the list of
-    commands; `page`, its documentation; `settings`, the class that checks its configuration, `configs/<name>.yaml`, as
-    `module:class` (a command without settings prints its own help); `interrupted`, the message about what is kept
-    after Ctrl-C, if the command does not print one; `parallel`, whether several processes can share its work;
-    `reads_run`, whether it only reads the run in `run_dir`, so that several processes may use the run at once.
+    Its module is `recipes.<name>`, with `main(arguments) -> status`. `summary` is one line for the list of commands,
+    and `page` its documentation. `settings`, as `module:class`, is the class that checks its configuration,
+    `configs/<name>.yaml`; a command without settings prints its own help. `interrupted` is the message about what is
+    kept after Ctrl-C, if the command does not print one. `parallel` says whether several processes can share its work,
+    and `reads_run` whether it only reads the run in `run_dir`, so that several processes may use the run at once.
     """
 
     summary: str

@@ -222,9 +222,9 @@ def as_vectors(x0: Tensor) -> Tensor:
 def scores(results: Mapping[str, Result]) -> dict[str, float | None]:
     """Return the most informative numbers of the computed metrics.
 
-    `frechet_distance`, of the first metric in `METRICS` that has one, and its value for real data,
-    `frechet_distance_floor`; `recognised`, the fraction of samples that the classifier recognises, from 0 to 1;
-    `spectrum_error_db`, the root mean square error of the radially averaged power.
+    `frechet_distance` is that of the first metric in `METRICS` that has one, and `frechet_distance_floor` its value for
+    real data. `recognised` is the fraction of samples that the classifier recognises, from 0 to 1. `spectrum_error_db`
+    is the root mean square error of the radially averaged power.
     """
     rows = [row for kind in METRICS if kind in results for row in results[kind].rows]
     result: dict[str, float | None] = {}

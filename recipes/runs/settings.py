@@ -125,9 +125,10 @@ class Loss:
 class CorruptionOptions:
     """Handling of a corruption: the keys of its group that do not describe the corruption itself.
 
-    `added`: add it to clean data, for experiments; otherwise the data are already corrupted. `redrawn`: draw new
-    corruption each time. `restored`: restore data by their covariance before training, to the conditional mean or a
-    sample; None: no restoration. `examples`: number of examples for measuring that covariance; None: all.
+    If `added`, the corruption is added to clean data, for experiments; otherwise the data are already corrupted. If
+    `redrawn`, a new corruption is drawn each time. `restored` says whether data are restored by their covariance before
+    training, to the conditional mean or a sample, or not at all (None). That covariance is measured on `examples`
+    examples, or on all (None).
     """
 
     added: bool = True

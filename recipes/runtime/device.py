@@ -20,11 +20,11 @@ class EngineSettings:
 
     `precision` is the precision of the network's matrix products (bfloat16 by autocast); weights and noise stay
     float32. With float64 everything is in double precision, to distinguish rounding errors from mistakes. `workers` is
-    the number of threads that prefetch data, `threads` the number for CPU operations (null: torch's).
+    the number of threads that prefetch data, and `threads` the number of threads for CPU operations (null: torch's).
 
-    For several processes only: `distribution`, and for fsdp `shard_ranks`, `reshard` and `offload`
-    (`recipes.runtime.distribution`); `timeout` in seconds for waiting for another process; `hang_report`, the seconds
-    without a step after which the position of each process is reported (`recipes.runtime.watchdog`).
+    Other settings apply only to several processes: `distribution`, and for fsdp `shard_ranks`, `reshard` and `offload`
+    (`recipes.runtime.distribution`). A process waits for another for up to `timeout` seconds. After `hang_report`
+    seconds without a step, the position of each process is reported (`recipes.runtime.watchdog`).
 
     `recompute` computes the blocks' activations again in the backward pass instead of keeping them. With
     `save_in_background`, checkpoints are written during training. `profile` steps are profiled

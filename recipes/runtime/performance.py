@@ -134,9 +134,9 @@ def _exposed_communication(network: nn.Module) -> list[float]:
 class StepProfiler:
     """Profiles `steps` training steps of this process after a few warm-up steps, or nothing if `steps` is 0.
 
-    Into `folder` it writes rank0.json, a Chrome trace (chrome://tracing, ui.perfetto.dev); rank0.txt, the operations
-    that took longest, with the time of communication and the part that was not overlapped by computation; and on a GPU
-    rank0_memory.pickle, for https://docs.pytorch.org/memory_viz.
+    It writes to `folder`: rank0.json is a Chrome trace (chrome://tracing, ui.perfetto.dev). rank0.txt lists the
+    operations that took longest, with the time of communication and the part that was not overlapped by computation. On
+    a GPU, rank0_memory.pickle is for https://docs.pytorch.org/memory_viz.
     """
 
     def __init__(self, folder: Path, rank: int, device: torch.device, steps: int) -> None:

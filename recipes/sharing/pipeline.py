@@ -108,9 +108,9 @@ class SamplingOptions:
     """Options of sampling, except the numbers of samples and steps.
 
     Samples are a function of `seed`, as in `multisagd sample`; `seeds` gives the seed of each sample, and a `generator`
-    draws the seeds. `labels` are classes to cycle through, by name or number ("3", "0-9", ["cat", "dog"]), "all" or
-    None for no class; `prompts` are prompts to cycle through, embedded by the encoder at `text_model` if it has moved
-    since training. `guidance` is applied within `guidance_interval` in log-SNR, or everywhere if that is None.
+    draws the seeds. `labels` are classes to cycle through, by name or number ("3", "0-9", ["cat", "dog"]), "all",
+    or None for no class. `prompts` are prompts to cycle through, embedded by the encoder at `text_model` if it has
+    moved since training. `guidance` is applied within `guidance_interval` in log-SNR, or everywhere if that is None.
     `sampler` is a sampler, or the name of one in configs/sampler. `batch` samples are computed at a time.
     """
 
