@@ -58,10 +58,10 @@ class DiffusersAutoencoder(Autoencoder):
     """A pretrained diffusers autoencoder: `name` is a model id on the Hub or a local folder, `kind` its class.
 
     `kind` is VQModel, or any class whose name begins with "Autoencoder". Latents are the mode of the posterior if there
-    is one. If there is a codebook, latents are not quantised until they are decoded. Weights are read from safetensors
-    only, when first needed; `dtype` and `device` (auto: a GPU if there is one) determine how the model runs. An image
-    autoencoder is applied to each frame of a video, and a video autoencoder treats an image as a single frame. If
-    `trusted` is False, because the name came with another person's model, it is looked up on this machine only.
+    is one. If there is a codebook, latents are not quantised until they are decoded. Weights are read when first
+    needed, and only from safetensors; `dtype` and `device` (auto: a GPU if there is one) determine how the model runs.
+    An image autoencoder is applied to each frame of a video, and a video autoencoder treats an image as a single frame.
+    If `trusted` is False, because the name came with another person's model, it is looked up on this machine only.
 
     Raises:
         ValueError: If diffusers has no such class, the folder does not exist, or diffusers is not installed.

@@ -55,8 +55,8 @@ class Modality(ABC):
     def load(self, path: Path, seed: int | None = None) -> Any:
         """Read one file, cropped to at most the size of the grid.
 
-        Random choices (crop, flip, start of the excerpt) depend on `seed` only. With `None`, as in validation, the
-        middle is taken without any augmentation.
+        Random choices (crop, flip, start of the excerpt) depend on `seed` only. If it is None, as in validation, the
+        middle is taken and nothing is augmented.
 
         Raises:
             Exception: If this file cannot be used; datasets report the message and continue with another file.
@@ -274,8 +274,8 @@ def split(
     """Split a dataset into disjoint training and validation parts, drawn at random by `seed` alone.
 
     `validation` below 1 is a fraction of the examples, rounded so that each part has at least one if the dataset has
-    two; otherwise it is a number of examples. With `keep_classes` every class keeps an example for training, so fewer
-    examples may be held out. The validation part is None if nothing is held out.
+    two; otherwise it is a number of examples. If `keep_classes` is True, every class keeps an example for training, so
+    fewer examples may be held out. The validation part is None if nothing is held out.
 
     Raises:
         ValueError: If the number is negative, or nothing would be left for training.

@@ -1,6 +1,6 @@
 """Well-known image datasets held in memory: scikit-learn's digits, MNIST, Fashion-MNIST and CIFAR-10.
 
-The `Image` modality sets size and channels; pixels stay uint8 at their original size until a batch is requested.
+The `Image` modality sets size and channels; pixels are kept as uint8 at their original size until a batch is requested.
 Crops are taken from the middle; flips depend on the seeds.
 """
 
@@ -114,9 +114,9 @@ class Digits(Pixels):
 class MNIST(Pixels):
     """MNIST's 60,000 training (or 10,000 test) digits, grey 28×28; `resize="pad"` pads them to 32×32 unaltered.
 
-    `root` holds the four idx files, compressed (.gz) or not, directly or in torchvision's layout (`MNIST/raw`); nothing
-    is written there unless `download=True` downloads them. Source: Y. LeCun et al., Gradient-based learning applied to
-    document recognition, Proc. IEEE 86, 1998.
+    `root` contains the four idx files, compressed (.gz) or not, directly or in torchvision's layout (`MNIST/raw`);
+    nothing is written there unless `download=True` downloads them. Source: Y. LeCun et al., Gradient-based learning
+    applied to document recognition, Proc. IEEE 86, 1998.
 
     Raises:
         FileNotFoundError: If the files are missing and `download` is off, or cannot be downloaded.
@@ -153,7 +153,7 @@ class FashionMNIST(MNIST):
 class CIFAR10(Pixels):
     """CIFAR-10: 50,000 training (or 10,000 test) photographs in 10 classes, RGB 32×32.
 
-    `root` holds `cifar-10-batches-py` in torchvision's layout; torchvision verifies checksums before reading.
+    `root` contains `cifar-10-batches-py` in torchvision's layout; torchvision verifies checksums before reading.
     Source: A. Krizhevsky, Learning multiple layers of features from tiny images, 2009.
 
     Raises:

@@ -1,6 +1,6 @@
 """Latents: a modality encoded by an autoencoder, on a coarser grid, scaled to mean 0 and standard deviation 1.
 
-The grid keeps the physical units of the wrapped modality: names, units and corners of the axes stay, and their
+The grid keeps the physical units of the wrapped modality: names, units and corners of the axes do not change, and their
 spacing is multiplied by the autoencoder's stride, so that a spectrum written in cycles per pixel or hertz keeps its
 meaning.
 """
@@ -80,8 +80,8 @@ class Latent(Modality):
     """A `modality` encoded by an `autoencoder`; `decode(encode(media))` loses only what the autoencoder loses.
 
     `statistics` is a folder written by `multisagd encode`, or its statistics.json: latents are then shifted and
-    scaled to mean 0 and standard deviation 1 per channel. None leaves latents unscaled; it is meant for encoding only,
-    since unscaled latents do not match the noise levels of a schedule.
+    scaled to mean 0 and standard deviation 1 per channel. If it is None, latents are not scaled; this is meant for
+    encoding only, since unscaled latents do not match the noise levels of a schedule.
 
     If the autoencoder cannot return the exact size, data are padded by repeating their last samples and cropped
     after decoding. A single channel is repeated for a colour or stereo autoencoder, and averaged after decoding.

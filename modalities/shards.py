@@ -140,7 +140,7 @@ class LatentShards(Dataset):
 
 
 class _Shard:
-    """One open shard: tensors stay on disk, labels and captions are read."""
+    """One open shard: tensors are left on disk, and labels and captions are read."""
 
     def __init__(self, path: Path, rows: int, shape: Sequence[int], classes: int) -> None:
         self.path = path

@@ -147,8 +147,8 @@ class Video(Modality):
     def _starts(self, duration: float, step: float, seed: int | None) -> list[float]:
         """Return the times at which windows may start, in the order to try.
 
-        Without a motion filter there is only one. They are multiples of the file's frame time, so that windows at its
-        own frame rate contain each frame once.
+        There is only one if there is no motion filter. They are multiples of the file's frame time, so that windows at
+        its own frame rate contain each frame once.
         """
         spare = duration - (self.frames - 1) / self.fps - 1e-3
         last = max(0, math.ceil(spare / step) - 1)
@@ -211,7 +211,7 @@ class Video(Modality):
         """Write clips as one image, with a row for each, and as a tiled video of the same name (.mp4).
 
         A row shows up to 16 frames, evenly spread. Small frames are enlarged as `Image.save_grid` does; shorter clips
-        stay on their last frame.
+        end with a still of their last frame.
 
         Raises:
             ValueError: If there are no clips, or the path does not end in .png.

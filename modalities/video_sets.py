@@ -37,10 +37,10 @@ class MovingDigits(Dataset):
 
     Each digit moves at constant velocity in a random direction, with a speed drawn uniformly from `speed`, in pixels
     per second, and is reflected by the walls; where digits overlap, the brighter pixel is shown. Positions are not
-    rounded to pixels. A clip depends on `seed` and its index only, and on time in seconds, not frames: at another `fps`
-    it shows the same motion. The modality's `resize`, `flip`, `motion` and `short` do not apply. One digit gives ten
-    classes; more digits give no classes. Source of the idea: N. Srivastava, E. Mansimov, R. Salakhutdinov,
-    arXiv:1502.04681, section 4.1, with MNIST's digits; here `modalities.image_sets.Digits` are used.
+    rounded to pixels. A clip depends only on `seed` and its index. Its motion is defined in seconds, so it is the same
+    at another `fps`. The modality's `resize`, `flip`, `motion` and `short` do not apply. One digit gives ten classes;
+    more digits give no classes. Source of the idea: N. Srivastava, E. Mansimov, R. Salakhutdinov, arXiv:1502.04681,
+    section 4.1, with MNIST's digits; here `modalities.image_sets.Digits` are used.
 
     Raises:
         ValueError: If the modality is not `Video`, count or digits is below 1, sides are below 8 pixels, or speed is

@@ -1,13 +1,13 @@
 """Estimate the mean and power of a partly observed stationary Gaussian by expectation-maximisation.
 
-The model is that of the noise: a circulant covariance, which the Fourier transform makes diagonal, with power C(k),
-about a mean that may vary over the grid. The E step computes the mean and covariance of the missing samples
-given the observed ones; the M step averages over items:
+The model is the same as for the noise: a circulant covariance, which the Fourier transform makes diagonal, with power
+C(k), about a mean that may vary over the grid. The E step computes the mean and covariance of the missing samples given
+the observed ones; the M step averages over items:
 
     mean ← average of E[x | seen]
     C(k) ← average of |F (E[x | seen] - mean)|²(k) + (F Cov[x | seen] F*)(k, k)
 
-Every step increases the likelihood of the observed samples, and the power stays positive (Dempster, Laird and Rubin,
+Every step increases the likelihood of the observed samples, and the power remains positive (Dempster, Laird and Rubin,
 Journal of the Royal Statistical Society B 39, 1977). Pairs of steps are extrapolated while that increases the
 likelihood (SQUAREM: Varadhan and Roland, Scandinavian Journal of Statistics 35, 2008). The mean is estimated too,
 because plain averages over different items at each grid point have errors larger than the weak part of a steep
@@ -73,7 +73,7 @@ def fit_power(groups: Sequence[MaskGroup], start: Tensor, weight: Tensor) -> Fit
     Blocks are independent, each with its own power on a full grid of `shape`; `weight` (blocks,) is 1 for real blocks
     and 2 for complex blocks, which also represent their conjugates. The fit stops when a round increases the
     log-likelihood by less than `TOLERANCE` nats per frequency. Power that the data do not determine, for example
-    because at some lag no item has two observed samples, stays near the start.
+    because at some lag no item has two observed samples, remains close to the start.
     """
     size = start[0].numel()
     stacks = _stacked(groups, size)

@@ -32,11 +32,11 @@ LevelScale = Literal["deviation", "bins"]
 class Corruption:
     """Corrupt data with Gaussian noise that has a spectrum and a level on a grid.
 
-    `scale` says what `level` means. With `deviation` it is the standard deviation of the corruption, in units of the
-    data: the papers' convention, in which a narrow band has much power in each of its bins. With `bins` it is the
-    amplitude in the strongest bin, so that a level of 1 is as strong there as white noise of unit variance, for any
-    width of the band. Noise is independent from channel to channel, or `shared` by all channels, like rain in the
-    colours of an image.
+    `scale` determines what `level` means. If it is `deviation`, the level is the standard deviation of the corruption,
+    in units of the data: the papers' convention, in which a narrow band has much power in each of its bins. If it is
+    `bins`, the level is the amplitude in the strongest bin, so that a level of 1 is as strong there as white noise of
+    unit variance, for any width of the band. Noise is independent from channel to channel, or `shared` by all channels,
+    like rain in the colours of an image.
 
     Raises:
         ValueError: If the level is not positive and finite, the scale is unknown, or the spectrum has no power.

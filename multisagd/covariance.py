@@ -71,9 +71,9 @@ class SpectralCovariance(nn.Module):
     ) -> Tensor:
         """Draw noise `Σ^{1/2} ξ` of unit mean power, shape `(len(seeds), channels, *grid)`.
 
-        Each item depends on its own seed only. With a flat spectrum it is identical, bit for bit, to `torch.randn` with
-        the item's shape and a generator of that seed, on the same type of device. Seeds go up to 2^64 - 1; seeds of
-        2^32 and above are hashed to the 32 bits that generators keep.
+        Each item depends on its own seed only. If the spectrum is flat, the item is identical, bit for bit, to
+        `torch.randn` with the item's shape and a generator of that seed, on the same type of device. Seeds go up to
+        2^64 - 1; seeds of 2^32 and above are hashed to the 32 bits that generators keep.
 
         Raises:
             ValueError: If there are no seeds, or a seed is not an integer in that range.

@@ -16,7 +16,7 @@ from multisagd.statistics import DataStatistics
 class DataPower(Spectrum):
     """The measured power of the training data, averaged over channels and raised to `exponent`: `W = C^p`.
 
-    With a `floor`, in decibels below the largest power, frequencies without data power also get noise.
+    If a `floor` is given, in decibels below the largest power, frequencies without data power also get noise.
     """
 
     statistics: DataStatistics

@@ -60,7 +60,7 @@ class Denoiser(nn.Module):
 
     If `statistics` are given, the data are centred on their mean, and σ_data is measured about it. If not, the mean is
     taken as zero, and Karras preconditioning uses σ_data = 0.5. Spectral preconditioning needs `statistics`. The
-    default prediction is v. With `centred=False` the mean is always taken as zero, as in networks trained elsewhere.
+    default prediction is v. If `centred` is False, the mean is always taken as zero, as in networks trained elsewhere.
 
     Raises:
         ValueError: If a prediction is given together with a preconditioning, which fixes it; if either is unknown; if
@@ -237,8 +237,8 @@ class Denoiser(nn.Module):
     ) -> Tensor:
         """Convert errors `(batch, channels, *grid)` of the network's output to a loss per item, `(batch,)`; see `loss`.
 
-        The unit is the square of that of the network's output, or of x0 with a weighting; the metric `whitened` gives a
-        dimensionless loss.
+        The loss has the squared unit of the network's output or, if there is a weighting, of x0; the metric `whitened`
+        gives a dimensionless loss.
 
         Raises:
             ValueError: If the metric is `whitened` without spectral preconditioning, or with a weighting.

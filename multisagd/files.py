@@ -73,7 +73,8 @@ def read_json(path: str | Path, largest: int = LARGEST_TEXT, finite: bool = True
 def parse_json(text: str | bytes, finite: bool = True) -> Any:
     """Parse JSON into mappings, lists, strings, and numbers that fit into a float.
 
-    With `finite=False`, NaN and Infinity are accepted too: they are not part of JSON, but Python writes and reads them.
+    If `finite` is False, NaN and Infinity are accepted too: they are not part of JSON, but Python writes and reads
+    them.
 
     Raises:
         ValueError: If the text is not JSON, is nested too deeply, repeats a name in an object, or contains an invalid

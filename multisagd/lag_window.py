@@ -1,9 +1,10 @@
 """Estimate the power of data with gaps from pairs of valid samples, if the data are too large for EM (`masked_power`).
 
 The autocovariance at a lag is the mean product of all pairs of valid samples at that lag: the autocovariance of the
-data divided by that of their masks. It is unbiased, and noisy where there are few pairs. Hann's lag window damps large
-lags, which limits the resolution to two frequencies (Blackman and Tukey, The Measurement of Power Spectra, 1958), and a
-floor keeps the power positive. Zero frequency, which differs most from its neighbours, is computed without the window.
+data divided by the autocovariance of their masks. It is unbiased, but noisy at lags with few pairs. Hann's lag window
+damps large lags, which limits the resolution to two frequencies (Blackman and Tukey, The Measurement of Power Spectra,
+1958), and a floor keeps the power positive. Zero frequency, which differs most from its neighbours, is computed without
+the window.
 """
 
 from __future__ import annotations

@@ -51,7 +51,7 @@ def check(module: str, use: str) -> None:
 
 
 def failed_import(error: BaseException) -> BrokenLibraryError | None:
-    """Return a BrokenLibraryError if an error, or one of its causes, was raised by importing a library, else None."""
+    """Return a BrokenLibraryError if an error, or one of its causes, was raised by importing a library, or None."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, BrokenLibraryError):

@@ -12,8 +12,8 @@ like r at high noise and would need most of the steps there, whereas z changes o
 The trace is exact, or estimated by random probes (Hutchinson). `J = Cov[x0 | x_t] Σ⁻¹/r²` is not symmetric under
 coloured noise, but it is similar to the symmetric `S = Σ^{-1/2} J Σ^{1/2}`. Of all matrices similar to J, S has the
 smallest symmetric part, which determines the variance of a probe. So probes are coloured by Σ on one side of J and
-whitened on the other. With the statistics of the data, the Jacobian of the Wiener filter, whose trace is known, is
-subtracted, and only the network's difference from it is estimated.
+whitened on the other. If the statistics of the data are given, the Jacobian of the Wiener filter, whose trace is known,
+is subtracted, and only the network's difference from it is estimated.
 """
 
 from __future__ import annotations

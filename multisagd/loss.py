@@ -50,7 +50,7 @@ def x0_weight(
 ) -> Tensor | None:
     """Return the weight of x0's squared error at each log-SNR, shaped like it; None for `uniform`.
 
-    With `uniform` weighting, the loss is the unweighted error of the network's prediction.
+    If the weighting is `uniform`, the loss is the unweighted error of the network's prediction.
 
     - `min_snr`: `min(SNR, gamma)` (arXiv 2303.09556);
     - `karras`: `SNR + 1/σ_data²`, the unit-variance target of arXiv 2206.00364;

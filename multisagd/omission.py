@@ -24,9 +24,10 @@ class ProjectedDenoiser(Denoiser):
     """Predict only frequencies that carry noise, for noise that omits a band (`Outside`).
 
     If `blind` (the default), its network does not see the other frequencies: they are zero in training and sampling,
-    and the estimate has the mean of the data there. If not `blind`, the network sees the corrupted sample in training
-    and zero in sampling, and the estimate keeps the values of `x_t` there: samples are zero there, not the mean. This
-    equals predicting the noise, which is zero there, and is how arXiv 2510.09660 omits a band, in any parametrisation.
+    and the estimate has the mean of the data there. If `blind` is False, the network sees the corrupted sample in
+    training and zero in sampling, and the estimate keeps the values of `x_t` there: samples are zero there, not the
+    mean. This equals predicting the noise, which is zero there, and is how arXiv 2510.09660 omits a band, in any
+    parametrisation.
 
     If there is noise at every frequency, it is equivalent to `Denoiser`. For the other arguments see `Denoiser`.
 

@@ -1,7 +1,7 @@
 """Define the forward process by a schedule and a covariance, with everything that follows from them.
 
 `x_t = a_t x0 + b_t ε` with `ε ~ N(0, Σ)`. By default `a_t = α_t` and `b_t = σ_t` are scalars, and only drawing the
-noise needs a Fourier transform. With a `modulation` they are functions of frequency, relative to the schedule:
+noise needs a Fourier transform. If there is a `modulation`, they are functions of frequency, relative to the schedule:
 `a_t(k) = α_t·m(k)`, `b_t(k) = σ_t·s(k)`; examples are blurring, time-varying colour and noise floors.
 
 Sources: arXiv 2510.09660 (forward process, posterior, score and Tweedie's formula under a covariance that is diagonal
@@ -126,7 +126,8 @@ class Process(nn.Module):
     def posterior(self, x0: Tensor, x_t: Tensor, t: Tensor | float, s: Tensor | float) -> tuple[Tensor, Tensor]:
         """Return the mean, shaped like x0, and the noise factor of `q(x_s | x_t, x0) = N(mean, factor² Σ)` for s < t.
 
-        The scalars are those of DDPM, with covariance `β̃ Σ` (arXiv 2510.09660). Multiply by the factor with `scale`.
+        The scalars are the same as in DDPM, with covariance `β̃ Σ` (arXiv 2510.09660). Multiply by the factor with
+        `scale`.
         """
         now, then = self.coefficients(t, x0), self.coefficients(s, x0)
         of_x0, of_x_t, factor = posterior_step(now, then)

@@ -82,7 +82,10 @@ class Schedule:
         return torch.sigmoid(log_snr / 2), torch.sigmoid(-log_snr / 2)
 
     def path_parameter(self, alpha: Tensor, sigma: Tensor) -> Tensor:
-        """Return the path's dimensionless parameter at (α, σ), shaped like them: the angle if preserving, else σ."""
+        """Return the path's dimensionless parameter at (α, σ), shaped like them.
+
+        It is the angle if the path is preserving, and σ otherwise.
+        """
         return torch.atan2(sigma, alpha) if self.path == "preserving" else sigma
 
     def tangent(self, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:

@@ -114,7 +114,7 @@ class Sum(Spectrum):
 
 @dataclass(frozen=True)
 class Power(Spectrum):
-    """A spectrum raised to an exponent; empty bins stay empty, also for exponents of zero and below."""
+    """A spectrum raised to an exponent; empty bins remain empty, even for exponents of zero and below."""
 
     base: Spectrum
     exponent: float
@@ -157,7 +157,7 @@ class Offset(Spectrum):
     """Power `strength²·n` at zero frequency along `axes` (all by default), where n is their number of samples.
 
     `Flat() + Offset(s)` is offset noise: white noise plus one normal number of standard deviation `s` per channel
-    (arXiv 2412.03134). With the time axis only, it is the shared part of mixed video noise (arXiv 2305.10474).
+    (arXiv 2412.03134). Along the time axis only, it is the shared part of mixed video noise (arXiv 2305.10474).
     """
 
     strength: float

@@ -120,8 +120,8 @@ class DataStatistics:
     def spectrum(self, floor: float | None = None) -> Table:
         """Return the power, averaged over channels, as a spectrum for noise, such as `statistics.spectrum() ** p`.
 
-        With a `floor`, it is at most that many decibels below the largest power. Without a floor, frequencies without
-        data power (which black borders can cause, for example) would get no noise, and could be neither trained nor
+        If a `floor` is given, the power is at most that many decibels below the largest power. Otherwise, frequencies
+        without data power (caused by black borders, for example) get no noise, and can be neither trained nor
         generated.
         """
         power = self.power.mean(0)
@@ -149,7 +149,7 @@ class DataStatistics:
     def stored(self) -> tuple[dict[str, Tensor], dict[str, str]]:
         """Return the mean `(channels, *grid)` and power `(channels, *half_shape)`, and the metadata that `load` reads.
 
-        A file may contain other tensors too. Units are those of the data, and their square.
+        A file may contain other tensors too. The mean is in units of the data, the power in squared units.
         """
         described = {"format_version": FORMAT_VERSION, "count": self.count, "axes": describe_axes(self.grid)}
         tensors = {"mean": self.mean.contiguous(), "power": self.power.contiguous()}

@@ -23,9 +23,9 @@ from multisagd.statistics import DataStatistics
 def baselines(steps: int, ends: tuple[float, float] = ENDS) -> dict[str, Tensor]:
     """Return the increasing log-SNRs `(steps + 1,)`, float64, of the usual schedules by name.
 
-    Schedules that end at infinite log-SNRs (sigmoid, flow matching) run between `ends`. In the cosine schedule only the
-    two outermost log-SNRs are clamped to `ends`, as usual, unless more of them lie outside. Karras' and the linear
-    schedule keep their own ends.
+    Schedules that end at infinite log-SNRs (sigmoid, flow matching) run between `ends`. In the cosine schedule, as
+    usual, the outermost log-SNRs are clamped to `ends`, unless others lie outside too. Karras' and the linear schedule
+    keep their own ends.
     """
     even = torch.linspace(1, 0, steps + 1, dtype=torch.float64, device="cpu")
 

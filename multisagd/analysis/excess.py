@@ -48,8 +48,9 @@ def estimate_corruption(
 ) -> Corruption:
     """Return the corruption visible in the spectrum of data, relative to clean data on the same grid.
 
-    Where the power of corrupted data exceeds that of clean data significantly, and by more than the fraction `minimum`
-    of it, the excess is the corruption; its level and spectrum follow. By default `minimum` is 0.1 with `clean` data.
+    Where the power of corrupted data exceeds the power of clean data significantly, and by more than the fraction
+    `minimum` of it, the excess is the corruption, which gives its level and spectrum. By default `minimum` is 0.1 with
+    `clean` data.
 
     If `clean` is None, a fitted power law is used instead (`fitted_power`), and `minimum` is 1 by default: everything
     that stands out from the spectrum counts as corruption, so `minimum` should be large.

@@ -123,7 +123,7 @@ def measure_profiles(
 
     Power is averaged over channels, `(points,)`, in squared units of the data.
 
-    `batches` are those given to `DataStatistics.measure`; the power is about the mean of the statistics. Padding leaks
+    `batches` are the same as in `DataStatistics.measure`; the power is about the mean of the statistics. Padding leaks
     into the power of single examples: if there is padding, the curves come from the statistics, and only their relative
     errors come from single examples.
 

@@ -26,7 +26,7 @@ class DiscreteSchedule(Schedule):
 
     "linear" is the curve of DDPM (arXiv 2006.11239), "scaled_linear" is linear in √β (latent diffusion, 2112.10752),
     "squaredcos_cap_v2" is the cosine with offset 0.008 and β at most 0.999 (2102.09672), and "sigmoid" is the curve of
-    GeoDiff (2203.02923). With `zero_terminal_snr` √ᾱ is shifted and scaled so that the last level is pure noise
+    GeoDiff (2203.02923). If `zero_terminal_snr` is True, √ᾱ is shifted and scaled so that the last level is pure noise
     (2305.08891, Algorithm 1), as far as `log_snr_range` allows.
 
     Raises:

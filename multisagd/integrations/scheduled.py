@@ -40,7 +40,7 @@ class ScheduledDenoiser(nn.Module):
     It returns the scheduler's kind of prediction as `.sample`, or as the first item of a tuple with
     `return_dict=False`. The schedules may differ. Noise levels outside the denoiser's schedule are clamped to its ends.
 
-    With `channels` it can be used in pipelines that need only a model and a scheduler:
+    If `channels` is given, it can be used in pipelines that need only a model and a scheduler:
     `DDPMPipeline(ScheduledDenoiser(denoiser, scheduler, channels=3), scheduler)`.
 
     Raises:

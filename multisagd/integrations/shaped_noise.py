@@ -1,8 +1,8 @@
 """Colour the noise of code that draws it with `torch.randn`, as programs written for diffusers do.
 
 The core draws all noise in `SpectralCovariance.sample`, from one seed per item. Here the draws are made by other
-code, with its own generators and in its own order, and are only coloured, `Σ^{1/2} ξ`. With a flat spectrum the draws
-are unchanged, bit for bit.
+code, with its own generators and in its own order, and are only coloured, `Σ^{1/2} ξ`. If the spectrum is flat, the
+draws are unchanged, bit for bit.
 
 Draws inside a library are intercepted by `torch.overrides.TorchFunctionMode`, PyTorch's hook for calls of its
 functions. It acts within one thread and one `with` block, and does not patch the library.
@@ -150,8 +150,8 @@ class ShapedNoise:
         """Return a context in which `torch.randn` and `torch.randn_like` draw this noise, in libraries too.
 
         It applies to shapes `(batch, channels, *grid)`, also with more dimensions before the grid; draws with fewer
-        dimensions remain white. The mean power is 1. With `like`, a draw is an error unless it has the shape of `like`
-        or of one of its items.
+        dimensions remain white. The mean power is 1. If `like` is given, a draw is an error unless it has the shape of
+        `like` or of one of its items.
         """
         return Draws(self, like)
 

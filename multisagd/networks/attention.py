@@ -28,7 +28,8 @@ def attend(
 ) -> Tensor:
     """Compute softmax attention, `softmax(q kᵀ / √features) v`; inputs and output are (batch, tokens, heads, features).
 
-    `mask`, bool (batch, keys), is true for the keys to attend to, at least one per item. With a mask, "sdpa" is used.
+    `mask`, bool (batch, keys), is true for the keys to attend to, at least one per item. If there is a mask, "sdpa" is
+    used.
 
     The backend "sdpa" is PyTorch's own and runs everywhere. "xformers" runs on CUDA. On other devices, if xformers is
     not installed, or for inputs that its kernels do not support, "sdpa" computes the same result instead, and a log

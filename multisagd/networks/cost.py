@@ -46,7 +46,7 @@ def _on_meta(tensor: Tensor) -> Tensor:
 def recompute(network: nn.Module) -> None:
     """Recompute the activations of a network's blocks in the backward pass, to save memory.
 
-    The network is changed in place; names of weights stay the same (arXiv 1604.06174).
+    The network is changed in place; the names of its weights do not change (arXiv 1604.06174).
     """
     for block in blocks(network):
         block.forward = partial(checkpoint, block.forward, use_reentrant=False)

@@ -106,8 +106,9 @@ class Block(nn.Module):
     """Apply attention and an MLP, each scaled, shifted and gated by the embedding: (batch, tokens, width) -> the same.
 
     All modulations, gates included, start at zero (adaLN-Zero, 2212.09748, section 3.2), so at first the block is the
-    identity. The MLP is SwiGLU (2002.05202) with as many parameters as a plain MLP of four times the width. With a
-    `context`, the width of text embeddings, attention to the text comes between the two (as in PixArt-α, 2310.00426).
+    identity. The MLP is SwiGLU (2002.05202) with as many parameters as a plain MLP of four times the width. If
+    `context`, the width of text embeddings, is given, attention to the text comes between the two (as in PixArt-α,
+    2310.00426).
     """
 
     def __init__(

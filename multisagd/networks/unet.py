@@ -137,9 +137,9 @@ class Stage(nn.ModuleList):
 class Block(nn.Module):
     """Apply a residual block with scale and shift from the embedding, then self-attention unless `heads` is 0.
 
-    Takes (batch, channels, *grid) and (batch, embedding), and returns (batch, channels, *grid). With a `context`, the
-    width of text embeddings, attention to the text follows. All branches end in zeros, so that at first the block is
-    the identity.
+    Takes (batch, channels, *grid) and (batch, embedding), and returns (batch, channels, *grid). If `context`, the width
+    of text embeddings, is given, attention to the text follows. All branches end in zeros, so that at first the block
+    is the identity.
     """
 
     def __init__(
