@@ -123,7 +123,7 @@ def test_pair_weights_are_one_on_average() -> None:
         assert float((within * alike).sum() + between * (pairs - alike.sum())) == pytest.approx(pairs)
     assert pair_weights([7])[0].tolist() == pytest.approx([1.0])
     assert pair_weights([1] * 6)[1] == pytest.approx(1.0)
-    with pytest.raises(ValueError, match="sizes of 6 items in total do not fit sets of 5 and 6"):
+    with pytest.raises(ValueError, match="sizes of 6 items in total do not match sets of 5 and 6"):
         kernel_distance(gaussian(5, 0), gaussian(6, 1), [3, 3])
 
 
