@@ -6,9 +6,9 @@ import shutil
 import subprocess
 import sys
 import tomllib
-from collections import namedtuple
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -18,9 +18,10 @@ from recipes.config import compose as configuration
 from recipes.diagnosis import device, environment
 from recipes.diagnosis.check import Check, Finding, run_isolated
 from recipes.diagnosis.run_folder import run_folder
-from recipes.doctor import main, report
+from recipes.doctor import main
 from recipes.export import export
 from recipes.runs.lock import lock_run
+from tests.helpers.hostile_files import updated
 from tests.helpers.tiny import tiny_run
 
 ROOT = Path(__file__).parents[2]
@@ -31,10 +32,6 @@ def doctor(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
         [sys.executable, "-P", "-m", "recipes.cli", "doctor", *words], capture_output=True, text=True, check=False,
         timeout=120, cwd="/", env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
     )  # fmt: skip
-
-
-def findings(output: str) -> dict[str, dict[str, Any]]:
-    return {row["name"]: row for row in json.loads(output)["findings"]}
 
 
 def test_doctor_fails_where_an_essential_check_could_not_run(
@@ -50,8 +47,9 @@ def test_doctor_fails_where_an_essential_check_could_not_run(
 def test_doctor_finds_nothing_broken_here() -> None:
     done = doctor("--json")
     assert done.returncode == 0, done.stdout
-    assert json.loads(done.stdout)["works"]
-    rows = findings(done.stdout)
+    result = json.loads(done.stdout)
+    assert result["works"]
+    rows = {row["name"]: row for row in result["findings"]}
     assert not [row for row in rows.values() if row["state"] == "broken"]
     for name in ("packages", "modalities", "torch", "torchvision", "torchaudio", "training", "sdpa", "soundfile", "av"):
         assert rows[name]["state"] == "ok", rows[name]
@@ -60,42 +58,21 @@ def test_doctor_finds_nothing_broken_here() -> None:
     assert not [row for row in rows.values() if row["area"] in areas and row["state"] == "warning"]
 
 
-def broken_torch(folder: Path, source: str) -> str:
-    (folder / "torch").mkdir()
-    (folder / "torch" / "__init__.py").write_text(source)
-    return f"{folder}{os.pathsep}{ROOT}"
-
-
-@pytest.mark.parametrize(
-    ("source", "message"),
-    [
-        ("raise ImportError('libcudart.so.12: cannot open shared object file')", "ImportError: libcudart.so.12"),
-        ("import os, signal; os.kill(os.getpid(), signal.SIGILL)", "it ended the process by SIGILL"),
-        ("import os; os.write(2, b'undefined symbol: x'); os._exit(127)", "with status 127: undefined symbol: x"),
-    ],
-)
-def test_doctor_names_a_broken_torch_and_checks_the_rest(tmp_path: Path, source: str, message: str) -> None:
-    """In ASCII, and without rich, which is made to be missing too."""
-    path = broken_torch(tmp_path, source)
+def test_doctor_names_broken_packages_and_checks_the_rest(tmp_path: Path) -> None:
+    """In ASCII, and without rich, which is missing too; a remedy stays on one line, to be copied."""
+    for name, source in (("torch", "raise ImportError('libcudart.so.12')"), ("modalities", "")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text(source)
     (tmp_path / "rich.py").write_text("raise ImportError('broken too')")
-    done = doctor(PYTHONPATH=path, PYTHONIOENCODING="ascii", COLUMNS="120")
-    assert done.returncode == 1, done.stderr
-    assert done.stderr == ""
-    lines = done.stdout.splitlines()
-    assert any(line.split()[:2] == ["broken", "torch"] and message in line for line in lines), done.stdout
+    done = doctor(PYTHONPATH=f"{tmp_path}{os.pathsep}{ROOT}", PYTHONIOENCODING="ascii", COLUMNS="60")
+    assert (done.returncode, done.stderr) == (1, "")
+    lines, printed = done.stdout.splitlines(), " ".join(done.stdout.split())
+    assert "broken torch ImportError: libcudart.so.12" in printed
+    assert f"broken modalities `modalities` is {tmp_path}/modalities" in printed
     for name in ("memory", "working folder", "packages", "text"):
         assert any(line.startswith(f"  ok       {name}") for line in lines), done.stdout
-    assert lines[-1].startswith("Training does not work")
-
-
-def test_doctor_reports_a_foreign_package_named_modalities(tmp_path: Path) -> None:
-    (tmp_path / "modalities").mkdir()
-    (tmp_path / "modalities" / "__init__.py").touch()
-    broken_torch(tmp_path, "raise ImportError")  # to be quick
-    done = doctor("--json", PYTHONPATH=f"{tmp_path}{os.pathsep}{ROOT}")
-    finding = findings(done.stdout)["modalities"]
-    assert (done.returncode, finding["state"]) == (1, "broken")
-    assert f"{tmp_path}/modalities" in finding["message"]
+    assert any(line.startswith("  modalities: ") and line.endswith("in another folder") for line in lines), done.stdout
+    assert "Training does not work" in printed
 
 
 def test_run_isolated_survives_checks_that_crash_hang_or_raise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,20 +83,21 @@ def test_run_isolated_survives_checks_that_crash_hang_or_raise(tmp_path: Path, m
         "def crash():\n    os.kill(os.getpid(), signal.SIGKILL)\n"
         "def hang():\n    time.sleep(60)\n"
         "def fail():\n    raise OSError('no such\\n  thing')\n"
+        "def leave():\n    os.write(2, b'undefined symbol: x')\n    os._exit(127)\n"
     )
     (tmp_path / "unusable.py").write_text("raise ImportError('built for another PyTorch')\n")
     monkeypatch.syspath_prepend(tmp_path)
-    names = ("trouble:fine", "trouble:crash", "trouble:hang", "trouble:fail", "unusable:check", "trouble:fine")
-    checks = [Check("area", name, name, ("as it should be",) if "fine" in name else ()) for name in names]
-    results = [(check.name, each.state, each.message) for check, each in run_isolated(checks, 5.0)]
-    assert results == [
+    expected = [
         ("trouble:fine", "ok", "as it should be"),
         ("trouble:crash", "broken", "it ended the process by SIGKILL"),
         ("trouble:hang", "broken", "it hangs: no result within 5 s"),
         ("trouble:fail", "broken", "OSError: no such thing"),
+        ("trouble:leave", "broken", "it ended the process with status 127: undefined symbol: x"),
         ("unusable:check", "absent", "not checked, because an import failed: ImportError: built for another PyTorch"),
         ("trouble:fine", "ok", "as it should be"),
     ]
+    checks = [Check("area", name, name, ("as it should be",) if "fine" in name else ()) for name, *_ in expected]
+    assert [(check.name, each.state, each.message) for check, each in run_isolated(checks, 5.0)] == expected
 
 
 def install(folder: Path, name: str, version: str, *metadata: str) -> None:
@@ -137,8 +115,6 @@ def test_unmet_compares_requirements_with_installed_packages(tmp_path: Path, mon
         "Requires-Dist: absent-part>=3; extra == 'more'", "Requires-Dist: thing<1; extra == 'other'",
     )  # fmt: skip
     problems = {
-        "thing>=2": "",
-        "thing==2.1.*": "",
         "thing==2.1.0": "",
         "thing<2": "thing is 2.1.0+cu13, but <2 is required",
         "nothing-of-this-name>=1": "nothing-of-this-name is not installed",
@@ -148,46 +124,39 @@ def test_unmet_compares_requirements_with_installed_packages(tmp_path: Path, mon
     assert {line: environment.unmet(Requirement(line)) for line in problems} == problems
 
 
-def test_requirements_of_a_wheel_are_those_of_its_metadata(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_requirements_and_source_of_a_wheel_and_a_checkout(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     assert environment.EXTRAS.keys() == extras.keys() - {"dev"}
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(environment, "ROOT", tmp_path)
     install(
-        tmp_path, "multisagd", "1", "Requires-Python: >=3.11", "Provides-Extra: text", "Requires-Dist: torch==2.11.*",
-        'Requires-Dist: xformers==1; sys_platform == "never"', 'Requires-Dist: transformers>=4.57; extra == "text"',
+        tmp_path, "multisagd", "1", "Provides-Extra: text", "Requires-Dist: torch==2.11.*",
+        'Requires-Dist: xformers==1; sys_platform == "never"',
         'Requires-Dist: av>=18; (sys_platform != "never") and extra == "text"',
     )  # fmt: skip
     assert [str(each) for each in environment.requirements()] == ["torch==2.11.*"]
-    assert [each.name for each in environment.requirements("text")] == ["transformers", "av"]
+    assert [each.name for each in environment.requirements("text")] == ["av"]
     assert environment.source("text") == "'multisagd[text]'"
     (tmp_path / "pyproject.toml").touch()
     assert environment.source("text") == f"-e '{tmp_path}[text]'"
-
-
-def test_source_has_constraints_unless_they_would_replace_pytorch(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setattr(environment, "ROOT", tmp_path)
-    (tmp_path / "pyproject.toml").touch()
+    # Constraints must not replace the installed PyTorch.
     (tmp_path / "constraints.txt").write_text("torch==2.14.1 ; sys_platform == 'linux'\n")
-    sources = []
+    constrained = f"-c '{tmp_path}/constraints.txt' -e '{tmp_path}'"
     for problem in ("", "torch is not installed", "torch is 2.11.0, but ==2.14.1 is required"):
-        monkeypatch.setattr(environment, "unmet", lambda required, problem=problem: problem)
-        sources.append(environment.source())
-    assert sources == [f"-c '{tmp_path}/constraints.txt' -e '{tmp_path}'"] * 2 + [f"-e '{tmp_path}'"]
+        monkeypatch.setattr(environment, "unmet", Mock(return_value=problem))
+        assert environment.source() == (f"-e '{tmp_path}'" if "is required" in problem else constrained)
 
 
 def test_console_command_reports_another_checkout(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     assert environment.console_command().state == "absent"
     command = tmp_path / "multisagd"
-    for folder, state in ((str(ROOT), "ok"), ("/opt/another", "warning")):
+    for folder, state, message in ((ROOT, "ok", ""), ("/opt/another", "warning", "/opt/another")):
         command.write_text(f"#!/bin/sh\necho multisagd 0.1.0 in {folder}, Python 3.11, torch 2.11\n")
         command.chmod(0o755)
         finding = environment.console_command()
         assert finding.state == state
-        assert folder in finding.message or state == "ok"
+        assert message in finding.message
 
 
 def test_cpu_and_attention_report_too_many_threads_and_wrong_results(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -199,6 +168,10 @@ def test_cpu_and_attention_report_too_many_threads_and_wrong_results(monkeypatch
     monkeypatch.setattr(device, "attend", lambda query, key, value, backend, strict: value)
     with pytest.raises(AssertionError, match="not close"):
         device.attention("sdpa")
+
+
+def limit_disk(monkeypatch: pytest.MonkeyPatch, free: int) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=free))
 
 
 def test_writable_and_data_folder_report_files_space_and_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -215,10 +188,6 @@ def test_writable_and_data_folder_report_files_space_and_data(tmp_path: Path, mo
     assert environment.data_folder() == Finding("ok", f"{tmp_path}: images/mnist")
 
 
-def limit_disk(monkeypatch: pytest.MonkeyPatch, free: int) -> None:
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: namedtuple("Usage", "free")(free))
-
-
 @pytest.fixture(scope="module")
 def intact(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "run"
@@ -226,66 +195,50 @@ def intact(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def copied(intact: Path, tmp_path: Path) -> Path:
-    return shutil.copytree(intact, tmp_path / "run")
-
-
-def check(folder: Path, state: str, message: str = "") -> str:
-    """Return the message of a finding about a folder, of which the state and a part of the message are expected."""
+def check(folder: Path, state: str, message: str = "") -> None:
+    """Compare the state and a part of the message of the finding about a folder."""
     finding = run_folder(str(folder))
     assert finding.state == state, finding
     assert message in finding.message
-    return finding.message
 
 
-def test_run_folder_reports_lock_and_lack_of_space(intact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert check(intact, "ok").startswith("checkpoint after 96 of 96 samples")
+def test_run_folder_reports_lock_space_and_foreign_files(
+    intact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check(intact, "ok", "checkpoint after 96 of 96 samples")
     with lock_run(intact):
         check(intact, "warning", "another process is using it")
-    limit_disk(monkeypatch, 1000)
-    check(intact, "broken", "do not fit on the disk")
-
-
-def test_run_folder_reports_other_versions_and_damaged_checkpoints(copied: Path) -> None:
-    facts = json.loads((copied / "run.json").read_text())
-    facts["starts"][-1]["versions"]["torch"] = "2.0.0"
-    (copied / "run.json").write_text(json.dumps(facts))
-    check(copied, "warning", "last started with torch 2.0.0, now")
-    files = sorted((copied / "checkpoints").rglob("network.safetensors"))
-    files[-1].write_bytes(files[-1].read_bytes()[:-1] + b"\1")
-    assert check(copied, "warning", "its content was altered").startswith("checkpoint after 48")
-    files[0].write_bytes(b"")
-    check(copied, "broken", "no checkpoint is intact")
-
-
-def test_run_folder_reports_files_that_cannot_be_read(copied: Path) -> None:
-    for name, content in (("config.yaml", "a: [1"), ("run.json", "{"), ("statistics.safetensors", "")):
-        intact = (copied / name).read_bytes()
-        (copied / name).unlink()  # the file may be mapped into memory
-        (copied / name).write_text(content)
-        check(copied, "broken", name)
-        (copied / name).write_bytes(intact)
-    (copied / "samples" / "link").symlink_to(ROOT)
-    check(copied, "broken", "outside of")
-
-
-def test_run_folder_accepts_new_folders_and_no_others(tmp_path: Path) -> None:
     check(tmp_path / "new", "ok")
     check(tmp_path, "ok")
     (tmp_path / "thesis.tex").touch()
     check(tmp_path, "broken", f"no run or exported model is in {tmp_path}")
+    limit_disk(monkeypatch, 1000)
+    check(intact, "broken", "do not fit on the disk")
+
+
+def test_run_folder_reports_other_versions_and_damaged_files(intact: Path, tmp_path: Path) -> None:
+    copied = shutil.copytree(intact, tmp_path / "run")
+    for name, content in (("config.yaml", "a: [1"), ("run.json", "{"), ("statistics.safetensors", "")):
+        whole = (copied / name).read_bytes()
+        (copied / name).unlink()  # the file may be mapped into memory
+        (copied / name).write_text(content)
+        check(copied, "broken", name)
+        (copied / name).write_bytes(whole)
+    updated("run.json", starts=[{"versions": {"torch": "2.0.0"}}])(copied)
+    check(copied, "warning", "last started with torch 2.0.0, now")
+    files = sorted((copied / "checkpoints").rglob("network.safetensors"))
+    files[-1].write_bytes(files[-1].read_bytes()[:-1] + b"\1")
+    check(copied, "warning", "checkpoint after 48")
+    check(copied, "warning", "its content was altered")
+    files[0].write_bytes(b"")
+    check(copied, "broken", "no checkpoint is intact")
+    (copied / "samples" / "link").symlink_to(ROOT)
+    check(copied, "broken", "outside of")
 
 
 def test_run_folder_reads_an_exported_model_completely(intact: Path, tmp_path: Path) -> None:
     export(configuration.load("export", [f"run_dir={intact}", f"out={tmp_path / 'model'}"]))
-    assert check(tmp_path / "model", "ok").endswith("intact")
+    check(tmp_path / "model", "ok", "intact")
     weights = tmp_path / "model" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"\1")
     check(tmp_path / "model", "broken")
-
-
-def test_report_keeps_a_remedy_on_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "40")
-    remedy = "pip install -e '/a/very/long/path/to/a/checkout/of/multisagd[remote]'"
-    assert f"  it: {remedy}" in list(report([(Check("area", "it", ""), Finding("absent", "word " * 30, remedy))]))
