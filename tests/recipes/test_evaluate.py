@@ -193,7 +193,7 @@ def test_evaluate_limits_neighbours_of_a_class_to_its_held_out_examples(folder: 
     chosen = torch.cat([torch.nonzero(labels == 3)[:, 0].repeat(4), torch.nonzero(labels == 5)[:, 0]])
     result = report(folder, x0[chosen], labels[chosen], "metrics=[neighbours]")["results"]["neighbours"]
     assert result["counts"]["samples"] == result["counts"]["held_out"] < 200
-    assert any("at most as many per class as held-out" in note for note in result["notes"])
+    assert any("per class, at most the number of held-out" in note for note in result["notes"])
 
 
 def test_evaluate_prints_a_table_and_writes_a_report_with_scores_and_pictures(

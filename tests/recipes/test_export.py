@@ -92,6 +92,6 @@ def test_sample_refuses_damaged_models(folder: Path, tmp_path: Path, damage: str
         notes.write_text("{}")
     elif damage == "version":
         notes.write_text(json.dumps({**facts, "format_version": 99}))
-    with pytest.raises(RecipeError, match=r"export it again|does not fit"):
+    with pytest.raises(RecipeError, match=r"export it again|does not match"):
         drawn(copy, tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -178,7 +178,7 @@ def test_lock_refuses_a_second_launch_and_waits_for_the_first(tmp_path: Path) ->
 
 
 def test_check_shared_refuses_machines_without_a_common_folder(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="use one that all machines share"):
+    with pytest.raises(RecipeError, match="use a folder that all machines share"):
         check_shared(tmp_path / "elsewhere", 0.2)
 
 

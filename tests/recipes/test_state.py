@@ -35,5 +35,5 @@ def test_load_optimizer_and_load_module_refuse_the_state_of_another_network() ->
         load_optimizer(*trained(4), tensors)
     with pytest.raises(RecipeError, match=r"optimiser state .* does not fit"):
         load_optimizer(*trained(4), {"strange/step": torch.tensor(1.0)})
-    with pytest.raises(RecipeError, match=r"the checkpoint's network does not fit.*size mismatch"):
+    with pytest.raises(RecipeError, match=r"the checkpoint's network does not match.*size mismatch"):
         load_module(trained(4)[0], trained(5)[0].state_dict(), "network")
