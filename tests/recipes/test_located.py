@@ -41,12 +41,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return work
 
 
-def count_compared(run_dir: str, *words: str) -> int:
-    words = ("samples=8", "metrics=[axes]", "splits=1", "bootstrap=0", *WORDS, *words)
-    return evaluate(configuration.load("evaluate", [f"run_dir={run_dir}", *words]))["counts"]["reference"]
-
-
-def test_real_data_resolves_a_relative_root_from_any_folder(
+def test_real_data_resolves_a_relative_root_wherever_the_run_lies(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -56,11 +51,7 @@ def test_real_data_resolves_a_relative_root_from_any_folder(
     assert train.root == trained / "photos"
     # The configuration, which goes into exports, does not contain the folder of the training.
     assert read_configuration(trained / "run" / "config.yaml")["data"]["root"] == "photos"
-
-
-def test_real_data_is_found_after_a_move_with_the_run(
-    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    # Data that moved with the run are found again.
     moved = shutil.copytree(trained, tmp_path / "moved")
     facts = json.loads((moved / "run" / "run.json").read_text())
     facts["starts"][-1] |= {"folder": "/gone/work", "run_dir": "/gone/work/run"}
@@ -75,22 +66,18 @@ def test_commands_accept_the_new_place_of_data(trained: Path, tmp_path: Path, mo
     shutil.copytree(trained / "run", tmp_path / "run")
     (tmp_path / "run" / "run.json").write_text((trained / "run" / "run.json").read_text().replace("work", "gone"))
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(RecipeError, match=r"photos is not a folder.* add data.root=… to the command"):
-        count_compared("run")
+    quick = ["run_dir=run", "samples=8", "metrics=[axes]", "splits=1", "bootstrap=0", *WORDS]
+    for words, message in (([], r"photos is not a folder.* add data.root=… to"), (["data.rot=new"], "mean 'root'")):
+        with pytest.raises(RecipeError, match=message):
+            evaluate(configuration.load("evaluate", [*quick, *words]))
     shutil.copytree(trained / "photos", tmp_path / "new")
-    assert count_compared("run", "data.root=new") == 4
+    assert evaluate(configuration.load("evaluate", [*quick, "data.root=new"]))["counts"]["reference"] == 4
     assert sample(configuration.load("sample", ["run_dir=run", *WORDS, "data.root=new"])).is_dir()
-    with pytest.raises(RecipeError, match=r"unknown key data.rot: .*did you mean 'root'"):
-        count_compared("run", "data.rot=new")
-    for command in ("sample", "evaluate", "report"):
-        config = configuration.load(command, ["run_dir=run", "data.root=/new place", "data.urls=[a.tar,b.tar]"])
-        assert config["data"] == {"root": "/new place", "urls": ["a.tar", "b.tar"]}
-        assert configuration.load(command, ["run_dir=run"])["data"] == {}
-        with pytest.raises(RecipeError, match="unknown key 'foo'"):
-            configuration.load(command, ["data.root=x", "run_dir=run", "foo=1"])
+    config = configuration.load("report", ["run_dir=run", "data.root=/new place", "data.urls=[a.tar,b.tar]"])
+    assert config["data"] == {"root": "/new place", "urls": ["a.tar", "b.tar"]}
 
 
-def test_real_data_names_or_refuses_other_data(
+def test_real_data_notes_other_counts_and_refuses_other_classes(
     trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     save_pictures(tmp_path / "more", 70)

@@ -20,7 +20,6 @@ MISTAKES = [
     # words that are not settings
     (["train", "--run_dir", "x"], "settings are written key=value without dashes: run_dir=x"),
     (["train", "--run-dir=x"], "without dashes: run_dir=x"),
-    (["train", "-v"], "unknown option -v"),
     (["train", "–-show"], "unknown option –-show"),
     (["train", "run_dir", "runs/x"], "settings are written key=value or group=choice, as in run_dir=runs/x"),
     (["train", "run_dir:x"], "as in run_dir=x"),
@@ -33,35 +32,25 @@ MISTAKES = [
     # quotation, lists and paths
     (["train", "training.betas=[0.9,", "0.99]"], "that contains spaces, as in 'training.betas=[0.9, 0.99]'"),
     (["train", "modality.size=(48,64)"], "a list is written modality.size=[48,64]"),
-    (["train", "modality.size=48,64"], "a list is written modality.size=[48,64]"),
     (["train", "training.samples=1,000"], "a number without commas"),
     (["train", "data.root=it's"], """for the shell: 'data.root="it'"'"'s"'"""),
     (["train", "data.root=~/photos"], "write data.root=$HOME/photos"),
     (["train", "run_dir=“r”"], "has typographic quotation marks"),
     (["train", "spectrum==white"], "one equals sign is enough"),
     (["train", "labels=[cat,dog"], "[ and ] do not match"),
-    (["train", "training={samples:3"], "{ and } do not match"),
     # keys, groups and choices
     (["train", "spectrum=powerlaw"], "spectrum=powerlaw: there is no such choice; did you mean 'power_law'?"),
     (["train", "sptcrum=white"], "unknown key 'sptcrum'; did you mean 'spectrum'?"),
-    (["train", "data=photos"], "there is no such choice; known: cifar10, digits"),
     (["train", "data.root=photos"], "it is a key of data=cifar10, data=fashion_mnist, data=folder"),
     (["train", "exponent=-1"], "it is spectrum.exponent=-1 with spectrum=brown"),
     (["train", "exponent=-1,-2"], "it is spectrum.exponent=… with spectrum=brown"),
     (["train", "zebra=1,2"], "`multisagd train --help` lists the keys"),
     (["train", "+spectrum=white"], "remove the + of +spectrum=white"),
     (["train", "learning_rate=1e-3"], "did you mean 'training.learning_rate'?"),
-    (["train", "training.batch_size=3"], "did you mean 'training.batch'?"),
-    (["train", "steps=3"], "did you mean 'sampling.steps'"),
-    (["train", "lr=1e-3"], "did you mean 'training.learning_rate'?"),
     (["train", "epochs=3"], "did you mean 'training.samples'? Training is counted in samples seen"),
     (["train", "resume=true"], "did you mean 'run_dir'? The same command on the same run_dir continues"),
-    (["train", "zebra=1"], "`multisagd train --help` lists the keys"),
     (["sample", "spectrum=white"], "does not choose spectrum: its groups are engine, refine, sampler"),
-    (["sample", "samples=3"], "did you mean 'count'?"),
-    (["sample", "exponent=3"], "`multisagd sample --help` lists"),
     (["train"], "run_dir has no value: add run_dir=… to the command"),
-    (["design"], "statistics has no value: add statistics=…"),
 ]
 
 
@@ -78,10 +67,8 @@ def test_load_names_the_remedy_of_a_mistake(words: list[str], remedy: str) -> No
 def test_main_names_the_remedy_of_a_mistaken_command(capsys: pytest.CaptureFixture[str]) -> None:
     for words, remedy in (
         (["trian"], "unknown command 'trian'; did you mean 'train'?"),
-        (["Train"], "did you mean 'train'?"),
         (["run_dir=x", "train"], "the command comes first"),
         (["list", "spctra"], "did you mean 'spectra'?"),
-        (["list", "zebras"], "known: clusters, commands"),
         (["list", "spectra", "--config-dir=nowhere"], "nowhere is not a folder"),
     ):
         assert main(words) == 2
@@ -91,14 +78,11 @@ def test_main_names_the_remedy_of_a_mistaken_command(capsys: pytest.CaptureFixtu
         assert remedy in printed.err
         assert len(printed.err.splitlines()) <= 2
     for words, remedy in (
-        (["doctor", "x"], "a run's folder is written run_dir=FOLDER"),
         (["doctor", "rundir=x"], "a run's folder is written run_dir=FOLDER"),
         (["completion", "tcsh"], "choose from"),
-        (["completion"], "shell"),
     ):
-        with pytest.raises(SystemExit) as caught:
+        with pytest.raises(SystemExit, match="2"):
             main(words)
-        assert caught.value.code == 2
         assert remedy in capsys.readouterr().err
 
 
@@ -132,40 +116,34 @@ def test_meanings_lead_to_keys_that_exist() -> None:
 
 SYNONYMS = {
     "train": {
-        "training.lr": "training.learning_rate", "optimizer.lr": "training.learning_rate",
-        "training.epochs": "training.samples", "max_train_steps": "training.samples",
-        "training.steps": "training.samples", "n": "training.samples", "data.batch_size": "training.batch",
-        "output": "run_dir", "checkpoint": "run_dir", "gpus": "cluster.gpus", "fp16": "engine.precision",
-        "wandb": "tracking.wandb", "data_dir": "data.root", "cfg_scale": "guidance.scale", "model": "network",
+        "training.lr": "training.learning_rate", "optimizer.lr": "training.learning_rate", "n": "training.samples",
+        "training.epochs": "training.samples", "data.batch_size": "training.batch", "steps": "sampling.steps",
+        "output": "run_dir", "gpus": "cluster.gpus", "fp16": "engine.precision", "wandb": "tracking.wandb",
+        "data_dir": "data.root", "cfg_scale": "guidance.scale", "model": "network",
     },
     "sample": {
-        "n": "count", "num_samples": "count", "num_inference_steps": "steps", "output": "out", "prompt": "prompts",
+        "n": "count", "samples": "count", "num_inference_steps": "steps", "output": "out", "prompt": "prompts",
         "sampling.cfg_scale": "guidance.scale", "ckpt": "checkpoint", "scheduler": "sampler", "lr": "--help",
         "data_dir": "data.root",
     },
     "evaluate": {"batch_size": "batch", "lr": "classifier.learning_rate"},
-    "encode": {"batch_size": "batch"},
-    "export": {"output_dir": "out", "ckpt_path": "checkpoint"},
-    "design": {"num_steps": "steps"},
 }  # fmt: skip
 """Words of other programs and the key that the message names, by command."""
 
 
 @pytest.mark.parametrize("command", SYNONYMS)
 def test_load_suggests_keys_for_words_of_other_programs(command: str) -> None:
-    needed = [f"{each}=x" for each in ("run_dir", "statistics", "out") if KeyTable({}).keys(command).get(each) == "???"]
     for word, key in SYNONYMS[command].items():
         with pytest.raises(RecipeError) as caught:
-            configuration.load(command, [*needed, f"{word}=1"])
+            configuration.load(command, ["run_dir=x", f"{word}=1"])
         assert key in str(caught.value).replace(repr(word), ""), word
 
 
-def test_open_model_lists_the_runs_nearby(tmp_path: Path) -> None:
-    for run in ("real", "holding/inner"):
-        (tmp_path / run).mkdir(parents=True)
-        (tmp_path / run / "config.yaml").touch()
-    (tmp_path / "file").touch()
-    (tmp_path / "empty").mkdir()
+def test_open_model_lists_the_runs_nearby_and_lock_run_needs_a_folder(tmp_path: Path) -> None:
+    for folder in ("real", "holding/inner", "empty"):
+        (tmp_path / folder).mkdir(parents=True)
+    for file in ("real/config.yaml", "holding/inner/config.yaml", "file"):
+        (tmp_path / file).touch()
     for name, remedy in (
         ("nothing", "nothing, which does not exist; there are .*real"),
         ("file", "file, which is a file; there are .*real"),
@@ -174,10 +152,6 @@ def test_open_model_lists_the_runs_nearby(tmp_path: Path) -> None:
     ):
         with pytest.raises(RecipeError, match=f"no run or exported model is in .*{remedy}"):
             open_model(tmp_path / name, Builder())
-
-
-def test_held_names_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
     with (
         pytest.raises(RecipeError, match=r"cannot create the folder .*: choose another"),
         lock_run(tmp_path / "file/x"),
