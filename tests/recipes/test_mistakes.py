@@ -1,6 +1,8 @@
 """Mistakes on the command line get an error message with the remedy."""
 
+import re
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 
@@ -18,11 +20,8 @@ from tests.helpers.tiny import tiny_config
 
 MISTAKES = [
     # words that are not settings
-    (["train", "--run_dir", "x"], "settings are written key=value without dashes: run_dir=x"),
     (["train", "--run-dir=x"], "without dashes: run_dir=x"),
-    (["train", "–-show"], "unknown option –-show"),
     (["train", "run_dir", "runs/x"], "settings are written key=value or group=choice, as in run_dir=runs/x"),
-    (["train", "run_dir:x"], "as in run_dir=x"),
     (["train", "run_dir", "=", "x"], "no spaces around the equals sign: run_dir=x"),
     (["train", "run_dir=", "x"], "a space ended 'run_dir=': write run_dir=x, without a space"),
     (["train", "run_dir="], "run_dir= has no value: write run_dir=null for none"),
@@ -86,24 +85,20 @@ def test_main_names_the_remedy_of_a_mistaken_command(capsys: pytest.CaptureFixtu
         assert remedy in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    ("words", "remedy"),
-    [
+def test_train_refuses_an_invalid_process_before_it_measures_the_data(tmp_path: Path) -> None:
+    for words, remedy in (
         (["spectrum=power_law", "spectrum.exponent=foo"], "spectrum.exponent: expected a number, got 'foo'"),
         (["spectrum=power_law", "spectrum.corner=-1"], "spectrum: "),
         (["schedule.log_snr_range=[5,1]"], "schedule"),
         (["padding={height:-1}"], "padding: "),
         (["process._target_=multisagd.Proces"], "process._target_"),
-    ],
-)
-def test_train_refuses_an_invalid_process_before_it_measures_the_data(
-    words: list[str], remedy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("recipes.training.setup.measure", lambda *_: pytest.fail("that may have taken minutes"))
-    with pytest.raises(RecipeError) as caught:
-        train(tiny_config(tmp_path / "run", *words))
-    assert str(caught.value).startswith(remedy)
-    assert not (tmp_path / "run").exists()
+    ):
+        with (
+            patch("recipes.training.setup.measure", side_effect=AssertionError("that may have taken minutes")),
+            pytest.raises(RecipeError, match=f"^{re.escape(remedy)}"),
+        ):
+            train(tiny_config(tmp_path / "run", *words))
+        assert not (tmp_path / "run").exists()
 
 
 def test_meanings_lead_to_keys_that_exist() -> None:

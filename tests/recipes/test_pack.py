@@ -1,4 +1,4 @@
-"""`multisagd pack` writes the same examples as the same bytes, and finishes what an earlier command began."""
+"""`multisagd pack` writes shards of the same examples, and training shows each of them once an epoch on any ranks."""
 
 import errno
 import itertools
@@ -7,7 +7,7 @@ import os
 import shutil
 import signal
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -16,14 +16,24 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
+from sklearn.datasets import load_digits
 
 from modalities import tar_packing
+from modalities.base import Batch
 from modalities.files import Folder
 from modalities.image import Image
 from modalities.tars import TarShards
 from recipes.base.errors import Interrupted, RecipeError
 from recipes.config import compose as configuration
+from recipes.config.build import Builder
+from recipes.data.order import batches
 from recipes.pack import main, pack
+from recipes.runs.settings import TrainSettings
+from recipes.runtime.device import EngineSettings, Runtime
+from recipes.runtime.distribution import Rank
+from recipes.train import train
+from tests.helpers.launching import ranks
+from tests.helpers.tiny import TINY, assert_close, assert_same, last_state
 
 COUNT = 30
 IMAGE = Image(size=8)
@@ -167,3 +177,128 @@ def test_pack_refuses_other_files_and_settings(
     (photos / "cat" / "00.PNG").write_bytes(b"other")
     assert main([f"data.root={photos}", f"run_dir={out}", "shard_bytes=12000"]) == 2
     assert "holds shards of other files or settings; these differ: sizes" in capsys.readouterr().err
+
+
+Example = tuple[int, int]
+"""The index and the seed of an example."""
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The first digits of scikit-learn's, as pictures of ten classes."""
+    folder, image, known = tmp_path_factory.mktemp("digits") / "photos", Image(size=8, channels=1), load_digits()
+    for number in range(200):
+        pixels = torch.from_numpy(known.images[number] * 255 / 16).round().to(torch.uint8)
+        image.save(pixels[None], folder / str(known.target[number]) / f"{number:03}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def shards(digits: Path) -> Path:
+    return run(digits, digits.parent / "shards", "shard_bytes=40000")
+
+
+def train_words(shards: Path, run_dir: Path, *more: str) -> list[str]:
+    """Two epochs and a half of 160 examples in windows of three shards, 25 steps of 16."""
+    data = ["data=webdataset", f"data.urls={shards}", "data.window=3", "modality.channels=1"]
+    return [*TINY, *data, "training.samples=400", f"run_dir={run_dir}", *more]
+
+
+def train_on(shards: Path, run_dir: Path, *more: str) -> None:
+    train(configuration.load("train", train_words(shards, run_dir, *more)))
+
+
+class Watched(TarShards):
+    """Shards that note which examples are requested, and read none."""
+
+    requested: tuple[tuple[Example, ...], ...] = ()
+
+    def batch(self, indices: Sequence[int], seeds: Sequence[int] | None = None) -> Batch:
+        self.requested += (tuple(zip(indices, seeds or (), strict=True)),)
+        return Batch(torch.zeros(len(indices), 1, 8, 8))
+
+
+def requested(shards: Path, ranks: int, workers: int, accumulation: int, start: int = 0) -> list[list[Example]]:
+    """Return the examples of every step from `start` on, all ranks and parts together.
+
+    With workers, parts of several steps are requested at once: all steps are one list.
+    """
+    more = (f"engine.workers={workers}", f"training.accumulation={accumulation}")
+    config = configuration.load("train", train_words(shards, Path("r"), *more))
+    settings = Builder().settings(TrainSettings, config, "")
+    steps: list[list[Example]] = []
+    for rank in range(ranks):
+        part = Watched(Image(size=8, channels=1), str(shards), window=3).subset(range(160))  # held out as in training
+        runtime = Runtime(torch.device("cpu"), EngineSettings(), Rank(rank, ranks, rank))
+        count = sum(1 for _ in batches(part, start, settings, runtime))
+        assert len(part.requested) == count * accumulation
+        size = len(part.requested) if workers else accumulation
+        steps = steps or [[] for _ in range(0, len(part.requested), size)]
+        for step, examples in enumerate(steps):
+            examples += itertools.chain.from_iterable(part.requested[step * size : (step + 1) * size])
+    return steps
+
+
+def test_batches_share_every_epoch_among_ranks_and_workers(shards: Path) -> None:
+    whole = requested(shards, 1, 0, 1)
+    assert len(whole) == 25
+    flat = list(itertools.chain.from_iterable(whole))
+    for epoch in (flat[:160], flat[160:320]):
+        assert sorted(index for index, _ in epoch) == list(range(160))
+    assert len({seed for _, seed in flat}) == 400
+    for count, accumulation in ((2, 1), (4, 2), (16, 1)):
+        assert requested(shards, count, 0, accumulation) == whole
+    for count, workers in ((1, 3), (4, 2)):
+        (together,) = requested(shards, count, workers, 1)
+        assert sorted(together) == sorted(flat)
+    # From the middle of an epoch, on any number of ranks.
+    for count in (1, 4):
+        assert requested(shards, count, 0, 1, start=112) == whole[7:]
+    # An epoch stays in few shards at a time.
+    data = TarShards(Image(size=8, channels=1), str(shards), window=3)
+    lengths = data.subset(range(160)).groups.lengths
+    shard = [number for number, length in enumerate(lengths) for _ in range(length)]
+    places = [[n for n, (index, _) in enumerate(flat[:160]) if shard[index] == each] for each in range(len(lengths))]
+    assert max(max(each) - min(each) for each in places) < sum(sorted(lengths)[-3:])
+
+
+def test_train_continues_bit_exactly_wherever_the_shards_lie(shards: Path, tmp_path: Path) -> None:
+    whole, halves = tmp_path / "whole", tmp_path / "halves"
+    train_on(shards, whole)
+    # The half lies within an epoch, and within a window of it.
+    train_on(shards, halves, "every.checkpoint=16", "training.samples=208")
+    moved = shutil.copytree(shards, tmp_path / "moved")
+    train_on(moved, halves, "every.checkpoint=16", "engine.workers=2", "data.threads=1")
+    assert_same(last_state(whole), last_state(halves))
+    assert (whole / "metrics.jsonl").read_bytes() == (halves / "metrics.jsonl").read_bytes()
+
+
+def test_train_refuses_other_and_broken_shards(shards: Path, digits: Path, tmp_path: Path) -> None:
+    train_on(shards, tmp_path / "run", "training.samples=48")
+    other = run(digits, tmp_path / "other", "shard_bytes=60000")
+    with pytest.raises(RecipeError, match=r"the data of .* have changed; fingerprint"):
+        train_on(other, tmp_path / "run")
+    with pytest.raises(RecipeError, match=r"data.window: 3 -> 4"):
+        train_on(shards, tmp_path / "run", "data.window=4")
+    broken = shutil.copytree(shards, tmp_path / "broken")
+    (broken / "000003.tar").write_bytes((broken / "000003.tar").read_bytes()[:20_000])
+    with pytest.raises(RecipeError, match=r"^data: .*000003.tar: it is truncated.*Restore the damaged"):
+        train_on(broken, tmp_path / "new")
+    assert not (tmp_path / "new" / "config.yaml").exists()
+
+
+def test_two_ranks_learn_what_one_process_learns(shards: Path, tmp_path: Path) -> None:
+    """Twenty-one steps on two ranks, on shards without indices, and then from the middle of an epoch on one process."""
+    bare, two, alone = (tmp_path / name for name in ("bare", "two", "alone"))
+    bare.mkdir()
+    for path in shards.glob("*.tar"):
+        shutil.copy(path, bare)
+    exact = ["engine.precision=float64", "network.dropout=0"]
+    train_on(shards, alone, *exact, "training.samples=336")
+    done = ranks(2, "recipes.train", *train_words(bare, two, *exact, "training.samples=336"))
+    assert done.returncode == 0, done.stderr[-6000:]
+    assert len(list(bare.glob("*.index"))) == len(list(bare.glob("*.tar")))
+    assert_close(last_state(two), last_state(alone), rtol=1e-9, atol=1e-12)
+    for run_dir in (two, alone):
+        train_on(shards, run_dir, *exact)
+    assert_close(last_state(two), last_state(alone), rtol=1e-9, atol=1e-12)

@@ -82,21 +82,19 @@ import sys, torch
 from recipes.sharing.pipeline import Pipeline
 from safetensors.torch import save_file
 torch.set_num_threads(1)
-for folder in sys.argv[1:]:
-    drawn = Pipeline.from_pretrained(folder, device="cpu")(3, 2, progress=False)
-    save_file({"x0": drawn.samples}, folder + ".safetensors")
+drawn = Pipeline.from_pretrained(sys.argv[1], device="cpu")(3, 2, progress=False)
+save_file({"x0": drawn.samples}, sys.argv[2])
 """
 
 
 @pytest.mark.slow
 def test_pipeline_draws_the_same_in_a_fresh_process(model: Path, others: Path, tmp_path: Path) -> None:
-    folders = [str(tmp_path / name) for name in ("image", "sound")]
-    for folder, source in zip(folders, (model, others / "sound-run"), strict=True):
-        Pipeline.from_pretrained(source, device="cpu").save_pretrained(folder)
-    subprocess.run([sys.executable, "-c", FRESH, *folders], check=True, timeout=200, cwd=Path(__file__).parents[2])
-    for folder, source in zip(folders, (model, others / "sound"), strict=True):
+    for source in (model, others / "sound-run"):
+        Pipeline.from_pretrained(source, device="cpu").save_pretrained(tmp_path / "copy")
+        words = [sys.executable, "-c", FRESH, tmp_path / "copy", tmp_path / "drawn.safetensors"]
+        subprocess.run(words, check=True, timeout=200, cwd=Path(__file__).parents[2])
         here = drawn_by_command(source, tmp_path / f"{source.name}-out", "count=3")["x0"]
-        assert torch.equal(load_file(f"{folder}.safetensors")["x0"], here), source.name
+        assert torch.equal(load_file(tmp_path / "drawn.safetensors")["x0"], here), source.name
 
 
 def test_pipeline_samples_follow_from_their_seeds(pipeline: Pipeline) -> None:
@@ -111,8 +109,8 @@ def test_pipeline_samples_follow_from_their_seeds(pipeline: Pipeline) -> None:
 
 
 def test_pipeline_returns_and_saves_images(pipeline: Pipeline, tmp_path: Path) -> None:
-    assert "Image of 1 × 8 × 8, 10 classes" in repr(pipeline)
     drawn = pipeline(2, 2, progress=False)
+    assert "Image of 1 × 8 × 8, 10 classes" in repr(pipeline)
     assert repr(drawn) == "PipelineOutput(2 of Image, 1 × 8 × 8)"
     pixels = ((drawn.samples[:, 0] + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).numpy()
     with pytest.raises(AttributeError, match=r"these samples are .* audios, but of Image: use .media"):
@@ -127,11 +125,8 @@ def test_pipeline_returns_and_saves_images(pipeline: Pipeline, tmp_path: Path) -
 
 @pytest.mark.slow
 def test_pipeline_returns_sounds_and_videos(others: Path) -> None:
-    sound, film = (
-        Pipeline.from_pretrained(others / name, device="cpu")(2, 2, progress=False) for name in ("sound", "film")
-    )
+    sound, film = (Pipeline.from_pretrained(others / name, device="cpu")(2, 2) for name in ("sound", "film"))
     assert sound.audios[0].shape == (1, 40)
-    assert sound.modality.rate == 4000  # type: ignore[attr-defined]
     assert film.videos[0].shape == (3, 5, 8, 8)
     assert film.videos[0].dtype == torch.uint8
 
@@ -147,16 +142,16 @@ def test_save_pretrained_copies_the_model_exactly(model: Path, tmp_path: Path) -
         pipeline.save_pretrained(tmp_path / "thesis")
 
 
-@pytest.mark.parametrize(("arguments", "message"), [
-    ({"labels": "cat"}, "labels: there is no class 'cat'"),
-    ({"prompts": "a cat"}, "prompts: this model was trained without text"),
-    ({"sampler": "huen"}, "sampler=huen: there is no such choice; did you mean 'heun'"),
-    ({"count": 0}, "count, steps and batch must be at least 1"),
-    ({"guidance_interval": (3, 1)}, "interval must be .* increasing"),
-])  # fmt: skip
-def test_pipeline_refuses_mistakes(pipeline: Pipeline, arguments: dict[str, Any], message: str) -> None:
-    with pytest.raises(RecipeError, match=message):
-        pipeline(**{"steps": 2, "progress": False, **arguments})
+def test_pipeline_refuses_mistakes(pipeline: Pipeline) -> None:
+    for arguments, message in (
+        ({"labels": "cat"}, "labels: there is no class 'cat'"),
+        ({"prompts": "a cat"}, "prompts: this model was trained without text"),
+        ({"sampler": "huen"}, "sampler=huen: there is no such choice; did you mean 'heun'"),
+        ({"count": 0}, "count, steps and batch must be at least 1"),
+        ({"guidance_interval": (3, 1)}, "interval must be .* increasing"),
+    ):
+        with pytest.raises(RecipeError, match=message):
+            pipeline(**{"steps": 2, "progress": False, **arguments})
 
 
 def test_from_pretrained_fetches_named_files_from_the_hub(

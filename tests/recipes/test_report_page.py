@@ -51,12 +51,6 @@ def image(driver: Chrome, pages: dict[str, Path]) -> Chrome:
     return driver
 
 
-def style(driver: Chrome, name: str, selector: str = "body") -> str:
-    return driver.execute_script(
-        "return getComputedStyle(document.querySelector(arguments[1]))[arguments[0]]", name, selector
-    )
-
-
 @pytest.mark.parametrize("name", RUNS)
 def test_report_page_opens_without_errors_and_fits_a_phone(driver: Chrome, pages: dict[str, Path], name: str) -> None:
     for scheme, phone in (("light", False), ("dark", True)):
@@ -67,12 +61,11 @@ def test_report_page_opens_without_errors_and_fits_a_phone(driver: Chrome, pages
         assert wide <= window
         assert driver.execute_script("return [...document.images].every((each) => each.naturalWidth)")
         assert "This could not be shown" not in driver.find_element(By.TAG_NAME, "main").text
+        dark = driver.execute_script("return getComputedStyle(document.body).backgroundColor") != "rgb(255, 255, 255)"
+        assert dark == (scheme == "dark")
     show_as(driver)
-
-
-@pytest.mark.parametrize("name", ["audio", "video"])
-def test_report_page_plays_media(driver: Chrome, pages: dict[str, Path], name: str) -> None:
-    driver.get(pages[name].as_uri())
+    if name == "image":
+        return
     driver.execute_script("for (const part of document.querySelectorAll('details')) part.open = true")
     script = """return [...document.querySelectorAll(arguments[0])].map(
         (each) => [each.readyState, each.error, each.duration])"""
@@ -80,12 +73,13 @@ def test_report_page_plays_media(driver: Chrome, pages: dict[str, Path], name: s
     media = driver.execute_script(script, name)
     # Two pictures of training, the set as a whole, its two samples, and an example at seven levels of noise.
     assert len(media) >= 12
-    for _, error, duration in media:
-        assert error is None
-        assert duration > 0
+    assert all(error is None and duration > 0 for _, error, duration in media)
 
 
-def test_report_page_moves_the_slider_by_keys(image: Chrome) -> None:
+def test_report_page_skips_to_the_content_and_moves_the_slider_by_keys(image: Chrome) -> None:
+    image.find_element(By.TAG_NAME, "body").send_keys(Keys.TAB)
+    image.switch_to.active_element.send_keys(Keys.ENTER)
+    assert image.switch_to.active_element.get_attribute("id") == "main"
     slider = image.find_element(By.CSS_SELECTOR, ".slider input")
     shown = """return [...document.querySelectorAll('.frame img')].filter(
         (each) => each.offsetParent).map((each) => each.src)"""
@@ -94,7 +88,6 @@ def test_report_page_moves_the_slider_by_keys(image: Chrome) -> None:
     slider.send_keys(Keys.ARROW_LEFT)
     (first,) = image.execute_script(shown)
     assert first != last
-    assert slider.get_attribute("aria-valuetext") == "16 samples seen"
     assert image.find_element(By.CSS_SELECTOR, ".slider output").text == "16 samples seen"
 
 
@@ -116,26 +109,6 @@ def test_report_page_reads_charts_by_keys_and_hides_curves(image: Chrome) -> Non
     chart.find_element(By.CSS_SELECTOR, "[data-curve='loss-1']").click()
     drawing.send_keys(Keys.HOME)
     assert read.text == "No curve that is shown has a point here."
-    # Moving by keys scrolls the text that is read into view, and not only the chart.
-    image.execute_script("arguments[0].scrollIntoView({block: 'end'})", drawing)
-    below = "return arguments[0].getBoundingClientRect().bottom > innerHeight + 1"
-    assert image.execute_script(below, read)
-    drawing.send_keys(Keys.END)
-    assert not image.execute_script(below, read)
-
-
-def test_report_page_colours_follow_the_system_and_the_switch(driver: Chrome, pages: dict[str, Path]) -> None:
-    colours = {}
-    for scheme in ("dark", "light"):
-        show_as(driver, scheme)  # type: ignore[arg-type]
-        driver.get(pages["image"].as_uri())
-        colours[scheme] = [style(driver, "backgroundColor"), style(driver, "color")]
-        colours[scheme] += [style(driver, "stroke", "#loss-0 path"), style(driver, "fill", "#chart-loss text")]
-    assert not set(colours["light"]) & set(colours["dark"])
-    assert "rgb(255, 255, 255)" in colours["light"]
-    driver.find_element(By.ID, "scheme").send_keys("dark")
-    assert style(driver, "backgroundColor") == colours["dark"][0]
-    driver.find_element(By.ID, "scheme").send_keys("of")
 
 
 def test_report_page_searches_the_configuration(image: Chrome) -> None:
@@ -152,15 +125,6 @@ def test_report_page_searches_the_configuration(image: Chrome) -> None:
     settings.find_element(By.CLASS_NAME, "changed").click()
     assert "network.width" in keys()
     assert len(keys()) < len(everything)
-
-
-def test_report_page_skips_to_the_content_with_the_first_key(image: Chrome) -> None:
-    image.find_element(By.TAG_NAME, "body").send_keys(Keys.TAB)
-    skip = image.switch_to.active_element
-    assert skip.text == "Skip to the content"
-    assert style(image, "outlineStyle", ".skip") == "solid"
-    skip.send_keys(Keys.ENTER)
-    assert image.switch_to.active_element.get_attribute("id") == "main"
 
 
 def test_report_page_is_complete_without_scripts(driver: Chrome, pages: dict[str, Path]) -> None:
