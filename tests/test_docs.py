@@ -219,9 +219,9 @@ def test_tutorial_adapters_take_fewer_than_sixty_lines() -> None:
 
 
 EXAMPLES = {
-    "audio_from_scratch.py": (r"2 sounds of 0\.26 s", "strings.wav"),
+    "audio_from_scratch.py": (r"2 audio clips of 0\.26 s", "strings.wav"),
     "image_from_scratch.py": (r"step 0: loss 0\.6\d+", "digits.png"),
-    "inverse_problem.py": (r"Gaussian posterior: 0\.\d+ from the truth", "restored.png"),
+    "inverse_problem.py": (r"Gaussian posterior: error 0\.\d+ on the missing", "restored.png"),
     "schedule_design.py": (r"│ 4 +│ 0\.1\d+ +│ 1\.1\d+ +│ 1\.4\d+ +│", "steps.json"),
     "shaped_vs_white.py": (r"│ 0\.00 +│( [+-]\d+\.\d+ +│){3}", None),
 }
