@@ -1,13 +1,15 @@
 """Training: bit-exact continuation from any checkpoint, the record in the run folder, divergence, and refusals."""
 
+import itertools
 import json
-import os
+import math
 import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from unittest.mock import Mock
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -21,7 +23,6 @@ from multisagd.ema import PowerEMA
 from recipes.base.errors import Interrupted, RecipeError
 from recipes.base.signals import StopRequest, handled_signals
 from recipes.base.untrusted import read_configuration
-from recipes.config import compose as configuration
 from recipes.config.build import Builder
 from recipes.runs.checkpoint import Checkpoints, State
 from recipes.runs.lock import VanishedError, lock_run
@@ -60,7 +61,8 @@ def grey_files(folder: Path, count: int = 12) -> list[str]:
     return ["data=folder", "validation.holdout=2", f"data.root={folder}"]
 
 
-def after_step(monkeypatch: pytest.MonkeyPatch, samples: int, act: Callable[[], object]) -> None:
+@contextmanager
+def after_step(samples: int, act: Callable[[], object]) -> Iterator[None]:
     """Call `act` once the learner has seen a number of samples."""
     real = Learner.step
 
@@ -69,7 +71,20 @@ def after_step(monkeypatch: pytest.MonkeyPatch, samples: int, act: Callable[[], 
         if learner.samples == samples:
             act()
 
-    monkeypatch.setattr(Learner, "step", step)
+    with patch.object(Learner, "step", step):
+        yield
+
+
+@contextmanager
+def poison(*poisoned: int, value: float = math.nan) -> Iterator[None]:
+    """Make the losses of some calls infinite or NaN, counted from the first; a training step here is one call."""
+    real, calls = ms.Denoiser.loss, itertools.count(1)
+
+    def loss(*words: Any, **more: Any) -> torch.Tensor:
+        return real(*words, **more) * (value if next(calls) in poisoned else 1)
+
+    with patch.object(ms.Denoiser, "loss", loss):
+        yield
 
 
 @pytest.mark.parametrize("words", [
@@ -105,7 +120,6 @@ def test_train_leaves_a_complete_record(tmp_path: Path) -> None:
     assert list(validation["level"]) == ["t=0.250", "t=0.750"]
     assert all(set(levels) == {"log_snr", "loss", "error"} for levels in validation["level"].values())
     assert list(validation["band"]["t=0.250"]) == ["0", "0.00-0.24", "0.24-0.47", "0.47-0.71"]
-    assert not [path.name for path in run_dir.iterdir() if path.name.startswith(".hydra") or "output" in path.name]
     # The same command leaves the finished run unchanged, and another seed is another training.
     state, metrics = last_state(run_dir), metrics_of(run_dir)
     train(config)
@@ -121,11 +135,9 @@ def test_train_refuses_another_configuration_or_folder(tmp_path: Path) -> None:
     tiny_run(tmp_path / "run")
     with pytest.raises(RecipeError) as caught:
         tiny_run(tmp_path / "run", "training.learning_rate=0.5", "spectrum=power_law", "every.log=16")
-    message = str(caught.value)
-    assert "training.learning_rate: 0.001 -> 0.5" in message
-    assert "spectrum.exponent: missing -> -0.06" in message
-    assert "every.log" not in message
-    assert "another run_dir" in message
+    for words in ("training.learning_rate: 0.001 -> 0.5", "spectrum.exponent: missing -> -0.06", "another run_dir"):
+        assert words in str(caught.value)
+    assert "every.log" not in str(caught.value)
     # A run without a checkpoint has learned nothing, so its configuration may change.
     shutil.rmtree(tmp_path / "run" / "checkpoints")
     tiny_run(tmp_path / "run", "training.learning_rate=0.002")
@@ -137,50 +149,36 @@ def test_train_refuses_another_configuration_or_folder(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.txt"]  # no lock either
 
 
-def test_train_locks_its_folder_before_reading_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run_dir = tmp_path / "run"
-
-    def reading(*_: Any) -> None:
-        with pytest.raises(RecipeError, match="another process is using"), lock_run(run_dir):
-            pass
-        raise RecipeError("read")
-
-    with monkeypatch.context() as patch:
-        patch.setattr("recipes.train.Checkpoints.latest", reading)
-        with pytest.raises(RecipeError, match="read"):
-            tiny_run(run_dir)
+def test_train_locks_its_folder_before_reading_it(tmp_path: Path) -> None:
+    run_dir, locked = tmp_path / "run", pytest.raises(RecipeError, match="another process is using")
+    with patch("recipes.train.Checkpoints.latest", lambda _: lock_run(run_dir).__enter__()), locked:
+        tiny_run(run_dir)
     assert not run_dir.exists()
-    tiny_run(run_dir)
-    with lock_run(run_dir), pytest.raises(RecipeError, match="another process is using"):
-        tiny_run(run_dir, "training.samples=128")
-    assert tiny_run(run_dir, "training.samples=128").samples == 128
+    with lock_run(run_dir), locked:
+        tiny_run(run_dir)
+    assert tiny_run(run_dir).samples == 96
 
 
-def test_train_saves_on_a_signal_and_continues(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_train_saves_on_a_signal_and_continues(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Ctrl-C has its own tests, and SIGUSR2 those on Slurm."""
     words = ["every.checkpoint=0", "every.log=16"]
-    with monkeypatch.context() as patch:
-        after_step(patch, 48, lambda: signal.raise_signal(signal.SIGTERM))
+    with after_step(48, lambda: signal.raise_signal(signal.SIGTERM)):
         assert main([*TINY, *words, f"run_dir={tmp_path / 'run'}"]) == 128 + signal.SIGTERM
-    errors = capsys.readouterr().err
-    assert "stopped; saved in" in errors
-    assert "Traceback" not in errors
+    assert "stopped; saved in" in capsys.readouterr().err
     assert last_state(tmp_path / "run").samples == 48
     assert_same(tiny_run(tmp_path / "run", *words), tiny_run(tmp_path / "whole", *words))
 
 
-@pytest.mark.parametrize("number", handled_signals())
-def test_stop_request_keeps_the_first_signal_and_ends_at_a_later_ctrl_c(number: signal.Signals) -> None:
-    with StopRequest() as stop:
-        signal.raise_signal(number)
-        for later in (signal.SIGTERM, signal.SIGTERM, signal.SIGUSR2):  # schedulers repeat themselves
-            signal.raise_signal(later)
-        assert stop.signal_number == number
-        with pytest.raises(KeyboardInterrupt):
-            signal.raise_signal(signal.SIGINT)
-    assert Interrupted("", number).status == 128 + number
+def test_stop_request_keeps_the_first_signal_and_ends_at_a_later_ctrl_c() -> None:
+    for number in handled_signals():
+        with StopRequest() as stop:
+            signal.raise_signal(number)
+            for later in (signal.SIGTERM, signal.SIGTERM, signal.SIGUSR2):  # schedulers repeat themselves
+                signal.raise_signal(later)
+            assert stop.signal_number == number
+            with pytest.raises(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGINT)
+        assert Interrupted("", number).status == 128 + number
 
 
 def test_train_saves_its_end_even_where_nothing_else_is_written(
@@ -191,29 +189,18 @@ def test_train_saves_its_end_even_where_nothing_else_is_written(
     assert not metrics_of(tmp_path / "run")
     assert not (tmp_path / "run" / "samples").exists()
     assert checkpoints_of(tmp_path / "run") == [96]
-    printed = capsys.readouterr().out
-    assert "training 96/96" in printed
-    assert "samples/" not in printed
+    assert "training 96/96" in capsys.readouterr().out
 
 
-def test_checkpoints_by_the_clock_change_nothing_of_the_training(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_checkpoints_by_the_clock_change_nothing_of_the_training(tmp_path: Path) -> None:
     """Not even where training returns to a checkpoint: that is one by samples."""
-    words, saved = ["training.max_skips=2", "keep=1"], []
-    real = Checkpoints.save
-
-    def save(checkpoints: Checkpoints, state: State) -> Path:
-        saved.append((state.samples, state.by_clock))
-        return real(checkpoints, state)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Checkpoints, "save", save)
-        Poison(patch, 5, 6)
+    words = ["training.max_skips=2", "keep=1"]
+    with poison(5, 6), patch.object(Checkpoints, "save", autospec=True, side_effect=Checkpoints.save) as save:
         often = tiny_run(tmp_path / "often", *words, "every.checkpoint_minutes=1e-9")
-    assert saved[:4] == [(16, True), (32, True), (48, False), (64, True)]
-    Poison(monkeypatch, 5, 6)
-    seldom = tiny_run(tmp_path / "seldom", *words, "every.checkpoint_minutes=0")
+    saved = [(call.args[1].samples, call.args[1].by_clock) for call in save.call_args_list[:4]]
+    assert saved == [(16, True), (32, True), (48, False), (64, True)]
+    with poison(5, 6):
+        seldom = tiny_run(tmp_path / "seldom", *words, "every.checkpoint_minutes=0")
     assert_same(often, seldom)
     assert seldom.record["rollbacks"] == 1
     assert metrics_of(tmp_path / "often") == metrics_of(tmp_path / "seldom")
@@ -236,7 +223,7 @@ def test_train_continues_exactly_from_checkpoints_by_the_clock_and_before_damage
 
 
 @pytest.mark.parametrize("fate", ["moved", "removed", "replaced"])
-def test_train_ends_when_its_folder_vanishes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fate: str) -> None:
+def test_train_ends_when_its_folder_vanishes(tmp_path: Path, fate: str) -> None:
     run_dir = tmp_path / "run"
 
     def vanish() -> None:
@@ -247,33 +234,16 @@ def test_train_ends_when_its_folder_vanishes(tmp_path: Path, monkeypatch: pytest
             with lock_run(run_dir):
                 (run_dir / "config.yaml").write_text("seed: 1\n")
 
-    after_step(monkeypatch, 32, vanish)
-    with pytest.raises(VanishedError, match=rf"{run_dir} has vanished while this command was using it"):
+    with after_step(32, vanish), pytest.raises(VanishedError, match=f"{run_dir} has vanished while this command was"):
         tiny_run(run_dir, "every.samples=32")
-    left = {".lock", "config.yaml"} if fate == "replaced" else set()
-    assert {path.name for path in run_dir.iterdir()} == left if left else not run_dir.exists()
+    assert {path.name for path in run_dir.glob("*")} == ({".lock", "config.yaml"} if fate == "replaced" else set())
+    assert run_dir.exists() == (fate == "replaced")
 
 
-class Poison:
-    """Makes the losses of some calls infinite or NaN, counted from the first; a training step here is one call."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, *poisoned: int, value: float = float("nan")) -> None:
-        real, self.calls = ms.Denoiser.loss, 0
-
-        def loss(denoiser: ms.Denoiser, *words: Any, **more: Any) -> torch.Tensor:
-            self.calls += 1
-            losses = real(denoiser, *words, **more)
-            return losses * value if self.calls in poisoned else losses
-
-        monkeypatch.setattr(ms.Denoiser, "loss", loss)
-
-
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_train_skips_and_counts_steps_that_are_not_finite(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: float
-) -> None:
-    Poison(monkeypatch, 3, value=value)
-    state = tiny_run(tmp_path / "run", "every.checkpoint=16", "keep=9")
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_train_skips_and_counts_steps_that_are_not_finite(tmp_path: Path, value: float) -> None:
+    with poison(3, value=value):
+        state = tiny_run(tmp_path / "run", "every.checkpoint=16", "keep=9")
     assert (state.samples, state.record["skipped"], state.record["rollbacks"]) == (96, 1, 0)
     assert all_finite(state)
     assert [entry.get("skipped_steps") for entry in read_metrics(tmp_path / "run", "train")] == [None, 1, 1]
@@ -284,90 +254,67 @@ def test_train_skips_and_counts_steps_that_are_not_finite(
 
 
 def test_train_returns_to_the_last_checkpoint_after_several_such_steps(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["training.max_skips=2", "every.log=16"]
-    with monkeypatch.context() as patch:
-        Poison(patch, 4, 5)
+    with poison(4, 5):
         state = tiny_run(tmp_path / "run", *words)
     assert "returning to the checkpoint after 48 samples, with other random numbers" in capsys.readouterr().out
     assert (state.samples, state.record["skipped"], state.record["rollbacks"]) == (96, 2, 1)
     assert [entry["samples"] for entry in read_metrics(tmp_path / "run", "train")] == [16, 32, 48, 64, 80, 96]
     # From there on it is another training, and one that continues exactly.
     assert not same_network(state, tiny_run(tmp_path / "plain", *words))
-    with monkeypatch.context() as patch:
-        Poison(patch, 4, 5)
+    with poison(4, 5):
         tiny_run(tmp_path / "split", *words, "training.samples=80")
     assert same_network(state, tiny_run(tmp_path / "split", *words))
 
 
-def test_train_gives_up_with_advice_when_divergence_returns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with monkeypatch.context() as patch:
-        Poison(patch, *range(4, 100))
-        message = r"2 consecutive steps.*after 3 returns to the last checkpoint.*learning_rate"
-        with pytest.raises(RecipeError, match=message):
-            tiny_run(tmp_path / "run", "training.max_skips=2")
+def test_train_gives_up_with_advice_when_divergence_returns(tmp_path: Path) -> None:
+    message = r"2 consecutive steps.*after 3 returns to the last checkpoint.*learning_rate"
+    with poison(*range(4, 100)), pytest.raises(RecipeError, match=message):
+        tiny_run(tmp_path / "run", "training.max_skips=2")
     assert last_state(tmp_path / "run").samples == 48
     assert all_finite(last_state(tmp_path / "run"))
-    Poison(monkeypatch, 1, 2)
-    with pytest.raises(RecipeError, match="there is no checkpoint to return to"):
+    with poison(1, 2), pytest.raises(RecipeError, match="there is no checkpoint to return to"):
         tiny_run(tmp_path / "early", "training.max_skips=2")
 
 
-def test_train_refuses_data_that_are_not_finite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = Pixels.batch
-
-    def broken(self: Pixels, indices: Any, seeds: Any = None) -> Batch:
-        batch = real(self, indices, seeds)
-        batch.x0[0, 0, 0, 0] = float("inf")
-        return batch
-
-    monkeypatch.setattr(Pixels, "batch", broken)
-    with pytest.raises(RecipeError, match=r"measuring the data: example [0-9]+ of the data contains NaN or infinity"):
+def test_train_refuses_data_that_are_not_finite(tmp_path: Path) -> None:
+    infinite = torch.full((100, 1, 8, 8), math.inf)
+    with (
+        patch.object(Pixels, "batch", lambda _, indices, *seeds: Batch(infinite[: len(indices)])),
+        pytest.raises(RecipeError, match=r"measuring the data: example [0-9]+ of the data contains NaN or infinity"),
+    ):
         tiny_run(tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (
-            ["process=blur", "process.modulation.length=2"],
-            r"sampler=heun needs equal coefficients.*choose sampler=ddim",
-        ),
+def test_train_refuses_what_cannot_work_before_it_starts(tmp_path: Path) -> None:
+    files = [*grey_files(tmp_path / "files", 3), "validation.holdout=1"]
+    for words, message in (
+        (["process=blur", "process.modulation.length=2"], "sampler=heun needs equal coefficients.*sampler=ddim"),
         (["guidance.scale=2", "training.conditional=false"], "this run has neither"),
         (["guidance.scale=2", "training.condition_dropout=0"], r"set training\.condition_dropout=0\.1"),
-        (["engine.device=warp"], r"engine\.device=warp: unknown kind of device; write auto, cpu, cuda"),
+        (["engine.device=warp"], "unknown kind of device"),
         (["loss=spectral", "loss.penalty.kind=wavelet", "loss.penalty.wavelet=wavy"], "unknown wavelet"),
-        (
-            ["data=folder", "data.root={files}", "validation.holdout=1", "training.conditional=true"],
-            "the data have no classes",
-        ),
-    ],
-)
-def test_train_refuses_what_cannot_work_before_it_starts(tmp_path: Path, words: list[str], message: str) -> None:
-    grey_files(tmp_path / "files", 3)
-    with pytest.raises(RecipeError, match=message):
-        tiny_run(tmp_path / "run", *(word.format(files=tmp_path / "files") for word in words))
-    assert not (tmp_path / "run").exists()
+        ([*files, "training.conditional=true"], "the data have no classes"),
+    ):
+        with pytest.raises(RecipeError, match=message):
+            tiny_run(tmp_path / "run", *words)
+        assert not (tmp_path / "run").exists()
 
 
-def test_train_notes_pictures_that_fail(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_train_notes_pictures_that_fail_and_loses_nothing_when_a_validation_fails(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    failing = Mock(side_effect=ValueError("samples are not finite"))
-    monkeypatch.setattr("recipes.training.validation.generate", failing)
-    assert tiny_run(tmp_path / "run", "every.samples=32").samples == 96
-    printed = capsys.readouterr().out
-    assert all(f"no samples after {seen} samples seen: samples are not finite" in printed for seen in (32, 64, 96))
-
-
-def test_train_loses_nothing_when_a_validation_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = tiny_run(tmp_path / "whole", *REPORTS)
-    with monkeypatch.context() as patch:
-        patch.setattr("recipes.training.loop.validate", Mock(side_effect=RecipeError("too many files")))
-        with pytest.raises(RecipeError, match="too many files"):
-            tiny_run(tmp_path / "run", *REPORTS)
+    with patch("recipes.training.validation.generate", side_effect=ValueError("samples are not finite")):
+        assert_same(tiny_run(tmp_path / "plain", *REPORTS), whole)
+    broken = patch("recipes.training.loop.validate", side_effect=RecipeError("too many files"))
+    with broken, pytest.raises(RecipeError, match="too many files"):
+        tiny_run(tmp_path / "run", *REPORTS)
+    printed = capsys.readouterr().out
+    assert all(f"no samples after {seen} samples seen: samples are not finite" in printed for seen in (48, 96))
     assert last_state(tmp_path / "run").samples == 48
     assert_same(tiny_run(tmp_path / "run", *REPORTS), whole)
     assert metrics_of(tmp_path / "run") == metrics_of(tmp_path / "whole")
@@ -402,46 +349,43 @@ def test_train_continues_only_on_the_same_data(tmp_path: Path, capsys: pytest.Ca
         tiny_run(tmp_path / "run", *words)
 
 
-@pytest.mark.parametrize("holdout", ["0", "0.05"])
-def test_train_learns_a_single_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str], holdout: str) -> None:
+def test_train_learns_a_single_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Image(size=8).save(torch.arange(192, dtype=torch.uint8).reshape(3, 8, 8), tmp_path / "photos" / "only.png")
-    folder = ["data=folder", f"data.root={tmp_path / 'photos'}", "modality.channels=3", "every.validation=32"]
-    tiny_run(tmp_path / "run", *folder, f"validation.holdout={holdout}")
-    assert "1 examples (none held out" in capsys.readouterr().out
-    assert read_metrics(tmp_path / "run", "train")
-    assert not read_metrics(tmp_path / "run", "validation")
-    assert json.loads((tmp_path / "run" / "run.json").read_text())["held_out"] == 0
+    words = ["data=folder", f"data.root={tmp_path / 'photos'}", "modality.channels=3", "every.validation=32"]
+    for holdout in ("0", "0.05"):
+        tiny_run(tmp_path / holdout, *words, f"validation.holdout={holdout}")
+        assert "1 examples (none held out" in capsys.readouterr().out
+        assert read_metrics(tmp_path / holdout, "train")
+        assert not read_metrics(tmp_path / holdout, "validation")
+        assert json.loads((tmp_path / holdout / "run.json").read_text())["held_out"] == 0
 
 
 class Learning:
     """A learner in float64 on a batch, without files."""
 
-    def __init__(self, accumulation: int) -> None:
-        config = tiny_config(Path("unused"), f"training.accumulation={accumulation}", "network.dropout=0")
-        self.settings = Builder().settings(TrainSettings, config, "")
-        modality = Image(size=8, channels=1)
-        process = ms.Process(ms.CosineSchedule(), ms.SpectralCovariance(ms.PowerLaw(-0.5), modality.grid()).double())
+    def __init__(self, accumulation: int = 1) -> None:
+        config = tiny_config(Path("unused"), f"training.accumulation={accumulation}")
+        settings = Builder().settings(TrainSettings, config, "")
+        grid = Image(size=8, channels=1).grid()
+        process = ms.Process(ms.CosineSchedule(), ms.SpectralCovariance(ms.PowerLaw(-0.5), grid).double())
         torch.manual_seed(0)
         network = ms.networks.UNet(1, 2, width=8, multipliers=(1, 2), blocks=1, heads=2, classes=10).double()
         for parameter in network.parameters():
             torch.nn.init.normal_(parameter, std=0.1)
         runtime = Runtime(torch.device("cpu"), EngineSettings(precision="float64"))
-        self.learner = Learner(
-            ms.Denoiser(network, process), network, network, PowerEMA(network), self.settings, runtime, null_label=10
-        )
-        generator = torch.Generator().manual_seed(1)
-        self.x0 = torch.randn(BATCH, 1, 8, 8, generator=generator, dtype=torch.float64)
-        self.labels = torch.arange(BATCH) % 10
+        denoiser = ms.Denoiser(network, process)
+        self.learner = Learner(denoiser, network, network, PowerEMA(network), settings, runtime, null_label=10)
+        self.x0, self.labels = torch.randn(BATCH, 1, 8, 8, dtype=torch.float64), torch.arange(BATCH) % 10
+        self.accumulation = accumulation
 
     def step(self, count: int = 1) -> None:
-        parts = self.settings.training.accumulation
         for _ in range(count):
-            chunks = zip(self.x0.chunk(parts), self.labels.chunk(parts), strict=True)
+            chunks = zip(self.x0.chunk(self.accumulation), self.labels.chunk(self.accumulation), strict=True)
             self.learner.step([Batch(x, c) for x, c in chunks])
 
 
 def test_learner_accumulates_the_gradients_of_the_whole_batch() -> None:
-    whole, parts = Learning(1), Learning(4)
+    whole, parts = Learning(), Learning(accumulation=4)
     whole.step(3)
     parts.step(3)
     assert whole.learner.averages() == pytest.approx(parts.learner.averages(), rel=1e-6)
@@ -450,14 +394,14 @@ def test_learner_accumulates_the_gradients_of_the_whole_batch() -> None:
 
 
 def test_learner_sums_pending_losses_exactly_and_detects_divergence_later() -> None:
-    prompt, patient = Learning(1), Learning(1)
+    prompt, patient = Learning(), Learning()
     patient.learner._patience = 1000
     prompt.step(3)
     patient.step(3)
     assert len(patient.learner._pending) == 3
     assert patient.learner.averages() == prompt.learner.averages()
     patient.step()
-    patient.x0[0] = float("nan")
+    patient.x0[0] = math.nan
     before = [parameter.clone() for parameter in patient.learner.network.parameters()]
     patient.step(10)
     assert all(map(torch.equal, before, patient.learner.network.parameters()))
@@ -466,51 +410,16 @@ def test_learner_sums_pending_losses_exactly_and_detects_divergence_later() -> N
 
 
 def test_learner_drops_a_share_of_the_labels() -> None:
-    learner = Learning(1).learner
+    learner = Learning().learner
     labels = torch.zeros(2000, dtype=torch.int64)
     condition = learner._condition(Batch(torch.zeros(2000), labels), 3, range(2000))
-    assert condition is not None
     share = (condition == 10).double().mean()
     assert abs(float(share) - 0.1) < 4 * (0.1 * 0.9 / 2000) ** 0.5
     part = learner._condition(Batch(torch.zeros(10), labels[:10]), 3, range(100, 110))
-    assert part is not None
     assert torch.equal(part, condition[100:110])
     texts = torch.ones(2000, 3, 4)
     embeddings = learner._condition(Batch(torch.zeros(2000), labels, embeddings=texts), 3, range(2000))
-    assert embeddings is not None
     assert torch.equal(embeddings.any(-1), (condition != 10)[:, None].expand(2000, 3))
-
-
-def test_train_in_bfloat16_keeps_a_state_in_float32(tmp_path: Path) -> None:
-    state = tiny_run(tmp_path / "run", "engine.precision=bfloat16")
-    assert all(tensor.dtype != torch.bfloat16 for part in state.tensors.values() for tensor in part.values())
-    assert all(torch.isfinite(torch.tensor(entry["loss"])) for entry in read_metrics(tmp_path / "run", "train"))
-
-
-@pytest.mark.skipif("MULTISAGD_DATA" not in os.environ, reason="MULTISAGD_DATA names no folder of real data")
-@pytest.mark.parametrize("words", [
-    ["experiment=image_mnist"],
-    ["experiment=image_fashion_mnist"],
-    ["experiment=image_folder", "data.root=${oc.env:MULTISAGD_DATA}/images/sign_digits", "modality.size=32"],
-])  # fmt: skip
-def test_train_runs_the_experiments_on_real_data(tmp_path: Path, words: list[str]) -> None:
-    small = [word for word in TINY if not word.startswith(("modality.", "network.mult", "every.", "training.war"))]
-    train(configuration.load("train", [*words, *small, "network.multipliers=[1,1]", f"run_dir={tmp_path / 'run'}"]))
-    facts = json.loads((tmp_path / "run" / "run.json").read_text())
-    assert len(facts["classes"]) == 10
-    assert (tmp_path / "run" / "samples" / "000000000096.png").exists()
-
-
-@pytest.mark.slow
-def test_train_compiled_is_close_to_eager(tmp_path: Path) -> None:
-    """Batches are those of each of two processes in test_distribution, so that the same is compiled, and once."""
-    words = ["network.dropout=0", "network.multipliers=[1]", "training.batch=8", "training.samples=48"]
-    eager, compiled = (
-        tiny_run(tmp_path / name, f"engine.compile={name == 'compiled'}", *words) for name in ("eager", "compiled")
-    )
-    assert eager.tensors["network"].keys() == compiled.tensors["network"].keys()
-    losses = [[entry["loss"] for entry in read_metrics(tmp_path / name, "train")] for name in ("eager", "compiled")]
-    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
 
 
 def test_run_keeps_the_place_of_latents_as_an_absolute_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -520,6 +429,12 @@ def test_run_keeps_the_place_of_latents_as_an_absolute_path(tmp_path: Path, monk
     written = read_configuration(tmp_path / "config.yaml")
     assert written["modality"]["statistics"] == str(tmp_path / "latents" / "photos")
     assert config["modality"]["statistics"] == "latents/photos"
+
+
+def test_train_in_bfloat16_keeps_a_state_in_float32(tmp_path: Path) -> None:
+    state = tiny_run(tmp_path / "bfloat16", "engine.precision=bfloat16")
+    assert all(tensor.dtype != torch.bfloat16 for part in state.tensors.values() for tensor in part.values())
+    assert all(math.isfinite(entry["loss"]) for entry in read_metrics(tmp_path / "bfloat16", "train"))
 
 
 def test_train_adds_a_penalty_on_the_spectrum(tmp_path: Path) -> None:
