@@ -13,6 +13,7 @@ import pytest
 import torch
 from fsspec.registry import _registry
 from packaging.requirements import Requirement
+from PIL import Image as PILImage
 
 from modalities.audio import Audio
 from modalities.byte_ranges import find
@@ -138,7 +139,7 @@ class Importing(Image):
 def test_folder_blames_no_file_for_a_library(broken: Callable[..., Path], tmp_path: Path) -> None:
     broken("soxr")
     for number in range(8):
-        (tmp_path / f"{number}.png").touch()
+        PILImage.new("L", (8, 8)).save(tmp_path / f"{number}.png")
     for module, threads in itertools.product(["soxr", "library_of_nobody"], [1, 4]):
         data = Folder(Importing(module), tmp_path, labels="none", max_unreadable=1.0, threads=threads)
         with pytest.raises(BrokenLibraryError, match=module):

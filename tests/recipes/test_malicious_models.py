@@ -117,7 +117,7 @@ EXPORTED: dict[str, tuple[Poison, str]] = {
     "NaN dropout": (setting("network", dropout=math.nan), "network.dropout: expected a number"),
     "infinite dropout of conditions": (setting("training", condition_dropout=math.inf), "condition_dropout"),
     "NaN exponent": (group("spectrum", "multisagd.PowerLaw", exponent=math.nan), "exponent: expected a number"),
-    "facts that are a list": (updated("model.json", metadata=[]), f"no metadata.*{AGAIN}"),
+    "metadata that are a list": (updated("model.json", metadata=[]), f"its metadata .* missing.*{AGAIN}"),
     "a class without keys": (group("spectrum", "recipes.base.errors.RecipeError"), "RecipeError cannot be built from"),
     "deep notes": (written("model.json", "[" * 100_000), AGAIN),
     **{f"weights: {kind}": (weights("model.safetensors", content), AGAIN) for kind, content in TENSOR_FILES.items()},
