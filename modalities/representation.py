@@ -78,7 +78,7 @@ class Waveform(Representation):
         _check_positive("scale", self.scale)
 
     def channels(self, sound_channels: int) -> int:
-        """Return the number of sound channels."""
+        """Return `sound_channels`, the number of audio channels."""
         return sound_channels
 
     def grid(self, samples: int, rate: int) -> Grid:
@@ -231,7 +231,7 @@ class LogMel(Spectrogram):
             raise ValueError(f"floor_db must be negative (decibels below full scale), got {self.floor_db}")
 
     def channels(self, sound_channels: int) -> int:
-        """Return the number of sound channels."""
+        """Return `sound_channels`, the number of audio channels."""
         return sound_channels
 
     def grid(self, samples: int, rate: int) -> Grid:

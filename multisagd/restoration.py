@@ -1,13 +1,14 @@
-"""Restore a corrupted band in the network, which is trained on corrupted data and estimates clean data.
+"""Train a network on data with a corrupted frequency band, to estimate clean data.
 
 The data are `x' = x0 + n`, where n is Gaussian with known power `c²(k)` in a band (`Corruption`). A corrupted frequency
 is an unbiased measurement of the clean one, so `E[x0 | x_t]` can be learned by regression from corrupted data, in two
 ways:
 
-- **unseen**, with noise that is empty in the band (`Outside`): the network never sees the band and learns to predict it
-  from all other frequencies. The target x' differs from x0 by n, which is independent of what the network sees.
-- **seen through a floor** (`NoiseFloor`): in the band, data corrupted at a known level are already at a later time of
-  the diffusion. Noise there never falls below `V = (1 + margin) a² c²`, and only `A = V - a² c²` is added to the
+- **unseen**, with noise that has no power in the band (`Outside`): the network never sees the band and learns to
+  predict it from all other frequencies. The target x' differs from x0 by n, which is independent of what the network
+  sees.
+- **seen through a floor** (`NoiseFloor`): in the band, data corrupted at a known level already correspond to a
+  later diffusion time. Noise there never falls below `V = (1 + margin) a² c²`, and only `A = V - a² c²` is added to the
   data. Tweedie's formula, applied twice, turns `E[x' | x_t]` into `E[x0 | x_t] = (V E[x' | x_t] - a c² x_t)/A`
   (scalar case in arXiv 2404.10177); that is, `x' - (a c²/A) e`, where e is the added noise, is an unbiased target for
   x0.

@@ -53,7 +53,7 @@ class DemoSettings:
 
 
 def demo(config: Config) -> None:
-    """Train both models and draw the figures. Raises as `recipes.train.train` does."""
+    """Train both models and draw the figures. Raises the same errors as `recipes.train.train`."""
     start = time.monotonic()
     settings = Builder().settings(DemoSettings, config, "")
     out, exponent, corner = settings.run_dir, settings.exponent, settings.corner

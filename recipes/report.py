@@ -83,7 +83,7 @@ def report(config: Config) -> Path:
 
 
 def write_report(settings: ReportSettings) -> tuple[Path, list[str]]:
-    """Write the page; return its path, and the files that were omitted. Raises as `report` does."""
+    """Write the page; return its path, and the files that were omitted. Raises the same errors as `report`."""
     out = settings.out or settings.run_dir / PAGE
     check_out(out)
     folders = (settings.run_dir, *settings.others)

@@ -51,7 +51,7 @@ def read_tensors(path: Path, names: Collection[str] | None = None) -> dict[str, 
 
 
 def read_rows(path: Path, name: str, count: int) -> Tensor:
-    """Return the first `count` rows of a tensor in a safetensors file. Raises as `read_tensors` does."""
+    """Return the first `count` rows of a tensor in a safetensors file. Raises the same errors as `read_tensors`."""
     with _opened(path, "pt") as file:
         rows: Tensor = file.get_slice(name)[:count]
     return rows.clone()

@@ -67,7 +67,7 @@ class Builder:
         return cast(T, self._nested(node, (expected,), where, context))
 
     def settings(self, cls: type[T], node: Mapping[str, Any], where: str) -> T:
-        """Build the dataclass `cls` from the plain keys at `where` ("" for the root). Raises as `build` does."""
+        """Build the dataclass `cls` from the keys at `where` ("" for the root). Raises the same errors as `build`."""
         return cast(T, self._construct(cls, node, where, {}))
 
     def check_keys(self, node: Mapping[str, Any], expected: type, where: str, keys: Iterable[str]) -> None:

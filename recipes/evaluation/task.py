@@ -175,8 +175,8 @@ class Task:
     ) -> Row:  # fmt: skip
         """Return the row of `statistic(samples, reference)`, with its bootstrap error and its noise floor.
 
-        `made` has one entry for each sample and `real` one for each real example. With the unit %, the statistic is a
-        fraction from 0 to 1.
+        `made` has one entry for each sample and `real` one for each real example. If `unit` is %, `statistic` returns
+        a fraction in [0, 1], and the row contains percentages.
         """
         sets, scale = self.sets, 100 if unit == "%" else 1
         floors = [scale * statistic(real[other], real[one]) for one, other in self.halves]

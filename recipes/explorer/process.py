@@ -49,7 +49,7 @@ class Pair:
     def of(cls, example: Example, settings: Settings, group: Mapping[str, Any]) -> Self:
         """Build the processes "white" and "shaped", and draw noise from `settings.seed`.
 
-        Raises as `build_process` does.
+        Raises the same errors as `build_process`.
         """
         shaped = build_process(settings, example, group)
         white = Process(shaped.schedule, SpectralCovariance(Flat(), example.grid))
@@ -110,7 +110,7 @@ def design_steps(example: Example, process: Process, steps: int) -> Designed:
 def recommend_noise(example: Example, process: Process, steps: int) -> Recommendation:
     """Return the recommended noise for sampling in this number of steps, and the reasons.
 
-    Raises as `recommend` does.
+    Raises the same errors as `recommend`.
     """
     statistics, small = _small(example, process)
     return recommend(statistics, process.schedule, steps, ends=design.spectral_ends(statistics, small), restarts=1)

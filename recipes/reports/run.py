@@ -65,7 +65,7 @@ class SampleSet:
         return f"{name} in {settings.get('steps')} steps" if name else ""
 
     def evaluation(self) -> Any:
-        """Return its evaluation by `multisagd evaluate`. Raises as `own_json` does."""
+        """Return its evaluation by `multisagd evaluate`. Raises the same errors as `own_json`."""
         return own_json(self.folder / EVALUATION, self.root)
 
     def read(self, statistics: DataStatistics, maximum: int = MAX_SAMPLES) -> Tensor:
