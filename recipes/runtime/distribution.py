@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 Distribution = Literal["ddp", "fsdp"]
 Group = dist.ProcessGroup | None
 """A process group; None means all ranks."""
+PORT_PATIENCE = 65.0
+"""Seconds to wait for a port in use: Linux holds the port of a closed connection for 60."""
 POLL = 0.02
 """Polling interval of the rendezvous, in seconds."""
 
@@ -82,13 +84,34 @@ def join(process: Rank, device: torch.device, timeout: float) -> None:
     """
     if process.world == 1 or dist.is_initialized():
         return
-    patience = timedelta(seconds=timeout)
-    store, rank, world = next(rendezvous("env://", timeout=patience))
-    deadline = time.monotonic() + timeout
+    patience, deadline = timedelta(seconds=timeout), time.monotonic() + timeout
+    store, rank, world = _rendezvous(patience)
     name = _name(store, world, deadline) if rank == 0 else _learn_name(store, rank, deadline)
     backend = "gloo" if device.type == "cpu" else f"cpu:gloo,{device.type}:nccl"
     fresh = PrefixStore(name, store)
     dist.init_process_group(backend, store=fresh, rank=rank, world_size=world, timeout=patience)
+
+
+def _rendezvous(timeout: timedelta) -> tuple[Store, int, int]:
+    """Return the store of the processes, the rank and the number of processes.
+
+    A requeued job gets the same port again, which the system may hold for a minute after a connection has ended, and
+    which any outgoing connection can use. So the first process tries again for `PORT_PATIENCE` seconds. Raises
+    RecipeError if the port is still in use then.
+    """
+    deadline = time.monotonic() + PORT_PATIENCE
+    while True:
+        try:
+            return next(rendezvous("env://", timeout=timeout))
+        except dist.DistNetworkError as error:
+            if "EADDRINUSE" not in str(error):
+                raise
+            if time.monotonic() > deadline:
+                raise RecipeError(
+                    f"port {os.environ['MASTER_PORT']} of this machine is in use by another program: "
+                    "end that program, or set MASTER_PORT to a free port"
+                ) from error
+        time.sleep(1.0)
 
 
 def _name(store: Store, world: int, deadline: float) -> str:

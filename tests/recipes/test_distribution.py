@@ -1,6 +1,9 @@
 """Several ranks train, validate, sample and evaluate as one process does: same data, same noise, same weights."""
 
 import json
+import socket
+import threading
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -16,6 +19,7 @@ from recipes.base.errors import RecipeError
 from recipes.config import compose as configuration
 from recipes.runs.checkpoint import State
 from recipes.runs.state import ShardedTensors
+from recipes.runtime import distribution
 from recipes.runtime.distribution import SINGLE, Rank, replicate, synchronise
 from recipes.sample import sample
 from tests.helpers.launching import ranks
@@ -172,3 +176,20 @@ def test_rank_is_read_from_the_environment_of_torchrun() -> None:
             Rank.from_environment(TORCHRUN | broken)
     with pytest.raises(RecipeError, match="MASTER_ADDR"):
         Rank.from_environment({name: value for name, value in TORCHRUN.items() if name != "MASTER_ADDR"})
+
+
+def test_rendezvous_waits_for_a_port_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as occupied:
+        occupied.bind(("", 0))
+        occupied.listen()
+        port = occupied.getsockname()[1]
+        for name, value in {"MASTER_ADDR": "localhost", "MASTER_PORT": port, "RANK": 0, "WORLD_SIZE": 1}.items():
+            monkeypatch.setenv(name, str(value))
+        with monkeypatch.context() as impatient:
+            impatient.setattr(distribution, "PORT_PATIENCE", 0.0)
+            with pytest.raises(RecipeError, match=f"port {port} of this machine is in use.*set MASTER_PORT"):
+                distribution._rendezvous(timedelta(seconds=5))
+        threading.Timer(0.5, occupied.close).start()
+        store, rank, world = distribution._rendezvous(timedelta(seconds=5))
+    store.set("key", "value")
+    assert (rank, world, store.get("key")) == (0, 1, b"value")
