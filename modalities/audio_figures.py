@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from modalities.figures import labelled_figure, save_figure
 from modalities.representation import Stft
 
 RANGE_DB = 80.0
@@ -30,32 +31,18 @@ def plot_spectrograms(
     Raises:
         ValueError: If there are no waveforms, or the path does not end in .png.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    if len(sounds) == 0:
-        raise ValueError(f"a figure needs at least one waveform, got none for {path}")
-    if path.suffix.lower() != ".png":
-        raise ValueError(f"figures are written as PNG: {path} must end in .png")
-    columns = columns or math.ceil(math.sqrt(len(sounds)))
-    rows = math.ceil(len(sounds) / columns)
-    figure = Figure(figsize=(2.8 * columns + 0.8, 2.0 * rows + 0.6), layout="constrained")
-    FigureCanvasAgg(figure)
-    for place, sound in enumerate(sounds):
-        plot = figure.add_subplot(rows, columns, place + 1)
+    figure = labelled_figure(
+        len(sounds), path, "time (s)", columns, names, cell=(2.8, 2.0), margin=0.8, item="waveform"
+    )
+    for plot, sound in zip(figure.axes, sounds, strict=True):
         decibels = _decibels(sound.detach().to("cpu", torch.float32), rate, overlap=4)
         extent = (0.0, sound.shape[-1] / rate, 0.0, rate / 2)
         image = plot.imshow(
             decibels.numpy(), aspect="auto", origin="lower", extent=extent, cmap="magma", vmin=-RANGE_DB, vmax=0.0
         )
-        if names is not None:
-            plot.set_title(names[place], fontsize="small", parse_math=False)
-        plot.set_xlabel("time (s)", fontsize="x-small")
         plot.set_ylabel("frequency (Hz)", fontsize="x-small")
-        plot.tick_params(labelsize="x-small")
     figure.colorbar(image, ax=figure.axes, label="dB of full scale")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, format="png", dpi=100)
+    save_figure(figure, path)
 
 
 def spectrogram_pixels(sound: Tensor, rate: int) -> np.ndarray:

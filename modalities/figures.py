@@ -5,10 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from multisagd.grid import Axis, Grid
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def plot_tensors(
@@ -25,19 +29,8 @@ def plot_tensors(
     Raises:
         ValueError: If there are no tensors, or the path does not end in .png.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    if len(tensors) == 0:
-        raise ValueError(f"a figure needs at least one item, got none for {path}")
-    if path.suffix.lower() != ".png":
-        raise ValueError(f"figures are written as PNG: {path} must end in .png")
-    columns = columns or math.ceil(math.sqrt(len(tensors)))
-    rows = math.ceil(len(tensors) / columns)
-    figure = Figure(figsize=(2.4 * columns + 0.6, 1.8 * rows + 0.6), layout="constrained")
-    FigureCanvasAgg(figure)
-    for place, tensor in enumerate(tensors):
-        plot = figure.add_subplot(rows, columns, place + 1)
+    figure = labelled_figure(len(tensors), path, _label(grid.axes[-1]), columns, names, cell=(2.4, 1.8))
+    for plot, tensor in zip(figure.axes, tensors, strict=True):
         values = tensor.detach().float().cpu()
         if grid.dimensions == 1:
             axis = grid.axes[0]
@@ -51,10 +44,50 @@ def plot_tensors(
             extent = (0.0, horizontal.size * horizontal.spacing, 0.0, vertical.size * vertical.spacing)
             plot.imshow(image.numpy(), aspect="auto", origin="lower", extent=extent)
             plot.set_ylabel(_label(vertical), fontsize="x-small")
+    save_figure(figure, path)
+
+
+def labelled_figure(
+    count: int,
+    path: Path,
+    x_label: str,
+    columns: int | None = None,
+    names: Sequence[str] | None = None,
+    *,
+    cell: tuple[float, float],
+    margin: float = 0.6,
+    item: str = "item",
+) -> Figure:
+    """Return a figure with a grid of `count` empty plots, titled by `names`, to be saved at `path`.
+
+    `cell` is the width and height of a plot, and `margin` the additional width of the figure, all in inches. `item` is
+    the word for a plotted object in the error message.
+
+    Raises:
+        ValueError: If `count` is 0, or the path does not end in .png.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    if count == 0:
+        raise ValueError(f"a figure needs at least one {item}, got none for {path}")
+    if path.suffix.lower() != ".png":
+        raise ValueError(f"figures are written as PNG: {path} must end in .png")
+    columns = columns or math.ceil(math.sqrt(count))
+    rows = math.ceil(count / columns)
+    figure = Figure(figsize=(cell[0] * columns + margin, cell[1] * rows + 0.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    for index in range(count):
+        plot = figure.add_subplot(rows, columns, index + 1)
         if names is not None:
-            plot.set_title(names[place], fontsize="small", parse_math=False)
-        plot.set_xlabel(_label(grid.axes[-1]), fontsize="x-small")
+            plot.set_title(names[index], fontsize="small", parse_math=False)
+        plot.set_xlabel(x_label, fontsize="x-small")
         plot.tick_params(labelsize="x-small")
+    return figure
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG, and create its folder if necessary."""
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, format="png", dpi=100)
 
