@@ -200,6 +200,18 @@ def test_padded_covariance_draws_the_crop_of_a_longer_grid(grid, padding, spectr
         np.testing.assert_allclose(item.reshape(2, -1).numpy(), dense.flat(white, longer) @ root.T, atol=1e-10)
 
 
+def test_padded_noise_correlates_first_and_last_frame_as_a_stationary_process() -> None:
+    """The numbers in the docs: AR(1) noise of .9 per frame over 16 frames has .21 between the ends, not .93."""
+    spectrum, grid = ms.Autoregressive(0.9, axis="frame"), ms.Grid.of(frame=16, x=2)
+    noise = ms.PaddedCovariance(spectrum, grid, {"frame": 64}).sample(range(4000), channels=1)[:, 0]
+    assert float((noise[:, 0] * noise[:, -1]).mean()) == pytest.approx(0.9**15, abs=4 / np.sqrt(8000))
+    first = torch.zeros(1, 1, 16, 2, dtype=torch.float64)
+    first[..., 0, 0] = 1
+    assert float(ms.SpectralCovariance(spectrum, grid).double().apply(first)[0, 0, -1, 0]) == pytest.approx(
+        0.93, abs=0.005
+    )
+
+
 def test_padded_covariance_without_padding_is_the_plain_covariance_and_serves_other_sizes() -> None:
     spectrum = ms.PowerLaw(-0.5)
     unpadded, plain = ms.PaddedCovariance(spectrum, VIDEO, {}), ms.SpectralCovariance(spectrum, VIDEO)
