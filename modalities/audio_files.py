@@ -33,7 +33,7 @@ UNKNOWN_LENGTH = 2**63 - 1
 
 
 @dataclass(frozen=True)
-class Sound:
+class AudioFile:
     """An open audio file: `read(start, count)` returns float32 of shape (count, channels), or fewer frames at its end.
 
     It may have up to `spare` fewer frames than the `frames` that it declares.
@@ -76,24 +76,24 @@ def open_excerpts(path: Path, rate: int) -> Iterator[Excerpts]:
         ValueError: If the file is empty, not audio, truncated or without samples, if its rate or number of channels is
             not supported, or if samples are not finite or far beyond full scale.
     """
-    with open_sound(path) as sound:
-        if not RATES[0] <= sound.rate <= RATES[1]:
+    with open_audio(path) as audio:
+        if not RATES[0] <= audio.rate <= RATES[1]:
             raise ValueError(
-                f"its header declares {sound.rate} samples per second: supported are {RATES[0]} to {RATES[1]}"
+                f"its header declares {audio.rate} samples per second: supported are {RATES[0]} to {RATES[1]}"
             )
-        if not 1 <= sound.channels <= MAX_CHANNELS:
-            raise ValueError(f"its header declares {sound.channels} channels: supported are 1 to {MAX_CHANNELS}")
-        if sound.frames <= 0:
+        if not 1 <= audio.channels <= MAX_CHANNELS:
+            raise ValueError(f"its header declares {audio.channels} channels: supported are 1 to {MAX_CHANNELS}")
+        if audio.frames <= 0:
             raise ValueError("it contains no samples")
 
         def read(start: int, count: int) -> Tensor:
-            return torch.from_numpy(np.ascontiguousarray(_resampled(sound, rate, start, count).T))
+            return torch.from_numpy(np.ascontiguousarray(_resampled(audio, rate, start, count).T))
 
-        yield Excerpts(max(1, round(sound.frames * rate / sound.rate)), read)
+        yield Excerpts(max(1, round(audio.frames * rate / audio.rate)), read)
 
 
 @contextmanager
-def open_sound(path: Path) -> Iterator[Sound]:
+def open_audio(path: Path) -> Iterator[AudioFile]:
     """Open an audio file, and close it at the end of the `with` block.
 
     In this block, decoder errors become ValueError.
@@ -104,35 +104,35 @@ def open_sound(path: Path) -> Iterator[Sound]:
     kind = recognise(path)
     check_complete(path, kind)
     opened = _open_mp4(path) if kind == "MP4" else _open_libsndfile(path, kind)
-    with opened as sound:
-        yield sound
+    with opened as audio:
+        yield audio
 
 
-def _resampled(sound: Sound, rate: int, start: int, count: int) -> np.ndarray:
+def _resampled(audio: AudioFile, rate: int, start: int, count: int) -> np.ndarray:
     """Return `count` samples at `rate`, beginning at sample `start` of the resampled file."""
-    if rate == sound.rate:
-        return _checked(sound, start, count)
-    with importing("soxr", f"audio of {sound.rate} samples per second at {rate}"):
+    if rate == audio.rate:
+        return _checked(audio, start, count)
+    with importing("soxr", f"audio of {audio.rate} samples per second at {rate}"):
         import soxr
     # `down` frames become exactly `up` samples, so phases match the file from a multiple of `down` on.
-    up, down = rate // math.gcd(rate, sound.rate), sound.rate // math.gcd(rate, sound.rate)
-    margin = 200 * math.ceil(sound.rate / rate)  # more than the resampling filter reaches
+    up, down = rate // math.gcd(rate, audio.rate), audio.rate // math.gcd(rate, audio.rate)
+    margin = 200 * math.ceil(audio.rate / rate)  # more than the resampling filter reaches
     block = max(0, start * down // up - margin) // down
-    end = min(sound.frames, -(-(start + count) * down // up) + margin)
-    resampled = soxr.resample(_checked(sound, block * down, end - block * down), sound.rate, rate)
+    end = min(audio.frames, -(-(start + count) * down // up) + margin)
+    resampled = soxr.resample(_checked(audio, block * down, end - block * down), audio.rate, rate)
     return _fill(resampled[start - block * up :][:count], count)
 
 
-def _checked(sound: Sound, start: int, count: int) -> np.ndarray:
+def _checked(audio: AudioFile, start: int, count: int) -> np.ndarray:
     """Return `count` frames, with silence in place of frames that may be missing at the end of the file.
 
     Raises:
         ValueError: If there are fewer frames, or samples out of range.
     """
-    frames = sound.read(start, count)
-    if len(frames) < count - sound.spare or not len(frames):
+    frames = audio.read(start, count)
+    if len(frames) < count - audio.spare or not len(frames):
         raise ValueError(
-            f"truncated: it declares {sound.frames} samples per channel, but decoding ends after {start + len(frames)}"
+            f"truncated: it declares {audio.frames} samples per channel, but decoding ends after {start + len(frames)}"
         )
     peak = np.abs(frames).max()
     if not np.isfinite(peak):
@@ -147,7 +147,7 @@ def _fill(frames: np.ndarray, count: int) -> np.ndarray:
 
 
 @contextmanager
-def _open_libsndfile(path: Path, kind: str) -> Iterator[Sound]:
+def _open_libsndfile(path: Path, kind: str) -> Iterator[AudioFile]:
     with importing("soundfile", "audio files"):
         import soundfile
     try:
@@ -166,15 +166,15 @@ def _open_libsndfile(path: Path, kind: str) -> Iterator[Sound]:
                 return file.read(start - place + count, dtype="float32", always_2d=True)[start - place :]
 
             spare = math.ceil(TOLERANCE * file.samplerate) if kind == "MP3" else 0
-            sound = Sound(file.samplerate, file.channels, file.frames, read, spare)
-            if sound.frames > 0:
-                _check_end(sound)
-            yield sound
+            audio = AudioFile(file.samplerate, file.channels, file.frames, read, spare)
+            if audio.frames > 0:
+                _check_end(audio)
+            yield audio
     except soundfile.LibsndfileError as error:
         raise ValueError(f"this {kind} file is damaged or of an unknown kind: {error.error_string}") from error
 
 
-def _check_end(sound: Sound) -> None:
+def _check_end(audio: AudioFile) -> None:
     """Check that the last sample can be read.
 
     Raises:
@@ -183,15 +183,15 @@ def _check_end(sound: Sound) -> None:
     import soundfile
 
     try:
-        complete = len(sound.read(max(0, sound.frames - 1 - sound.spare), 1)) == 1
+        complete = len(audio.read(max(0, audio.frames - 1 - audio.spare), 1)) == 1
     except soundfile.LibsndfileError:
         complete = False
     if not complete:
-        raise ValueError(f"truncated: it declares {sound.frames} samples per channel, but the last one cannot be read")
+        raise ValueError(f"truncated: it declares {audio.frames} samples per channel, but the last one cannot be read")
 
 
 @contextmanager
-def _open_mp4(path: Path) -> Iterator[Sound]:
+def _open_mp4(path: Path) -> Iterator[AudioFile]:
     with importing("av", "audio in MP4"):
         import av
     try:
@@ -220,6 +220,6 @@ def _open_mp4(path: Path) -> Iterator[Sound]:
                         break
                 return frames[: max(0, reached)]
 
-            yield Sound(rate, channels, round(stream.duration * base * rate), read, math.ceil(TOLERANCE * rate))
+            yield AudioFile(rate, channels, round(stream.duration * base * rate), read, math.ceil(TOLERANCE * rate))
     except av.FFmpegError as error:
         raise ValueError(f"this MP4 file is damaged: {error.strerror}") from error

@@ -26,13 +26,13 @@ from multisagd.statistics import describe_axes, read_axes
 from multisagd.table import Table
 
 FORMAT_VERSION = 1
-LevelScale = Literal["deviation", "bins"]
+LevelScale = Literal["std", "bins"]
 
 
 class Corruption:
     """Corrupt data with Gaussian noise that has a spectrum and a level on a grid.
 
-    `scale` determines what `level` means. If it is `deviation`, the level is the standard deviation of the corruption,
+    `scale` determines what `level` means. If it is `std`, the level is the standard deviation of the corruption,
     in units of the data: the papers' convention, in which a narrow band has much power in each of its bins. If it is
     `bins`, the level is the amplitude in the strongest bin, so that a level of 1 is as strong there as white noise of
     unit variance, for any width of the band. Noise is independent from channel to channel, or `shared` by all channels,
@@ -43,12 +43,12 @@ class Corruption:
     """
 
     def __init__(
-        self, spectrum: Spectrum, grid: Grid, level: float = 1.0, scale: LevelScale = "deviation", shared: bool = False
+        self, spectrum: Spectrum, grid: Grid, level: float = 1.0, scale: LevelScale = "std", shared: bool = False
     ) -> None:
         if not 0 < level < math.inf:
             raise ValueError(f"the level of a corruption must be positive and finite, got {level}")
-        if scale not in ("deviation", "bins"):
-            raise ValueError(f"unknown scale {scale!r}; choose deviation or bins")
+        if scale not in ("std", "bins"):
+            raise ValueError(f"unknown scale {scale!r}; choose std or bins")
         self.covariance = SpectralCovariance(spectrum, grid)
         self.level = level
         self.scale: LevelScale = scale
@@ -100,24 +100,24 @@ class Corruption:
         return self.covariance.grid
 
     @property
-    def deviation(self) -> float:
+    def std(self) -> float:
         """Standard deviation of the corruption over the grid."""
-        return self._deviation()
+        return self._std()
 
-    def _deviation(self, shape: Sequence[int] | None = None) -> float:
-        strongest = 1.0 if self.scale == "deviation" else float(self.covariance.power(shape).max())
+    def _std(self, shape: Sequence[int] | None = None) -> float:
+        strongest = 1.0 if self.scale == "std" else float(self.covariance.power(shape).max())
         return self.level / math.sqrt(strongest)
 
     def power(self, shape: Sequence[int] | None = None) -> Tensor:
         """Return the power `c²(k)` of the corruption in each channel, `(*half_shape,)`, float64."""
-        return self._deviation(shape) ** 2 * self.covariance.power(shape)
+        return self._std(shape) ** 2 * self.covariance.power(shape)
 
     def noise(self, shape: Sequence[int], seeds: Sequence[int]) -> Tensor:
         """Draw the corruption of a batch of shape `(batch, channels, *grid)`, one seed per item."""
         split = len(shape) - self.grid.dimensions
         channels = (1,) * (split - 1) if self.shared else tuple(shape[1:split])
         drawn = self.covariance.sample(seeds, channels, tuple(shape[split:]))
-        return self._deviation(tuple(shape[split:])) * drawn.expand(*shape)
+        return self._std(tuple(shape[split:])) * drawn.expand(*shape)
 
     def corrupt(self, x0: Tensor, seeds: Sequence[int]) -> Tensor:
         """Return `x0 + n` for x0 `(batch, channels, *grid)`, shaped like x0, one seed per item."""

@@ -32,7 +32,7 @@ def residual_power(
     for x0, condition in batches:
         x0, t = as_data(x0), torch.zeros(len(x0), device=x0.device, dtype=torch.float64)
         seeds = derive_many(seed, "residual", 0, range(count, count + len(x0)))
-        x_t, target = denoiser.noised(x0, t, denoiser.process.noise(x0.shape, seeds).to(x0))
+        x_t, target = denoiser.training_pair(x0, t, denoiser.process.noise(x0.shape, seeds).to(x0))
         error = (target - denoiser(x_t, t, condition)).double().cpu()
         dims = tuple(range(-denoiser.process.grid.dimensions, 0))
         total = total + torch.fft.rfftn(error, dim=dims, norm="ortho").abs().square().sum(0)

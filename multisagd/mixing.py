@@ -26,16 +26,16 @@ from multisagd.seeds import derive
 from multisagd.spectrum import Spectrum, even_power
 
 
-def share_of_power(low_pass: Spectrum, grid: Grid) -> Tensor:
+def power_fraction(low_pass: Spectrum, grid: Grid) -> Tensor:
     """Return the power of `low_pass` on a grid, `(*half_shape,)`: a fraction in [0, 1], float64.
 
     Raises:
         ValueError: If the power is outside [0, 1] at some frequency, or cannot be evaluated on this grid.
     """
-    share = even_power(low_pass, grid)
-    if not bool(((share >= 0) & (share <= 1)).all()):
+    fraction = even_power(low_pass, grid)
+    if not bool(((fraction >= 0) & (fraction <= 1)).all()):
         raise ValueError(f"{low_pass} is not a fraction of power: it must lie between 0 and 1 at every frequency")
-    return share
+    return fraction
 
 
 def mix_noise(low: Tensor, high: Tensor, low_pass: Spectrum, grid: Grid) -> Tensor:
@@ -51,11 +51,11 @@ def mix_noise(low: Tensor, high: Tensor, low_pass: Spectrum, grid: Grid) -> Tens
             f"expected two noise tensors of the same shape, got {tuple(low.shape)} and {tuple(high.shape)}"
         )
     shape = tuple(low.shape[-grid.dimensions :])
-    share = share_of_power(low_pass, grid.resize(shape))
+    fraction = power_fraction(low_pass, grid.resize(shape))
     low, high = as_data(low), as_data(high)
-    share = share.to(low.device, torch.promote_types(low.dtype, torch.float32))
+    fraction = fraction.to(low.device, torch.promote_types(low.dtype, torch.float32))
     halves = (to_half_spectrum(field, grid.dimensions) for field in (low, high))
-    mixed = next(halves) * share.sqrt() + next(halves) * (1 - share).sqrt()
+    mixed = next(halves) * fraction.sqrt() + next(halves) * (1 - fraction).sqrt()
     return from_half_spectrum(mixed, shape).to(low.dtype)
 
 

@@ -62,10 +62,10 @@ class PaddedCovariance(SpectralCovariance):
         lags = torch.fft.irfftn(super()._normalised_power(extended), s=extended.shape, dim=dims)
         for place, (axis, longer) in enumerate(zip(grid.axes, extended.axes, strict=True)):
             positive = torch.arange(axis.size, device="cpu")
-            share = (positive / axis.size).to(lags.dtype).reshape(-1, *(1,) * (grid.dimensions - 1 - place))
+            fraction = (positive / axis.size).to(lags.dtype).reshape(-1, *(1,) * (grid.dimensions - 1 - place))
             # Lag m fits N - m times; the other m pairs of the periodic grid have lag m - N.
             negative = (positive - axis.size) % longer.size
-            lags = lags.index_select(place, positive) * (1 - share) + lags.index_select(place, negative) * share
+            lags = lags.index_select(place, positive) * (1 - fraction) + lags.index_select(place, negative) * fraction
         return torch.fft.rfftn(lags, dim=dims).real.clamp(min=0)
 
     def _filter(self, x: Tensor, gain: Gain) -> Tensor:

@@ -56,7 +56,7 @@ class BandPowers:
         """The variance of the target about the clean sample, `c² V/A`, which broadcasts like the powers."""
         return self.corruption / self.left
 
-    def share(self, a: Tensor) -> Tensor:
+    def fraction(self, a: Tensor) -> Tensor:
         """Return `a c²/A`, which broadcasts like the powers: the factor of the added noise in the target."""
         return torch.where(self.seen, a * self.corruption / (self.noise * self.left), 0.0)
 
@@ -144,7 +144,7 @@ class RestoringDenoiser(Denoiser):
         c_out = torch.where(band.seen, (band.clean * band.noise / total).sqrt(), band.clean.sqrt())
         # The unbiased target is x' - (a c²/A) e, and the network should predict (target - c_skip·x_t)/c_out.
         signal = (1 - c_skip * at.a) / c_out
-        noise = -(band.share(at.a) + c_skip) * at.b * band.left.sqrt() / c_out
+        noise = -(band.fraction(at.a) + c_skip) * at.b * band.left.sqrt() / c_out
         inside = (c_in, c_skip, c_out, signal, noise)
         outside = (plain.c_in, plain.c_skip, plain.c_out, plain.target_signal, plain.target_noise)
         return Preconditioning(*(torch.where(band.corruption > 0, a, b) for a, b in zip(inside, outside, strict=True)))
@@ -194,7 +194,7 @@ class RestoringDenoiser(Denoiser):
             )
         return super().weigh(error, t, mask, metric, weighting)
 
-    def noised(self, x0: Tensor, t: Tensor | float, noise: Tensor) -> tuple[Tensor, Tensor]:
+    def training_pair(self, x0: Tensor, t: Tensor | float, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Return x_t of corrupted data x0 `(batch, channels, *grid)`, and the training target, both shaped like x0.
 
         Only the missing noise is added. Both have the units of x0. The mean of the target, given x_t and the clean
@@ -204,7 +204,7 @@ class RestoringDenoiser(Denoiser):
         at, shape = self.process.coefficients(t, x0), x0.shape
         band = self.band(at, x0)
         data, added = self.to_basis(x0), at.b * band.left.sqrt() * self.to_basis(noise)
-        x_t, target = at.a * data + added, data - band.share(at.a) * added
+        x_t, target = at.a * data + added, data - band.fraction(at.a) * added
         return self.from_basis(x_t, shape).to(x0.dtype), self.from_basis(target, shape).to(x0.dtype)
 
 

@@ -229,8 +229,8 @@ def transforms_about(
     """
     dims = tuple(range(-grid.dimensions, 0))
     for x, mask in map(_split, batches):
-        share = mask.expand_as(x).mean(dim=dims, keepdim=True).clamp(min=1 / grid.numel)
-        yield torch.fft.rfftn((x - mean) * mask, dim=dims, norm="ortho") / share.sqrt()
+        fraction = mask.expand_as(x).mean(dim=dims, keepdim=True).clamp(min=1 / grid.numel)
+        yield torch.fft.rfftn((x - mean) * mask, dim=dims, norm="ortho") / fraction.sqrt()
 
 
 def _split(batch: Tensor | tuple[Tensor, Tensor | None]) -> tuple[Tensor, Tensor]:

@@ -59,5 +59,5 @@ def u_turn_correlation(
     at = process.coefficients(time, statistics.mean[None])
     signal = at.a**2 * statistics.power[None]
     total = signal + at.b**2 * process.covariance.power(shape)
-    share = torch.where(total > 0, signal / torch.where(total > 0, total, 1.0), 1.0)[0]
-    return share if stochastic else share.sqrt()
+    fraction = torch.where(total > 0, signal / torch.where(total > 0, total, 1.0), 1.0)[0]
+    return fraction if stochastic else fraction.sqrt()

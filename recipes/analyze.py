@@ -130,7 +130,7 @@ def describe_corruption(corruption: Corruption) -> dict[str, Any]:
     grid, inside = corruption.grid, corruption.power() > 0
     radius = grid.radius(factors={axis.name: axis.spacing for axis in grid.axes}) * 2 / math.sqrt(grid.dimensions)
     return {
-        "deviation": corruption.deviation,
+        "std": corruption.std,
         "frequencies": int((grid.multiplicity * inside).sum()),
         "of": grid.numel,
         "radius": [float(radius[inside].min()), float(radius[inside].max())],

@@ -42,7 +42,7 @@ def objective_value(transfer: Transfer, objective: Objective) -> Tensor:
     if objective == "kl":
         return transfer.total(transfer.kl())
     if objective == "l1":
-        return transfer.total(transfer.deviation())
+        return transfer.total(transfer.absolute_error())
     raise ValueError(f"unknown objective {objective!r}; choose {', '.join(get_args(Objective))}")
 
 
@@ -117,12 +117,12 @@ ENDS = (-math.log(1e4 - 1), math.log(1e4 - 1))
 """Default ends of a design, ᾱ = 1e-4 and .9999: noise that hides the data, and invisible noise."""
 
 
-def spectral_ends(statistics: DataStatistics, process: Process, share: float = 0.01) -> tuple[float, float]:
+def spectral_ends(statistics: DataStatistics, process: Process, fraction: float = 0.01) -> tuple[float, float]:
     """Return the range of log-SNRs that matters for these data, within the range of the process's schedule.
 
-    At the first log-SNR, the strongest frequency, mean included, has a signal-to-noise ratio of `share`; at the last,
-    the noise-to-signal ratio of the weakest frequency is `share` (frequencies more than 60 dB below the strongest are
-    ignored). Frequencies without noise do not matter.
+    At the first log-SNR, the strongest frequency, mean included, has a signal-to-noise ratio of `fraction`; at the
+    last, the noise-to-signal ratio of the weakest frequency is `fraction` (frequencies more than 60 dB below the
+    strongest are ignored). Frequencies without noise do not matter.
 
     Raises:
         ValueError: If the process is incompatible with the statistics (see `Spectra.of`), or the data have no power
@@ -136,7 +136,7 @@ def spectral_ends(statistics: DataStatistics, process: Process, share: float = 0
     if quiet <= 0:
         raise ValueError("the data have no power where there is noise: steps cannot be spread by their spectrum")
     limits = process.schedule.log_snr(torch.tensor([1.0, 0.0], dtype=torch.float64, device="cpu")).tolist()
-    return max(math.log(share / float(with_mean.max())), limits[0]), min(-math.log(share * quiet), limits[1])
+    return max(math.log(fraction / float(with_mean.max())), limits[0]), min(-math.log(fraction * quiet), limits[1])
 
 
 def on_smaller_grid(statistics: DataStatistics, maximum: int) -> DataStatistics:

@@ -64,8 +64,8 @@ def estimate_corruption(
     expected = fitted_power(data) if clean is None else clean.power.mean(0)
     expected = expected.clamp(min=1e-12 * float(expected.max()))
     excess = excess_power(data, expected, errors, None if clean is None else clean.count)
-    share = minimum if minimum is not None else (1.0 if clean is None else 0.1)
-    excess = torch.where(excess > share * expected, excess, 0.0)
+    fraction = minimum if minimum is not None else (1.0 if clean is None else 0.1)
+    excess = torch.where(excess > fraction * expected, excess, 0.0)
     return measured_corruption(excess, data.grid)
 
 

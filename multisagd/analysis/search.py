@@ -61,9 +61,9 @@ class Search:
         `free` has shape `(steps,)`, or `(steps + 2,)` with free ends.
         """
         # No step vanishes, for any proposal of the optimiser.
-        share = torch.softmax(free, 0) * (1 - SMALLEST * len(free)) + SMALLEST
-        shares = torch.cat([torch.zeros(1, dtype=torch.float64, device="cpu"), share.cumsum(0)])
-        return self.low + (self.high - self.low) * (shares[1:-1] if self.free_ends else shares)
+        fraction = torch.softmax(free, 0) * (1 - SMALLEST * len(free)) + SMALLEST
+        fractions = torch.cat([torch.zeros(1, dtype=torch.float64, device="cpu"), fraction.cumsum(0)])
+        return self.low + (self.high - self.low) * (fractions[1:-1] if self.free_ends else fractions)
 
     def starts(self) -> list[Tensor]:
         """Return dimensionless free parameters, each of the shape that `log_snrs` takes, to start the search from.
@@ -78,14 +78,14 @@ class Search:
             ((-span / 14).exp(), lambda sigma: -14 * sigma.log()),
         ]
         increasing = [back(torch.lerp(ends[0], ends[1], even)) for ends, back in measures]
-        shares = [(each.diff() / (self.high - self.low)).clamp(min=1e-6).log() for each in increasing]
+        fractions = [(each.diff() / (self.high - self.low)).clamp(min=1e-6).log() for each in increasing]
         if self.free_ends:
             little = torch.full((1,), math.log(0.02), dtype=torch.float64, device="cpu")
-            shares = [torch.cat([little, each, little]) for each in shares]
-        further = max(0, self.restarts - len(shares))
-        spread = scipy.stats.norm.ppf(scipy.stats.qmc.Halton(len(shares[0]), rng=self.seed).random(further))
-        shares += [shares[number % 3] + 0.7 * torch.from_numpy(each) for number, each in enumerate(spread)]
-        return shares[: self.restarts]
+            fractions = [torch.cat([little, each, little]) for each in fractions]
+        further = max(0, self.restarts - len(fractions))
+        spread = scipy.stats.norm.ppf(scipy.stats.qmc.Halton(len(fractions[0]), rng=self.seed).random(further))
+        fractions += [fractions[number % 3] + 0.7 * torch.from_numpy(each) for number, each in enumerate(spread)]
+        return fractions[: self.restarts]
 
 
 def minimise(value: Callable[[Tensor], Tensor], starts: Sequence[Tensor], method: Method = "L-BFGS-B") -> Tensor:

@@ -98,7 +98,7 @@ class Transfer:
         constant = torch.where(self.power + self.bias > 0, torch.inf, 0.0)
         return torch.where(some, 0.5 * (ratio - 1 - ratio.log() + self.bias / data), constant)
 
-    def deviation(self) -> Tensor:
+    def absolute_error(self) -> Tensor:
         """Return the absolute error of the power, plus `bias`: power, `(channels, *half_shape)`."""
         return (self.power - self.spectra.data).abs() + self.bias
 
@@ -196,14 +196,14 @@ class BandError:
     """The error in one frequency band, `low <= r < high` (cycles per sample, `Grid.bands`).
 
     `power` is the generated power divided by the data's, `bias` the squared error of the mean divided by the data's
-    power, and `share` the band's fraction of the total squared 2-Wasserstein distance.
+    power, and `fraction` the band's fraction of the total squared 2-Wasserstein distance.
     """
 
     low: float
     high: float
     power: float
     bias: float
-    share: float
+    fraction: float
 
 
 def error_budget(transfer: Transfer, grid: Grid, bands: int = 8) -> list[BandError]:

@@ -89,12 +89,12 @@ def discriminability(real: Tensor, made: Tensor, seed: int = 0) -> BandAccuracy:
     y = np.repeat([0, 1], [len(seen) for seen, _ in halves])
     model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=500, class_weight="balanced"))
     model.fit(x, y)
-    shares = [float((model.predict(left[:, used].numpy()) == n).mean()) for n, (_, left) in enumerate(halves)]
+    fractions = [float((model.predict(left[:, used].numpy()) == n).mean()) for n, (_, left) in enumerate(halves)]
     counts = [len(left) for _, left in halves]
     # Add one right and one wrong prediction: otherwise a few items, all right, would have a standard error of zero.
-    likely = [(share * count + 1) / (count + 2) for share, count in zip(shares, counts, strict=True)]
-    variance = sum(share * (1 - share) / count for share, count in zip(likely, counts, strict=True)) / 4
-    return BandAccuracy(sum(shares) / 2, variance**0.5, sum(counts))
+    likely = [(fraction * count + 1) / (count + 2) for fraction, count in zip(fractions, counts, strict=True)]
+    variance = sum(fraction * (1 - fraction) / count for fraction, count in zip(likely, counts, strict=True)) / 4
+    return BandAccuracy(sum(fractions) / 2, variance**0.5, sum(counts))
 
 
 def _halves(features: Tensor, seed: int) -> tuple[Tensor, Tensor]:

@@ -65,7 +65,7 @@ class NearestExamples:
         self.seen += len(examples)
 
 
-def share_nearer(samples: Tensor, held_out: Tensor) -> float:
+def nearer_fraction(samples: Tensor, held_out: Tensor) -> float:
     """Return the fraction of pairs whose sample is nearer to training data than the held-out example.
 
     Ties count as one half. The arguments are distances to the nearest training example, `(count,)` each. The result is

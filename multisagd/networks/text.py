@@ -64,8 +64,8 @@ class TextInput(nn.Module):
             tokens = torch.cat([null, condition.to(null.dtype)], dim=1)
             valid = torch.cat([~given.any(1, keepdim=True), given], dim=1)
         tokens = F.layer_norm(tokens, (self.context,))
-        share = valid[..., None].to(tokens.dtype)
-        return Text(tokens, valid, self.summary((tokens * share).sum(1) / share.sum(1)))
+        weight = valid[..., None].to(tokens.dtype)
+        return Text(tokens, valid, self.summary((tokens * weight).sum(1) / weight.sum(1)))
 
 
 class CrossAttention(nn.Module):

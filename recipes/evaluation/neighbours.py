@@ -8,7 +8,7 @@ from torch import Tensor
 from modalities.image import Image
 from multisagd.metrics.bootstrap import bootstrap_error, mean_error
 from multisagd.metrics.feature_network import read_samples
-from multisagd.metrics.neighbours import NearestExamples, repetitions, share_nearer
+from multisagd.metrics.neighbours import NearestExamples, nearer_fraction, repetitions
 from recipes.base.progress import Display
 from recipes.evaluation.sets import BATCH, as_files, fixed_order
 from recipes.evaluation.task import Result, Row, Task, as_vectors
@@ -64,12 +64,12 @@ def _rows(name: str, ours: Tensor, theirs: Tensor, resamples: int) -> list[Row]:
     """Return the rows of distances to the nearest examples `(items, 2)` of samples and of held-out data."""
     near, usual = ours[:, 0], theirs[:, 0]
     pairs = bootstrap_error(
-        lambda a, b: 100 * share_nearer(near[a], usual[b]), [len(near)], resamples, others=[len(usual)]
+        lambda a, b: 100 * nearer_fraction(near[a], usual[b]), [len(near)], resamples, others=[len(usual)]
     )
     repeated, as_usual = (100 * repetitions(each).double() for each in (ours, theirs))
     return [
         Row(f"{name}: distance", float(near.mean()), mean_error(near), float(usual.mean()), mean_error(usual), None),
-        Row(f"{name}: nearer than new", 100 * share_nearer(near, usual), pairs, ideal=50, unit="%"),
+        Row(f"{name}: nearer than new", 100 * nearer_fraction(near, usual), pairs, ideal=50, unit="%"),
         Row(f"{name}: repetitions", float(repeated.mean()), mean_error(repeated),
             float(as_usual.mean()), mean_error(as_usual), None, "%"),
     ]  # fmt: skip

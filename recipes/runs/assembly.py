@@ -31,7 +31,7 @@ from multisagd import (
     seeds,
     terminal_snr,
 )
-from multisagd.mixing import Refinement, share_of_power
+from multisagd.mixing import Refinement, power_fraction
 from multisagd.samplers import Sampler
 from recipes.base.errors import MissingError, RecipeError, as_recipe_error
 from recipes.config.build import Builder
@@ -269,4 +269,4 @@ def process_notes(process: Process, denoiser: Denoiser, statistics: DataStatisti
 def check_refinement(refinement: Refinement, grid: Grid) -> None:
     """Raise RecipeError if a refinement's low-pass exceeds [0, 1], or has axes or factors that are not on the grid."""
     with as_recipe_error(ValueError, "refine: "):
-        share_of_power(refinement.low_pass, grid)
+        power_fraction(refinement.low_pass, grid)

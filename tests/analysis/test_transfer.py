@@ -129,7 +129,7 @@ def test_error_budget_adds_up() -> None:
     statistics, process = statistics_of(grid, 10), process_of(grid, spectrum=ms.Flat())
     transfer = transfer_function(ms.DDIM(), process, times(5), statistics)
     budget = error_budget(transfer, grid, bands=4)
-    assert sum(band.share for band in budget) == pytest.approx(1)
+    assert sum(band.fraction for band in budget) == pytest.approx(1)
     assert budget[0].power == pytest.approx(float(transfer.power[:, 0, 0].sum() / statistics.power[:, 0, 0].sum()))
 
 
@@ -140,7 +140,7 @@ def test_transfer_function_has_no_error_in_the_limit_of_many_steps(sampler) -> N
     many = process.schedule.time(torch.linspace(-16, 16, 2001, dtype=torch.float64))
     transfer = transfer_function(sampler, process, many, statistics, start_at_mean=True)
     tolerance = 1e-3 if sampler == ms.Heun() else 1e-2  # of second order, and of at least first order
-    for error in (transfer.wasserstein(), transfer.kl(), transfer.deviation()):
+    for error in (transfer.wasserstein(), transfer.kl(), transfer.absolute_error()):
         assert float(transfer.total(error)) < tolerance * float(transfer.total(statistics.power))
 
 

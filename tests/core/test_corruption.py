@@ -24,19 +24,19 @@ BAND = Band(0.2, 0.3)
 IMAGE = Grid.of(height=16, width=15)
 
 
-@pytest.mark.parametrize("scale", ["deviation", "bins"])
+@pytest.mark.parametrize("scale", ["std", "bins"])
 @pytest.mark.parametrize("name", [name for name, grid in dense.GRIDS.items() if min(grid.shape) > 2])
 def test_corruption_noise_has_the_covariance_of_its_dense_matrix(name: str, scale: str) -> None:
     grid, low, high, level = dense.GRIDS[name], 0.2, 0.45, 0.7
     corruption = Corruption(Band(low, high), grid, level, scale)
     inside = dense.ring(grid, low - 1e-9, high + 1e-9)
-    per_bin = level**2 * (inside / inside.mean() if scale == "deviation" else inside)
+    per_bin = level**2 * (inside / inside.mean() if scale == "std" else inside)
     np.testing.assert_allclose(corruption.power().numpy(), dense.half(grid, per_bin), atol=1e-12)
     # Every sample of the grid then has the variance that stands on the diagonal of the dense covariance.
     variance = dense.operator(per_bin)[0, 0]
-    assert variance == pytest.approx(corruption.deviation**2, rel=1e-12)
+    assert variance == pytest.approx(corruption.std**2, rel=1e-12)
     drawn = corruption.noise((1, 1, *grid.shape), [7])
-    torch.testing.assert_close(drawn, corruption.deviation * corruption.covariance.sample([7]))
+    torch.testing.assert_close(drawn, corruption.std * corruption.covariance.sample([7]))
 
 
 def test_corruption_noise_depends_on_its_seed_and_may_be_shared_by_channels() -> None:
@@ -74,7 +74,7 @@ def test_estimate_corruption_finds_band_and_level_given_clean_data(grid: Grid, s
     estimate = estimate_corruption(measured(grid, 2000, 7000, made), measured(grid, 2000, 0))
     assert torch.equal(estimate.power() > 0, made.power() > 0)
     # The level is the root of a difference of mean powers, each known to 3 % or so.
-    assert estimate.deviation == pytest.approx(0.5, rel=0.05)
+    assert estimate.std == pytest.approx(0.5, rel=0.05)
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_estimate_corruption_without_clean_data_fits_a_power_law(spectrum: ms.Sp
     assert float(error[(grid.radius() > 0.03) & (grid.radius() < 0.5)].abs().max()) < 1.5
     estimate = estimate_corruption(data)
     assert torch.equal(estimate.power() > 0, made.power() > 0)
-    assert estimate.deviation == pytest.approx(0.5, rel=0.1)
+    assert estimate.std == pytest.approx(0.5, rel=0.1)
 
 
 def test_excess_power_does_not_count_equal_channels_as_more_data() -> None:
@@ -120,7 +120,7 @@ def test_corruption_is_kept_in_a_file_for_grids_of_any_size(tmp_path: Path) -> N
     made = Corruption(Band(10.0, 20.0), grid, 0.5)
     made.save(path)
     torch.testing.assert_close(Corruption.load(path, grid).power(), made.power(), rtol=1e-12, atol=0)
-    assert Corruption.load(path, grid.resize((128,))).deviation == pytest.approx(0.5, rel=0.05)
+    assert Corruption.load(path, grid.resize((128,))).std == pytest.approx(0.5, rel=0.05)
     with pytest.raises(ValueError, match="axes"):
         Corruption.load(path, Grid.of(width=64))
     path.write_bytes(b"nothing")
@@ -133,7 +133,7 @@ def test_corruption_and_its_estimate_refuse_what_makes_no_sense() -> None:
     lines = [measured(Grid.of(x=size), 20, 0) for size in (8, 9)]
     assert_refused(
         *(("level", partial(Corruption, ms.Flat(), grid, level)) for level in (0.0, -1.0, math.inf, math.nan)),
-        ("deviation or bins", lambda: Corruption(ms.Flat(), grid, 1.0, "decibels")),
+        ("std or bins", lambda: Corruption(ms.Flat(), grid, 1.0, "decibels")),
         ("nothing to omit", lambda: Outside(Band(0.6, 0.7)).power(grid)),
         ("no corruption is", lambda: estimate_corruption(measured(IMAGE, 2000, 7000), measured(IMAGE, 2000, 0))),
         ("cannot be compared", lambda: estimate_corruption(*lines)),

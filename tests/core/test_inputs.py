@@ -67,7 +67,7 @@ OF_DATA_AND_TIME: dict[str, Callable[[torch.Tensor, Any], Any]] = {
     "loss": lambda x, t: DENOISER.loss(x, t, SEEDS),
     "projected": lambda x, t: OMITTING.loss(x, t, SEEDS),
     "restoring": lambda x, t: RESTORING.loss(x, t, SEEDS),
-    "noised": lambda x, t: RESTORING.noised(x, t, NOISE)[0],
+    "noised": lambda x, t: RESTORING.training_pair(x, t, NOISE)[0],
 }
 OF_TIME: dict[str, Callable[[Any], Any]] = {
     "log_snr": ms.FlowSchedule().log_snr,

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import multisagd as ms
-from multisagd.mixing import share_of_power
+from multisagd.mixing import power_fraction
 from tests.helpers import dense
 from tests.helpers.refusals import assert_refused
 from tests.helpers.stationary import draw_data, half_spectrum
@@ -89,7 +89,7 @@ def test_mixing_refuses_impossible_shares_shapes_and_iterations() -> None:
     grid, noise = ms.Grid.of(x=8), torch.zeros(1, 8)
     assert_refused(
         ("not a fraction of power", lambda: ms.mix_noise(noise, noise, ms.Flat(2.0), grid)),
-        ("not a fraction of power", lambda: share_of_power(ms.Exponential(-1.0), grid)),
+        ("not a fraction of power", lambda: power_fraction(ms.Exponential(-1.0), grid)),
         ("the same shape", lambda: ms.mix_noise(noise, torch.zeros(1, 7), ms.Flat(), grid)),
         ("iterations", lambda: ms.Refinement(ms.LowPass(0.1), iterations=-1)),
     )

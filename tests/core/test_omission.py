@@ -139,7 +139,7 @@ def test_restoring_denoiser_has_a_target_without_bias(grid, schedule, make) -> N
     noise = denoiser.process.noise(clean.shape, range(count, 2 * count)).double()
     for time in (0.02, 0.5):
         t = torch.full((count,), time, dtype=torch.float64)
-        x_t, target = denoiser.noised(corrupted, t, noise)
+        x_t, target = denoiser.training_pair(corrupted, t, noise)
         beyond = to_half_spectrum(target - clean, grid.dimensions)
         known = denoiser.band(denoiser.process.coefficients(t[:1], clean), clean)
         inside = (known.corruption > 0).expand(1, *grid.half_shape)[0]
@@ -166,7 +166,7 @@ def test_restoring_denoiser_has_a_target_without_bias(grid, schedule, make) -> N
 def test_restoring_denoiser_has_the_errors_of_the_estimate_from_the_target(grid, make, preconditioning) -> None:
     denoiser = make(grid, COSINE, Affine(0.3), preconditioning=preconditioning)
     x0, noise = dense.random(3, 2, *grid.shape), denoiser.process.noise((3, 2, *grid.shape), SEEDS).double()
-    x_t, target = denoiser.noised(x0, TIMES, noise)
+    x_t, target = denoiser.training_pair(x0, TIMES, noise)
     at = denoiser.process.coefficients(TIMES, x0)
     known, out = denoiser.band(at, x0), denoiser.preconditioning_at(at, x0).c_out
     weight = (known.clean / (known.clean + known.target_variance)).sqrt()
@@ -209,7 +209,7 @@ def test_residual_power_is_what_the_conditional_mean_lacks(grid) -> None:
     assert float(residual[:, ~inside].abs().max()) == 0
     # Added by finish, it brings samples to the power of clean data in the band.
     t = torch.zeros(count, dtype=torch.float64)
-    x_t, _ = denoiser.noised(corrupted, t, denoiser.process.noise(corrupted.shape, range(count)).double())
+    x_t, _ = denoiser.training_pair(corrupted, t, denoiser.process.noise(corrupted.shape, range(count)).double())
     finished = finish(denoiser, x_t, residual=expected, seeds=range(count))
     power, without = (ms.DataStatistics.measure([each], grid).power for each in (finished, finish(denoiser, x_t)))
     torch.testing.assert_close(power[:, inside], clean[:, inside], rtol=0.1, atol=0)

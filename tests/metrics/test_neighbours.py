@@ -6,7 +6,7 @@ from scipy.stats import mannwhitneyu
 from torch import Tensor
 
 from multisagd.metrics.manifold import Manifold, manifold
-from multisagd.metrics.neighbours import NearestExamples, nearer, repetitions, share_nearer, smallest_distances
+from multisagd.metrics.neighbours import NearestExamples, nearer, nearer_fraction, repetitions, smallest_distances
 
 
 def gaussian(count: int, seed: int, dimensions: int = 4) -> Tensor:
@@ -89,7 +89,7 @@ def test_share_nearer_is_the_mann_whitney_statistic() -> None:
     samples, held_out = gaussian(50, 0)[:, 0].abs(), gaussian(70, 1)[:, 0].abs() + 0.1
     samples[:5] = held_out[:5]  # ties count half
     statistic = mannwhitneyu(held_out.numpy(), samples.numpy()).statistic
-    assert share_nearer(samples, held_out) == pytest.approx(statistic / (50 * 70))
+    assert nearer_fraction(samples, held_out) == pytest.approx(statistic / (50 * 70))
 
 
 def test_repetitions_distinguish_copies_from_new_data() -> None:

@@ -14,7 +14,7 @@ import pytest
 import soundfile
 import torch
 
-from modalities.audio_files import _checked, open_sound, read_excerpt
+from modalities.audio_files import _checked, open_audio, read_excerpt
 from tests.helpers.numbered_clips import write_numbered
 
 EVERYTHING = 10**9
@@ -73,7 +73,7 @@ def test_read_excerpt_reads_every_format(tmp_path: Path, name: str) -> None:
     for channels in (1, 2):
         frames = chirp(48000, 1.0, channels)
         path = write(tmp_path / name, encode(name, frames))
-        with open_sound(path) as sound:
+        with open_audio(path) as sound:
             assert (sound.rate, sound.channels) == (48000, channels)
             assert sound.frames == pytest.approx(48000, abs=0 if FORMATS[name] < 0.01 else 2500)
         whole = read_excerpt(path, 48000, EVERYTHING, 0.0)
@@ -114,7 +114,7 @@ def test_open_sound_reads_ogg_exactly_in_any_order(tmp_path: Path, rate: int, se
     whole, _ = soundfile.read(path, dtype="float32")
     tail = np.linspace(max(0, len(whole) - 5 * rate), len(whole) - 500, 30).astype(int)
     starts = [*tail, *range(0, len(whole) - 500, len(whole) // 15)]
-    with open_sound(path) as sound:
+    with open_audio(path) as sound:
         assert sound.frames == len(whole)
         for start in draw.permutation(starts):
             assert np.abs(sound.read(start, 500)[:, 0] - whole[start : start + 500]).max() <= 2e-4

@@ -173,11 +173,11 @@ def test_analyze_measures_band_and_level_and_train_uses_them(
             analyzed(tmp_path / "analysis", *words)
     measured = analyzed(tmp_path / "damaged", *BAND, f"clean={clean}")["corruption"]
     spectrum = configuration.load("train", [*DIGITS, *BAND, "run_dir=unused"])["corruption"]["spectrum"]
-    assert measured["deviation"] == pytest.approx(0.5, rel=0.05)
+    assert measured["std"] == pytest.approx(0.5, rel=0.05)
     assert spectrum["low"] - 1e-9 <= measured["radius"][0] <= measured["radius"][1] <= spectrum["high"] + 1e-9
     path = tmp_path / "damaged" / "corruption.safetensors"
     grid = DataStatistics.load(clean / "statistics.safetensors").grid
-    assert Corruption.load(path, grid).deviation > 0.4
+    assert Corruption.load(path, grid).std > 0.4
     assert f"corruption=measured corruption.path={path}" in capsys.readouterr().out
     # Data of one's own are corrupted already; these digits are not, and a corruption that is not there is refused.
     words = ["modality.size=16", "training.samples=16", "corruption=measured", f"corruption.path={path}"]
