@@ -1,1 +1,1 @@
-"""Plotting: line charts for pages, and figures as files."""
+"""Plotting: line charts for HTML pages, and figures as PNG files."""

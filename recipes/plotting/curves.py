@@ -1,7 +1,7 @@
 """Line charts as SVG with the page's colours, so that one drawing works in light and dark mode.
 
-matplotlib draws with placeholder colours, which become CSS variables. Its styles become attributes, because a page's
-policy may forbid inline styles.
+matplotlib draws with placeholder colours, which are then replaced by CSS variables. Its inline styles are replaced by
+attributes, because a page's content security policy may forbid them.
 """
 
 import csv
@@ -24,9 +24,12 @@ from multisagd.addresses import without_secrets
 
 SVG = "http://www.w3.org/2000/svg"
 SIZE = (5.6, 3.3)
-"""Width and height in inches (of 72 points)."""
+"""Width and height in inches of 72 points."""
 MARGINS = (0.16, 0.16, 0.8, 0.81)
-"""Left, bottom, width and height of the plot, with room for labels; a layout engine would draw everything twice."""
+"""Left, bottom, width and height of the plot as fractions of the figure, with room for labels.
+
+A layout engine would draw everything twice.
+"""
 TEXT, LINES = "#010101", "#010102"
 COLOURS = {**{f"c{n}": f"#0202{n:02x}" for n in range(8)}, **{f"s{n}": f"#0303{n:02x}" for n in range(8)}}
 """Placeholder colours: c0 to c7 are categorical, s0 to s7 sequential."""
@@ -36,22 +39,22 @@ DASHES: tuple[tuple[float, ...], ...] = ((), (5, 2), (1.5, 1.5), (6, 2, 1.5, 2))
 ROWS = 30
 """Maximum number of rows of the table under a chart; the CSV file has all rows."""
 MARKED = 40
-"""Number of points of a curve below which points have markers."""
+"""Points have markers if the curve has fewer points than this."""
 LABEL = 40
 """Maximum length of a run's name in a chart. The middle of longer names is omitted, as names often begin alike."""
 FORMULA = re.compile(r"[=+@\t\r]|-(?!\d[\d.e+-]*$)")
 """First characters of spreadsheet formulas, except in negative numbers."""
 ROOM = 56
-"""Number of characters that fit below a chart."""
+"""Number of characters of tick labels that fit below a chart."""
 _STYLED = threading.Lock()
 """Lock for matplotlib's settings, which are global to the process."""
 
 
 @dataclass(frozen=True)
 class Series:
-    """One curve, with `x` as numbers or as indices of an axis's `ticks`, and keys of `COLOURS` and `DASHES`.
+    """One curve: `x` are numbers, or indices of an axis's `ticks`.
 
-    If there are more curves than dashes, the dashes repeat.
+    `colour` is a key of `COLOURS`. `dashes` is an index of `DASHES`, whose patterns repeat.
     """
 
     name: str
@@ -63,7 +66,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Axis:
-    """Name and scale of an axis; `ticks` are the names of the positions 0, 1, …; a line marks `level`."""
+    """Name and scale of an axis; `ticks` are the names of the positions 0, 1, …, and a line is drawn at `level`."""
 
     name: str
     scale: Literal["linear", "log"] = "linear"
@@ -74,14 +77,14 @@ class Axis:
         """Whether the scale can show a value."""
         return math.isfinite(value) and (self.scale == "linear" or value > 0)
 
-    def tell(self, value: float, number: Callable[[float], str]) -> str:
-        """Return the name of the tick at a position, or the number as text."""
-        return number(value) if self.ticks is None else self.ticks[int(value)]
+    def label(self, value: float, text_of: Callable[[float], str]) -> str:
+        """Return the name of the tick at a position or, without ticks, the number as text."""
+        return text_of(value) if self.ticks is None else self.ticks[int(value)]
 
 
 @dataclass(frozen=True)
 class Chart:
-    """A drawn chart: `svg` is SVG without inline styles, `points` are the values shown at the pointer.
+    """A drawn chart: `svg` is SVG without inline styles, and `points` are the values shown at the pointer.
 
     `caption`, `header` and `rows` are a thinned table of its numbers; `csv` is the text of a CSV file with all numbers.
     """
@@ -99,8 +102,11 @@ class Chart:
 
 
 def draw(name: str, title: str, description: str, x: Axis, y: Axis, series: Sequence[Series]) -> Chart | None:
-    """Return a chart, or None if its scales can show no point. `name` is unique on the page."""
-    if not (drawn := [kept for each in series if (kept := _shown(each, x, y)).x]):
+    """Draw and return a chart, or return None if there is no point that its scales can show.
+
+    `name` must be unique on the page.
+    """
+    if not (drawn := [visible for each in series if (visible := _visible(each, x, y)).x]):
         return None
     figure = Figure(figsize=SIZE, dpi=72, facecolor="none")
     plot = figure.add_axes(MARGINS)
@@ -109,14 +115,14 @@ def draw(name: str, title: str, description: str, x: Axis, y: Axis, series: Sequ
             each.x, each.y, color=COLOURS[each.colour], linewidth=1.6, marker="o" if len(each.x) < MARKED else None,
             markersize=3, dashes=DASHES[each.dashes] or (None, None), gid=f"{name}-{number}",
         )  # fmt: skip
-    _dress(plot, x, y)
+    _style_axes(plot, x, y)
     svg = _svg(figure, name)  # drawing also scales the axes, on which the positions of points depend
     points = [
         {
             "name": each.name,
-            "at": [x.tell(value, number_text) for value in each.x],
+            "at": [x.label(value, number_text) for value in each.x],
             "values": [number_text(value) for value in each.y],
-            "places": [
+            "positions": [
                 [round(across, 1), round(72 * SIZE[1] - up, 1)]
                 for across, up in plot.transData.transform(list(zip(each.x, each.y, strict=True)))
             ],
@@ -125,7 +131,7 @@ def draw(name: str, title: str, description: str, x: Axis, y: Axis, series: Sequ
     ]
     header, rows = [x.name, *(each.name for each in drawn)], _rows(drawn, x, number_text)
     if len(rows) > ROWS:
-        rows = [rows[round(place * (len(rows) - 1) / (ROWS - 1))] for place in range(ROWS)]
+        rows = [rows[round(number * (len(rows) - 1) / (ROWS - 1))] for number in range(ROWS)]
     return Chart(
         name, title, description, svg, drawn, {"x": x.name, "series": points}, f"{title}: {y.name}", header,
         rows, _csv([header, *_rows(drawn, x, _exact)]),
@@ -140,18 +146,19 @@ def number_text(value: float) -> str:
 
 
 def ordered(number: int, count: int) -> str:
-    """Return the sequential colour of number `number` of `count`."""
+    """Return the sequential colour of curve `number` of `count`."""
     return f"s{round(7 * number / max(1, count - 1))}"
 
 
-def _shown(each: Series, x: Axis, y: Axis) -> Series:
-    """Return a series with the points that the scales can show, with one of the `DASHES`."""
+def _visible(each: Series, x: Axis, y: Axis) -> Series:
+    """Return a series with only the points that the scales can show, a short name, and a valid index of `DASHES`."""
     points = [(a, b) for a, b in zip(each.x, each.y, strict=True) if x.shows(a) and y.shows(b)]
     xs, ys = [a for a, _ in points], [b for _, b in points]
     return replace(each, name=_short(each.name), x=xs, y=ys, dashes=each.dashes % len(DASHES))
 
 
-def _dress(plot: Axes, x: Axis, y: Axis) -> None:
+def _style_axes(plot: Axes, x: Axis, y: Axis) -> None:
+    """Set the scales, ticks, labels and colours of the plot's axes, and draw the lines that mark levels."""
     plot.set_facecolor("none")
     plot.grid(color=LINES, linewidth=0.6)
     plot.set_axisbelow(True)
@@ -159,50 +166,50 @@ def _dress(plot: Axes, x: Axis, y: Axis) -> None:
         if axis.scale == "log":
             scaled("log")
             low, high = of_plot.get_view_interval()
-            # Powers of ten as text: the page has no fonts for matplotlib's mathematical text. A range within one
-            # decade may contain no power of ten, so minor ticks get labels where they fit.
+            # Powers of ten are written as text, because the page has no fonts for matplotlib's mathematical text. A
+            # range within one decade may contain no power of ten, so minor ticks have labels where they fit.
             of_plot.set_major_formatter(_Plain())
             crowded = high / low > (30 if axis is x else 100)
             of_plot.set_minor_formatter(NullFormatter() if crowded else _Plain(minor_thresholds=(2, 1)))
         if axis.ticks is not None:
             step = -(-sum(len(tick) + 2 for tick in axis.ticks) // ROOM)
-            named = [_plain(tick) if place % step == 0 else "" for place, tick in enumerate(axis.ticks)]
-            of_plot.set_ticks(range(len(axis.ticks)), named)
+            labels = [_plain(tick) if number % step == 0 else "" for number, tick in enumerate(axis.ticks)]
+            of_plot.set_ticks(range(len(axis.ticks)), labels)
         of_plot.label.set(text=_plain(axis.name), color=TEXT)
     for level, line in ((x.level, plot.axvline), (y.level, plot.axhline)):
         if level is not None:
             line(level, color=TEXT, linewidth=0.8, dashes=(3, 3))
     if x.ticks is None and x.scale == "linear":
-        plot.xaxis.set_major_formatter(lambda value, place: number_text(float(value)))
+        plot.xaxis.set_major_formatter(lambda value, position: number_text(float(value)))
     plot.tick_params(which="both", color=LINES, labelcolor=TEXT, length=3, pad=4)
     for spine in plot.spines.values():
         spine.set_color(LINES)
 
 
 class _Plain(LogFormatterSciNotation):
-    """Labels the ticks of a logarithmic axis with plain numbers."""
+    """Formatter that labels the ticks of a logarithmic axis with plain numbers."""
 
     def __call__(self, x: float, pos: int | None = None) -> str:
         return f"{x:.4g}" if super().__call__(x, pos) else ""
 
 
 def _plain(text: str) -> str:
-    """Return text from a run with dollar signs escaped, which matplotlib would parse as mathematics."""
+    """Return short text from a run with dollar signs escaped, because matplotlib would parse them as mathematics."""
     return _short(text).replace("$", r"\$")
 
 
 def _short(text: str) -> str:
-    """Return text from a run without secrets in addresses, and with the middle omitted if it is long."""
+    """Return text from a run without secrets in addresses, and without its middle if it is long."""
     text = without_secrets(text)  # first, because a shortened address would not be recognised
     return text if len(text) <= LABEL else f"{text[: LABEL // 2]}…{text[-LABEL // 2 :]}"
 
 
 def _svg(figure: Figure, name: str) -> Markup:
     """Return a figure as SVG, hidden from screen readers, with identifiers prefixed by `name`."""
-    written = io.StringIO()
+    file = io.StringIO()
     with _STYLED, matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
-        figure.savefig(written, format="svg", dpi=72, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
-    text = written.getvalue()
+        figure.savefig(file, format="svg", dpi=72, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+    text = file.getvalue()
     ElementTree.register_namespace("", SVG)
     ElementTree.register_namespace("xlink", "http://www.w3.org/1999/xlink")
     root = ElementTree.fromstring(text[text.index("<svg") :])
@@ -219,13 +226,14 @@ def _svg(figure: Figure, name: str) -> Markup:
     for key in ("width", "height", "version"):
         root.attrib.pop(key, None)
     root.attrib |= {"aria-hidden": "true", "focusable": "false"}
-    return Markup(ElementTree.tostring(root, encoding="unicode"))  # drawn here, with escaped text
+    return Markup(ElementTree.tostring(root, encoding="unicode"))  # safe: drawn above, and text is escaped
 
 
-def _rows(series: Sequence[Series], x: Axis, tell: Callable[[float], str]) -> list[list[str]]:
+def _rows(series: Sequence[Series], x: Axis, text_of: Callable[[float], str]) -> list[list[str]]:
+    """Return one row for each position on the x axis: its label, and the value of each series there or ""."""
     values = [dict(zip(each.x, each.y, strict=True)) for each in series]
     positions = sorted({value for each in series for value in each.x})
-    return [[x.tell(p, tell), *("" if p not in each else tell(each[p]) for each in values)] for p in positions]
+    return [[x.label(p, text_of), *("" if p not in each else text_of(each[p]) for each in values)] for p in positions]
 
 
 def _csv(rows: Sequence[Sequence[str]]) -> str:

@@ -1,4 +1,4 @@
-"""Plot figures as PNG files: their style, and power spectra along every axis of a grid."""
+"""Figures as PNG files: their style, and plots of power spectra along every axis of a grid."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -35,9 +35,9 @@ def power_axes(plot: Axes, along: str, grid: Grid) -> None:
 
 
 def draw_power(plot: Axes, profile: Profile, label: str, **style: Any) -> None:
-    """Plot power as a function of frequency on logarithmic axes, with the 95 % band of a profile that has errors.
+    """Plot power as a function of frequency on logarithmic axes, with a 95 % band if the profile has errors.
 
-    A single example has no power about its mean, and is not drawn on the logarithmic scale.
+    A profile without power, such as that of a single example about its mean, is not drawn.
     """
     floor = float(profile.power.max()) * MIN_RELATIVE_POWER
     if floor <= 0:
@@ -50,7 +50,7 @@ def draw_power(plot: Axes, profile: Profile, label: str, **style: Any) -> None:
 
 
 def draw_profiles(powers: Mapping[str, Tensor], grid: Grid, path: Path) -> None:
-    """Plot the profiles of named powers `(..., *half_shape)` along every axis, one curve each, in one PNG file."""
+    """Write a PNG file with one plot per axis, each with one curve for every named power `(..., *half_shape)`."""
     figure = Figure(figsize=(COLUMN * grid.dimensions + 0.4, 3.2), layout="constrained")
     plots = figure.subplots(1, grid.dimensions, squeeze=False)[0]
     for plot, axis in zip(plots, grid.names, strict=True):
@@ -64,6 +64,6 @@ def draw_profiles(powers: Mapping[str, Tensor], grid: Grid, path: Path) -> None:
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG, creating its folder."""
+    """Write a figure as PNG, creating the folder if necessary."""
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=DPI)

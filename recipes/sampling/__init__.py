@@ -1,1 +1,1 @@
-"""Drawing samples: conditions, generation, and the folder of a set of samples."""
+"""Sampling: conditions, generation, and the folder of a set of samples."""

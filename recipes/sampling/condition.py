@@ -33,22 +33,22 @@ class Condition:
 def checked_labels(
     model: TrainedModel, count: int, labels: Labels, prompts: list[str] | None, guidance: Guidance
 ) -> list[int] | None:
-    """Return the class of each of `count` samples, cycling through the labels, or None if there are no classes.
+    """Return the class number of each of `count` samples, cycling through the labels, or None for no classes.
 
     Raises:
-        RecipeError: If a class is unknown, or guidance is requested without a condition or for a network trained
-            without condition dropout.
+        RecipeError: If a class is unknown, or if guidance is requested without a condition or for a network that was
+            trained without condition dropout.
     """
     metadata = model.metadata
     numbers = chosen_labels(
         labels, metadata["classes"], count, metadata.get("text") is not None, metadata.get("untrained", ())
     )
     if guidance.scale != 1.0 and numbers is None and prompts is None:
-        raise RecipeError("guidance.scale needs labels or prompts: leave it at 1, or give labels or prompts")
+        raise RecipeError("guidance.scale requires labels or prompts: set it to 1, or specify labels or prompts")
     if guidance.scale != 1.0 and not model.config["training"]["condition_dropout"]:
         raise RecipeError(
-            "guidance.scale needs a network that is also trained without a condition, but this run has "
-            "training.condition_dropout=0: leave it at 1, or train with condition_dropout=0.1"
+            "guidance.scale requires a network that was also trained without a condition, but this run has "
+            "training.condition_dropout=0: set the scale to 1, or train with training.condition_dropout=0.1"
         )
     return numbers
 
@@ -57,9 +57,9 @@ def chosen_condition(
     model: TrainedModel, numbers: list[int] | None, prompts: list[str] | None, text_model: str | None,
     builder: Builder, device: torch.device,
 ) -> Condition:  # fmt: skip
-    """Return the condition of samples with these classes, or with these prompts.
+    """Return the condition for samples with these class numbers or prompts.
 
-    Prompts are embedded by the model's text encoder, or by the same encoder at `text_model`.
+    Prompts are embedded by the model's text encoder, or by a copy of it at `text_model`.
 
     Raises:
         RecipeError: If the encoder cannot be loaded, or differs from the model's.
@@ -74,16 +74,16 @@ def chosen_condition(
     return Condition(prompts=prompts, tensor=encoder(prompts))
 
 
-def chosen_prompts(settings: SampleSettings, learned: bool) -> list[str] | None:
-    """Return a prompt for each sample, cycling through the given ones, or None for samples without text.
+def chosen_prompts(settings: SampleSettings, trained_on_text: bool) -> list[str] | None:
+    """Return a prompt for each sample, cycling through the given prompts, or None to sample without text.
 
     Raises:
-        RecipeError: If there are prompts but the run was trained without text, two sources are given, or the source is
-            unreadable or empty.
+        RecipeError: If there are prompts but the run was trained without text, if both `prompts` and `prompts_file` are
+            set, or if the file is unreadable or has no prompt.
     """
     if settings.prompts is None and settings.prompts_file is None:
         return None
-    if not learned:
+    if not trained_on_text:
         raise RecipeError("prompts: this run was trained without text; remove them, or train with text=encoder")
     if settings.prompts is not None and settings.prompts_file is not None:
         raise RecipeError("prompts and prompts_file are both given: remove one of them")
@@ -94,70 +94,70 @@ def chosen_prompts(settings: SampleSettings, learned: bool) -> list[str] | None:
     else:
         prompts = [settings.prompts] if isinstance(settings.prompts, str) else list(settings.prompts or ())
     if not prompts:
-        raise RecipeError("prompts is empty: give at least one, or set it to null to draw without text")
+        raise RecipeError("prompts is empty: specify at least one prompt, or set it to null to sample without text")
     return [prompts[slot % len(prompts)] for slot in range(settings.count)]
 
 
 def chosen_labels(
-    wanted: Labels, classes: Sequence[str] | None, count: int, text: bool = False, untrained: Collection[str] = ()
+    labels: Labels, classes: Sequence[str] | None, count: int, text: bool = False, untrained: Collection[str] = ()
 ) -> list[int] | None:
-    """Return a class number for each sample, cycling through the requested classes, or None for no classes.
+    """Return a class number for each sample, cycling through the requested classes, or None to sample without classes.
 
     `untrained` are classes without training examples: "all" omits them with a note.
 
     Raises:
-        RecipeError: If a class does not exist (the message names the nearest) or was not trained, or if there are
-            labels but the run has no classes.
+        RecipeError: If a class does not exist (the message suggests the most similar name) or has no training examples,
+            or if there are labels but the run has no classes.
     """
-    if wanted is None or (classes is None and wanted == "all"):
+    if labels is None or (classes is None and labels == "all"):
         return None
     if classes is None:
-        other = "on text: give prompts" if text else "without classes: remove labels"
-        raise RecipeError(f"labels={wanted}: this run was trained {other}")
-    if wanted == "all":
+        reason = "on text: specify prompts instead" if text else "without classes: remove labels"
+        raise RecipeError(f"labels={labels}: this run was trained {reason}")
+    if labels == "all":
         numbers = trained_classes(classes, untrained)
         if untrained and is_first():
             log.warning("note: %s, so it is omitted", never_trained(untrained))
     else:
-        entries = wanted if isinstance(wanted, Sequence) and not isinstance(wanted, str) else [wanted]
+        entries = labels if isinstance(labels, Sequence) and not isinstance(labels, str) else [labels]
         numbers = [number for entry in entries for number in _numbers(str(entry), classes)]
         if unknown := [name for name in dict.fromkeys(classes[number] for number in numbers) if name in untrained]:
-            raise RecipeError(f"labels={wanted}: {never_trained(unknown)}; labels=all draws the trained classes")
+            raise RecipeError(f"labels={labels}: {never_trained(unknown)}; labels=all uses only the trained classes")
     if not numbers:
-        raise RecipeError("labels is empty: name classes, or use all or null")
+        raise RecipeError("labels is empty: specify class names or numbers, all, or null")
     return [numbers[slot % len(numbers)] for slot in range(count)]
 
 
 def trained_classes(classes: Sequence[str], untrained: Collection[str]) -> list[int]:
-    """Return the numbers of the trained classes of a run."""
+    """Return the numbers of the classes that have training examples."""
     return [number for number, name in enumerate(classes) if name not in untrained]
 
 
 def never_trained(names: Collection[str]) -> str:
-    """Return a message that a run has no training examples of these classes."""
+    """Return a message saying that the run has no training examples of these classes."""
     return f"this run has no training example of class {listed(names)}"
 
 
 def listed(names: Collection[str]) -> str:
-    """Return the first few names in one line."""
+    """Return the first few names, separated by commas, and the number of the others."""
     return ", ".join(list(names)[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
 
 
 def _numbers(entry: str, classes: Sequence[str]) -> list[int]:
-    """Return the classes of one entry: by name, or by number if no class name is a number."""
+    """Return the class numbers that an entry selects: by name, by number, or by a range of numbers."""
     if entry in classes:
         return [classes.index(entry)]
     span = re.fullmatch(r"([0-9]{1,18})(?:-([0-9]{1,18}))?", entry)
     if span is None:
         raise RecipeError(f"labels: there is no class {entry!r}{nearest(entry, classes)}")
     first, last = int(span[1]), int(span[2] or span[1])
-    named = {place: int(name) for place, name in enumerate(classes) if re.fullmatch(r"[0-9]{1,18}", name)}
-    # Numbers that are class names are read as names: 1-2 of classes 1, 2 and 3 are not the second and third.
-    values = named or {place: place for place in range(len(classes))}
-    found = [place for place, value in values.items() if first <= value <= last]
-    ambiguous = span[2] is None and len(found) > 1  # 007, with classes 7 and 07
-    if ambiguous or not found or not {first, last} <= {values[place] for place in found}:
+    named = {number: int(name) for number, name in enumerate(classes) if re.fullmatch(r"[0-9]{1,18}", name)}
+    # If class names are numbers, entries refer to names: with classes 1, 2 and 3, the entry 1-2 means the first two.
+    values = named or {number: number for number in range(len(classes))}
+    numbers = [number for number, value in values.items() if first <= value <= last]
+    ambiguous = span[2] is None and len(numbers) > 1  # 007, with classes 7 and 07
+    if ambiguous or not numbers or not {first, last} <= {values[number] for number in numbers}:
         without_gap = list(values.values()) == list(range(len(classes)))
-        there = f"0 to {len(classes) - 1}" if without_gap else listed(classes)
-        raise RecipeError(f"labels: {entry} is outside the classes {there}")
-    return found
+        existing = f"0 to {len(classes) - 1}" if without_gap else listed(classes)
+        raise RecipeError(f"labels: {entry} is not among the classes {existing}")
+    return numbers

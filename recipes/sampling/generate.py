@@ -1,4 +1,4 @@
-"""Sampling requests and generation, for samples during training and for all commands."""
+"""Sampling requests, and the generation of samples during training and in all commands."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -27,15 +27,15 @@ from recipes.runtime.distribution import gathered
 
 NO_REFINEMENT = Refinement(Flat(), iterations=0)
 RESIDUAL_EXAMPLES = 1000
-"""Maximum number of held-out examples for measuring the missing power of a restored band."""
+"""Maximum number of held-out examples for measuring the power that the estimate of a restored band lacks."""
 
 
 @dataclass(frozen=True, eq=False)
 class SamplingRequest:
-    """How samples are drawn: `batch` at a time, in `steps` sampler steps, or at the given `times`.
+    """How to draw samples: `batch` at a time, in `steps` sampler steps or at the given `times`.
 
-    With a restoring denoiser, the restored band is sampled if `residual`, the missing power of its estimate, is given;
-    otherwise it is the conditional mean.
+    `residual` is the power that a restoring denoiser's estimate of the restored band lacks. With it, the band is
+    sampled; without it, the band is the conditional mean.
     """
 
     sampler: Sampler
@@ -70,7 +70,7 @@ def sampling_request(
 
 
 def designed_steps(path: Path | None, process: Process) -> DesignedSteps | None:
-    """Return designed steps, or None if there is no file.
+    """Return the designed steps in a file, or None if `path` is None.
 
     Raises RecipeError if they are invalid or outside the process's schedule.
     """
@@ -85,10 +85,10 @@ def designed_steps(path: Path | None, process: Process) -> DesignedSteps | None:
 def band_residual(
     denoiser: Denoiser, settings: SampleSettings, run_config: Config, assembly: Assembly, runtime: Runtime
 ) -> Tensor | None:  # fmt: skip
-    """Return the missing power of a restored band's estimate, measured on the run's data, or None with band=mean.
+    """Return the power that the estimate of a restored band lacks, measured on the run's data, or None with band=mean.
 
     Raises:
-        RecipeError: If it is requested but the run restores no band, or its data cannot be read.
+        RecipeError: If band=sample but the run restores no band, or its data cannot be read.
     """
     if settings.band == "mean":
         return None
@@ -100,15 +100,15 @@ def band_residual(
         raise RecipeError("band=sample does not support runs trained on captions: set band=mean")
     builder = assembly.builder
     run = builder.settings(TrainSettings, run_config, "")
-    # On held-out data, because the missing power is smaller on training data.
+    # Measured on held-out data, because the estimate is better on training data.
     _, held_out = hold_out(build_data(run.data, run.corruption, run.seed, assembly.modality, builder), run)
     if held_out is None:
         raise RecipeError(f"band=sample: {NOTHING_HELD_OUT}; or set band=mean")
-    chosen = Order(len(held_out), derive(settings.seed, "residual")).indices(0, min(RESIDUAL_EXAMPLES, len(held_out)))
+    indices = Order(len(held_out), derive(settings.seed, "residual")).indices(0, min(RESIDUAL_EXAMPLES, len(held_out)))
 
     def batches() -> Iterator[tuple[Tensor, Tensor | None]]:
-        for start in range(0, len(chosen), settings.batch):
-            batch = held_out.batch(chosen[start : start + settings.batch])
+        for start in range(0, len(indices), settings.batch):
+            batch = held_out.batch(indices[start : start + settings.batch])
             if batch.mask is not None and not bool(batch.mask.all()):
                 raise RecipeError("band=sample cannot measure padded data: set band=mean")
             labels = batch.labels if assembly.classes is not None else None
@@ -126,40 +126,40 @@ def generate(
     """Return one sample per seed, `(len(seeds), *shape)` float32 on the CPU, `shape` being (channels, *grid).
 
     `condition` is one class number per seed, int64 `(len(seeds),)`, or text embeddings `(len(seeds), tokens, width)`;
-    None means no condition. Samples of a restoring denoiser are finished (`multisagd.finishing`). `report` is called
-    with the number of samples done so far. Each rank draws a part, and every rank returns all samples.
+    None means no condition. Samples of a restoring denoiser are completed by `multisagd.finishing`. `report` is called
+    with the number of samples drawn so far. Each rank draws a part of the samples, and every rank returns all of them.
 
     Raises:
         ValueError: If the number of conditions differs from the number of seeds.
-        RecipeError: If the settings of process or sampler contain invalid numbers.
+        RecipeError: If the settings of the process or the sampler are invalid.
     """
     if condition is not None and len(condition) != len(seeds):
-        raise ValueError(f"{len(seeds)} samples need the same number of conditions, got {len(condition)}")
+        raise ValueError(f"expected one condition for each of {len(seeds)} seeds, got {len(condition)} conditions")
     guided: AnyDenoiser = denoiser
     if request.guidance.scale != 1.0 and condition is not None:
         guided = ClassifierFree(denoiser, request.guidance.scale, request.guidance.interval)
     # All ranks draw the same number, because gathering sharded weights is collective; the surplus is discarded.
     per_rank = -(-len(seeds) // runtime.process.world)
-    mine = [
+    own_indices = [
         min(index, len(seeds) - 1)
         for index in range(runtime.process.rank * per_rank, (runtime.process.rank + 1) * per_rank)
     ]
     parts = []
     for start in range(0, per_rank, request.batch):
-        indices = mine[start : start + request.batch]
-        chosen = [seeds[index] for index in indices]
+        indices = own_indices[start : start + request.batch]
+        batch_seeds = [seeds[index] for index in indices]
         part = None if condition is None else runtime.put(condition[indices])
         try:
             with runtime.autocast():
                 x0 = sample_refined(
-                    guided, request.sampler, (len(chosen), *shape), request.steps, chosen, request.refinement,
+                    guided, request.sampler, (len(indices), *shape), request.steps, batch_seeds, request.refinement,
                     condition=part, spacing=request.spacing, times=request.times,
                 )  # fmt: skip
                 if isinstance(denoiser, RestoringDenoiser):
-                    x0 = finish(denoiser, x0, part, request.residual, chosen)
-        except (ValueError, ArithmeticError) as error:  # invalid settings of process or sampler
+                    x0 = finish(denoiser, x0, part, request.residual, batch_seeds)
+        except (ValueError, ArithmeticError) as error:  # invalid settings of the process or the sampler
             raise RecipeError(f"sampling failed with these settings: {error}") from error
         parts.append(x0.float().cpu())
         if report is not None:
-            report(min(len(seeds), (start + len(chosen)) * runtime.process.world))
+            report(min(len(seeds), (start + len(indices)) * runtime.process.world))
     return torch.cat(gathered(torch.cat(parts)))[: len(seeds)]

@@ -1,12 +1,12 @@
-"""The folder of a set of samples: its files, and how another set replaces them.
+"""The folder of a set of samples: its files, and how a later set replaces them.
 
     samples/0000.png …    every sample as a file, and no other media files
-    samples/samples.csv   the file of each with its class or prompt and its seed, as `data.manifest` reads it
+    samples/samples.csv   the file name, seed, and class or prompt of every sample, in the format of `data.manifest`
     grid.png              all samples in one image, with their classes
     samples.safetensors   x0 (count, channels, *grid), labels, seeds
     sample.json           settings and versions
 
-A set replaces an earlier one as a whole. Files that do not belong to a set are never overwritten.
+A set replaces all files of an earlier one. Files that do not belong to a set are never overwritten.
 """
 
 import csv
@@ -34,12 +34,12 @@ from recipes.sampling.generate import designed_steps
 
 FOLDER, TABLE = "samples", "samples.csv"
 TENSORS, NOTES, GRID = "samples.safetensors", "sample.json", "grid.png"
-BESIDE = (".png", ".wav", ".mp4")
+PREVIEWS = (".png", ".wav", ".mp4")
 """Suffixes of preview files next to a sample or a grid."""
 EVALUATION = "evaluate.json"
 """The evaluation of a set by `multisagd evaluate`, which lists its figures."""
 MAX_SAMPLES = 10_000_000
-"""Maximum number of samples in a set, because its record may come from someone else."""
+"""Maximum number of samples that the record of a set may state; the record may come from someone else."""
 
 
 def default_folder(
@@ -63,37 +63,36 @@ def default_folder(
 
 
 def check_free(out: Path, count: int, suffix: str) -> None:
-    """Check that `count` samples with a suffix replace only an earlier set.
+    """Check that writing `count` samples with this suffix would overwrite only files of an earlier set.
 
-    Raises RecipeError if a path is in conflict.
+    Raises RecipeError if another file would be overwritten.
     """
     if not out.exists():
         return
     own = former(out)
     if not own and any(not each.name.startswith(".") for each in out.iterdir()):
         raise RecipeError(
-            f"{out} is not empty and does not hold a set of samples, which this command could replace: choose "
-            "another out"
+            f"{out} is not empty and does not hold a set of samples that this command could replace: choose another out"
         )
     for path in planned(out, count, suffix):
         if path.exists() and path not in own:
             raise RecipeError(
-                f"{path} would be overwritten, but does not belong to a set of samples: choose another out"
+                f"{path} would be overwritten, but it does not belong to a set of samples: choose another out"
             )
 
 
 def planned(out: Path, count: int, suffix: str) -> set[Path]:
     """Return the paths that a set of samples may write."""
-    endings = {*BESIDE, suffix}
+    endings = {*PREVIEWS, suffix}
     media = {out / FOLDER / f"{stem}{ending}" for stem in stems(count) for ending in endings}
-    grids = {(out / GRID).with_suffix(ending) for ending in BESIDE}
+    grids = {(out / GRID).with_suffix(ending) for ending in PREVIEWS}
     return {*media, *grids, out / FOLDER / TABLE, out / TENSORS, out / NOTES}
 
 
 def former(out: Path) -> set[Path]:
-    """Return the files of the set in a folder, or an empty set if there is no record of a set."""
-    made = notes(out)
-    count, suffix = made.get("count"), made.get("suffix")
+    """Return the existing files of the set of samples in a folder; without a record of such a set, there are none."""
+    record = notes(out)
+    count, suffix = record.get("count"), record.get("suffix")
     if type(count) is not int or not 0 < count <= MAX_SAMPLES:
         return set()
     if not (isinstance(suffix, str) and suffix[:1] == "." and suffix[1:].isalnum()):
@@ -102,23 +101,26 @@ def former(out: Path) -> set[Path]:
 
 
 def notes(out: Path) -> dict[str, Any]:
-    """Return the record of the set in a folder, or an empty one."""
+    """Return the record of the set of samples in a folder, or an empty dictionary."""
     try:
-        made = read_json(out / NOTES, finite=False)  # the noise range of a sampler may be infinite
+        record = read_json(out / NOTES, finite=False)  # the noise range of a sampler may be infinite
     except (OSError, ValueError):
         return {}
-    return made if isinstance(made, dict) and "versions" in made else {}
+    return record if isinstance(record, dict) and "versions" in record else {}
 
 
 def already_drawn(out: Path, seen: int, config: Config | None) -> bool:
-    """Whether a folder holds samples of a model after `seen` samples, drawn with the settings `config`, if given."""
-    made = notes(out)
-    same = config is None or made.get("settings") == as_stored(shareable(config))
-    return same and made.get("samples_seen") == seen and (out / TENSORS).is_file()
+    """Whether a folder holds samples of the model after `seen` training samples, drawn with the settings `config`.
+
+    If `config` is None, samples with any settings count.
+    """
+    record = notes(out)
+    same = config is None or record.get("settings") == as_stored(shareable(config))
+    return same and record.get("samples_seen") == seen and (out / TENSORS).is_file()
 
 
 def stems(count: int) -> list[str]:
-    """Return the file names of samples, without suffixes."""
+    """Return the file names of `count` samples, without suffixes."""
     return [f"{number:0{len(str(count - 1))}d}" for number in range(count)]
 
 
@@ -131,13 +133,14 @@ def write_set(
     `made` is the record; its `classes` are the names of `labels`, or None, and its `prompts` the prompts, or None.
 
     Raises:
-        RecipeError: If samples cannot be decoded (the message names the file of tensors), or a path is in conflict.
+        RecipeError: If samples cannot be decoded (the message names the file of tensors), or a file that does not
+            belong to a set would be overwritten.
     """
     classes, prompts = made["classes"], made["prompts"]
     count, suffix = len(x0), modality.suffixes[0]
     check_free(out, count, suffix)
     record = {**made, "count": count, "suffix": suffix}
-    clear(out, judged=notes(out) != as_stored(record))
+    clear(out, with_evaluation=notes(out) != as_stored(record))
     (out / FOLDER).mkdir(parents=True, exist_ok=True)
     write_text(out / NOTES, json.dumps(record, indent=1))  # first, because it marks the other files as parts of a set
     # Tensors next, so that samples are not lost if they cannot be decoded here.
@@ -161,23 +164,26 @@ def write_set(
 
 
 def save_grid(modality: Modality, media: Sequence[Any], path: Path, names: Sequence[str] | None) -> None:
-    """Write media as one image with their names, if the modality supports it."""
+    """Write media as one image, with their names if the modality supports names."""
     if names is not None and "names" in inspect.signature(modality.save_grid).parameters:
         modality.save_grid(media, path, names=names)
     else:
         modality.save_grid(media, path)
 
 
-def clear(out: Path, judged: bool) -> None:
-    """Remove the set in a folder and its evaluation, if any. The record, which identifies a set, is removed last."""
+def clear(out: Path, with_evaluation: bool) -> None:
+    """Remove the set of samples in a folder, and its evaluation if requested.
+
+    The record, which identifies a set, is removed last.
+    """
     files = former(out) - {out / NOTES}
-    if judged and notes(out):
+    if with_evaluation and notes(out):
         files.add(out / EVALUATION)
         try:
             figures = read_json(out / EVALUATION, finite=False)["figures"]
             files |= {out / name for name in figures if name.startswith("evaluate_") and Path(name).name == name}
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            pass  # it was not evaluated
+            pass  # the set was not evaluated
     for path in files:
         path.unlink(missing_ok=True)
     if notes(out):

@@ -403,7 +403,7 @@ class TestCharts:
         (points,) = chart.points["series"]
         path = re.search(r'<g id="c-0">\s*<path d="([^"]*)"', str(chart.svg))
         numbers = [float(number) for number in re.findall(r"-?\d+\.?\d*", path[1])]
-        assert [value for place in points["places"] for value in place] == pytest.approx(numbers, abs=0.1)
+        assert [value for place in points["positions"] for value in place] == pytest.approx(numbers, abs=0.1)
         # A logarithmic scale leaves out what it cannot show.
         y = Axis("y", "log")
         assert draw("c", "", "", Axis("x"), y, [Series("a", [1.0, 2.0], [0.0, float("nan")], "c0")]) is None

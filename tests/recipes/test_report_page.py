@@ -108,7 +108,7 @@ def test_report_page_reads_charts_by_keys_and_hides_curves(image: Chrome) -> Non
     assert "training" not in read.text
     chart.find_element(By.CSS_SELECTOR, "[data-curve='loss-1']").click()
     drawing.send_keys(Keys.HOME)
-    assert read.text == "No curve that is shown has a point here."
+    assert read.text == "No visible curve has a point here."
 
 
 def test_report_page_searches_the_configuration(image: Chrome) -> None:

@@ -165,8 +165,8 @@ def test_sample_refuses_mistakes_and_guides_only_models_trained_without_some_lab
     configuration.write(config, copy / "config.yaml")
     for words, message in (
         ("guidance.scale=2", r"guidance.scale .* training.condition_dropout=0"),
-        ("guidance.scale=2 labels=null", "guidance.scale needs labels"),
-        ("labels=10", "labels: 10 is outside the classes 0 to 9"),
+        ("guidance.scale=2 labels=null", "guidance.scale requires labels"),
+        ("labels=10", "labels: 10 is not among the classes 0 to 9"),
         ("count=0", "count must be at least 1"),
         ("weights=best", "weights: expected one of ema, network"),
         ("prompts=one", "trained without text"),
@@ -211,7 +211,7 @@ def test_chosen_labels_by_name_number_and_range(classes: Any, wanted: Any, expec
 
 
 def test_chosen_labels_refuses_what_names_no_class() -> None:
-    outside = "is outside the classes"
+    outside = "is not among the classes"
     for classes, wanted, message in (
         (["1", "2", "3"], 0, outside),
         (["1", "2", "3"], "2-4", outside),
@@ -313,7 +313,7 @@ def test_train_refuses_to_continue_with_another_encoder(on_text: Path, captioned
 
 def test_sample_refuses_mistakes_with_prompts(on_text: Path) -> None:
     for override, message in (
-        ("labels=3 prompts=null", r"labels=3: .*on text: give prompts"),
+        ("labels=3 prompts=null", r"labels=3: .*on text: specify prompts"),
         ("prompts=[]", "prompts is empty"),
         ("prompts_file=list.txt", "remove one of them"),
         ("prompts_file=/missing.txt prompts=null", "cannot read /missing.txt"),

@@ -5,7 +5,7 @@
   const all = (selector, within = document) => [...within.querySelectorAll(selector)];
   const say = (text) => { document.getElementById("status").textContent = text; };
 
-  // Files opened from a disk may have no storage.
+  // A page opened from a local file may have no storage.
   const kept = { get: () => { try { return localStorage.getItem("scheme"); } catch { return null; } },
                  set: (value) => { try { localStorage.setItem("scheme", value); } catch { /* not kept */ } } };
   const scheme = document.getElementById("scheme");
@@ -17,8 +17,8 @@
   for (const slider of all(".slider")) {
     const frames = all(".frame", slider), range = slider.querySelector("input"), title = slider.querySelector("output");
     const show = () => {
-      frames.forEach((frame, place) => {
-        frame.hidden = place !== Number(range.value);
+      frames.forEach((frame, number) => {
+        frame.hidden = number !== Number(range.value);
         if (frame.hidden) all("audio, video", frame).forEach((media) => media.pause());
       });
       title.textContent = frames[range.value].dataset.title;
@@ -51,38 +51,38 @@
     const drawing = chart.querySelector(".drawing"), svg = drawing.querySelector("svg");
     const points = JSON.parse(chart.querySelector(".points").textContent), read = chart.querySelector(".read");
     const boxes = all(".legend input", chart);
-    const places = [...new Set(points.series.flatMap((each) => each.places.map((at) => at[0])))].sort((a, b) => a - b);
-    const nearest = (values, x) => values.reduce((best, value, place) =>
-      Math.abs(value - x) < Math.abs(values[best] - x) ? place : best, 0);
-    let place = -1;
+    const stops = [...new Set(points.series.flatMap((each) => each.positions.map((at) => at[0])))].sort((a, b) => a - b);
+    const nearest = (values, x) => values.reduce((best, value, index) =>
+      Math.abs(value - x) < Math.abs(values[best] - x) ? index : best, 0);
+    let stop = -1;
     const cursor = document.createElementNS("http://www.w3.org/2000/svg", "line");
     cursor.classList.add("cursor");
-    const tell = (at) => {
-      place = Math.max(0, Math.min(places.length - 1, at));
-      const x = places[place], words = [];
+    const showValues = (at) => {
+      stop = Math.max(0, Math.min(stops.length - 1, at));
+      const x = stops[stop], words = [];
       let name = "";
       points.series.forEach((each, number) => {
         if (!boxes[number].checked) return;
-        const found = nearest(each.places.map((where) => where[0]), x);
-        if (Math.abs(each.places[found][0] - x) > 0.5) return;
-        name = each.at[found];
-        words.push(`${each.name} ${each.values[found]}`);
+        const index = nearest(each.positions.map((position) => position[0]), x);
+        if (Math.abs(each.positions[index][0] - x) > 0.5) return;
+        name = each.at[index];
+        words.push(`${each.name} ${each.values[index]}`);
       });
       for (const [key, value] of [["x1", x], ["x2", x], ["y1", 0], ["y2", svg.viewBox.baseVal.height]]) {
         cursor.setAttribute(key, value);
       }
       svg.append(cursor);
-      read.textContent = words.length ? `${points.x} ${name}: ${words.join("; ")}` : "No curve that is shown has a point here.";
+      read.textContent = words.length ? `${points.x} ${name}: ${words.join("; ")}` : "No visible curve has a point here.";
     };
     drawing.addEventListener("pointermove", (event) => {
       const box = svg.getBoundingClientRect();
-      tell(nearest(places, (event.clientX - box.left) / box.width * svg.viewBox.baseVal.width));
+      showValues(nearest(stops, (event.clientX - box.left) / box.width * svg.viewBox.baseVal.width));
     });
     drawing.addEventListener("keydown", (event) => {
-      const step = { ArrowLeft: place - 1, ArrowRight: place + 1, Home: 0, End: places.length - 1 }[event.key];
+      const step = { ArrowLeft: stop - 1, ArrowRight: stop + 1, Home: 0, End: stops.length - 1 }[event.key];
       if (step === undefined) return;
       event.preventDefault();
-      tell(step);
+      showValues(step);
       read.scrollIntoView({ block: "nearest" });
     });
     for (const box of boxes) {
@@ -100,7 +100,7 @@
         say("Copied");
         button.textContent = "Copied";
       } catch {
-        // Without permission the text is at least selected.
+        // Without permission to copy, select the text instead.
         getSelection().selectAllChildren(code);
         say("Selected: copy it with the keyboard");
       }
