@@ -36,5 +36,5 @@ def for_others(text: str) -> str:
 def _plain(match: re.Match[str]) -> str:
     rest, mark, _ = (*re.split(r"([?#])", match["rest"], maxsplit=1), "", "")[:3]
     # A password may contain unescaped characters, so the last @ counts.
-    _, at, place = rest.rpartition("@")
-    return f"{match['scheme']}{'…@' if at else ''}{place}{f'{mark}…' if mark else ''}"
+    _, at, address = rest.rpartition("@")
+    return f"{match['scheme']}{'…@' if at else ''}{address}{f'{mark}…' if mark else ''}"

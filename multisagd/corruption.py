@@ -1,4 +1,4 @@
-"""Describe corruption that is confined to a part of the spectrum; `multisagd.analysis.excess` finds it in data.
+"""Describe corruption that is confined to a part of the spectrum; `multisagd.analysis.excess` detects it in data.
 
 `x' = x + n` with Gaussian n of power `b²(k)` at frequency k, zero outside some band. The spectrum alone
 distinguishes band noise, rain, a moiré pattern, mains hum and flicker (arXiv 2510.09660, selective omission).
@@ -73,25 +73,25 @@ class Corruption:
     def load(cls, path: Path, grid: Grid, shared: bool = False) -> Corruption:
         """Read a file written by `save`, interpolated in frequency if the grid differs.
 
-        The file contains the spectrum only; the caller says whether channels share the corruption (`shared`).
+        The file contains the spectrum only; the caller specifies whether channels share the corruption (`shared`).
 
         Raises:
             OSError: If the file cannot be read.
-            ValueError: If it is not a corruption file, has a different format version, or has other axes.
+            ValueError: If the file is not a corruption file, has a different format version, or has different axes.
         """
         check_file(path)
         try:
             with safe_open(str(path), framework="pt") as file:
                 described: Any = parse_json((file.metadata() or {}).get("corruption", "{}"))
                 if not isinstance(described, dict) or described.get("format_version") != FORMAT_VERSION:
-                    raise ValueError(f"{path} is not a corruption of format {FORMAT_VERSION}")
+                    raise ValueError(f"{path} is not a corruption file of format {FORMAT_VERSION}")
                 measured = read_axes(described["axes"])
                 # Before reading: a header may declare any shape.
                 if tuple(file.get_slice("power").get_shape()) != measured.half_shape:
                     raise ValueError(f"the power in {path} does not match its grid of shape {measured.shape}")
                 power = file.get_tensor("power").to(torch.float64, copy=True)
         except (SafetensorError, KeyError) as error:
-            raise ValueError(f"{path} is not a corruption: {error}") from error
+            raise ValueError(f"{path} is not a corruption file: {error}") from error
         return cls.of_power(Table(power, measured).power(grid), grid, shared)
 
     @property

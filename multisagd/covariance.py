@@ -97,7 +97,7 @@ class SpectralCovariance(nn.Module):
     def whiten(self, x: Tensor) -> Tensor:
         """Return `Σ^{-1/2} x` for x `(..., *grid)`, dimensionless and shaped like x.
 
-        It is zero at frequencies where the spectrum is empty.
+        The result is zero at frequencies without noise power.
         """
         return self._filter(x, "whiten")
 

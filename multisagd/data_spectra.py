@@ -1,4 +1,4 @@
-"""Define spectra that depend on a run's data: their measured power, and white noise that omits their corruption."""
+"""Define spectra that depend on a run's data: the measured power, and white noise outside the corrupted band."""
 
 from __future__ import annotations
 

@@ -4,9 +4,9 @@ All parametrisations share one formula, with μ the mean of the data and `y = x_
 
     D(x_t) = μ + c_skip · y + c_out · F(c_in · y, log-SNR, condition)
 
-`prediction` (x0, noise, v or flow) says what the network's output F means; then `c_in = 1`. Karras preconditioning
-(arXiv 2206.00364, here for any path) keeps the input and the target of the network at unit variance instead:
-`c_in = (a²C + b²)^{-1/2}`, `c_skip = aC/(a²C + b²)`, `c_out = (C b²/(a²C + b²))^{1/2}` with `C = σ_data²`.
+`prediction` (x0, noise, v or flow) specifies what the network's output F represents; then `c_in = 1`. Karras
+preconditioning (arXiv 2206.00364, here for any schedule) keeps the input and the target of the network at unit variance
+instead: `c_in = (a²C + b²)^{-1/2}`, `c_skip = aC/(a²C + b²)`, `c_out = (C b²/(a²C + b²))^{1/2}` with `C = σ_data²`.
 
 Spectral preconditioning does this at every frequency: C is the data's power there, and the noise's power `V = b²W`
 replaces b². The skip connection is then the Wiener filter, and for Gaussian data `F = 0` is optimal.
@@ -96,7 +96,7 @@ class Denoiser(nn.Module):
         self.centred = centred and statistics is not None
         self.sigma_data = 0.5 if statistics is None else statistics.sigma_data
         if not self.sigma_data > 0:
-            raise ValueError("the statistics have no variation: measure them on more than one example")
+            raise ValueError("the statistics have zero variance: measure them on more than one example")
         self._means: Recent[Tensor] = Recent()
         self._powers: Recent[tuple[Tensor, Tensor]] = Recent()
 
@@ -108,7 +108,7 @@ class Denoiser(nn.Module):
         return self._means.get((shape, x.device, x.dtype), lambda: statistics.mean_on(shape).to(x.device, x.dtype))
 
     def powers_like(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the power of the data, floored, and of the noise, on the grid of x: `(channels or 1, *half_shape)`."""
+        """Return the floored power of data and the power of noise on the grid of x, `(channels or 1, *half_shape)`."""
         assert self.statistics is not None
         shape, dtype = tuple(x.shape[2:]), torch.promote_types(x.dtype, torch.float32)
         statistics = self.statistics
@@ -224,7 +224,7 @@ class Denoiser(nn.Module):
         return self._output(y, factors, t, condition) - target
 
     def x0_error(self, error: Tensor, t: Tensor | float) -> Tensor:
-        """Convert errors of the network's output to errors of x0, `(batch, channels, *grid)`, in its units."""
+        """Convert errors of the network's output to errors of x0, `(batch, channels, *grid)`, in the units of x0."""
         return self._scale(error, self.preconditioning_at(self.process.coefficients(t, error), error).c_out)
 
     def weigh(
@@ -250,8 +250,8 @@ class Denoiser(nn.Module):
         if weight is not None:
             error = self.x0_error(error, t) * weight.sqrt().reshape(-1, *(1,) * (error.dim() - 1))
         elif self.preconditioning == "spectral" and metric != "whitened":
-            # The output gives every frequency the same weight; this restores each frequency's size in x0, and keeps the
-            # overall size.
+            # The output gives every frequency the same weight; this restores each frequency's magnitude in x0, and
+            # keeps the overall magnitude.
             out = self.preconditioning_at(self.process.coefficients(t, error), error).c_out
             size = self.process.grid.resize(error.shape[2:]).mean(out.square()).mean(1).sqrt()
             error = self._scale(error, out / size.reshape(-1, *(1,) * (error.dim() - 1)))
@@ -271,7 +271,7 @@ class GaussianDenoiser(nn.Module):
     def __init__(self, process: Process, statistics: DataStatistics) -> None:
         super().__init__()
         if isinstance(process.covariance, PaddedCovariance):
-            raise ValueError("noise drawn on a padded grid is not diagonal in frequency, as the Wiener filter requires")
+            raise ValueError("the Wiener filter needs noise that is diagonal in frequency: remove the padding")
         self.process = process
         self.statistics = statistics
 
@@ -283,6 +283,6 @@ class GaussianDenoiser(nn.Module):
         power = self.statistics.power_on(shape).to(x_t)
         mean = self.statistics.mean_on(shape).to(x_t)
         total = at.a**2 * power + at.b**2 * self.process.covariance.power(shape).to(x_t)
-        # A bin with neither signal nor noise has the mean.
+        # Where neither data nor noise has power, the estimate is the mean.
         gain = torch.where(total > 0, at.a * power / total.clamp(min=torch.finfo(total.dtype).tiny), 0.0)
         return mean + filter_grid(x_t - self.process.scale(mean.expand_as(x_t), at.a), gain, dimensions)

@@ -73,7 +73,7 @@ def _describe(spectrum: Spectrum, depth: int) -> dict[str, Any]:
         raise ValueError(f"more than {DEEPEST} nested spectra cannot be described: make it a multisagd.Table")
     if cls not in _NAMES:
         raise ValueError(
-            f"{cls.__module__}.{cls.__qualname__} is not a spectrum of multisagd, so its "
+            f"{cls.__module__}.{cls.__qualname__} is not a multisagd spectrum, so its "
             "description could not be read: write it as a sum, product or power of the project's spectra, or as a "
             "multisagd.Table"
         )
@@ -106,14 +106,14 @@ def _plain(value: Any, where: str, depth: int) -> Any:
         return value
     if isinstance(value, Real):  # includes NumPy's numbers, which JSON does not support
         return int(value) if isinstance(value, Integral) else float(value)
-    raise ValueError(f"{where} is a {type(value).__name__}, which has no plain form: give a number instead")
+    raise ValueError(f"{where} is a {type(value).__name__}, which cannot be described: use a number instead")
 
 
 def _read(node: Any, where: str, depth: int) -> Spectrum:
     if depth > DEEPEST:
         raise ValueError(f"{where}: nested too deeply, more than {DEEPEST} spectra")
     if not isinstance(node, Mapping) or not isinstance(node.get("_target_"), str):
-        raise ValueError(f"{where}: expected a spectrum, as {{'_target_': 'multisagd.Flat'}}, got {node!r:.80}")
+        raise ValueError(f"{where}: expected a spectrum such as {{'_target_': 'multisagd.Flat'}}, got {node!r:.80}")
     cls = _TARGETS.get(node["_target_"])
     if cls is None:
         raise ValueError(f"{where}: {node['_target_']!r:.80} is not a spectrum{_nearest(node['_target_'], _TARGETS)}")
@@ -140,7 +140,7 @@ def _read_table(values: Mapping[str, Any], where: str) -> Table:
         raise ValueError(f"{where}: a table needs two lists, values and axes")
     names = {field.name for field in fields(Axis)}
     if not all(isinstance(axis, Mapping) and set(axis) <= names for axis in values["axes"]):
-        raise ValueError(f"{where}.axes: each axis of a table has {', '.join(sorted(names))}")
+        raise ValueError(f"{where}.axes: each axis of a table has the keys {', '.join(sorted(names))}")
     if len(values["values"]) > LARGEST_TABLE:
         raise ValueError(f"{where}.values: more than {LARGEST_TABLE:,} numbers")
     numbers = [_value(number, float, f"{where}.values", 0) for number in values["values"]]
@@ -182,7 +182,7 @@ def _float(value: int | float, where: str) -> float:
     try:
         return float(value)
     except OverflowError as error:
-        raise ValueError(f"{where}: a number out of range") from error
+        raise ValueError(f"{where}: the number is too large for a float") from error
 
 
 def _nearest(word: str, known: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""Average weights exponentially with a power-function profile (arXiv 2312.02696, Section 3)."""
+"""Average a network's weights over training, with a power-function profile (arXiv 2312.02696, Section 3)."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ DEEPEST = 50
 """Maximum nesting of lists and objects in JSON."""
 
 DIGITS = 300
-"""Maximum digits of an integer; 309 digits exceed all floats, and 4,300 Python's limit."""
+"""Maximum number of digits of an integer: 309 may exceed the largest float, and Python's limit is 4,300."""
 
 KINDS = {
     stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device",
@@ -34,7 +34,7 @@ def check_file(path: str | Path, largest: int | None = None) -> None:
 
     Raises:
         OSError: If the file does not exist, or access is denied.
-        ValueError: If it is not a regular file, or is larger.
+        ValueError: If it is not a regular file, or is larger than `largest`.
     """
     status = Path(path).stat()
     if not stat.S_ISREG(status.st_mode):

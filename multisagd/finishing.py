@@ -1,4 +1,4 @@
-"""Finish sampling in a restored band, with the conditional mean or with a sample that has its missing power."""
+"""Finish sampling in a restored band, with its conditional mean or with a sample that has full power."""
 
 from __future__ import annotations
 
@@ -55,9 +55,9 @@ def finish(
     """Finish the corrupted band of samples `x` at t = 0; the result is shaped like x.
 
     In the band, sampling ends at the noise floor, or at an estimate if the band is unseen. The band is replaced by its
-    conditional mean given everything generated, which lacks power. If a `residual` `(channels, *half_shape)` (see
-    `residual_power`) and one seed per item are given, Gaussian noise of that power turns the mean into a sample of the
-    band.
+    conditional mean given the generated sample. The mean has too little power. If a `residual`
+    `(channels, *half_shape)` (see `residual_power`) and one seed per item are given, Gaussian noise of that power turns
+    the mean into a sample of the band.
 
     Raises:
         ValueError: If a residual is given without one seed per item.

@@ -4,8 +4,8 @@ For `x0 ~ N(μ, C)` and `y = H x0 + s n`, with `K = C Hᵀ (H C Hᵀ + s²)⁻¹
 
     E[x0 | y] = μ + K (y - H μ),      x0 | y ~ x + K (y - H x - s n)   for x ~ N(μ, C) and n ~ N(0, 1)
 
-The second is Matheron's rule: a sample of the prior, corrected as if it had been measured. For a filter H it is, at
-each frequency, `N(μ + C h*/(C|h|² + s²) (y - hμ), C s²/(C|h|² + s²))`.
+The second is Matheron's rule: a sample of the prior, corrected as if it had been measured. For a filter H the posterior
+is, at each frequency, `N(μ + C h*/(C|h|² + s²) (y - hμ), C s²/(C|h|² + s²))`.
 """
 
 from __future__ import annotations
@@ -54,12 +54,14 @@ class GaussianPosterior:
         """
         y, seeds = as_data(y), checked_seeds(seeds, len(y))
         grid = self.measurement.grid
-        chosen, again = ([derive(seed, f"posterior/{what}") for seed in seeds] for what in ("datum", "noise"))
+        prior_seeds, noise_seeds = (
+            [derive(seed, f"posterior/{what}") for seed in seeds] for what in ("datum", "noise")
+        )
         power, mean = self.statistics.power_on(grid.shape).to(y), self.statistics.mean_on(grid.shape).to(y)
         white = SpectralCovariance(Flat(), grid).to(y.device, torch.promote_types(y.dtype, torch.float32))
-        drawn = white.sample(chosen, channels=len(mean)).to(y.dtype)
+        drawn = white.sample(prior_seeds, channels=len(mean)).to(y.dtype)
         x = mean + filter_grid(drawn, power.sqrt(), grid.dimensions).to(y.dtype)
-        return x + self._gain(self.measurement.restrict(y) - self.measurement.observe(x, self.noise, again))
+        return x + self._gain(self.measurement.restrict(y) - self.measurement.observe(x, self.noise, noise_seeds))
 
     def power(self) -> Tensor:
         """Return the posterior power about the mean, `(channels, *half_shape)`, float64.

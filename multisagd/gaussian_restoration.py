@@ -1,4 +1,4 @@
-"""Estimate clean data from corrupted data by their full covariance, as if both were Gaussian.
+"""Estimate clean data from corrupted data and their full covariance, as if both were Gaussian.
 
 If a band of the data is corrupted by Gaussian noise of known power, `x' = x0 + n` with `n ~ N(0, Σ_n)`, the covariance
 S of x' can be measured. By Tweedie's formula for Gaussian data, it determines the linear estimate of x0:
@@ -7,8 +7,8 @@ S of x' can be measured. By Tweedie's formula for Gaussian data, it determines t
 
 S is the full covariance of all pairs of samples, not diagonal in frequency: for data that are not stationary, such as
 objects in front of a fixed background, a band can be predicted from all other frequencies, which the Wiener filter
-cannot do. A network trained on the restored data does the rest. This is the first step of learning a prior from
-corrupted data by expectation-maximisation (arXiv 2405.13712) with a Gaussian prior.
+cannot do. A network is then trained on the restored data. This is the first step of learning a prior from corrupted
+data by expectation-maximisation (arXiv 2405.13712) with a Gaussian prior.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ IMPOSSIBLE = -0.1
 RIDGES = (1e-6, 1e-4, 1e-3, 1e-2, 1e-1)
 """Candidates for the ridge on the diagonal of S, as fractions of the variance of the data without the corruption."""
 
-SHARES = (1e-6, 1e-3, 1e-2, 0.1, 0.3, 1.0)
+SHRINKAGES = (1e-6, 1e-3, 1e-2, 0.1, 0.3, 1.0)
 """Candidates for the shrinkage of S towards a covariance that is diagonal in frequency: 1 is the Wiener filter."""
 
 
@@ -71,8 +71,9 @@ class GaussianRestoration:
         """Fit to corrupted data: batches `(batch, channels, *grid)` in any units, which are read twice.
 
         S gets a ridge on its diagonal and is shrunk towards the covariance of stationary data of the same spectrum.
-        Both amounts minimise Stein's unbiased estimate of the squared error: S is computed from every other example,
-        and the error on the rest. This needs no clean data; with few data the result is near the Wiener filter.
+        Both amounts minimise Stein's unbiased estimate of the squared error: S is computed from one half of the
+        examples, and the error from the other half. This needs no clean data; with few data the result is close to the
+        Wiener filter.
 
         Raises:
             ValueError: If there are fewer than four examples, or the data do not match the corruption's grid, are not
@@ -90,7 +91,7 @@ class GaussianRestoration:
 
         def gain_of(covariance: Tensor, ridge: float, shrinkage: float) -> Tensor:
             shrunk = (1 - shrinkage) * covariance + shrinkage * _stationary(covariance, shape[0], corruption.grid)
-            # Both are symmetric: Σ_n S⁻¹ is the transpose of S⁻¹ Σ_n.
+            # S and Σ_n are symmetric: Σ_n S⁻¹ is the transpose of S⁻¹ Σ_n.
             return torch.linalg.solve(shrunk + ridge * variance * identity, noise).T
 
         def risk(ridge: float, shrinkage: float) -> float:
@@ -101,14 +102,14 @@ class GaussianRestoration:
                 total += float((moved * gain).sum() - 2 * (gain * noise).sum() + noise.diagonal().sum())
             return total / 2 / float(noise.diagonal().sum())
 
-        ridges = {ridge: risk(ridge, SHARES[0]) for ridge in RIDGES}
+        ridges = {ridge: risk(ridge, SHRINKAGES[0]) for ridge in RIDGES}
         ridge = min(ridges, key=ridges.__getitem__)
-        risks = {shrinkage: risk(ridge, shrinkage) for shrinkage in SHARES}
+        risks = {shrinkage: risk(ridge, shrinkage) for shrinkage in SHRINKAGES}
         shrinkage = min(risks, key=risks.__getitem__)
         if risks[shrinkage] < IMPOSSIBLE and sum(counts) > len(noise):
             raise ValueError(
                 "the data have less power in the band than this corruption, or correlations that it does not have: "
-                "set its level, and whether it is shared by the channels"
+                "check its level, and whether it is shared by the channels"
             )
         gain = gain_of(whole, ridge, shrinkage)
         left = noise - gain @ noise
@@ -137,7 +138,7 @@ class GaussianRestoration:
         try:
             return cls._read(path)
         except (SafetensorError, KeyError, TypeError) as error:
-            raise ValueError(f"{path} is not a restoration: {error}") from error
+            raise ValueError(f"{path} is not a restoration file: {error}") from error
 
     @classmethod
     def _read(cls, path: str | Path) -> GaussianRestoration:
@@ -145,7 +146,7 @@ class GaussianRestoration:
         with safe_open(str(path), framework="pt") as file:
             described: Any = parse_json((file.metadata() or {}).get("restoration", "{}"))
             if not isinstance(described, dict) or described.get("format_version") != FORMAT_VERSION:
-                raise ValueError(f"{path} is not a restoration of format {FORMAT_VERSION}")
+                raise ValueError(f"{path} is not a restoration file of format {FORMAT_VERSION}")
             grid, risk = read_axes(described["axes"]), described["risk"]
             if not isinstance(risk, float):
                 raise ValueError(f"the risk in {path} should be a number, got {risk!r:.80}")
@@ -172,7 +173,7 @@ class GaussianRestoration:
             ValueError: If the data have a different shape.
         """
         if tuple(x.shape[1:]) != tuple(self.mean.shape):
-            raise ValueError(f"this restores data of shape {tuple(self.mean.shape)}, got {tuple(x.shape[1:])}")
+            raise ValueError(f"this restoration is for shape {tuple(self.mean.shape)}, got {tuple(x.shape[1:])}")
         x = as_data(x)
         away = (x.to("cpu", torch.float64) - self.mean).flatten(1)
         restored = away - away @ self.gain.T
@@ -184,7 +185,7 @@ class GaussianRestoration:
 
 
 def _moments(batches: Iterable[Tensor], grid: Grid) -> tuple[torch.Size, Tensor, list[Tensor], list[int]]:
-    """Return an example's shape, the mean, and for each half of the examples the scatter matrix and their number."""
+    """Return an example's shape, the mean, and the scatter matrix and number of examples of each half."""
     total, count = torch.zeros((), device="cpu"), 0
     shape = torch.Size()
     for x in batches:
@@ -198,7 +199,7 @@ def _moments(batches: Iterable[Tensor], grid: Grid) -> tuple[torch.Size, Tensor,
             )
         total, count = total + x.to("cpu", torch.float64).flatten(1).sum(0), count + len(x)
     if count < 4:
-        raise ValueError(f"a covariance needs more than {count} examples")
+        raise ValueError(f"a covariance needs at least 4 examples, got {count}")
     mean = total / count
     halves = [torch.zeros(len(mean), len(mean), dtype=torch.float64, device="cpu") for _ in range(2)]
     counts, first = [0, 0], 0
@@ -228,7 +229,7 @@ def _stationary(covariance: Tensor, channels: int, grid: Grid) -> Tensor:
     for channel in range(channels):
         own = slice(channel * size, (channel + 1) * size)
         power = ((covariance[own, own].to(transform.dtype) @ transform.conj()) * transform).sum(0).real
-        # Frequencies without data power must not make it singular.
+        # Frequencies without data power must not make the covariance singular.
         power = power.reshape(grid.shape).clamp(min=QUIET * float(power.max()))
         blocks.append(_circulant(power[..., : grid.half_shape[-1]], grid))
     return torch.block_diag(*blocks)

@@ -26,7 +26,8 @@ class Axis:
     constant, so that the noise does not change with the size of the grid. The default is 1/256 cycles per sample.
 
     Raises:
-        ValueError: If the size is below 1, or the spacing or corner is not positive.
+        ValueError: If the size is not a positive integer, or the spacing or corner frequency is not positive and
+            finite.
     """
 
     name: str
@@ -37,7 +38,7 @@ class Axis:
 
     def __post_init__(self) -> None:
         if self.size < 1 or int(self.size) != self.size:
-            raise ValueError(f"axis {self.name!r}: size must be a whole number of at least 1, got {self.size}")
+            raise ValueError(f"axis {self.name!r}: size must be a positive integer, got {self.size}")
         for field in ("spacing", "corner"):
             value = getattr(self, field)
             if field == "corner" and value is None:
@@ -52,7 +53,7 @@ class Axis:
 
     @property
     def corner_frequency(self) -> float:
-        """The declared corner, or 1/256 cycles per sample, in cycles per unit."""
+        """The declared corner frequency, or 1/256 cycles per sample, in cycles per unit."""
         return DEFAULT_CORNER / self.spacing if self.corner is None else self.corner
 
 
@@ -61,7 +62,7 @@ class Grid:
     """Named axes in the order of a tensor's last dimensions: `(batch, channels, *grid.shape)`.
 
     Raises:
-        ValueError: If there are no axes, or two have the same name.
+        ValueError: If there are no axes, or two axes have the same name.
     """
 
     axes: tuple[Axis, ...]
@@ -114,15 +115,15 @@ class Grid:
         raise ValueError(f"the grid has no axis {name!r}; its axes are {', '.join(self.names)}")
 
     def select(self, names: Sequence[str] | None) -> tuple[Axis, ...]:
-        """Return the named axes, or all axes for None.
+        """Return the named axes, or all axes if `names` is None.
 
         Raises:
-            ValueError: If a name is not the name of an axis.
+            ValueError: If the grid has no axis with one of these names.
         """
         return self.axes if names is None else tuple(self.axis(name) for name in names)
 
     def resize(self, shape: Sequence[int]) -> Grid:
-        """Return the same axes with other sizes but unchanged spacing, units and corners.
+        """Return a grid with different sizes of the axes, and the same spacing, units and corner frequencies.
 
         Raises:
             ValueError: If `shape` has a different number of dimensions.
@@ -134,15 +135,15 @@ class Grid:
     def frequencies(self, name: str) -> Tensor:
         """Return the signed frequencies of one axis in cycles per unit, shaped to broadcast over the half spectrum."""
         axis = self.axis(name)
-        place = self.names.index(name)
-        transform = torch.fft.rfftfreq if place == self.dimensions - 1 else torch.fft.fftfreq
+        index = self.names.index(name)
+        transform = torch.fft.rfftfreq if index == self.dimensions - 1 else torch.fft.fftfreq
         values = transform(axis.size, d=axis.spacing, dtype=torch.float64, device="cpu")
-        return values.reshape([-1 if i == place else 1 for i in range(self.dimensions)])
+        return values.reshape([-1 if i == index else 1 for i in range(self.dimensions)])
 
     def turned(self, name: str) -> Grid:
         """Return this grid with the opposite sign of one axis's Nyquist frequency.
 
-        The bin of that frequency stands for both signs.
+        The bin of that frequency represents both signs.
         """
         return _Turned(self.axes, self, name)
 
@@ -168,21 +169,21 @@ class Grid:
         given = dict(factors or {})
         unknown = set(given) - {axis.name for axis in axes}
         if unknown:
-            raise ValueError(f"factors name {sorted(unknown)}, but the axes are {[axis.name for axis in axes]}")
+            raise ValueError(f"factors given for {sorted(unknown)}, but the axes are {[axis.name for axis in axes]}")
         missing = [axis for axis in axes if axis.name not in given]
         if len({axis.unit for axis in missing}) > 1:
             units = ", ".join(f"{axis.name} in cycles per {axis.unit}" for axis in missing)
-            raise ValueError(f"a joint radius would mix units ({units}): give factors for them, or restrict the axes")
+            raise ValueError(f"a joint radius would mix units ({units}): specify factors, or select fewer axes")
         return {axis.name: float(given.get(axis.name, 1.0)) for axis in axes}
 
     def corner(self, names: Sequence[str] | None = None, factors: Mapping[str, float] | None = None) -> float:
-        """Return the radius below which a power law over these axes is flat: the largest scaled corner."""
+        """Return the radius below which a power law over these axes is flat: the largest corner frequency, scaled."""
         scale = self.factors(names, factors)
         return max(scale[axis.name] * axis.corner_frequency for axis in self.select(names))
 
     @property
     def multiplicity(self) -> Tensor:
-        """The count of bins in the full spectrum (1 or 2) for each bin of the half spectrum, shape `half_shape`."""
+        """The number of bins in the full spectrum (1 or 2) for each bin of the half spectrum, shape `half_shape`."""
         counts = torch.full((self.half_shape[-1],), 2.0, dtype=torch.float64, device="cpu")
         counts[0] = 1.0
         if self.shape[-1] % 2 == 0:

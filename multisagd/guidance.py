@@ -28,7 +28,7 @@ class _Guided(nn.Module):
         return self.denoiser.process
 
     def weak_estimate(self, x_t: Tensor, t: Tensor, condition: Tensor | None) -> Tensor:
-        """Return the estimate of x0 to move away from, in the units of x_t and shaped like it."""
+        """Return the estimate of x0 to move away from, in the shape and units of x_t."""
         raise NotImplementedError
 
     def forward(self, x_t: Tensor, t: Tensor | float, condition: Tensor | None = None) -> Tensor:
@@ -58,7 +58,7 @@ class ClassifierFree(_Guided):
         super().__init__(denoiser, scale, interval)
 
     def weak_estimate(self, x_t: Tensor, t: Tensor, condition: Tensor | None) -> Tensor:
-        """Return the estimate of x0 without the condition, in the units of x_t and shaped like it."""
+        """Return the estimate of x0 without the condition, in the shape and units of x_t."""
         if condition is None:
             raise ValueError("classifier-free guidance needs a condition to guide towards")
         return self.denoiser(x_t, t, None)
@@ -78,5 +78,5 @@ class Autoguidance(_Guided):
         self.weak = weak
 
     def weak_estimate(self, x_t: Tensor, t: Tensor, condition: Tensor | None) -> Tensor:
-        """Return the weaker model's estimate of x0 under the same condition, in the units of x_t and shaped like it."""
+        """Return the weaker model's estimate of x0 under the same condition, in the shape and units of x_t."""
         return self.weak(x_t, t, condition)

@@ -29,11 +29,11 @@ QUIET = 1e-12
 
 @dataclass(frozen=True)
 class GaussianIntegrator:
-    """Take deterministic first-order exponential steps about the Gaussian distribution of `statistics`.
+    """Take deterministic first-order exponential steps that are exact for Gaussian data with these `statistics`.
 
     Raises:
-        ValueError: From `step`, if the process has coefficients per frequency, its noise is empty at some frequency or
-            drawn on a padded grid, or the data have a different number of channels.
+        ValueError: From `step`, if the process has coefficients per frequency, its noise has no power at some frequency
+            or is drawn on a padded grid, or the data have a different number of channels.
     """
 
     statistics: DataStatistics

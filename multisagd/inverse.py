@@ -73,19 +73,19 @@ class _Measured(nn.Module):
         return x0 + self.scale * torch.where(inside, correction.to(x0.dtype), 0.0)
 
     def inside(self, interval: Interval, t: Tensor, x_t: Tensor) -> Tensor:
-        """Return which times have a log-SNR in an interval: booleans, shaped to broadcast against x_t."""
+        """Return whether the log-SNR at each time lies in an interval: booleans, shaped to broadcast against x_t."""
         log_snr = self.process.schedule.log_snr(t.double()).to(x_t.device).reshape(-1, *(1,) * (x_t.dim() - 1))
         return (log_snr >= interval[0]) & (log_snr <= interval[1])
 
     def corrected(self, x_t: Tensor, t: Tensor, condition: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Return the estimate without the measurement, and its correction; both have the shape and units of x_t."""
+        """Return the estimate without the measurement, and the correction, each in the shape and units of x_t."""
         x0, pullback = estimate_and_pullback(self.denoiser, x_t, t, condition)
         at = self.process.coefficients(t, x_t)
         gradient = pullback(self.measurement.adjoint(self.solved(self.residual(x0), at)))
         return x0, self.process.scale(self.process.covariance.apply(gradient), at.b**2 / at.a)
 
     def residual(self, x0: Tensor) -> Tensor:
-        """Return the residual of the measurement, `y - H D`, shaped like y and in its units."""
+        """Return the residual of the measurement, `y - H D`, in the shape and units of y."""
         return self.measurement.restrict(self.y.to(x0)) - self.measurement.apply(x0)
 
     def solved(self, residual: Tensor, at: Coefficients) -> Tensor:
@@ -97,8 +97,8 @@ class DPS(_Measured):
     """Guide with the error of the measurement only (arXiv 2209.14687): S is a multiple of the identity.
 
     The paper divides the gradient of the squared error by the error's norm and tunes a step size. Here S is the mean
-    square of the error itself, at least `noise²`: an estimate of the variance of y given x_t from one measurement. So
-    `scale` 1 means Bayes' rule, for all steps, samplers and schedules.
+    square of the error itself, at least `noise²`: an estimate of the variance of y given x_t from one measurement. With
+    `scale` 1 the correction therefore follows Bayes' rule, for all steps, samplers and schedules.
 
     `y` is `(batch or 1, channels, *measured)`, and `noise` is the standard deviation of its noise. Guidance is limited
     to an `interval` of log-SNR, `TRUSTED` by default; None means no limit.
@@ -127,18 +127,20 @@ class DPS(_Measured):
 
 
 class PiGDM(_Measured):
-    """Guide with the uncertainty of x0, propagated through the measurement (ΠGDM; Song et al., ICLR 2023).
+    """Guide with the uncertainty of x0, propagated through the measurement, as S (ΠGDM; Song et al., ICLR 2023).
 
-    `prior` is the variation of the data. A number is their standard deviation σ, and gives the paper's
-    `r² = σ²b²/(a²σ² + b²)`. Statistics give one variance per frequency, which is exact for Gaussian data.
+    `prior` describes the variation of the data. If it is a number, it is their standard deviation σ, and R has the
+    paper's variance `r² = σ²b²/(a²σ² + b²)`. If it is statistics, R has one variance per frequency, which is exact for
+    Gaussian data.
 
-    `gradient` is the interval of log-SNR in which the network is differentiated. Outside it, R also replaces `(b²/a) Σ
-    Jᵀ`, which is exact for Gaussian data and half as expensive; with None the network is never differentiated.
+    `gradient` is the interval of log-SNR in which the network is differentiated. Outside it, R also replaces
+    `(b²/a) Σ Jᵀ`, which is exact for Gaussian data and half as expensive. If it is None, the network is never
+    differentiated.
 
     See `DPS` for the other arguments; guidance acts at every log-SNR by default.
 
     Raises:
-        ValueError: If `DPS` would raise it, or a standard deviation is not positive.
+        ValueError: If the other arguments are invalid for `DPS`, or a standard deviation is not positive.
     """
 
     def __init__(
@@ -160,7 +162,7 @@ class PiGDM(_Measured):
         self.gradient = _checked(gradient) or (float("inf"), float("inf"))
 
     def corrected(self, x_t: Tensor, t: Tensor, condition: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Return the estimate without the measurement, and its correction; both have the shape and units of x_t."""
+        """Return the estimate without the measurement, and the correction, each in the shape and units of x_t."""
         inside = self.inside(self.gradient, t, x_t)
         if bool(inside.all()):
             return super().corrected(x_t, t, condition)
@@ -181,7 +183,7 @@ class PiGDM(_Measured):
         else:
             data, noise = self.prior**2 * like, like
         total = at.a**2 * data + at.b**2 * noise
-        # Where neither varies, R is zero.
+        # Where neither data nor noise has power, R is zero.
         return torch.where(total > 0, at.b**2 * noise * data / torch.where(total > 0, total, 1.0), 0.0)
 
     def solved(self, residual: Tensor, at: Coefficients) -> Tensor:

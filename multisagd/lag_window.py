@@ -1,10 +1,10 @@
-"""Estimate the power of data with gaps from pairs of valid samples, if the data are too large for EM (`masked_power`).
+"""Estimate the power of data with gaps from pairs of valid samples; for data too large for EM (see `masked_power`).
 
 The autocovariance at a lag is the mean product of all pairs of valid samples at that lag: the autocovariance of the
 data divided by the autocovariance of their masks. It is unbiased, but noisy at lags with few pairs. Hann's lag window
-damps large lags, which limits the resolution to two frequencies (Blackman and Tukey, The Measurement of Power Spectra,
-1958), and a floor keeps the power positive. Zero frequency, which differs most from its neighbours, is computed without
-the window.
+damps large lags, which limits the resolution to two frequency bins (Blackman and Tukey, The Measurement of Power
+Spectra, 1958), and a floor keeps the power positive. Zero frequency, which differs most from its neighbours, is
+computed without the window.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ FLOOR = 0.01
 
 
 class PairAverages:
-    """Sum over items, and compute the resulting power in blocks `(blocks, *shape)`.
+    """Accumulate sums over items, and compute the power of each block, `(blocks, *shape)`.
 
     `names` are the names of the axes, for error messages.
     """
@@ -33,7 +33,7 @@ class PairAverages:
         self._items = 0
 
     def add(self, x: Tensor, mask: Tensor) -> None:
-        """Add items `(items, blocks, places)` in any units, zero outside their common boolean mask `(places,)`."""
+        """Add items `(items, blocks, positions)` in any units, zero outside a shared mask `(positions,)`."""
         dims = tuple(range(-len(self.shape), 0))
         energy = torch.fft.fftn(x.view(*x.shape[:2], *self.shape), dim=dims).abs().square().sum(0)
         self._energy += energy

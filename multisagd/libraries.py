@@ -94,8 +94,8 @@ def _error(library: str, error: BaseException, use: str = "") -> BrokenLibraryEr
     while first.__cause__ is not None:  # only the first error of PyTorch names the missing symbol
         first = first.__cause__
     frames = _imports(error)
-    place = f", in {frames[-1].f_code.co_filename}" if frames else ""
-    reason = f"{type(first).__name__}: {' '.join(str(first).split()):.300}{place}"
+    location = f", in {frames[-1].f_code.co_filename}" if frames else ""
+    reason = f"{type(first).__name__}: {' '.join(str(first).split()):.300}{location}"
     # pip installs missing dependencies with the library, but a broken one has to be named to be reinstalled.
     broken = () if isinstance(error, ModuleNotFoundError) else (library, *map(_package, frames[-1:]))
     inner = installed(broken[-1]) if broken else name

@@ -163,9 +163,9 @@ def _follow(
 
 def _exact(x0: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield every basis vector twice: on both sides of a matrix it selects one entry of the diagonal."""
-    for place in range(x0[0].numel()):
+    for index in range(x0[0].numel()):
         basis = torch.zeros(x0[0].numel(), dtype=torch.float64, device=x0.device)
-        basis[place] = 1.0
+        basis[index] = 1.0
         vector = basis.reshape(1, *x0.shape[1:]).expand(x0.shape)
         yield vector, vector
 
@@ -175,9 +175,9 @@ def _random(process: Process, x0: Tensor, seeds: Sequence[int], probes: int) -> 
     split = x0.dim() - process.grid.dimensions
     white = SpectralCovariance(Flat(), process.grid).to(x0.device)
     for probe in range(probes):
-        chosen = [derive(int(seed), "likelihood", probe) for seed in seeds]
+        probe_seeds = [derive(int(seed), "likelihood", probe) for seed in seeds]
         # The signs of white Gaussian noise are fair and independent, so the usual noise generator is used.
-        signs = white.sample(chosen, tuple(x0.shape[1:split]), x0.shape[split:]).sign().double()
+        signs = white.sample(probe_seeds, tuple(x0.shape[1:split]), x0.shape[split:]).sign().double()
         yield process.covariance.whiten(signs), process.covariance.color(signs)
 
 

@@ -112,7 +112,7 @@ class Layout:
         return Grid(tuple(self.grid.axes[axis] for axis in self.constant)).multiplicity.flatten()
 
     def blocks(self, x: Tensor) -> Tensor:
-        """Split data `(items, *grid)` into `(items, blocks, places)` in the same units, complex for several blocks."""
+        """Split data `(items, *grid)` into blocks `(items, blocks, positions)`, complex if there are several blocks."""
         turned = x.permute(0, *(axis + 1 for axis in (*self.varying, *self.constant)))
         if not self.constant:
             return turned.flatten(1).unsqueeze(1)
@@ -120,8 +120,8 @@ class Layout:
         transform = torch.fft.rfftn(turned, dim=dims, norm="ortho")
         return transform.reshape(len(x), math.prod(self.shape), -1).mT.contiguous()
 
-    def places(self, mask: Tensor) -> Tensor:
-        """Restrict boolean masks `(masks, *grid)` to the axes along which they change, `(masks, places)`."""
+    def restrict(self, mask: Tensor) -> Tensor:
+        """Restrict boolean masks `(masks, *grid)` to the axes along which they change, `(masks, positions)`."""
         for axis in self.constant:
             mask = mask.narrow(axis + 1, 0, 1)
         return mask.flatten(1)
@@ -199,13 +199,13 @@ class _Channel:
         grid = layout.grid
         packed = np.stack([np.frombuffer(key, dtype=np.uint8) for key in items])
         valid = torch.from_numpy(np.unpackbits(packed, axis=1, count=grid.numel).astype(bool)).view(-1, *grid.shape)
-        shown, number = torch.unique(layout.places(valid & usable), dim=0, return_inverse=True)
+        shown, number = torch.unique(layout.restrict(valid & usable), dim=0, return_inverse=True)
         counts = torch.zeros(len(shown), dtype=torch.float64, device="cpu")
         counts.index_add_(0, number, torch.tensor(list(items.values()), dtype=torch.float64, device="cpu"))
         kept = _kept(shown, counts, len(layout.weight))
         self.averages = PairAverages(layout.shape, layout.names, len(layout.weight)) if kept is None else None
-        chosen = torch.where(shown.any(1), torch.arange(len(shown), device="cpu"), -1) if kept is None else kept
-        self.mask_of = dict(zip(items, chosen[number].tolist(), strict=True))
+        mask_index = torch.where(shown.any(1), torch.arange(len(shown), device="cpu"), -1) if kept is None else kept
+        self.mask_of = dict(zip(items, mask_index[number].tolist(), strict=True))
         self.masks = shown
         self.converged = self.determined = True
         self.rows: dict[int, Tensor] = {}
@@ -214,16 +214,16 @@ class _Channel:
         moments = 2 * len(layout.weight) * float(sizes.square().sum())
         maximum = count if moments <= MAX_NUMBERS else max(FEWEST_ITEMS, MAX_NUMBERS // grid.numel)
         order = torch.randperm(count, generator=torch.Generator().manual_seed(0), device="cpu")
-        self.chosen = torch.zeros(count, dtype=torch.bool, device="cpu").index_fill_(0, order[:maximum], True)
+        self.used = torch.zeros(count, dtype=torch.bool, device="cpu").index_fill_(0, order[:maximum], True)
 
     def add(self, residual: Tensor, item_keys: Sequence[bytes], first: int) -> None:
         """Add the residuals `(batch, *grid)` of a batch, zero where they are not valid."""
         numbers = [self.mask_of.get(key, -1) for key in item_keys]
-        places: dict[int, list[int]] = {}
+        items_of: dict[int, list[int]] = {}
         for item, number in enumerate(numbers):
-            if number >= 0 and (self.averages is not None or bool(self.chosen[first + item : first + item + 1].all())):
-                places.setdefault(number, []).append(item)
-        for number, items in places.items():
+            if number >= 0 and (self.averages is not None or bool(self.used[first + item : first + item + 1].all())):
+                items_of.setdefault(number, []).append(item)
+        for number, items in items_of.items():
             blocks = self.layout.blocks(residual[items])
             if self.averages is not None:
                 self.averages.add(blocks, self.masks[number])
@@ -252,7 +252,7 @@ class _Channel:
 
 
 def _compressed(rows: Tensor) -> Tensor:
-    """Reduce rows `(blocks, rows, places)`, if there are many, to fewer rows with the same second moments."""
+    """Reduce rows `(blocks, rows, positions)`, if there are many, to fewer rows with the same second moments."""
     if rows.shape[1] <= 2 * rows.shape[2]:
         return rows
     return torch.linalg.qr(rows, mode="r").R
@@ -267,16 +267,16 @@ def _periodogram(groups: Sequence[MaskGroup], layout: Layout) -> Tensor | None:
     total = torch.zeros(len(layout.weight), *shape, dtype=torch.float64, device="cpu")
     for group in groups:
         grid = torch.zeros(*group.rows.shape[:2], size, dtype=group.rows.dtype, device="cpu")
-        grid[..., group.places] = group.rows[..., 1:]
+        grid[..., group.indices] = group.rows[..., 1:]
         dims = tuple(range(-len(shape), 0))
         transform = torch.fft.fftn(grid.view(*grid.shape[:2], *shape), dim=dims, norm="ortho")
-        total += transform.abs().square().sum(1) * (size / len(group.places))
+        total += transform.abs().square().sum(1) * (size / len(group.indices))
     items = sum(group.count for group in groups)
     return total / items if bool((total > 0).any()) else None
 
 
 def _kept(shown: Tensor, items: Tensor, blocks: int) -> Tensor | None:
-    """Return, for every mask `(masks, places)`, the index of the mask to which its items are restricted.
+    """Return, for every mask `(masks, positions)`, the index of the mask to which its items are restricted.
 
     It is the mask itself if EM can afford all masks. Otherwise masks are chosen one by one, each time the mask that
     keeps the most samples; -1 means that the items are omitted. The result is None if too few items would be left.

@@ -153,14 +153,14 @@ class Pooled(Measurement):
     def apply(self, x: Tensor) -> Tensor:
         """Return the mean of every block, `(batch, channels, *coarse)`."""
         x = as_data(x)
-        for place, block in enumerate(self.blocks, start=2):
-            x = x.unflatten(place, (-1, block)).mean(place + 1)
+        for axis, block in enumerate(self.blocks, start=2):
+            x = x.unflatten(axis, (-1, block)).mean(axis + 1)
         return x
 
     def adjoint(self, y: Tensor) -> Tensor:
         """Spread every value over its block, divided by the size of the block: `(batch, channels, *grid)`."""
-        for place, block in enumerate(self.blocks, start=2):
-            y = y.repeat_interleave(block, place) / block
+        for axis, block in enumerate(self.blocks, start=2):
+            y = y.repeat_interleave(block, axis) / block
         return y
 
     def solve(self, y: Tensor, power: Tensor, variance: float) -> Tensor:

@@ -243,9 +243,9 @@ class TabulatedSchedule(Schedule):
     def raw_log_snr(self, t: Tensor) -> Tensor:
         """Interpolate the knots."""
         knots = torch.tensor(self.log_snrs, device=t.device, dtype=t.dtype)
-        place = t.clamp(0, 1) * (len(knots) - 1)
-        left = place.floor().long().clamp(max=len(knots) - 2)
-        return torch.lerp(knots[left], knots[left + 1], place - left)
+        position = t.clamp(0, 1) * (len(knots) - 1)
+        left = position.floor().long().clamp(max=len(knots) - 2)
+        return torch.lerp(knots[left], knots[left + 1], position - left)
 
     def raw_time(self, log_snr: Tensor) -> Tensor:
         """Interpolate the time between the knots around a log-SNR."""

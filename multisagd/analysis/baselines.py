@@ -1,8 +1,8 @@
-"""Compute the log-SNRs that a designed schedule has to beat: the usual schedules, and steps by dynamic programming.
+"""Compute baselines for a designed schedule: log-SNRs of common schedules, and of steps found by dynamic programming.
 
-Each depends only on the number of steps, except for the last, which uses the spectra: it minimises the sum of the
-errors of single steps (the criterion of arXiv 2405.11326, there on trajectories of a trained network, here on
-trajectories of Gaussian data), while a design minimises the error at the end.
+The common schedules depend only on the number of steps. Dynamic programming also uses the spectra: it minimises the sum
+of the errors of single steps (the criterion of arXiv 2405.11326, but on trajectories of Gaussian data instead of a
+trained network), whereas a design minimises the error at the end.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from multisagd.statistics import DataStatistics
 def baselines(steps: int, ends: tuple[float, float] = ENDS) -> dict[str, Tensor]:
     """Return the increasing log-SNRs `(steps + 1,)`, float64, of the usual schedules by name.
 
-    Schedules that end at infinite log-SNRs (sigmoid, flow matching) run between `ends`. In the cosine schedule, as
-    usual, the outermost log-SNRs are clamped to `ends`, unless others lie outside too. Karras' and the linear schedule
-    keep their own ends.
+    Schedules that end at infinite log-SNRs (sigmoid, flow matching) run between `ends`. The outermost log-SNRs of the
+    cosine schedule are clamped to `ends`, as is usual; if more of them lie outside, it runs between `ends` too. Karras'
+    and the linear schedule keep their own ends.
     """
     even = torch.linspace(1, 0, steps + 1, dtype=torch.float64, device="cpu")
 
@@ -63,11 +63,11 @@ def transfers(
 
 
 def _discrete_linear(steps: int) -> Tensor:
-    """Return log-SNRs of DDPM's own 1,000 levels, the first of which already has noise."""
+    """Return the log-SNRs of evenly spaced levels among DDPM's 1,000; even its least noisy level contains noise."""
     log_alpha = torch.log1p(-torch.linspace(1e-4, 2e-2, 1000, dtype=torch.float64, device="cpu")).cumsum(0)
-    places = torch.linspace(999, 0, steps + 1, dtype=torch.float64, device="cpu").round().long()
-    chosen = log_alpha[places]
-    return chosen - torch.log(-torch.expm1(chosen))
+    indices = torch.linspace(999, 0, steps + 1, dtype=torch.float64, device="cpu").round().long()
+    kept = log_alpha[indices]
+    return kept - torch.log(-torch.expm1(kept))
 
 
 def trajectory_regular(
@@ -82,7 +82,7 @@ def trajectory_regular(
         ValueError: If there are not more candidates than steps.
     """
     if steps >= candidates:
-        raise ValueError(f"{steps} steps need more than {candidates} candidates")
+        raise ValueError(f"{steps} steps need more than {steps} candidates, got {candidates}")
     spectra = Spectra.of(statistics, process)
     # Only frequencies with both noise and data: pairs of candidates times frequencies must fit in memory.
     both = ((spectra.data > 0) & (spectra.noise > 0)).expand(statistics.power.shape)

@@ -18,12 +18,12 @@ from multisagd.process import Process
 from multisagd.samplers import Model, Point, Sampler, SamplerState
 
 LIMIT = 1024
-"""Maximum number n of samples of a grid; its matrices have n² entries."""
+"""Maximum number n of samples of a grid; the matrices have n² entries."""
 
 
 @dataclass(frozen=True)
 class DenseLaw:
-    """The Gaussian distribution of one channel, `mean` (n,) and `covariance` (n, n), in the order of `flatten`."""
+    """The Gaussian distribution of one channel: `mean` (n,) and `covariance` (n, n), in the order of `flatten`."""
 
     mean: Tensor
     covariance: Tensor
@@ -49,11 +49,11 @@ def dense_transfer(sampler: Sampler, process: Process, times: Tensor, data: Dens
     check_sampler(sampler)
     n, shape = process.grid.numel, process.grid.shape
     if n > LIMIT:
-        raise ValueError(f"full matrices are for grids of up to {LIMIT} samples, but this one has {n}")
+        raise ValueError(f"full matrices are limited to grids of up to {LIMIT} samples, but this grid has {n}")
     if data.covariance.shape != (n, n) or data.mean.shape != (n,):
         raise ValueError(f"a grid of {n} samples needs a mean ({n},) and a covariance ({n}, {n})")
     if process.modulation is not None:
-        raise ValueError("full matrices are for processes with scalar coefficients")
+        raise ValueError("full matrices require scalar coefficients, but this process modulates them by frequency")
     steps, eye = len(times) - 1, torch.eye(n, dtype=torch.float64, device="cpu")
     color = process.covariance.color(eye.reshape(n, *shape)).reshape(n, n)  # symmetric: Σ^{1/2}
     noise = color @ color
@@ -62,8 +62,8 @@ def dense_transfer(sampler: Sampler, process: Process, times: Tensor, data: Dens
     def point(t: Tensor, *, last: bool = False) -> Point:
         return Point(t.reshape(1), process.coefficients(t.reshape(1), like), last)
 
-    # A state has one row for each unit of the noise at the start, one for the mean, and one for each unit of every
-    # step.
+    # A state has one row for each component of the noise at the start, one for the mean, and one for each component of
+    # the noise of every step.
     rows = 1 + n * (1 + (steps if sampler.stochastic else 0))
     of_mean = torch.zeros(rows, 1, dtype=torch.float64, device="cpu")
     of_mean[n] = 1

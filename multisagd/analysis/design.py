@@ -1,8 +1,9 @@
 """Design the log-SNRs that a sampler visits, from the data's spectrum (arXiv 2502.00180, Section 5).
 
-The error of a few steps is known in closed form (`transfer`), so it can be minimised over the steps before training, or
-for a trained network, since a network conditioned on log-SNR accepts any steps. The steps in log-SNR are fractions of
-the whole range, given by a softmax of free parameters; L-BFGS minimises the error in float64 from several starts.
+The error of sampling in a few steps is known in closed form (`transfer`), so it can be minimised over the steps before
+training. It can also be minimised for a trained network, since a network conditioned on log-SNR accepts any steps. The
+steps in log-SNR are fractions of the whole range, given by a softmax of free parameters; L-BFGS minimises the error in
+float64 from several starts.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ def objective_value(transfer: Transfer, objective: Objective) -> Tensor:
 
 
 def errors(transfer: Transfer) -> dict[str, float]:
-    """Return every objective of a transfer function, and W2 divided by the data's standard deviation (`relative`)."""
+    """Return the value of every objective, and W2 divided by the data's standard deviation (`relative`)."""
     values = {each: float(objective_value(transfer, each)) for each in get_args(Objective)}
     scale = math.sqrt(float(transfer.total(transfer.spectra.data)))
     return {**values, "relative": values["w2"] / scale if scale else math.inf}
@@ -55,7 +56,7 @@ def errors(transfer: Transfer) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class DesignedSteps:
-    """The increasing log-SNRs that a sampler visits; `value` is the objective they reach, in units of the data.
+    """The increasing log-SNRs that a sampler visits, and the `value` that the objective reaches with them.
 
     Raises:
         ValueError: If there are fewer than two log-SNRs, or they are not finite and increasing.
@@ -87,9 +88,9 @@ class DesignedSteps:
         reached = schedule.log_snr(times)
         if not torch.allclose(reached, designed, atol=1e-3):
             raise ValueError(
-                f"the steps go from log-SNR {self.log_snrs[0]:.2f} to {self.log_snrs[-1]:.2f}, but this schedule only "
-                f"from {float(schedule.log_snr(1.0)):.2f} to {float(schedule.log_snr(0.0)):.2f}: "
-                "design steps between its ends"
+                f"the steps go from log-SNR {self.log_snrs[0]:.2f} to {self.log_snrs[-1]:.2f}, but this schedule "
+                f"goes from {float(schedule.log_snr(1.0)):.2f} to {float(schedule.log_snr(0.0)):.2f}: "
+                "design steps within this range"
             )
         return times
 
@@ -102,19 +103,19 @@ class DesignedSteps:
         """Read steps written by `save`.
 
         Raises:
-            ValueError: If it is not a file of designed steps.
+            ValueError: If the file does not contain designed steps.
         """
         try:
             content = read_json(path)
             if content.pop("format") != FORMAT:
-                raise ValueError("another format")
+                raise ValueError("unknown format")
             return cls(**{**content, "log_snrs": tuple(float(each) for each in content["log_snrs"])})
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
             raise ValueError(f"{path} is not a file of designed steps: {error}") from error
 
 
 ENDS = (-math.log(1e4 - 1), math.log(1e4 - 1))
-"""Default ends of a design, ᾱ = 1e-4 and .9999: noise that hides the data, and invisible noise."""
+"""Default ends of a design: ᾱ = 1e-4, where noise hides the data, and ᾱ = 0.9999, where it is invisible."""
 
 
 def spectral_ends(statistics: DataStatistics, process: Process, fraction: float = 0.01) -> tuple[float, float]:
@@ -134,7 +135,7 @@ def spectral_ends(statistics: DataStatistics, process: Process, fraction: float 
     ratio, with_mean = ((power / noise)[used.expand_as(power)] for power in (spectra.data, spectra.data + spectra.mean))
     quiet = max(float(ratio.min()), 1e-6 * float(ratio.max()))
     if quiet <= 0:
-        raise ValueError("the data have no power where there is noise: steps cannot be spread by their spectrum")
+        raise ValueError("the data have no power where there is noise, so their spectrum gives no range of log-SNRs")
     limits = process.schedule.log_snr(torch.tensor([1.0, 0.0], dtype=torch.float64, device="cpu")).tolist()
     return max(math.log(fraction / float(with_mean.max())), limits[0]), min(-math.log(fraction * quiet), limits[1])
 
@@ -177,13 +178,14 @@ def design_schedule(
 ) -> DesignedSteps:
     """Return the log-SNRs with which a sampler (DDIM by default) best generates these Gaussian data.
 
-    `ends` are the first and last log-SNR, moved into the range of the process's schedule; with `free_ends` they bound
-    the design, which may begin later and end earlier. The minimum is the best of `restarts` starts: equal steps in
-    log-SNR, in the cosine schedule's time and in Karras' measure, then random ones drawn from `seed`. The objective
-    need not be convex, so more restarts may find a better minimum.
+    `ends` are the first and last log-SNR, clamped to the range of the process's schedule; with `free_ends` they are
+    only bounds, and the design may begin later and end earlier. The result is the best of the minima that are reached
+    from `restarts` starting points: steps of equal size in log-SNR, in the cosine schedule's time and in Karras'
+    measure, then random ones drawn from `seed`. The objective need not be convex, so more restarts may find a better
+    minimum.
 
     Raises:
-        ValueError: If there is no step or no restart, the objective is unknown, or the ends are not increasing.
+        ValueError: If `steps` or `restarts` is less than 1, the objective is unknown, or the ends are not increasing.
     """
     sampler = DDIM() if sampler is None else sampler
     search = Search.over(process, steps, ends, free_ends, restarts, seed)

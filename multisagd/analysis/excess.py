@@ -26,7 +26,7 @@ def excess_power(data: DataStatistics, expected: Tensor, errors: float = 4.0, co
     their `count`), or a fitted power law (`multisagd.analysis.profiles`; `count` is then None). A measured power is a
     mean of `count` squared magnitudes, so for Gaussian data its relative standard error is at most `1/√count` (times
     `√2` at self-conjugate frequencies), with equality if all channels are equal. Excesses within `errors` standard
-    errors count as zero. Data have heavier tails than a Gaussian, so use a large value of `errors`, or check the
+    errors count as zero. Real data have heavier tails than a Gaussian, so use a large value of `errors`, or check the
     result.
 
     Raises:
@@ -56,7 +56,7 @@ def estimate_corruption(
     that stands out from the spectrum counts as corruption, so `minimum` should be large.
 
     Raises:
-        NoExcessError: If there is no such excess.
+        NoExcessError: If no excess is that large.
         ValueError: If the grids differ, or a power law cannot be fitted.
     """
     if clean is not None and data.grid != clean.grid:
@@ -72,7 +72,7 @@ def estimate_corruption(
 def fitted_power(data: DataStatistics, decibels: float = 3.0) -> Tensor:
     """Fit a power law with a knee to the spectrum of data, ignoring outliers, and return its power `(*half_shape)`.
 
-    The fit uses the median power of rings of frequency, which lines and spots do not change. Rings more than `decibels`
+    The fit uses the median power of rings of frequency, which lines and spots hardly affect. Rings more than `decibels`
     above the fit are omitted one by one, the farthest first, until half of them are left. Zero frequency is excluded.
 
     Raises:
@@ -81,7 +81,7 @@ def fitted_power(data: DataStatistics, decibels: float = 3.0) -> Tensor:
     grid, power = data.grid, data.power.mean(0)
     radius = grid.radius(factors={axis.name: axis.spacing for axis in grid.axes})
     rings = [(radius[weight > 0], power[weight > 0]) for _, high, weight in grid.bands(max(grid.shape) // 2) if high]
-    middle = torch.tensor([float(place.mean()) for place, _ in rings], dtype=torch.float64, device="cpu")
+    middle = torch.tensor([float(radii.mean()) for radii, _ in rings], dtype=torch.float64, device="cpu")
     median = torch.tensor([float(values.median()) for _, values in rings], dtype=torch.float64, device="cpu")
     kept = median > 0
     if int(kept.sum()) < FEWEST:

@@ -1,9 +1,9 @@
 """Design the noise spectrum and the steps jointly.
 
-In the Gaussian model, noise that is more like the data always means less discretisation error: with `W ∝ C` every
-frequency has the same log-SNR at every time. Effects outside the model argue against it: a network must then resolve
-noise powers that differ as much as the data's do, and where noise is weak at t = 1, part of the data remains. So the
-optimum of the model (`design_joint`) may differ from the recommendation (`recommend`).
+In the Gaussian model, the discretisation error decreases as the noise spectrum approaches that of the data: with
+`W ∝ C` every frequency has the same log-SNR at every time. Effects outside the model limit how far to go: a network
+must then resolve noise powers that differ as much as the data's do, and where noise is weak at t = 1, part of the data
+remains. So the optimum of the model (`design_joint`) may differ from the recommendation (`recommend`).
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def design_joint(
     The spectrum keeps a mean power of one. The covariance of `process` is not used.
 
     Raises:
-        ValueError: If the family is unknown, or `design_schedule` would raise it.
+        ValueError: If the family is unknown, or the other arguments are invalid for `design_schedule`.
     """
     if family not in get_args(Family):
         raise ValueError(f"unknown family {family!r}; choose {', '.join(get_args(Family))}")
@@ -127,6 +127,6 @@ def _cycles_per_sample(grid: Grid) -> dict[str, float]:
 
 
 def _radius(grid: Grid) -> Tensor:
-    """Return the radial frequency that a power law depends on, in cycles per sample, constant below its corner."""
+    """Return the radial frequency in cycles per sample, clamped to at least the corner frequency of a power law."""
     factors = _cycles_per_sample(grid)
     return grid.radius(factors=factors).clamp(min=grid.corner(factors=factors))

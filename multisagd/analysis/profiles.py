@@ -1,7 +1,8 @@
 """Reduce spectra to curves, radially or along an axis, with confidence bands, and fit power laws to them.
 
 Power varies from example to example, and within one example its deviations at neighbouring frequencies are correlated.
-So the uncertainty of a curve comes from the variation among the curves of single examples, not among frequencies.
+So the uncertainty of a curve is estimated from the variation among the curves of single examples, not among
+frequencies.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ class Profile:
         return (self.power - half).clamp(min=0), self.power + half
 
     def thinned(self, maximum: int) -> Profile:
-        """Return at most `maximum` points `(points,)`, which are averages over equal fractions of an octave.
+        """Return at most `maximum` points `(points,)`: averages over intervals of equal width in log frequency.
 
         Errors are not included. Frequencies must be positive and increasing, and the power must have no leading
         dimensions.
@@ -53,10 +54,10 @@ class Profile:
             return Profile(self.frequency, self.power)
         low, high = (math.log10(float(self.frequency[end])) for end in (0, -1))
         edges = torch.logspace(low, high, maximum, device="cpu").double()
-        place = torch.searchsorted(edges, self.frequency.contiguous(), right=True)
-        _, place = torch.unique(place, return_inverse=True)
-        count = torch.bincount(place).double()
-        return Profile(torch.bincount(place, self.frequency) / count, torch.bincount(place, self.power) / count)
+        index = torch.searchsorted(edges, self.frequency.contiguous(), right=True)
+        _, index = torch.unique(index, return_inverse=True)
+        count = torch.bincount(index).double()
+        return Profile(torch.bincount(index, self.frequency) / count, torch.bincount(index, self.power) / count)
 
 
 def axis_profile(power: Tensor, grid: Grid, name: str) -> Profile:
@@ -67,8 +68,8 @@ def axis_profile(power: Tensor, grid: Grid, name: str) -> Profile:
     axis = grid.axis(name)
     frequency = torch.fft.rfftfreq(axis.size, d=axis.spacing, dtype=torch.float64, device="cpu")
     flat = power.to(torch.float64).reshape(-1, *grid.half_shape).mean(0)
-    place = (grid.frequencies(name).abs() * axis.spacing * axis.size).round().long().expand(grid.half_shape)
-    return Profile(frequency, _averages(flat, place, grid.multiplicity, len(frequency)))
+    index = (grid.frequencies(name).abs() * axis.spacing * axis.size).round().long().expand(grid.half_shape)
+    return Profile(frequency, _averages(flat, index, grid.multiplicity, len(frequency)))
 
 
 def radial_profile(power: Tensor, grid: Grid, rings: int | None = None) -> Profile:
@@ -78,9 +79,9 @@ def radial_profile(power: Tensor, grid: Grid, rings: int | None = None) -> Profi
     default one bin wide along the longest axis). The frequency of a ring is the mean radius of its bins. Leading
     dimensions are kept.
     """
-    place, frequency = _rings(grid, rings)
+    index, frequency = _rings(grid, rings)
     flat = power.to(torch.float64).reshape(-1, *grid.half_shape)
-    averages = torch.stack([_averages(each, place, grid.multiplicity, len(frequency)) for each in flat])
+    averages = torch.stack([_averages(each, index, grid.multiplicity, len(frequency)) for each in flat])
     return Profile(frequency, averages.reshape(*power.shape[: -grid.dimensions], -1))
 
 
@@ -100,19 +101,19 @@ def unit_of(along: str, grid: Grid) -> str:
 
 
 def _rings(grid: Grid, rings: int | None) -> tuple[Tensor, Tensor]:
-    """Return the index of each bin's ring, without empty rings, and the mean radius of each ring."""
+    """Return the index of each bin's ring, counted without empty rings, and the mean radius of each ring."""
     radius = grid.radius(factors={axis.name: axis.spacing for axis in grid.axes})
     top = 0.5 * math.sqrt(grid.dimensions)
     count = rings or max(1, round(top * max(grid.shape)))
-    place = torch.where(radius < 1e-9, 0, 1 + (radius / top * count - 1e-9).long().clamp(0, count - 1))
-    _, place = torch.unique(place, return_inverse=True)
-    return place, _averages(radius, place, grid.multiplicity, int(place.max()) + 1)
+    index = torch.where(radius < 1e-9, 0, 1 + (radius / top * count - 1e-9).long().clamp(0, count - 1))
+    _, index = torch.unique(index, return_inverse=True)
+    return index, _averages(radius, index, grid.multiplicity, int(index.max()) + 1)
 
 
-def _averages(values: Tensor, place: Tensor, weight: Tensor, count: int) -> Tensor:
-    """Return the weighted average of the values that share each of `count` indices, given in `place`."""
+def _averages(values: Tensor, index: Tensor, weight: Tensor, count: int) -> Tensor:
+    """Return the weighted average of the values with each index below `count`; `index` has the shape of `values`."""
     sums = torch.zeros(2, count, dtype=torch.float64, device="cpu")
-    sums.index_add_(1, place.flatten(), torch.stack([(values * weight).flatten(), weight.flatten()]))
+    sums.index_add_(1, index.flatten(), torch.stack([(values * weight).flatten(), weight.flatten()]))
     return sums[0] / sums[1].clamp(min=1e-300)
 
 
@@ -171,7 +172,7 @@ class PowerLawFit:
     residual: float
 
     def power(self, radius: Tensor) -> Tensor:
-        """Return the fitted power at each radius, shaped like it."""
+        """Return the fitted power at each radius, in the shape of `radius`."""
         return self.level * (radius**2 + self.knee**2) ** (self.exponent / 2)
 
 
@@ -211,8 +212,8 @@ def fit_power_law(profile: Profile) -> PowerLawFit:
 def cross_spectrum(batches: Iterable[Tensor | tuple[Tensor, Tensor | None]], statistics: DataStatistics) -> Tensor:
     """Return the cross power of channels, `(channels, channels, *half_shape)`, complex128: `E[F(x_i) F(x_j)*]`.
 
-    Its diagonal is the power of the statistics, for data without padding. Noise here is independent between channels;
-    this measures how well one channel predicts another where both are valid.
+    Its diagonal is the power of the statistics, for data without padding. This measures how well one channel predicts
+    another where both are valid; the noise of this library is independent between channels.
 
     Raises:
         ValueError: If there are no data.
@@ -231,8 +232,8 @@ def cross_spectrum(batches: Iterable[Tensor | tuple[Tensor, Tensor | None]], sta
 def _shared(batch: Tensor | tuple[Tensor, Tensor | None], channels: int) -> Tensor:
     """Return the scale factors of products of two channels' transforms, `(batch, channels, channels)`.
 
-    Each is scaled by its own fraction of valid samples, and a product is a sum over samples that are valid in both. The
-    result is 0 where there are no such samples.
+    Each transform is scaled by its channel's fraction of valid samples, but a product is a sum over the samples that
+    are valid in both channels. The result is 0 where there are no such samples.
     """
     x, mask = (batch, None) if isinstance(batch, Tensor) else batch
     if mask is None:

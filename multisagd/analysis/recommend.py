@@ -1,6 +1,6 @@
-"""Recommend noise and steps for a dataset, with reasons in words.
+"""Recommend noise and steps for a dataset, and explain the choice in words.
 
-The discretisation error alone would always ask for noise like the data (`joint`). Here noise is shaped only as
+The discretisation error alone would always favour noise shaped like the data (`joint`). Here noise is shaped only as
 much as the error at the given number of steps requires, within what a network can resolve, and only if the data are
 still hidden by the noise at the start. White noise is the first candidate.
 """
@@ -107,7 +107,7 @@ def recommend(
     with the smallest error, or white noise if that is hardly worse (`limits.gain`).
 
     Raises:
-        ValueError: If `design_schedule` raises it.
+        ValueError: If the arguments are invalid for `design_schedule`.
     """
     limits = limits or Limits()
     candidates = tuple(
@@ -147,7 +147,7 @@ def recommend(
             f"{white.error / best.error:.2g} times better than white noise."
         )
     if objection := white.objection(limits):
-        reasons.append(f"Mind the start with any noise: with white noise, {objection}.")
+        reasons.append(f"Check the start of sampling with any noise: with white noise, {objection}.")
     return Recommendation(chosen, candidates, tuple(reasons))
 
 
@@ -173,7 +173,7 @@ def _candidate(
     )
     power = process.covariance.power()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the result contains what it warns of
+        warnings.simplefilter("ignore")  # the result contains the values it warns about
         bands = terminal_snr(process, statistics, time=float(designed.times(schedule)[0]))
     scale = statistics.grid.mean(statistics.power).sum() * statistics.grid.numel
     return Candidate(

@@ -41,8 +41,8 @@ class Spectra:
         """Return the spectra of data and noise on the grid of the statistics, `(channels, *half_shape)`.
 
         Raises:
-            ValueError: If the process has other axes, or its noise is drawn on a padded grid and so has no transfer
-                function.
+            ValueError: If the process and the statistics have different axes, or the noise is drawn on a padded grid
+                and so has no transfer function.
         """
         if isinstance(process.covariance, PaddedCovariance):
             raise ValueError(
@@ -76,11 +76,11 @@ class Transfer:
 
     @property
     def bias(self) -> Tensor:
-        """Return the squared error of the generated mean, `(mean_gain - 1)² |μ|²`: power, `(channels, *half_shape)`."""
+        """Return the squared error `(mean_gain - 1)² |μ|²` of the generated mean, a power `(channels, *half_shape)`."""
         return (self.mean_gain - 1) ** 2 * self.spectra.mean
 
     def wasserstein(self) -> Tensor:
-        """Return the squared 2-Wasserstein distance to the data per frequency: power, `(channels, *half_shape)`.
+        """Return the squared 2-Wasserstein distance to the data per frequency, a power `(channels, *half_shape)`.
 
         It is the sum of the squared differences of the standard deviations and of the means.
         """
@@ -89,8 +89,8 @@ class Transfer:
     def kl(self) -> Tensor:
         """Return the Kullback-Leibler divergence from the data per frequency, in nats, `(channels, *half_shape)`.
 
-        It is infinite where only one of the two has power, or where both are constant and differ; it is zero where both
-        are the same constant.
+        It is infinite where only one of the two distributions has power, or where both are constant and differ. It is
+        zero where both are the same constant.
         """
         some = self.spectra.data > 0
         data = torch.where(some, self.spectra.data, 1.0)
@@ -99,7 +99,7 @@ class Transfer:
         return torch.where(some, 0.5 * (ratio - 1 - ratio.log() + self.bias / data), constant)
 
     def absolute_error(self) -> Tensor:
-        """Return the absolute error of the power, plus `bias`: power, `(channels, *half_shape)`."""
+        """Return the absolute error of the power, plus `bias`, a power `(channels, *half_shape)`."""
         return (self.power - self.spectra.data).abs() + self.bias
 
     def total(self, values: Tensor) -> Tensor:
@@ -108,7 +108,7 @@ class Transfer:
 
 
 def root(power: Tensor) -> Tensor:
-    """Return the square root, shaped like the power, with a derivative of zero at zero instead of infinity."""
+    """Return the square root of a power, in its shape, with derivative 0 (not infinity) where the power is 0."""
     positive = power > 0
     return torch.where(positive, torch.where(positive, power, 1.0).sqrt(), 0.0)
 
@@ -140,7 +140,7 @@ def follow(
 ) -> Transfer:
     """Propagate mean and power through the sampling steps at decreasing times `(steps + 1,)` in [0, 1].
 
-    `like` `(1, 1, *grid)` is a tensor on the grid for which the process gives coefficients per frequency. The result is
+    `like` `(1, 1, *grid)` is a tensor on the grid for which the process computes its coefficients. The result is
     differentiable with respect to `times` and `spectra.noise`.
 
     Raises:
@@ -161,7 +161,7 @@ def follow(
     of_mean = responses[1]
 
     def estimate(x: Tensor, now: Point) -> Tensor:
-        # The Wiener filter; a bin with neither data nor noise has the mean.
+        # The Wiener filter; where neither data nor noise has power, the estimate is the mean.
         total = now.at.a**2 * spectra.data + now.at.b**2 * spectra.noise
         gain = torch.where(total > 0, now.at.a * spectra.data / torch.where(total > 0, total, 1.0), 0.0)
         return gain * x + (1 - gain * now.at.a) * of_mean
@@ -186,8 +186,8 @@ def check_sampler(sampler: Sampler) -> None:
     """
     if isinstance(sampler, GaussianIntegrator):
         raise ValueError(
-            "the Gaussian integrator has no error on Gaussian data, with any steps: there is nothing to analyse or "
-            "design; choose another sampler"
+            "the Gaussian integrator has no error on Gaussian data, with any number of steps: there is nothing to "
+            "analyse or design; choose another sampler"
         )
 
 

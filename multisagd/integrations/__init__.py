@@ -1,7 +1,7 @@
 """Use multisagd with other libraries: coloured noise in diffusers, and this project's models with diffusers samplers.
 
-Importing this package imports no other library. Import it before loading a saved scheduler with coloured noise by
-diffusers' `from_pretrained`.
+Importing this package does not import those libraries. Import it before diffusers' `from_pretrained` loads a saved
+scheduler with coloured noise.
 """
 
 from multisagd.integrations.karras import KarrasDenoiser

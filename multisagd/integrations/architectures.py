@@ -21,8 +21,8 @@ class Architecture:
     """Properties of a diffusers network class.
 
     `dimensions` is the number of grid dimensions, `classes` the option that sets the number of classes, and
-    `counts_null` whether that number includes "no class". `tokens` says whether the network attends to tokens, and
-    `text` whether these may be text tokens, which need a mask.
+    `counts_null` whether that number includes "no class". `tokens` is whether the network attends to tokens, and `text`
+    whether these may be text tokens, which need a mask.
     """
 
     dimensions: int
@@ -39,10 +39,10 @@ KINDS = {
     "UNet3DConditionModel": Architecture(3, tokens=True),
     "DiTTransformer2DModel": Architecture(2, "num_embeds_ada_norm", counts_null=False),
 }
-"""Supported classes: they need no inputs other than the inputs of this project's networks."""
+"""Supported classes: they need no inputs other than the ones that this project's networks receive."""
 
 FORMER = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
-"""Current names of the attention layers in diffusers, by their names before 2023, except in `NAMES_KEPT`."""
+"""Current names of diffusers' attention layers, by their names before 2023, which classes in `NAMES_KEPT` still use."""
 
 NAMES_KEPT = ("UNet1DModel",)
 
@@ -65,17 +65,17 @@ def embeds_fourier_features(name: str, options: Mapping[str, Any]) -> bool:
     """Whether the network embeds the timestep with random Fourier features.
 
     Raises:
-        ValueError: If the network does not accept timesteps that are not whole numbers.
+        ValueError: If the network accepts integer timesteps only.
     """
     kind = options.get("time_embedding_type", "fourier" if name == "UNet1DModel" else "positional")
     if name == "UNet2DModel" and kind != "positional":
         # With other types it divides its output by the timestep, or looks the timestep up in a table.
-        raise ValueError(f"{name}: time_embedding_type={kind!r} takes whole timesteps only: use positional")
+        raise ValueError(f"{name}: time_embedding_type={kind!r} accepts integer timesteps only: use positional")
     return bool(kind == "fourier")
 
 
 def architecture(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Complete options with a small architecture, with attention at the coarsest level.
+    """Return the options, completed to a small architecture with attention at the coarsest level.
 
     Raises:
         ValueError: If the widths are invalid.
@@ -86,7 +86,7 @@ def architecture(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
         return {**small, **given}
     widths = given.setdefault("block_out_channels", [32, 64, 64])
     if not isinstance(widths, list | tuple) or not widths or not all(type(each) is int and each > 0 for each in widths):
-        raise ValueError(f"{name}: block_out_channels={widths!r:.80} must list the width of each level")
+        raise ValueError(f"{name}: block_out_channels={widths!r:.80} must be a list of the width of each level")
     finer = len(widths) - 1
     if name == "UNet1DModel":
         given.setdefault("down_block_types", ["DownBlock1DNoSkip", *["DownBlock1D"] * (finer - 1), "AttnDownBlock1D"])
@@ -123,8 +123,8 @@ def count_classes(name: str, kind: Architecture, given: dict[str, Any], classes:
         return classes or 1
     if classes is not None and classes + null != fixed:
         raise ValueError(
-            f"{name}: {kind.classes}={fixed} is {fixed - null} classes{' and the null class' * null}, but the data "
-            f"have {classes}: change either, or train without classes (training.conditional=false)"
+            f"{name}: {kind.classes}={fixed} means {fixed - null} classes{' and the null class' * null}, but the data "
+            f"have {classes}: change one of them, or train without classes (training.conditional=false)"
         )
     return int(fixed) - null
 
@@ -142,7 +142,7 @@ def add_null_class(name: str, options: dict[str, Any]) -> str | None:
 
 
 def current_name(name: str, weight: str) -> str:
-    """Return diffusers' current name of a weight of the class `name`, for models that were saved with a former name."""
+    """Return diffusers' current name of a weight of the class `name`, for models that were saved with an old name."""
     parts = weight.rsplit(".", 2)
     if name not in NAMES_KEPT and len(parts) == 3 and parts[1] in FORMER and "attentions" in weight:
         return f"{parts[0]}.{FORMER[parts[1]]}.{parts[2]}"
@@ -150,12 +150,12 @@ def current_name(name: str, weight: str) -> str:
 
 
 def strides(name: str, given: Mapping[str, Any]) -> tuple[int, ...]:
-    """Return the stride of each axis; the axis's size must be a multiple of it."""
+    """Return the stride of each axis; the network requires sizes that are multiples of it."""
     if name == "DiTTransformer2DModel":
         return (given.get("patch_size", 2),) * 2
     levels = len(given["block_out_channels"])
     if name == "UNet1DModel":
-        return (2**levels,)  # its middle block goes one level deeper
+        return (2**levels,)  # the middle block is one level deeper
     return {2: (), 3: (1,)}[KINDS[name].dimensions] + (2 ** (levels - 1),) * 2
 
 
@@ -164,7 +164,7 @@ def build(name: str, given: Mapping[str, Any]) -> nn.Module:
 
     Raises:
         ImportError: If diffusers is not installed.
-        ValueError: If the class does not have some option, or cannot be built with the options.
+        ValueError: If the class does not have one of the options, or cannot be built with them.
     """
     kind = _class_of(name)
     known = inspect.signature(kind).parameters

@@ -1,4 +1,4 @@
-"""Define the schedule of models trained at numbered noise levels, as most published models are.
+"""Define the schedule of models that were trained at discrete noise levels, as most published models were.
 
 Such a model has timesteps 0 to N - 1, and timestep i has `ᾱ_i = Π_{j≤i} (1 - β_j)` (arXiv 2006.11239). Here timestep
 i lies at `t = (i + 1)/N`, its log-SNR is `log(ᾱ_i/(1 - ᾱ_i))`, and between timesteps the log-SNR is linear; t = 0 is
@@ -31,7 +31,7 @@ class DiscreteSchedule(Schedule):
 
     Raises:
         ValueError: If there are fewer than two or more than 100,000 levels, a β is outside (0, 1), the number of β is
-            not `steps`, or levels are so clean or so noisy that `log_snr_range` makes them equal.
+            not `steps`, or several levels lie beyond the same end of `log_snr_range`, which makes them equal.
     """
 
     betas: BetaCurve | tuple[float, ...] = "linear"
@@ -46,7 +46,7 @@ class DiscreteSchedule(Schedule):
         if not bool((log_snr.diff() < 0).all() and log_snr[0] < self.log_snr_range[1]):
             raise ValueError(
                 f"levels of this discrete schedule lie outside log_snr_range={list(self.log_snr_range)}, where they "
-                "are indistinguishable: take fewer steps, other betas, or a wider range"
+                "are indistinguishable: use fewer steps, different betas, or a wider range"
             )
         knots = (self.log_snr_range[1], *log_snr.tolist())
         object.__setattr__(self, "_table", TabulatedSchedule(knots, log_snr_range=self.log_snr_range))
@@ -68,7 +68,7 @@ class DiscreteSchedule(Schedule):
         if len(betas) < 2 or not bool(((betas > 0) & (betas < 1)).all()):
             raise ValueError(f"a discrete schedule needs at least two betas between 0 and 1, got {len(betas)}")
         if len(betas) != self.steps:
-            raise ValueError(f"a discrete schedule of {self.steps} steps needs as many betas, got {len(betas)}")
+            raise ValueError(f"a discrete schedule of {self.steps} steps needs {self.steps} betas, got {len(betas)}")
         kept = (1 - betas).cumprod(0)
         if self.zero_terminal_snr:
             root = kept.sqrt()

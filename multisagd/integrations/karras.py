@@ -1,8 +1,9 @@
 """Wrap a denoiser in the interface of k-diffusion and EDM: `D(x, σ)`, x being x0 plus noise of standard deviation σ.
 
 A process's state is `x_t = α (x0 + σ/α ε)`, so that `D(x, σ)` is the denoiser at the time whose log-SNR is `-2 log σ`
-and at the state αx, for every path: the parametrisation of Karras et al. (arXiv 2206.00364). The samplers of
-k-diffusion take such an object as their `model`; their noise, which is white by default, must be the denoiser's noise:
+and at the state αx, for every schedule: the parametrisation of Karras et al. (arXiv 2206.00364). k-diffusion samplers
+take such an object as their `model`; their noise, which is white by default, must be replaced by the noise of the
+process:
 
     model = KarrasDenoiser(denoiser)
     x = model.start((4, 3, 32, 32), seeds=range(4), sigma=80.0)
@@ -29,13 +30,13 @@ class KarrasDenoiser(nn.Module):
     """Wrap a denoiser as `D(x, sigma) = E[x0 | x0 + sigma ε]`; ε is the process's noise, sigma `(batch,)` or a number.
 
     Raises:
-        ValueError: If the process's coefficients differ between frequencies, so that there is no single σ.
+        ValueError: If the process's coefficients depend on frequency, so that there is no single σ.
     """
 
     def __init__(self, denoiser: AnyDenoiser) -> None:
         super().__init__()
         if denoiser.process.modulation is not None:
-            raise ValueError("a process with a modulation has no single noise level per time: D(x, sigma) needs it")
+            raise ValueError("D(x, sigma) needs a single noise level per time: remove the process's modulation")
         self.denoiser = denoiser
 
     @property
@@ -45,12 +46,12 @@ class KarrasDenoiser(nn.Module):
 
     @property
     def sigma_min(self) -> float:
-        """The smallest noise level of the process, at its data end."""
+        """The smallest noise level of the process, at t = 0."""
         return self._sigma_at(0.0)
 
     @property
     def sigma_max(self) -> float:
-        """The largest noise level of the process; beyond it the denoiser is not defined."""
+        """The largest noise level of the process, at t = 1; the denoiser is not defined beyond it."""
         return self._sigma_at(1.0)
 
     def forward(self, x: Tensor, sigma: Tensor | float, **condition: Any) -> Tensor:
@@ -65,20 +66,20 @@ class KarrasDenoiser(nn.Module):
         x = as_data(x)
         levels = torch.as_tensor(sigma, device=x.device, dtype=torch.float64).reshape(-1)
         if len(levels) not in (1, len(x)):
-            raise ValueError(f"a batch of {len(x)} needs one sigma or {len(x)}, got {len(levels)}")
+            raise ValueError(f"expected 1 or {len(x)} sigmas for a batch of {len(x)}, got {len(levels)}")
         if not bool((levels >= 0).all()):
             raise ValueError(f"sigma is a standard deviation and must be at least 0, got {float(levels.min()):.6g}")
         # A k-diffusion schedule that starts at sigma_max may exceed it by rounding.
         if bool((levels > self.sigma_max * (1 + 1e-5)).any()):
             raise ValueError(
-                f"sigma {float(levels.max()):.6g} is above the process's maximum {self.sigma_max:.6g}: start there"
+                f"sigma {float(levels.max()):.6g} is above the process's maximum {self.sigma_max:.6g}: use at most that"
             )
         t = self.process.schedule.time(-2 * levels.log()).expand(len(x))
         alpha = self.process.coefficients(t, x).a
         return self.denoiser((alpha * x).to(x.dtype), t, **condition)
 
     def start(self, shape: Sequence[int], seeds: Sequence[int], sigma: float | None = None) -> Tensor:
-        """Draw the start of sampling: noise `shape` with standard deviation `sigma` (`sigma_max` by default)."""
+        """Draw noise of this shape and standard deviation `sigma` (`sigma_max` by default), to start sampling from."""
         return self.process.noise(shape, seeds) * (self.sigma_max if sigma is None else sigma)
 
     def noise_sampler(self, x: Tensor, seeds: Sequence[int]) -> Callable[[Any, Any], Tensor]:

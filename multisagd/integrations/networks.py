@@ -6,8 +6,8 @@ sampling:
 
     timestep = offset + scale · clock.time(log-SNR)
 
-where the *clock* is the schedule whose times the network was made for. A network trained from scratch gets times that
-are linear in log-SNR. A network trained elsewhere keeps its own clock, whatever the schedule of training or sampling.
+where the *clock* is the schedule whose times the network expects. A network trained from scratch gets times that are
+linear in log-SNR. A network trained elsewhere keeps its own clock, whatever the schedule of training or sampling.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ class DiffusersNetwork(nn.Module):
 
     x is (batch, channels, *grid) and log_snr (batch,). The condition is `None`; or labels (batch,), where the label
     `classes` means no class; or text embeddings (batch, tokens, context), where a row of zeros is not a token. The
-    output is shaped like x. Grids may have any size: they are padded to the network's stride and cropped back. Further
-    channels of the output, with which some networks predict a variance, are dropped.
+    output is shaped like x. Grids may have any size: they are padded to a multiple of the network's stride, and the
+    output is cropped. Additional output channels, in which some networks predict a variance, are dropped.
 
     The supported classes are UNet1DModel (1-D), UNet2DModel (2-D, classes), UNet2DConditionModel (2-D, classes or
     text), UNet3DConditionModel (frames by 2-D) and DiTTransformer2DModel (2-D, classes; grids are padded to squares).
     Missing options are filled in: the channels, the number of classes, the width of text embeddings, and a small
-    architecture if `options` do not specify one. UNets with cross-attention read one learned token where there is no
+    architecture if `options` do not specify one. U-Nets with cross-attention read one learned token where there is no
     text.
 
     Args:
@@ -59,7 +59,8 @@ class DiffusersNetwork(nn.Module):
             features of UNet1DModel, which need small numbers.
         offset: timestep at time 0 of the clock. By default 0, or -scale/2 for random Fourier features.
         classes: number of classes, or `None` for a network without classes.
-        context: width of text embeddings, or `None` for a network without text; classes and text exclude each other.
+        context: width of text embeddings, or `None` for a network without text; classes and text are mutually
+            exclusive.
 
     Raises:
         ImportError: If diffusers is not installed.
@@ -98,7 +99,7 @@ class DiffusersNetwork(nn.Module):
                 f"{name}: {unsupported[0]}={given[unsupported[0]]!r} requires a condition that is not supported here"
             )
         if context is not None and (not kind.text or classes is not None):
-            both = "a network learns classes or text, not both: remove classes or context"
+            both = "a network supports classes or text, not both: remove classes or context"
             raise ValueError(both if kind.text else f"{name} does not support text: remove text=encoder")
         given, fourier = architecture(name, given), embeds_fourier_features(name, given)
         self.channels, self.dimensions, self.classes = channels, dimensions, None
@@ -138,7 +139,7 @@ class DiffusersNetwork(nn.Module):
             check_labels(labels, len(x), self.classes)
             inputs["class_labels"] = labels
         elif condition is not None and not self.reads_text:
-            raise ValueError("this network takes no condition but was given one: build it with classes or context")
+            raise ValueError("this network takes no condition, but got one: build it with classes or context")
         if self.null is not None:
             inputs |= self._tokens(condition if self.reads_text else None, len(x))
         wide = log_snr.to(torch.promote_types(log_snr.dtype, torch.float32))

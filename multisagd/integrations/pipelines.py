@@ -1,9 +1,9 @@
 """Use diffusers pipelines with coloured initial and injected noise.
 
 A pipeline draws its initial noise itself and leaves the rest to its scheduler. `shape_pipeline(pipeline, shaped)`
-returns the same pipeline, as an instance of a subclass, with a shaped scheduler and coloured draws during its calls.
-The noise belongs to the scheduler and is saved with it. This module has an attribute `Shaped…Pipeline` for every
-diffusers pipeline class: `ShapedDDPMPipeline.from_pretrained(folder)` loads a saved pipeline.
+returns the same pipeline, as an instance of a subclass, with a shaped scheduler; all noise that it draws during a call
+is coloured. The noise belongs to the scheduler and is saved with it. This module has an attribute `Shaped…Pipeline` for
+every diffusers pipeline class: `ShapedDDPMPipeline.from_pretrained(folder)` loads a saved pipeline.
 """
 
 from __future__ import annotations
@@ -21,15 +21,16 @@ from multisagd.integrations.shaped_noise import ShapedNoise
 def shape_pipeline(pipeline: Any, shaped: ShapedNoise) -> Any:
     """Return a copy of the pipeline, with the same models, that draws the noise of `shaped`.
 
-    Latents that are packed after drawing are coloured too. Latents given by the caller are used unchanged.
+    Latents that the pipeline packs after drawing them are coloured too. Latents that the caller passes are used
+    unchanged.
 
     Raises:
-        ValueError: If it is not a diffusers pipeline, or has no scheduler.
+        ValueError: If `pipeline` is not a diffusers pipeline, or has no scheduler.
     """
     base: Any = type(pipeline)
     cls = shaped_class(base)
     if getattr(pipeline, "scheduler", None) is None:
-        raise ValueError(f"{type(pipeline).__name__} has no scheduler whose noise could be shaped")
+        raise ValueError(f"{type(pipeline).__name__} has no scheduler, so its noise cannot be shaped")
     result = copy.copy(pipeline)
     result.__class__ = cls
     result.register_modules(scheduler=shape_scheduler(pipeline.scheduler, shaped))
@@ -47,7 +48,7 @@ def __getattr__(name: str) -> Any:
 
 @functools.cache
 def shaped_class(base: Any) -> Any:
-    """Return the subclass of a pipeline class that draws its scheduler's coloured noise; a shaped class is unchanged.
+    """Return the subclass of a pipeline class that draws its scheduler's coloured noise, or a shaped class itself.
 
     Raises:
         ValueError: If the class is not a diffusers pipeline.
@@ -75,7 +76,7 @@ def _initialiser(base: Any) -> Callable[..., None]:
                 f"{type(self).__name__} needs a scheduler with coloured noise, got {type(given).__name__}: make one "
                 "with shape_scheduler, or the pipeline with shape_pipeline(pipeline, ShapedNoise(…))"
             )
-        # Some pipelines replace the given scheduler by a scheduler of another class, which loses the colour.
+        # Some pipelines replace the scheduler with one of a different class, which loses the colour.
         bound.arguments["scheduler"] = given.in_white()
         base.__init__(*bound.args, **bound.kwargs)
         self.register_modules(scheduler=shape_scheduler(self.scheduler, given.shaped_noise))

@@ -2,7 +2,7 @@
 
 A diffusers scheduler passes `α x0 + s ε` and a timestep to its model and expects, depending on its configuration, the
 noise ε, `v = α ε - s x0`, x0 or the flow `ε - x0`. These follow from this project's denoiser at the time at which its
-own schedule has the same log-SNR, `2 log(α/s)`, with the state scaled to its path. The schedules may differ.
+own schedule has the same log-SNR, `2 log(α/s)`, with the sample scaled to that schedule. The two schedules may differ.
 """
 
 from __future__ import annotations
@@ -38,10 +38,9 @@ class ScheduledDenoiser(nn.Module):
 
     `forward` takes a sample `(batch, channels, *grid)` as returned by `scheduler.scale_model_input`, and the timestep.
     It returns the scheduler's kind of prediction as `.sample`, or as the first item of a tuple with
-    `return_dict=False`. The schedules may differ. Noise levels outside the denoiser's schedule are clamped to its ends.
-
-    If `channels` is given, it can be used in pipelines that need only a model and a scheduler:
-    `DDPMPipeline(ScheduledDenoiser(denoiser, scheduler, channels=3), scheduler)`.
+    `return_dict=False`. The scheduler's and the denoiser's schedules may differ; noise levels outside the denoiser's
+    schedule are clamped to its ends. If `channels` is given, the result can be used in pipelines that need only a model
+    and a scheduler: `DDPMPipeline(ScheduledDenoiser(denoiser, scheduler, channels=3), scheduler)`.
 
     Raises:
         ValueError: From `forward`, if the scheduler's noise levels or prediction are not supported, it expects its
@@ -83,7 +82,7 @@ class ScheduledDenoiser(nn.Module):
         process, rank = self.denoiser.process, (1,) * (sample.dim() - 1)
         t = process.schedule.time(2 * (level.alpha.log() - level.sigma.log()))
         own_alpha, own_sigma = process.schedule.alpha_sigma(t)
-        # Both quotients agree, except beyond the schedule's range, and where α or σ vanishes.
+        # The two quotients are equal, except beyond the schedule's range, and where α or σ vanishes.
         ratio = torch.where(level.alpha > level.sigma, own_alpha / level.alpha, own_sigma / level.sigma)
         scaled = sample * ratio.reshape(-1, *rank).to(sample)
         x0 = self.denoiser(scaled, t.to(sample.device).expand(len(sample)), condition)
@@ -99,8 +98,8 @@ class ScheduledDenoiser(nn.Module):
 def noise_level(scheduler: Any, timestep: Tensor | float) -> Level:
     """Return the dimensionless factors of x0 and noise, two scalars, in the scaled sample at a timestep.
 
-    Within a sampling loop the scheduler's own σ of the step is used, since a timestep may be rounded; for timesteps
-    outside the loop it is read from the scheduler's table.
+    Within a sampling loop they follow from the scheduler's own σ of the step, since a timestep may be rounded; for
+    other timesteps they are read from the scheduler's table.
 
     Raises:
         ValueError: If the scheduler is not variance preserving (with `alphas_cumprod`), flow matching, or
@@ -117,8 +116,8 @@ def noise_level(scheduler: Any, timestep: Tensor | float) -> Level:
         return Level(1 - sigma, sigma)
     if not hasattr(scheduler, "alphas_cumprod"):
         raise ValueError(
-            f"{type(scheduler).__name__} has no supported noise levels: it has neither "
-            "alphas_cumprod, nor the interface of flow matching or of EDM"
+            f"{type(scheduler).__name__} is not supported: it has neither "
+            "alphas_cumprod nor the interface of flow matching or of EDM. Choose another scheduler"
         )
     if sigma is not None:
         scale = (sigma**2 + 1).rsqrt()
@@ -147,7 +146,7 @@ def _sigma_of_step(scheduler: Any, timesteps: Tensor) -> Tensor | None:
         if len(matches) == 0:
             return None
         index = int(matches[0])
-    # Second-order solvers evaluate the model between two levels.
+    # Second-order solvers also evaluate the model between two levels.
     if not getattr(scheduler, "state_in_first_order", True):
         if getattr(scheduler, "mid_point_sigma", None) is not None:
             return torch.as_tensor(scheduler.mid_point_sigma, dtype=torch.float64, device="cpu").reshape(1)
@@ -169,8 +168,8 @@ def _weights(scheduler: Any, level: Level) -> tuple[Tensor, Tensor]:
     """Return the weights of x0 and the noise in the scheduler's kind of prediction, which are finite at any level."""
     if str(scheduler.config.get("variance_type", "")).startswith("learned"):
         raise ValueError(
-            f"{type(scheduler).__name__} expects its model to predict a variance too, which no denoiser here does: use "
-            "the scheduler's default variance_type, which is not learned"
+            f"{type(scheduler).__name__} expects its model to predict a variance too, which this denoiser does not: "
+            "use the scheduler's default variance_type, which is not learned"
         )
     kind = scheduler.config.get("prediction_type", "flow_prediction" if is_flow(scheduler) else "epsilon")
     alpha, sigma = level.alpha, level.sigma
@@ -183,14 +182,14 @@ def _weights(scheduler: Any, level: Level) -> tuple[Tensor, Tensor]:
     if kind == "epsilon":
         if not bool((alpha > 0).all()):
             raise ValueError(
-                f"{type(scheduler).__name__} expects the noise where the factor of the sample is zero, and divides by "
-                "that factor: set prediction_type='v_prediction', or remove rescale_betas_zero_snr"
+                f"{type(scheduler).__name__} expects a prediction of the noise at a level where the factor of x0 is "
+                "zero, and divides by that factor: set prediction_type='v_prediction', or remove rescale_betas_zero_snr"
             )
         return zero, one
     if kind == "sample" and not hasattr(scheduler, "precondition_outputs"):
         return one, zero
     if kind == "v_prediction":
-        # On every path, diffusers converts v by x0 = α x - σ v, so the weight of x0 is -(1 - α²)/σ.
+        # For every schedule, diffusers converts v by x0 = α x - σ v, so the weight of x0 is -(1 - α²)/σ.
         return -(one + alpha if is_flow(scheduler) else sigma), alpha
     if kind == "flow_prediction":
         return -one, one

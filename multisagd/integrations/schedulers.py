@@ -1,9 +1,9 @@
 """Use diffusers schedulers with coloured injected noise.
 
 `shape_scheduler(scheduler, shaped)` returns the same scheduler, as an instance of a subclass, with steps that draw
-coloured noise. Pipelines, which check a scheduler's class and signatures, accept it. This module has an attribute
-`Shaped…Scheduler` for every diffusers scheduler class, created on first access. Its configuration contains the noise as
-plain data, so a saved scheduler, alone or in a pipeline, is loaded with its noise.
+coloured noise. Pipelines accept it, although they check a scheduler's class and signatures. This module has an
+attribute `Shaped…Scheduler` for every diffusers scheduler class, created on first access. Its configuration contains
+the noise as plain data, so a saved scheduler, alone or in a pipeline, is loaded with its noise.
 
 Only the noise changes: every scheduler's step combines tensors with scalar factors, which is valid for noise of any
 covariance (arXiv 2510.09660). Noise passed to `add_noise` is not changed.
@@ -25,9 +25,9 @@ from multisagd.integrations.shaped_noise import ShapedNoise
 from multisagd.libraries import importing
 
 DRAWING = ("step", "undo_step", "add_noise", "add_noise_to_input")
-"""Methods that draw normal noise in some scheduler, in addition to those whose names begin with `step_`."""
+"""Methods that draw Gaussian noise in some schedulers, in addition to methods whose names begin with `step_`."""
 LARGEST_SIGNAL = 0.1
-"""Maximum fraction of a noisy sample's power that is signal, for the colour of its noise to be detectable."""
+"""Maximum fraction of signal in a noisy sample's power for which the colour of the noise can be detected."""
 MIN_ODDS = 6.9
 """Log of the odds, 1,000 to 1, above which the initial sample counts as white: at most 1 in 1,000 warnings is false."""
 
@@ -41,7 +41,7 @@ def shape_scheduler(scheduler: Any, shaped: ShapedNoise) -> Any:
     white noise.
 
     Raises:
-        ValueError: If it is not a diffusers scheduler.
+        ValueError: If `scheduler` is not a diffusers scheduler.
     """
     cls: Any = type(scheduler)
     return shaped_class(cls).from_config(scheduler.config, shaped_noise=shaped)
@@ -93,7 +93,7 @@ class Shaped:
         """Return the configuration as JSON.
 
         Raises:
-            ValueError: If the noise could not be read back.
+            ValueError: If the noise has no description from which it could be loaded.
         """
         if self._undescribed is not None:
             raise ValueError(f"this scheduler cannot be saved: {self._undescribed}")
@@ -115,8 +115,8 @@ def _initialiser(base: Any) -> Callable[..., None]:
     def initialise(self: Any, *args: Any, shaped_noise: Any = None, **kwargs: Any) -> None:
         if not isinstance(shaped_noise, ShapedNoise | Mapping):
             raise ValueError(
-                f"{type(self).__name__} needs its noise: make it by shape_scheduler(scheduler, ShapedNoise(…)), or "
-                "from a configuration that has shaped_noise"
+                f"{type(self).__name__} needs its noise: create it with shape_scheduler(scheduler, ShapedNoise(…)), or "
+                "from a configuration with the key shaped_noise"
             )
         base.__init__(self, *args, **kwargs)
         self.shaped_noise = shaped_noise if isinstance(shaped_noise, ShapedNoise) else ShapedNoise.of(shaped_noise)
@@ -171,7 +171,7 @@ def _warn_of_white_start(scheduler: Any, sample: Tensor, timestep: Any) -> None:
     if shaped.white_odds(sample) > MIN_ODDS:
         warnings.warn(
             f"sampling with {type(scheduler).__name__} started from white noise, but its noise is {shaped.spectrum}: "
-            "draw the start with shaped.noise(shape), or make the pipeline by shape_pipeline(pipeline, shaped)",
+            "draw the start with shaped.noise(shape), or make the pipeline with shape_pipeline(pipeline, shaped)",
             UserWarning,
             stacklevel=4,
         )
@@ -181,7 +181,7 @@ def diffusers_library() -> Any:
     """Import the diffusers library on demand and return it.
 
     Raises:
-        BrokenLibraryError: If it cannot be imported.
+        BrokenLibraryError: If diffusers cannot be imported.
     """
     with importing("diffusers", "its schedulers and pipelines"):
         import diffusers

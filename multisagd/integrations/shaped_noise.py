@@ -40,7 +40,7 @@ class ShapedNoise:
     `ShapedNoise(PowerLaw(-0.5))` is noise for images; for other grids `axes` names the dimensions in the tensor's
     order, for example `("frame", "height", "width")` or `("time",)`. A spectrum in physical units needs the grid
     itself, for its spacing and units: `ShapedNoise(spectrum, grid=Grid.of(time=(16000, 1 / 16000, "s")))`. A covariance
-    already has a grid. The last dimensions of a tensor are the grid; their sizes may differ from those given here.
+    already has a grid. The last dimensions of a tensor are the grid; their sizes may differ from the sizes of `grid`.
 
     Raises:
         ValueError: If axes and a grid are both given, or the noise is drawn on a padded grid.
@@ -76,7 +76,7 @@ class ShapedNoise:
             grid = Grid(tuple(Axis(size=1, **axis) for axis in axes))
         except (TypeError, OverflowError) as error:
             raise ValueError(
-                f"an axis of noise is described by name, spacing, unit and corner, got {axes!r:.200}"
+                f"each axis of noise is described by its name, spacing, unit and corner, got {axes!r:.200}"
             ) from error
         return cls(spectrum_of(description["spectrum"]), grid=grid)
 
@@ -101,7 +101,7 @@ class ShapedNoise:
         return f"(batch, channels, {', '.join(axis.name for axis in self.axes)})"
 
     def covariance_like(self, x: Tensor) -> SpectralCovariance:
-        """Return the covariance of the noise, for x `(batch, channels, *grid)` and for other sizes of its axes.
+        """Return the covariance of the noise for tensors `(batch, channels, *grid)` such as x, of any sizes.
 
         Power is in squared units of x.
 
@@ -138,7 +138,7 @@ class ShapedNoise:
         if generator is None or isinstance(generator, torch.Generator):
             return self.color(_randn(shape, generator, device, dtype))
         if len(generator) != shape[0]:
-            raise ValueError(f"a batch of {shape[0]} needs one generator or {shape[0]}, got {len(generator)}")
+            raise ValueError(f"expected 1 or {shape[0]} generators for a batch of {shape[0]}, got {len(generator)}")
         items = [_randn((1, *shape[1:]), each, device, dtype) for each in generator]
         return self.color(torch.cat(items))
 
@@ -149,9 +149,9 @@ class ShapedNoise:
     def draws(self, like: Tensor | None = None) -> Draws:
         """Return a context in which `torch.randn` and `torch.randn_like` draw this noise, in libraries too.
 
-        It applies to shapes `(batch, channels, *grid)`, also with more dimensions before the grid; draws with fewer
-        dimensions remain white. The mean power is 1. If `like` is given, a draw is an error unless it has the shape of
-        `like` or of one of its items.
+        It applies to shapes `(batch, channels, *grid)` and to shapes with more dimensions before the grid; draws with
+        fewer dimensions remain white. The mean power is 1. If `like` is given, a draw that has neither the shape of
+        `like` nor of one of its items raises ValueError.
         """
         return Draws(self, like)
 
@@ -159,8 +159,8 @@ class ShapedNoise:
         """Return the log of the likelihood ratio between white noise and this noise for x.
 
         Both are Gaussian with unknown scale, so x `(batch, channels, *grid)` may be scaled by any number. If the
-        spectrum has empty frequencies, the result is infinite: positive if x has power there, and negative if not. For
-        noise of this colour it exceeds `log k` at most once in k draws; for a flat spectrum it is 0.
+        spectrum has no power at some frequencies, the result is infinite: positive if x has power there, and negative
+        if not. For noise of this colour it exceeds `log k` at most once in k draws; for a flat spectrum it is 0.
         """
         covariance = self.covariance_like(x)
         x = x.detach().to("cpu", torch.float64)
@@ -181,7 +181,7 @@ class ShapedNoise:
 
 
 class Draws(TorchFunctionMode):
-    """The context of `ShapedNoise.draws`, which counts the draws that it has `coloured` and those `left` white."""
+    """The context of `ShapedNoise.draws`. It counts draws that it `coloured`, and draws that it `left` white."""
 
     def __init__(self, shaped: ShapedNoise, like: Tensor | None = None) -> None:
         super().__init__()
@@ -194,7 +194,7 @@ class Draws(TorchFunctionMode):
     ) -> Any:
         """Call the function, and colour its draws."""
         kwargs = kwargs or {}
-        # Contexts may be nested, as a scheduler's inside its pipeline's: the innermost one colours the noise.
+        # Contexts may be nested, for example a scheduler's in its pipeline's: the innermost one colours the noise.
         if func not in NORMAL_DRAWS or getattr(_thread, "white", False):
             return func(*args, **kwargs)
         with _white():
@@ -213,9 +213,8 @@ class Draws(TorchFunctionMode):
         if white.shape in self.shapes and len(self.shapes[0]) >= self.shaped.dimensions + 2:
             return True
         raise ValueError(
-            f"noise of shape {tuple(white.shape)} was drawn, which cannot be coloured: only noise "
-            f"{self.shaped.layout} of the sample's shape {tuple(self.shapes[0])} can. Add noise to latents before "
-            "they are packed"
+            f"noise of shape {tuple(white.shape)} was drawn, which cannot be coloured: it must have the sample's shape "
+            f"{tuple(self.shapes[0])}, which must be {self.shaped.layout}. Add noise to latents before they are packed"
         )
 
 
@@ -235,7 +234,7 @@ def _randn(
     device: torch.device | str | None,
     dtype: torch.dtype | None,
 ) -> Tensor:
-    place = device if generator is None else generator.device
+    draw_device = device if generator is None else generator.device
     with _white():
-        noise = torch.randn(tuple(shape), generator=generator, device=place, dtype=dtype)
+        noise = torch.randn(tuple(shape), generator=generator, device=draw_device, dtype=dtype)
     return noise if device is None else noise.to(device)

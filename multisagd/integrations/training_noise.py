@@ -1,8 +1,8 @@
 """Derive the training noise of a diffusers model from its scheduler's configuration.
 
-Most diffusers schedulers sample the same process, given by a table of β; how they sample it is ignored here.
-Flow-matching schedulers use σ as time. The model's timestep is an index of β, or σ times the number of steps. Only the
-name and the configuration of a scheduler are read; its class is not needed.
+Most diffusers schedulers sample the same process, given by a table of β; the way in which they sample it is ignored
+here. Flow-matching schedulers use σ as time. The model's timestep is an index of β, or σ times the number of steps.
+Only the name and the configuration of a scheduler are read; its class is not needed.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ USUAL = {"snr_shift_scale": 1.0, "timestep_type": "discrete", "invert_sigmas": F
 
 
 class UnsupportedSchedulerError(ValueError):
-    """A scheduler's noise levels, timesteps or predictions have no counterpart here."""
+    """A scheduler's noise levels, timesteps or predictions are not supported by this library."""
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,8 @@ class TrainingNoise:
         """Return the training noise of a scheduler with this `scheduler_config.json`.
 
         Raises:
-            UnsupportedSchedulerError: If the scheduler has no counterpart here.
-            ValueError, KeyError, TypeError, AttributeError: If the configuration is not a scheduler's.
+            UnsupportedSchedulerError: If this library does not support the scheduler. ValueError, KeyError, TypeError,
+            AttributeError: If the configuration does not describe a scheduler.
         """
         name = str(config["_class_name"])
         if not re.fullmatch(r"[\w.]{1,80}", name):
@@ -99,5 +99,5 @@ def _prediction(name: str, config: Mapping[str, Any], known: Mapping[str, str]) 
 def _count(config: Mapping[str, Any]) -> int:
     steps = config.get("num_train_timesteps", 1000)
     if type(steps) is not int or not 2 <= steps <= 100_000:
-        raise ValueError(f"num_train_timesteps={steps!r:.80} must be a whole number from 2 to 100,000")
+        raise ValueError(f"num_train_timesteps={steps!r:.80} must be an integer from 2 to 100,000")
     return steps

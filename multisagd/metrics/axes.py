@@ -38,12 +38,12 @@ def neighbour_differences(batches: Iterable[tuple[Tensor, Tensor | None]], grid:
     """
     sums = []
     for x0, mask in batches:
-        place = x0.ndim - grid.dimensions + grid.names.index(name)
-        size = x0.shape[place]
-        difference = (x0.narrow(place, 1, size - 1) - x0.narrow(place, 0, size - 1)).abs().double()
+        axis = x0.ndim - grid.dimensions + grid.names.index(name)
+        size = x0.shape[axis]
+        difference = (x0.narrow(axis, 1, size - 1) - x0.narrow(axis, 0, size - 1)).abs().double()
         both = torch.ones_like(difference)
         if mask is not None:
-            both = (mask.narrow(place, 1, size - 1) & mask.narrow(place, 0, size - 1)).expand_as(difference).double()
+            both = (mask.narrow(axis, 1, size - 1) & mask.narrow(axis, 0, size - 1)).expand_as(difference).double()
         sums.append(torch.stack([(difference * both).flatten(1).sum(1), both.flatten(1).sum(1)], dim=1))
     return torch.cat(sums)
 

@@ -35,7 +35,7 @@ def bootstrap_error(
     others: Sequence[int] | None = None,
     seed: int = 0,
 ) -> float | None:
-    """Return the standard deviation of `statistic(places_a, places_b)` over resampled indices of two sets.
+    """Return the standard deviation of `statistic(indices_a, indices_b)` over resampled indices of two sets.
 
     Both sets consist of consecutive groups. `sizes` are the group sizes of both sets or, if `others` is given, of the
     first set only; `others` are then the group sizes of the second set. The result is multiplied by sqrt(N / (N - C))

@@ -40,28 +40,28 @@ def band_powers(
     The features are the bins of all channels, or a random choice of `maximum` of them, the same for every set of data.
     """
     rings = grid.bands(bands)
-    chosen: list[Tensor] = []
+    bins: list[Tensor] = []
     features: list[list[Tensor]] = [[] for _ in rings]
     zero: Tensor | None = None
     for batch in batches:
         channels = (batch if isinstance(batch, Tensor) else batch[0]).shape[1]
         if zero is None:
             zero = torch.zeros(channels, *grid.shape, dtype=torch.float64)
-            chosen = [
+            bins = [
                 _features(weight, channels, maximum, derive(seed, "bands", n)) for n, (*_, weight) in enumerate(rings)
             ]
         for transform in transforms_about(zero, [batch], grid):
             power = transform.abs().square().flatten(1)
-            for parts, places in zip(features, chosen, strict=True):
-                parts.append(power[:, places])
+            for parts, indices in zip(features, bins, strict=True):
+                parts.append(power[:, indices])
     return [(low, high, torch.cat(parts)) for (low, high, _), parts in zip(rings, features, strict=True)]
 
 
 def _features(weight: Tensor, channels: int, maximum: int, seed: int) -> Tensor:
     """Return indices in the flattened `(channels, *half_shape)` of a band's bins, at most `maximum`."""
-    places = weight.expand(channels, *weight.shape).flatten().nonzero()[:, 0]
-    order = torch.randperm(len(places), generator=torch.Generator().manual_seed(seed))[:maximum]
-    return places[order.sort().values]
+    indices = weight.expand(channels, *weight.shape).flatten().nonzero()[:, 0]
+    order = torch.randperm(len(indices), generator=torch.Generator().manual_seed(seed))[:maximum]
+    return indices[order.sort().values]
 
 
 def discriminability(real: Tensor, made: Tensor, seed: int = 0) -> BandAccuracy:

@@ -67,8 +67,8 @@ def manifold(real: Tensor, made: Tensor, neighbours: int = 3, density_neighbours
     return Manifold(torch.cat(precision).double(), recall.double(), torch.cat(density), coverage.double())
 
 
-def _squared_radii(points: Tensor, places: Tensor) -> Tensor:
-    """Return the squared distance of each point to the point whose index is in `places`, computed by subtraction."""
+def _squared_radii(points: Tensor, indices: Tensor) -> Tensor:
+    """Return the squared distance of each point to the point whose index is in `indices`, computed by subtraction."""
     return torch.cat(
-        [(one - points[at]).square().sum(1) for one, at in zip(points.split(1024), places.split(1024), strict=True)]
+        [(one - points[at]).square().sum(1) for one, at in zip(points.split(1024), indices.split(1024), strict=True)]
     )

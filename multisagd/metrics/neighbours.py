@@ -32,17 +32,17 @@ def smallest_distances(points: Tensor, others: Tensor, count: int, block: int = 
     blocks = []
     for part in points.split(block):
         squares = norms - 2 * part @ others.T  # omits the norm of `part`, which does not change the order
-        places = squares.topk(count, dim=1, largest=False).indices
-        distances, order = (part[:, None] - others[places]).norm(dim=2).sort(dim=1)
-        blocks.append((distances, places.gather(1, order)))
-    return torch.cat([distances for distances, _ in blocks]), torch.cat([places for _, places in blocks])
+        indices = squares.topk(count, dim=1, largest=False).indices
+        distances, order = (part[:, None] - others[indices]).norm(dim=2).sort(dim=1)
+        blocks.append((distances, indices.gather(1, order)))
+    return torch.cat([distances for distances, _ in blocks]), torch.cat([indices for _, indices in blocks])
 
 
 def nearer(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor], count: int) -> tuple[Tensor, Tensor]:
     """Merge two results `(items, neighbours)` of `smallest_distances`; keep the `count` smallest distances."""
-    distances, places = (torch.cat(pair, dim=1) for pair in zip(one, other, strict=True))
+    distances, indices = (torch.cat(pair, dim=1) for pair in zip(one, other, strict=True))
     distances, order = distances.sort(dim=1)
-    return distances[:, :count], places.gather(1, order)[:, :count]
+    return distances[:, :count], indices.gather(1, order)[:, :count]
 
 
 class NearestExamples:

@@ -34,8 +34,8 @@ class NoiseLevelFeatures(nn.Module):
         wide = torch.promote_types(log_snr.dtype, torch.float32)
         # Computed here and not stored as a buffer: `.to(torch.bfloat16)` would round a buffer with the weights, so that
         # a trained network would see other levels; building a network on the meta device would lose it.
-        place = torch.linspace(0, 1, self.periods, dtype=wide, device=log_snr.device)
-        periods = LONGEST_PERIOD * (SHORTEST_PERIOD / LONGEST_PERIOD) ** place
+        fraction = torch.linspace(0, 1, self.periods, dtype=wide, device=log_snr.device)
+        periods = LONGEST_PERIOD * (SHORTEST_PERIOD / LONGEST_PERIOD) ** fraction
         phase = log_snr.to(wide)[:, None] * (2 * math.pi / periods)
         return torch.cat([phase.sin(), phase.cos()], dim=-1)
 

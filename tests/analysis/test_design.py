@@ -135,7 +135,7 @@ def test_design_refuses_impossible_settings() -> None:
         ("choose w2, kl, l1", lambda: design_schedule(statistics, process, 3, "w3")),
         ("choose data_power, power_law, bands", lambda: design_joint(statistics, process, 3, family="other")),
         ("candidates", lambda: trajectory_regular(statistics, process, 50, candidates=40)),
-        ("design steps between its ends", lambda: few.times(ms.KarrasSchedule(sigma_min=0.01))),
+        ("design steps within this range", lambda: few.times(ms.KarrasSchedule(sigma_min=0.01))),
     )
 
 

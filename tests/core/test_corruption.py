@@ -237,7 +237,7 @@ def test_gaussian_restoration_refuses_files_with_other_contents(tmp_path: Path) 
     with pytest.raises(ValueError, match="is not a restoration"):
         GaussianRestoration.load(path)
     save_file({"mean": torch.zeros(1, 4)}, path)
-    with pytest.raises(ValueError, match="not a restoration of format"):
+    with pytest.raises(ValueError, match="not a restoration file of format"):
         GaussianRestoration.load(path)
     described = '{"format_version": 1, "risk": 0.1, "axes": [{"name": "time", "size": 4}]}'
     for shape in ((4, 5), (3, 4)):
@@ -251,10 +251,13 @@ def test_gaussian_restoration_refuses_unusable_data() -> None:
     corruption, large = (Corruption(Band(0.1, 0.3), Grid.of(time=size)) for size in (16, MAX_NUMBERS + 1))
     fit, nan = GaussianRestoration.fit, torch.full((9, 1, 16), float("nan"))
     assert_refused(
-        ("needs more than 3", lambda: fit([torch.zeros(3, 1, 16)], corruption)),
+        ("needs at least 4 examples, got 3", lambda: fit([torch.zeros(3, 1, 16)], corruption)),
         ("expected finite data", lambda: fit([torch.zeros(9, 1, 15)], corruption)),
         ("expected finite data", lambda: fit([nan], corruption)),
         ("not a generator", lambda: fit((nan for _ in range(2)), corruption)),
         ("would not fit into memory", lambda: fit([torch.zeros(9, 1, MAX_NUMBERS + 1)], large)),
-        ("restores data of shape", lambda: fit([dense.random(9, 1, 16)], corruption).restore(torch.zeros(2, 1, 15))),
+        (
+            "this restoration is for shape",
+            lambda: fit([dense.random(9, 1, 16)], corruption).restore(torch.zeros(2, 1, 15)),
+        ),
     )

@@ -65,7 +65,7 @@ def test_grid_frequencies_are_in_cycles_per_unit_and_compare_by_factors_only():
     assert grid.corner(factors={"time": 0.1}) == pytest.approx(max(0.1 / 0.04, 1) / 256)
     grid.radius(factors={"time": 1.0})
     grid.radius(("time",))
-    with pytest.raises(ValueError, match=r"time in cycles per s.*give factors"):
+    with pytest.raises(ValueError, match=r"time in cycles per s.*specify factors"):
         grid.radius()
     with pytest.raises(ValueError, match=r"time in cycles per s"):
         ms.SpectralCovariance(ms.PowerLaw(-0.5), grid)
@@ -77,15 +77,15 @@ def test_grid_errors_name_the_offender():
         ("at least one axis", lambda: ms.Grid(())),
         ("must differ", lambda: ms.Grid((ms.Axis("x", 4), ms.Axis("x", 5)))),
         ("'x': size", lambda: ms.Grid.of(x=0)),
-        ("whole number", lambda: ms.Grid.of(x=2.5)),
+        ("positive integer", lambda: ms.Grid.of(x=2.5)),
         ("'x': spacing", lambda: ms.Grid.of(x=(4, 0.0))),
         ("spacing", lambda: ms.Axis("x", 4, spacing=float("nan"))),
         ("corner", lambda: ms.Axis("x", 4, corner=-1.0)),
         ("its axes are y, x", lambda: grid.axis("z")),
         ("no axis 'z'", lambda: grid.select(["z"])),
         ("expected 2 sizes", lambda: grid.resize((4,))),
-        ("factors name", lambda: grid.radius(factors={"z": 1.0})),
-        ("factors name", lambda: grid.radius(("y",), factors={"x": 1.0})),
+        ("factors given for", lambda: grid.radius(factors={"z": 1.0})),
+        ("factors given for", lambda: grid.radius(("y",), factors={"x": 1.0})),
         ("half spectrum", lambda: grid.mean(torch.zeros(4, 4))),
     )
 

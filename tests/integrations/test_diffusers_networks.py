@@ -159,12 +159,12 @@ MISTAKES = [
     ({"context": 8}, "UNet2DModel does not support text: remove text=encoder"),
     ({**TEXT, "classes": 2}, "a network learns classes or text, not both"),
     ({"name": "UNet1DModel", "dimensions": 1, "classes": 3}, "UNet1DModel does not support classes"),
-    ({"classes": 5, "options": {"num_class_embeds": 5}}, "num_class_embeds=5 is 4 classes and the null class, but"),
+    ({"classes": 5, "options": {"num_class_embeds": 5}}, "num_class_embeds=5 means 4 classes and the null class, but"),
     ({**TEXT, "options": {"cross_attention_dim": 9}}, "cross_attention_dim=9, but the text embeddings have width 8"),
     ({**TEXT, "options": {"cross_attention_dim": [8] * 3}}, r"cross_attention_dim=\[8, 8, 8\] must be one number"),
     (
         {"name": "UNet1DModel", "dimensions": 1, "options": {"block_out_channels": []}},
-        r"block_out_channels=\[\] must list",
+        r"block_out_channels=\[\] must be a list",
     ),
     ({"name": "UNet2DConditionModel", "options": {"encoder_hid_dim": 8}}, "encoder_hid_dim=8 requires a"),
 ]
@@ -172,9 +172,9 @@ OPTIONS = [
     ({"width": 8}, "UNet2DModel has no option 'width'; it has sample_size, in_channels"),
     ({"in_channels": 4}, "options set 4 in and 3 out channels, but the data have 3"),
     ({"class_embed_type": "timestep"}, "class_embed_type='timestep' requires a condition"),
-    ({"time_embedding_type": "fourier"}, "time_embedding_type='fourier' takes whole timesteps only"),
-    ({"time_embedding_type": "learned"}, "time_embedding_type='learned' takes whole timesteps only"),
-    ({"block_out_channels": [-4, 32]}, r"block_out_channels=\[-4, 32\] must list the width of each"),
+    ({"time_embedding_type": "fourier"}, "time_embedding_type='fourier' accepts integer timesteps only"),
+    ({"time_embedding_type": "learned"}, "time_embedding_type='learned' accepts integer timesteps only"),
+    ({"block_out_channels": [-4, 32]}, r"block_out_channels=\[-4, 32\] must be a list of the width of each"),
     ({"down_block_types": ["evil.Evil"] * 3}, "cannot be built with|does not exist"),
 ]
 

@@ -40,10 +40,10 @@ def test_discrete_schedule_of_zero_terminal_snr_ends_in_noise_alone() -> None:
 
 
 def test_discrete_schedule_refuses_invalid_betas() -> None:
-    beyond = r"outside log_snr_range=\[-20.0, 20.0\], where they are indistinguishable: take fewer steps"
+    beyond = r"outside log_snr_range=\[-20.0, 20.0\], where they are indistinguishable: use fewer steps"
     assert_refused(
         ("at least two betas between 0 and 1, got 1", lambda: DiscreteSchedule(steps=1)),
-        ("of 3 steps needs as many betas, got 2", lambda: DiscreteSchedule(steps=3, betas=(0.1, 0.2))),
+        ("of 3 steps needs 3 betas, got 2", lambda: DiscreteSchedule(steps=3, betas=(0.1, 0.2))),
         ("between 0 and 1", lambda: DiscreteSchedule(steps=2, betas=(0.1, 1.5))),
         (beyond, lambda: DiscreteSchedule(beta_end=0.3)),
         ("outside log_snr_range=", lambda: DiscreteSchedule(beta_start=1e-12, beta_end=1e-11)),

@@ -55,8 +55,8 @@ def test_karras_denoiser_has_the_range_of_its_schedule():
         ("sigma 60 is above the process's maximum 50", lambda: model(x, 60.0)),
         ("at least 0, got -1", lambda: model(x[:2], torch.tensor([1.0, -1.0]))),
         ("at least 0, got nan", lambda: model(x[:2], torch.tensor([1.0, math.nan]))),
-        ("needs one sigma or 3, got 2", lambda: model(x, torch.ones(2))),
-        ("no single noise level", lambda: KarrasDenoiser(ms.GaussianDenoiser(modulated, ORACLE.statistics))),
+        ("expected 1 or 3 sigmas for a batch of 3, got 2", lambda: model(x, torch.ones(2))),
+        ("needs a single noise level", lambda: KarrasDenoiser(ms.GaussianDenoiser(modulated, ORACLE.statistics))),
     )
 
 

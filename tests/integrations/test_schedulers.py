@@ -188,7 +188,7 @@ def test_shaped_scheduler_refuses_hostile_colourless_and_unsavable_configuration
     assert_refused(
         (r"'os\.system' is not a spectrum", lambda: load(hostile)),
         ("ShapedDDPMScheduler needs its noise", lambda: load(white)),
-        (r"cannot be saved: .*Mine is not a spectrum of multisagd", lambda: mine.save_pretrained(tmp_path)),
+        (r"cannot be saved: .*Mine is not a multisagd spectrum", lambda: mine.save_pretrained(tmp_path)),
         ("Linear is not a diffusers scheduler", lambda: shape_scheduler(torch.nn.Linear(1, 1), SHAPED)),
     )
     with pytest.raises(AttributeError, match="ShapedUNet2DModel"):

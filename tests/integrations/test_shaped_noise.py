@@ -66,7 +66,7 @@ def test_noise_comes_from_the_global_generator_or_one_per_item():
     assert torch.equal(noise, SHAPED.color(torch.randn(SHAPE)))
     for i, item in enumerate(SHAPED.noise(SHAPE, [seeded(0), seeded(1)])):
         assert torch.allclose(item[None], SHAPED.noise((1, *SHAPE[1:]), seeded(i)), atol=1e-6)
-    with pytest.raises(ValueError, match="a batch of 3 needs one generator or 3, got 2"):
+    with pytest.raises(ValueError, match="expected 1 or 3 generators for a batch of 3, got 2"):
         SHAPED.noise((3, 2, 8, 8), [seeded(0), seeded(1)])
 
 
