@@ -144,7 +144,7 @@ def verdict(corruption: Mapping[str, Any] | None, out: Path) -> str:
     low, high = corruption["radius"]
     return (
         f"corrupted: {corruption['frequencies']} of {corruption['of']} frequencies, radius {low:.2f} to {high:.2f} "
-        f"(1 is the corner), by noise of standard deviation {corruption['deviation']:.3g}\n"
+        f"(1 is the corner), by noise of standard deviation {corruption['std']:.3g}\n"
         f"to omit or restore these frequencies: multisagd train … corruption=measured "
         f"{setting('corruption.path', out / CORRUPTION)}"
     )
