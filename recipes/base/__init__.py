@@ -1,1 +1,1 @@
-"""The foundation of recipes. It imports no other part of recipes."""
+"""Utilities that all of `recipes` uses. This package imports no other part of `recipes`."""

@@ -1,6 +1,6 @@
-"""The table of all commands of `multisagd`, and the quoting of their arguments.
+"""The table of all `multisagd` commands, and functions that quote their arguments.
 
-It imports nothing heavy, so that help and completion respond quickly.
+This module imports nothing that loads slowly, so that help and completion respond quickly.
 """
 
 import re
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 COMMAND_LINE = "docs/command-line.md"
-"""The documentation page of all commands."""
+"""The documentation page for all commands."""
 TRAINING = "recipes.runs.settings:TrainSettings"
 SAMPLES_KEPT = "a complete set of samples is kept; the same command uses it again and repeats the evaluation:"
 SHARDS_KEPT = "finished shards are kept, and the same command continues:"
@@ -18,13 +18,13 @@ SHARDS_KEPT = "finished shards are kept, and the same command continues:"
 
 @dataclass(frozen=True)
 class Command:
-    """A command of `multisagd`.
+    """A `multisagd` command, implemented by the function `main(arguments) -> status` of the module `recipes.<name>`.
 
-    Its module is `recipes.<name>`, with `main(arguments) -> status`. `summary` is one line for the list of commands,
-    and `page` its documentation. `settings`, as `module:class`, is the class that checks its configuration,
-    `configs/<name>.yaml`; a command without settings prints its own help. `interrupted` is the message about what is
-    kept after Ctrl-C, if the command does not print one. `parallel` says whether several processes can share its work,
-    and `reads_run` whether it only reads the run in `run_dir`, so that several processes may use the run at once.
+    `summary` is one line for the list of commands, and `page` is its documentation page. `settings` is the class that
+    checks its configuration, `configs/<name>.yaml`, as `module:class`; a command without settings prints its own help.
+    `interrupted` is printed after Ctrl-C and says what is kept, unless the command prints its own message. `parallel`
+    says whether several processes can share the work, and `reads_run` whether the command only reads the run in
+    `run_dir`, so that several processes may use the run at once.
     """
 
     summary: str
@@ -73,7 +73,7 @@ COMMANDS = {
         "recipes.encode:EncodeSettings", SHARDS_KEPT,
     ),
     "pack": Command(
-        "pack a folder of files into tar shards, for storage that prefers few large files",
+        "pack a folder of files into tar shards, for storage that works best with few large files",
         "docs/tutorials/data-at-scale.md", "recipes.pack:PackSettings", SHARDS_KEPT,
     ),
     "evaluate": Command(
@@ -89,7 +89,7 @@ COMMANDS = {
         "recipes.launch:LaunchSettings", "nothing was launched:",
     ),
     "demo": Command(
-        "train on small digits with white and with shaped noise, and compare (minutes)", "docs/start.md",
+        "train on small digits with white and with shaped noise, and compare (takes minutes)", "docs/start.md",
         "recipes.demo:DemoSettings", "checkpoints are kept, and the same command continues:",
     ),
     "doctor": Command("check the installation, the GPU and the data on this machine, and list what is missing"),
@@ -123,7 +123,7 @@ def written(text: str) -> str:
 
 
 def typed(value: Any) -> str:
-    """Return a plain value as typed on the command line."""
+    """Return a value that is not text as it is typed on the command line."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     return str(value).replace(" ", "")

@@ -1,4 +1,4 @@
-"""Print to terminals that may be narrow or closed, or may lack some characters."""
+"""Print to terminals that may be narrow or closed, or whose encoding may lack some characters."""
 
 import io
 import os
@@ -14,7 +14,7 @@ from typing import IO
 class SafeStream(io.TextIOWrapper):
     """A standard stream whose write errors do not end the command.
 
-    Characters that its encoding lacks are escaped. Text that cannot be written is dropped; `error` says why.
+    Characters that its encoding lacks are escaped. Text that cannot be written is dropped, and `error` is the reason.
     """
 
     error: OSError | None = None
@@ -42,7 +42,7 @@ class SafeStream(io.TextIOWrapper):
 
 
 def install_safe_streams() -> None:
-    """Replace standard output and standard error of this project's own process by `SafeStream`s."""
+    """Replace standard output and standard error by `SafeStream`s; not to be called in a host process."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:  # closed by the parent; the next opened file must not get its descriptor
@@ -58,13 +58,13 @@ def install_safe_streams() -> None:
 
 
 def escaped() -> None:
-    """Let standard output escape characters that its encoding lacks, even in a host process."""
+    """Make standard output escape characters that its encoding lacks. This is safe in a host process too."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def output_error() -> OSError | None:
-    """Return the error that caused printed text to be lost, or None."""
+    """Return the error because of which printed text was lost, or None."""
     if not isinstance(sys.stdout, SafeStream):
         return None
     sys.stdout.flush()
@@ -83,7 +83,7 @@ def show(text: str, stream: IO[str] | None = None) -> None:
 
 
 def tell(text: str) -> None:
-    """Print a message to standard error, unless that is closed."""
+    """Print a message to standard error, unless it is closed."""
     with suppress(OSError):
         show(text, sys.stderr)
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-"""The folder that contains multisagd."""
+"""The folder that contains the package `multisagd`."""
 USAGE_STATUS = 2
 """Exit status of a command with an invalid request."""
 
@@ -19,7 +19,7 @@ class RecipeError(Exception):
 
 
 class MissingError(RecipeError):
-    """A class that a configuration names lacks required `parameters`."""
+    """Required `parameters` of a class in a configuration have no values."""
 
     def __init__(self, message: str, parameters: tuple[str, ...]) -> None:
         super().__init__(message)
@@ -38,7 +38,7 @@ class Interrupted(Exception):  # noqa: N818 - the usual word, and not an error
 def as_recipe_error(
     kinds: Kinds, before: str = "", after: str = "", to: type[RecipeError] = RecipeError
 ) -> Iterator[None]:
-    """Turn errors of these kinds into RecipeError, or a subclass, with their message between `before` and `after`."""
+    """Inside the context, turn errors of these `kinds` into the error `to`: `before`, the original message, `after`."""
     try:
         yield
     except kinds as error:
@@ -46,7 +46,7 @@ def as_recipe_error(
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """Return `; did you mean 'x'?` for the known word closest to `word`, or a list of known words if none is close."""
+    """Return `; did you mean 'x'?` for the known word closest to `word`; if none is close, a list of up to 40 words."""
     options = sorted(set(known))
     # In a mistyped dotted key, the last part is usually almost right.
     close = difflib.get_close_matches(word, options, n=1, cutoff=0.6)
@@ -59,7 +59,7 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
 
 def check_minimum(settings: object, minimum: int, *names: str) -> None:
-    """Raise ValueError if one of these fields of the settings is below the minimum and not None."""
+    """Raise ValueError if one of the fields `names` of `settings` is below `minimum`. None is accepted."""
     for name in names:
         value = getattr(settings, name)
         if value is not None and not value >= minimum:
@@ -67,10 +67,10 @@ def check_minimum(settings: object, minimum: int, *names: str) -> None:
 
 
 def foreign_modalities() -> str | None:
-    """Return the path of the package `modalities` if it is not this project's: a package on PyPI has the same name.
+    """Return the path of the package `modalities` if it is not this project's; a package on PyPI has the same name.
 
-    Return "" if no package of that name is found, and None if it is this project's.
+    Return "" if there is no package with that name, and None if it is this project's.
     """
     spec = importlib.util.find_spec("modalities")
-    place = "" if spec is None else spec.origin or str(spec.submodule_search_locations)
-    return None if Path(place).resolve().parent == ROOT / "modalities" else place
+    path = "" if spec is None else spec.origin or str(spec.submodule_search_locations)
+    return None if Path(path).resolve().parent == ROOT / "modalities" else path

@@ -13,13 +13,13 @@ from recipes.base.errors import RecipeError
 def write_text(path: Path, text: str) -> None:
     """Replace a file atomically, so that readers never see a partial file.
 
-    File names need not be valid UTF-8; their surrogates are written as escapes, which JSON reads back.
+    File names in `text` need not be valid UTF-8: their surrogates are written as escapes, which JSON reads back.
     """
     replace_file(path, lambda partial: partial.write_text(text, encoding="utf-8", errors="backslashreplace"))
 
 
 def replace_file(path: Path, write: Callable[[Path], Any], shared: bool = False) -> None:
-    """Replace a file atomically; `write` gets the path of the partial file.
+    """Replace a file atomically; `write` receives the path of a partial file.
 
     Readers may have mapped the old file into memory, so it must not be truncated. If several processes may write the
     same `shared` file at once, each uses its own partial path, and the last write wins.
@@ -34,7 +34,7 @@ def replace_file(path: Path, write: Callable[[Path], Any], shared: bool = False)
 
 
 def as_stored(value: Any) -> Any:
-    """Return a value in the form in which JSON reads it back: tuples as lists, and keys as strings."""
+    """Return a value as it is after being written to JSON and read back: with lists for tuples, and strings as keys."""
     return parse_json(json.dumps(value), finite=False)
 
 
@@ -44,7 +44,7 @@ def check_replaceable(out: Path, report: str, command: str, key: str = "run_dir"
     `key` is the setting that names the folder.
 
     Raises:
-        RecipeError: If it has other contents.
+        RecipeError: If the folder has other contents.
     """
     if out.exists() and any(out.iterdir()) and not (out / report).exists():
-        raise RecipeError(f"{out} is not empty and not an output of {command}: choose another {key}")
+        raise RecipeError(f"{out} is not empty and is not an output of {command}: choose another {key}")

@@ -10,14 +10,14 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from recipes.base.console import silence
 
 SOON, PLAIN_INTERVAL, LONG_INTERVAL, LONG_AFTER = 2.0, 10.0, 60.0, 600.0
-"""Intervals between plain lines, in seconds: between the first two; between later ones; and between those
-after LONG_AFTER seconds, so that a log of several days stays readable."""
+"""Seconds between plain lines: SOON between the first two, PLAIN_INTERVAL between later ones, and LONG_INTERVAL once
+LONG_AFTER seconds have passed, so that a log of several days stays readable."""
 SPEED_OVER = 3600.0
-"""Seconds over which speed is averaged for the remaining time; steps of large models may take minutes."""
+"""Seconds over which speed is averaged to estimate the remaining time; a step of a large model may take minutes."""
 
 
 class PipeSafeConsole(Console):
-    """A console that ignores a closed pipe: Ctrl-C also ends a `tee`, before the state is saved."""
+    """A console that ignores a closed pipe: Ctrl-C also ends the `tee` that reads it, before the state is saved."""
 
     def on_broken_pipe(self) -> None:
         """Continue without output."""
@@ -25,7 +25,7 @@ class PipeSafeConsole(Console):
 
 
 class Display:
-    """Shows progress from `start` to `total` (in samples, or steps), unless `quiet`; use it as a context manager.
+    """Shows progress from `start` to `total` (in samples or steps), unless `quiet`; use it as a context manager.
 
     Without a terminal, work that takes less than `after` seconds prints nothing. Output that cannot be written (full
     disk, closed terminal) is dropped.
@@ -57,7 +57,7 @@ class Display:
                 self._bar.stop()
 
     def update(self, done: int, note: str | None = None) -> None:
-        """Show the progress with a short note such as the loss, or with the last note if it is None."""
+        """Show the progress with a short `note` such as the loss; None keeps the previous note."""
         self._note = self._note if note is None else note
         with suppress(OSError):
             self._bar.update(self._task, completed=done, note=self._note)

@@ -1,4 +1,4 @@
-"""Stop requests: after the first signal, the loop saves its state before it ends."""
+"""Stop requests: after the first signal, the training loop saves its state before it ends."""
 
 import os
 import signal
@@ -16,7 +16,7 @@ NOTICE = b"\nsaving the state before stopping; Ctrl-C again ends at once\n"
 
 
 class ImmediateStop(BaseException):
-    """A signal arrived where stopping at once loses nothing. A BaseException, like KeyboardInterrupt."""
+    """Raised when a signal arrives where stopping at once loses nothing; a BaseException, like KeyboardInterrupt."""
 
 
 class Ended(KeyboardInterrupt):
@@ -29,11 +29,11 @@ class Ended(KeyboardInterrupt):
 
 @contextmanager
 def exit_on_signal() -> Iterator[None]:
-    """During imports, let a signal end the process at once: an import may swallow or change an exception."""
+    """Inside the context, a signal ends the process at once; for imports, which may swallow or change exceptions."""
 
     def leave(number: int, frame: FrameType | None) -> None:
         try:
-            os.write(2, b"interrupted before anything began\n")
+            os.write(2, b"interrupted before the command started\n")
         finally:
             os._exit(128 + number)
 
@@ -58,7 +58,7 @@ def like_ctrl_c() -> Iterator[None]:
 
 @contextmanager
 def handled(handler: Callable[[int, FrameType | None], None], numbers: Sequence[int]) -> Iterator[None]:
-    """Inside the context, `handler` handles these signals; only the main thread can set handlers."""
+    """Inside the context, `handler` handles these signals, if this is the main thread: others cannot set handlers."""
     main = threading.current_thread() is threading.main_thread()
     before = {number: signal.signal(number, handler) for number in numbers if main}
     try:
@@ -69,10 +69,10 @@ def handled(handler: Callable[[int, FrameType | None], None], numbers: Sequence[
 
 
 def postponed(number: int, frame: FrameType | None, outer: int = 0) -> bool:
-    """Whether a signal arrived during an import, and is sent again later. `outer` imports enclose the command.
+    """Send a signal again later if it arrived during an import, and return whether it did.
 
-    An exception that a handler raises there reaches the C code that loads an extension module, which may swallow it or
-    end the process with a segmentation fault.
+    The command itself may run inside `outer` imports. An exception that a handler raises during an import reaches the C
+    code that loads an extension module, which may swallow it or end the process with a segmentation fault.
     """
     if imports_under_way(frame) <= outer:
         return False
@@ -90,12 +90,12 @@ def imports_under_way(frame: FrameType | None) -> int:
 
 
 def handled_signals() -> tuple[signal.Signals, ...]:
-    """Return the signals of `STOPS` to handle: not SIGHUP if it is ignored, as under `nohup`."""
+    """Return the signals to handle: `STOPS`, without SIGHUP if that is ignored, as under `nohup`."""
     return tuple(each for each in STOPS if each != signal.SIGHUP or signal.getsignal(each) != signal.SIG_IGN)
 
 
 class StopRequest:
-    """While active, stores the first signal of `STOPS` in `signal_number`; Ctrl-C also prints a notice.
+    """A context manager that stores the first signal of `STOPS` in `signal_number`; Ctrl-C also prints a notice.
 
     A second signal ends the process at once only if it is SIGINT: a scheduler that waits for a process to save may
     send other signals several times.
@@ -114,15 +114,15 @@ class StopRequest:
         self._handling.close()
 
     @contextmanager
-    def interruptible(self, wanted: bool = True) -> Iterator[None]:
-        """Inside the context, a signal stops the work at once, because it may take minutes and can be repeated.
+    def interruptible(self, enabled: bool = True) -> Iterator[None]:
+        """Inside the context, a signal stops the work at once: the work may take minutes, and can be repeated.
 
         Raises:
-            ImmediateStop: At the first signal, or immediately if there was one before.
+            ImmediateStop: If `enabled`, at the first signal, or immediately if there was one before.
         """
-        if wanted and self.signal_number is not None:
+        if enabled and self.signal_number is not None:
             raise ImmediateStop
-        self._interruptible = wanted
+        self._interruptible = enabled
         try:
             yield
         finally:
@@ -132,8 +132,8 @@ class StopRequest:
         if self.signal_number is None:
             self.signal_number = number
             if number == signal.SIGINT and os.environ.get("RANK", "0") == "0":
-                # `print` is not reentrant and may be active. Ctrl-C may also have ended the reader of a pipe before,
-                # as in `multisagd train … 2>&1 | tee log`.
+                # `print` is not reentrant and may be active. Ctrl-C may already have ended the reader of a pipe,
+                # such as `tee` in `multisagd train … 2>&1 | tee log`.
                 with suppress(OSError):
                     os.write(2, NOTICE)
             if self._interruptible:

@@ -19,7 +19,7 @@ from multisagd.files import DEEPEST, DIGITS, check_file, read_json, read_text
 from recipes.base.errors import RecipeError
 
 LARGEST_CONFIGURATION = 1 << 20
-"""Maximum size of a saved configuration, in bytes: YAML is slow to read."""
+"""Maximum size of a saved configuration, in bytes; YAML is slow to parse."""
 WANDB_LOG = "wandb/*/logs/debug-core.log"
 """The link in a Weights & Biases record to the log of its process, which is outside the run folder."""
 
@@ -43,7 +43,7 @@ def read_header(path: Path) -> dict[str, Stored]:
 def read_tensors(path: Path, names: Collection[str] | None = None) -> dict[str, Tensor]:
     """Return all tensors of a safetensors file, or those with the given `names`, as copies.
 
-    They are copies because the file may be replaced later. Raises ValueError also if a name is missing.
+    They are copies because the file may be replaced later. Raises ValueError if a name is missing.
     """
     with _opened(path, "pt") as file:
         mapped = {name: file.get_tensor(name) for name in (file.keys() if names is None else names)}
@@ -59,7 +59,7 @@ def read_rows(path: Path, name: str, count: int) -> Tensor:
 
 @contextmanager
 def _opened(path: Path, framework: str) -> Iterator[Any]:
-    """Open a safetensors file. Callers copy tensors later, so that a lack of memory is not reported as damage."""
+    """Open a safetensors file. Callers copy tensors outside the context: running out of memory is not damage."""
     check_file(path)
     try:
         with safe_open(str(path), framework=framework) as file:
@@ -74,19 +74,19 @@ def read_object(path: Path, finite: bool = True) -> dict[str, Any]:
 
     Raises ValueError if it is too large, nested too deeply, not JSON or not an object.
     """
-    found = read_json(path, finite=finite)
-    if not isinstance(found, dict):
-        raise ValueError("its content is invalid")
-    return found
+    content = read_json(path, finite=finite)
+    if not isinstance(content, dict):
+        raise ValueError("its content is not a JSON object")
+    return content
 
 
 def read_configuration(path: Path) -> dict[str, Any]:
     """Return the configuration in a YAML file.
 
-    Only plain values are read: interpolations stay text; tags and aliases are refused.
+    Only plain values are read: interpolations remain text, and tags and aliases are refused.
 
     Raises:
-        RecipeError: If the file is missing, not a YAML mapping, or larger or deeper than any that training writes.
+        RecipeError: If the file is missing, not a YAML mapping, too large or nested too deeply.
     """
     try:
         # A safe loader: it creates plain values only.
@@ -95,20 +95,20 @@ def read_configuration(path: Path) -> dict[str, Any]:
         message = f"cannot read the run's configuration {path}: {' '.join(str(error).split())}"
         raise RecipeError(f"{message}. Restore the file that training wrote") from error
     if not isinstance(config, dict):
-        raise RecipeError(f"{path} does not hold a configuration")
+        raise RecipeError(f"{path} does not contain a configuration: restore the file that training wrote")
     return config
 
 
 class _Loader(yaml.SafeLoader):
-    """Reads only what training writes.
+    """A YAML loader that accepts only what training writes.
 
-    It refuses duplicate names, and aliases, because a few lines of aliases could expand to billions.
+    It refuses duplicate names, deep nesting, and aliases, a few lines of which could expand to billions.
     """
 
     _depth = 0
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        """Return the next node, but refuse aliases and deep nesting, which training never writes."""
+        """Return the next node; refuse aliases and deep nesting."""
         self._depth += 1
         alias = self.check_event(yaml.AliasEvent)
         if alias or self._depth > DEEPEST:
@@ -119,38 +119,38 @@ class _Loader(yaml.SafeLoader):
         return node
 
     def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
-        """Return an integer, unless it has too many digits.
+        """Return an integer; refuse one with too many digits.
 
         Python refuses to print numbers of thousands of digits, and some YAML notations are slow to parse.
         """
-        found = super().construct_yaml_int(node) if len(node.value) <= DIGITS else 10**DIGITS
-        if abs(found) >= 10**DIGITS:
+        number = super().construct_yaml_int(node) if len(node.value) <= DIGITS else 10**DIGITS
+        if abs(number) >= 10**DIGITS:
             raise yaml.constructor.ConstructorError(None, None, "a number with too many digits", node.start_mark)
-        return found
+        return number
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """Return a mapping, unless it has duplicate names."""
-        found = super().construct_mapping(node, deep)
-        if len(found) < len(node.value):
+        """Return a mapping; refuse duplicate names."""
+        mapping = super().construct_mapping(node, deep)
+        if len(mapping) < len(node.value):
             raise yaml.constructor.ConstructorError(None, None, "a duplicate name in one group", node.start_mark)
-        return found
+        return mapping
 
 
-# PyYAML finds constructors in a table, not by name.
+# PyYAML looks up constructors in a table, not by method name.
 _Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
 
 
 def inside(path: Path, folder: Path) -> bool:
-    """Whether a path resolves to something inside a folder, so that no other file is copied or overwritten."""
+    """Whether a path resolves to a location inside a folder: no file outside it may be copied or overwritten."""
     return path.resolve().is_relative_to(folder.resolve())
 
 
 def check_own(folder: Path, root: Path) -> None:
-    """Check that files written to `folder`, which may be inside `root`, end up inside it.
+    """Check that files written to `folder` cannot end up outside `root`, or outside `folder` if that is not in `root`.
 
-    A folder from someone else may contain links to files outside it, and pipes, which block the writer. The root itself
-    may be a link. The link that Weights & Biases leaves in each of its records, to its own log, is also allowed:
-    nothing is written through it again.
+    A folder from someone else may contain symbolic links to files outside it, and pipes, which block the writer. The
+    root itself may be a link. The link that Weights & Biases leaves in each of its records, to its own log, is also
+    allowed: nothing is written through it again.
 
     Raises:
         RecipeError: If there is such a link or pipe; the message names the first one.
@@ -168,8 +168,8 @@ def check_own(folder: Path, root: Path) -> None:
 
 def _check_entry(path: Path, root: Path) -> None:
     if path.is_symlink() and not inside(path, root) and not path.match(WANDB_LOG):
-        leads = f"{path} is a link to {path.resolve()}, outside of {root}, where this command would write"
-        room = "if space is short, move the whole folder, and link to it"
-        raise RecipeError(f"{leads}: replace it with its target ({room})")
+        problem = f"{path} is a link to {path.resolve()}, outside of {root}, where this command would write"
+        hint = "if space is short, move the entire folder and link to it"
+        raise RecipeError(f"{problem}: replace it with its target ({hint})")
     if path.exists() and not (path.is_file() or path.is_dir()):
-        raise RecipeError(f"{path} is a pipe or a device and not a file: remove it")
+        raise RecipeError(f"{path} is a pipe or a device, not a file: remove it")

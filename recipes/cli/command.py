@@ -1,4 +1,4 @@
-"""The common part of all configured commands: options, help, configuration, errors."""
+"""What all configured commands have in common: options, help, configuration and errors."""
 
 import os
 import shlex
@@ -50,7 +50,9 @@ def run_configured(name: str, action: Callable[[Config], object], arguments: Seq
         folder = take_option(settings, "--config-dir")
         config.update(configuration.load(name, settings, folder))
         if not COMMANDS[name].parallel and not show and (process := Rank.from_environment()).world > 1:
-            raise RecipeError(f"{name} runs as one process, but there are {process.world}: start it without torchrun")
+            raise RecipeError(
+                f"{name} runs as one process, but there are {process.world} processes: start it without torchrun"
+            )
         if show:
             print(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), end="")
         else:
@@ -70,23 +72,26 @@ def run_configured(name: str, action: Callable[[Config], object], arguments: Seq
 
 def kept(name: str, config: Config) -> str:
     """Return a message that says what an interrupted command has kept, and what repeating the command would do."""
-    run_dir = config.get("run_dir") if name == "train" else None  # None while the command line is being read
+    run_dir = config.get("run_dir") if name == "train" else None  # missing while the command line is being read
     if run_dir and (saved := Run(Path(run_dir)).checkpoints.newest()):
         return f"the last checkpoint is {saved}, and the same command continues from there:"
     return COMMANDS[name].interrupted
 
 
 def take_option(words: list[str], option: str) -> str | None:
-    """Remove `option VALUE` or `option=VALUE` from the words and return the value."""
-    for place, word in enumerate(words):
+    """Remove `option VALUE` or `option=VALUE` from the words, and return the value, or None without such an option.
+
+    Raises RecipeError if the value is missing.
+    """
+    for index, word in enumerate(words):
         if word == option:
-            if place + 1 == len(words):
-                raise RecipeError(f"{option} needs a value")
-            value = words[place + 1]
-            del words[place : place + 2]
+            if index + 1 == len(words):
+                raise RecipeError(f"{option} has no value: write {option}=…")
+            value = words[index + 1]
+            del words[index : index + 2]
             return value
         if word.startswith(f"{option}="):
-            del words[place]
+            del words[index]
             return word.split("=", 1)[1]
     return None
 
@@ -113,15 +118,15 @@ def run_command(action: Callable[[], int | None], again: Callable[[bool], str]) 
         if (failure := failed_import(error)) is not None:
             tell(f"error: {failure}")
             return USAGE_STATUS
-        if not (isinstance(error, RuntimeError) and _lost_touch(error)):
+        if not (isinstance(error, RuntimeError) and _is_connection_error(error)):
             raise
         traceback.print_exc()
-        lost = f"lost the connection to another process, which died or hangs ({str(error).splitlines()[0]})"
-        tell(f"error: {lost}. See its own messages; the same command continues from the last checkpoint")
+        lost = f"lost the connection to another process, which has ended or hangs ({str(error).splitlines()[0]})"
+        tell(f"error: {lost}. See that process's messages; the same command continues from the last checkpoint")
         return 1
 
 
-def _lost_touch(error: RuntimeError) -> bool:
+def _is_connection_error(error: RuntimeError) -> bool:
     """Whether an error means that another process could not be reached."""
     from torch import distributed
 

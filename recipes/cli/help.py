@@ -11,13 +11,13 @@ from recipes.config.groups import KeyTable, chosen_words, command_file, comments
 
 
 def command_help(name: str, words: Sequence[str] = ()) -> str:
-    """Return the help of a command that is configured by `configs/<name>.yaml`, as wide as the terminal.
+    """Return the help of a command that is configured by `configs/<name>.yaml`, wrapped to the terminal's width.
 
-    Every setting of the choices among its `words` is explained; for `launch`, also those of the launched command.
+    It explains every setting of the choices in `words`; for `launch`, also the settings of the launched command.
     """
     file = command_file(name)
-    needed = re.findall(r"^(\w+): \?\?\?", file.keys, re.MULTILINE)
-    listed, wanted = groups(), _wanted(name, needed)
+    required = re.findall(r"^(\w+): \?\?\?", file.keys, re.MULTILINE)
+    listed, common = groups(), _common_keys(name, required)
     shown = "what would be run or submitted" if name == "launch" else "the resolved configuration"
     options = [
         ("--help", "show this help"), ("--show", f"print {shown} and stop"),
@@ -28,11 +28,11 @@ def command_help(name: str, words: Sequence[str] = ()) -> str:
     if name == "launch" and (launched := chosen_words(words, {"command"}).get("command", "train")) in CONFIGURED:
         explained += chosen_sections(launched, words)
     parts = [
-        f"usage: multisagd {name}{''.join(f' {key}=…' for key in needed)}"
+        f"usage: multisagd {name}{''.join(f' {key}=…' for key in required)}"
         f"{' [group=choice ...]' if file.entries else ''} [key=value ...]",
         *(part if part.startswith("  ") else fold(part) for part in file.heading.split("\n\n")),
         fold(f"read more: {', '.join(dict.fromkeys([COMMANDS[name].page, COMMAND_LINE]))}"),
-        "\n".join(["common keys:", *columns(wanted)]) if wanted else "",
+        "\n".join(["common keys:", *columns(common)]) if common else "",
         "\n".join(["options:", *columns(options)]),
         *explained,
         fold(
@@ -48,40 +48,40 @@ def command_help(name: str, words: Sequence[str] = ()) -> str:
 
 
 def chosen_sections(command: str, words: Sequence[str]) -> list[str]:
-    """Return a section for each choice in the words of a command, and for each choice of a selected experiment."""
+    """Return a help section for each choice in the words of a command, and for each choice of a selected experiment."""
     folder = own_folder(words)
     known, mine = groups(folder), [entry.group for entry in command_file(command).entries]
-    chosen = chosen_words(words, known.keys() & mine)
-    wrong = {group: chosen.pop(group) for group in [*chosen] if chosen[group] not in known[group]}
+    choices = chosen_words(words, known.keys() & mine)
+    wrong = {group: choices.pop(group) for group in [*choices] if choices[group] not in known[group]}
     sections = [
         f"{group}={choice}: there is no such choice{nearest(choice, known[group])}" for group, choice in wrong.items()
     ]
-    key_table = KeyTable(chosen, folder)
+    key_table = KeyTable(choices, folder)
     made = dict(key_table.overrides(command))
     keys = key_table.keys(command)
-    if (name := chosen.pop("experiment", None)) is not None:
+    if (name := choices.pop("experiment", None)) is not None:
         sections.append(_experiment(key_table, name, {group: made[group] for group in made if group in mine}))
-        chosen = {group: choice for group, choice in made.items() if group in mine and group in known} | chosen
-    return sections + [_settings(key_table, group, choice, keys.get(group)) for group, choice in chosen.items()]
+        choices = {group: choice for group, choice in made.items() if group in mine and group in known} | choices
+    return sections + [_settings(key_table, group, choice, keys.get(group)) for group, choice in choices.items()]
 
 
-def _wanted(name: str, needed: Sequence[str]) -> list[tuple[str, str]]:
+def _common_keys(name: str, required: Sequence[str]) -> list[tuple[str, str]]:
     """Return the required keys, then the keys of the examples, each with its description."""
     file = command_file(name)
-    said = {entry.group: entry.note.split("Example:")[0] for entry in file.entries} | comments(file.keys)
+    notes = {entry.group: entry.note.split("Example:")[0] for entry in file.entries} | comments(file.keys)
     examples = " ".join(re.findall(rf"^ +multisagd {name} (.*)$", file.heading, re.MULTILINE))
     written = re.findall(r"(?:^|[\s'])([a-z_][\w.]*)=", examples)
-    found: dict[str, str] = {}
-    for key in (*needed, *written):
+    descriptions: dict[str, str] = {}
+    for key in (*required, *written):
         # A setting of a group gets the description of the group, unless it has its own.
-        description = re.sub(r"^as in `multisagd \w+`: ", "", said.get(key) or said.get(key.split(".")[0], ""))
-        if description and description not in found.values():
-            found[key] = description
-    return [(f"{key}=…", description.strip().rstrip(".")) for key, description in found.items()]
+        description = re.sub(r"^as in `multisagd \w+`: ", "", notes.get(key) or notes.get(key.split(".")[0], ""))
+        if description and description not in descriptions.values():
+            descriptions[key] = description
+    return [(f"{key}=…", description.strip().rstrip(".")) for key, description in descriptions.items()]
 
 
 def _group(group: str, default: str, note: str, choices: list[str]) -> str:
-    """Return a group with its description, an example to copy, and its choices."""
+    """Return lines with a group's description, an example to copy, and its choices."""
     description, mark, example = note.partition("Example: ")
     rows = [(f"{'*' if choice == default else ' '} {choice}", summary(group, choice)) for choice in choices]
     lines = [fold(description, f"  {group}: ", "    "), *([f"    {mark}{example.strip()}"] if example else [])]
@@ -105,21 +105,21 @@ def _folded(keys: str) -> str:
 
 
 def _settings(key_table: KeyTable, group: str, choice: str, values: Any) -> str:
-    """Return all keys of a choice, with their defaults and descriptions."""
-    said = key_table.comments(choice, group, f"{group}.")
+    """Return lines with all keys of a choice, and their defaults and descriptions."""
+    descriptions = key_table.comments(choice, group, f"{group}.")
     rows = []
     for key, value in flatten(values, group).items() if values else ():
         if value == "???":
-            rows.append((f"{key}=…", " ".join(["needed.", said.get(key, "")]).strip()))
+            rows.append((f"{key}=…", " ".join(["required.", descriptions.get(key, "")]).strip()))
         elif not key.rpartition(".")[2].startswith("_"):
-            rows.append((f"{key}={typed(value)}", said.get(key, "").rstrip(".")))
+            rows.append((f"{key}={typed(value)}", descriptions.get(key, "").rstrip(".")))
     if not rows:
         return f"{group}={choice} has no settings"
     return "\n".join([f"settings of {group}={choice}, with their defaults:", *columns(rows)])
 
 
 def _experiment(key_table: KeyTable, name: str, made: Mapping[str, str]) -> str:
-    """Return what an experiment chooses and sets."""
+    """Return the choices and settings that an experiment stands for."""
     content = {key: value for key, value in key_table.file(name, "experiment").items() if key != "defaults"}
     words = [f"{group}={choice}" for group, choice in made.items()]
     words += [f"{key}={typed(value)}" for key, value in (flatten(content) if content else {}).items()]

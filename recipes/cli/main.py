@@ -47,13 +47,14 @@ def usage() -> str:
 
 def version() -> str:
     """Return the versions of multisagd, Python and PyTorch."""
-    found = {}
+    versions = {}
     for name in ("multisagd", "torch"):
         try:
-            found[name] = metadata.version(name)
+            versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
-            found[name] = "not installed"
-    return f"multisagd {found['multisagd']} in {ROOT}, Python {platform.python_version()}, torch {found['torch']}"
+            versions[name] = "not installed"
+    python = platform.python_version()
+    return f"multisagd {versions['multisagd']} in {ROOT}, Python {python}, torch {versions['torch']}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -76,22 +77,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def failed_library(error: Exception) -> str | None:
-    """Return the message of an error that was raised by importing a library, or None for any other error."""
+    """Return a message for an error that was raised while a library was imported, or None for any other error."""
     try:
         from multisagd.libraries import failed_import
-    except Exception as deeper:  # PyTorch, or another dependency of the core
+    except Exception as cause:  # PyTorch, or another dependency of the core
         if not isinstance(error, ImportError | OSError):
             return None
-        reason = " ".join(str(deeper).split())
-        return (
-            f"a library is missing or broken ({type(deeper).__name__}: {reason:.300}). To repair it: multisagd doctor"
-        )
+        reason = " ".join(str(cause).split())
+        return f"a library is missing or broken ({type(cause).__name__}: {reason:.300}). To repair it: multisagd doctor"
     failure = failed_import(error)
     return None if failure is None else str(failure)
 
 
 def run(words: Sequence[str], own: bool) -> int:
-    """Run one command, in its `own` process or in a host process, and return its exit status."""
+    """Run one command, in its `own` process or in a host process, and return the exit status."""
     name, *rest = words
     if name == HIDDEN:
         return int(importlib.import_module("recipes.completion").answer(rest))
@@ -114,8 +113,8 @@ def run(words: Sequence[str], own: bool) -> int:
         return 0
     if name in TOOLS:
         return int(importlib.import_module(f"recipes.{name}").main(rest))
-    if (place := foreign_modalities()) is not None:
-        foreign = f"the package `modalities` found at {place or None} is not multisagd's own, which is in {ROOT}"
+    if (path := foreign_modalities()) is not None:
+        foreign = f"the package `modalities` found at {path or None} is not multisagd's own, which is in {ROOT}"
         remedy = "Another package has the same name: install multisagd in its own environment"
         print(f"error: {foreign}. {remedy}", file=sys.stderr)
         return USAGE_STATUS

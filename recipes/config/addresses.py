@@ -13,10 +13,10 @@ PATTERNS = ("match", "pattern")
 
 
 def check_addresses(node: Any, where: str, repeated: Collection[str]) -> None:
-    """Raise RecipeError for the first address in a group of a configuration that was not repeated."""
+    """Raise RecipeError for the first address in a configuration group that is not among the `repeated` ones."""
     for key, text in strings(node, where):
         if is_address(text) and text not in repeated and key.rsplit(".", 1)[-1] not in PATTERNS:
-            shown, remedy = without_secrets(text)[:200], "Give a folder or file on this machine instead"
+            shown, remedy = without_secrets(text)[:200], "Use a folder or file on this machine instead"
             if key.startswith("data.") and key.count(".") == 1:
                 remedy = f"If you trust it, repeat it: add \"{key}='{shown}'\" to the command"
             rule = "a configuration that came with a run opens files on this machine by their plain paths"
@@ -24,19 +24,19 @@ def check_addresses(node: Any, where: str, repeated: Collection[str]) -> None:
 
 
 def shareable(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a configuration for publication: without secrets in addresses, and without environment values."""
+    """Return a configuration that may be published: without secrets in addresses, and without environment values."""
     return dict(mapped(config, without_secrets, frozenset(_hidden(config))))
 
 
 def hidden_values(config: Mapping[str, Any]) -> list[str]:
     """Return the strings in a configuration that come from environment variables, longest first."""
     flat = flatten(config)
-    found = {text for key in _hidden(config) for _, text in strings(flat.get(key), key) if len(text) > 3}
-    return sorted(found, key=len, reverse=True)
+    values = {text for key in _hidden(config) for _, text in strings(flat.get(key), key) if len(text) > 3}
+    return sorted(values, key=len, reverse=True)
 
 
 def mapped(node: Any, change: Callable[[str], str], hidden: Collection[str] = (), where: str = "") -> Any:
-    """Return nested values with every string changed, and those at the dotted keys `hidden` replaced."""
+    """Return nested values with `change` applied to every string, and values at the dotted keys `hidden` replaced."""
     if where in hidden:
         return FROM_ENVIRONMENT
     if isinstance(node, str):
@@ -52,7 +52,7 @@ def _hidden(config: Mapping[str, Any]) -> list[str]:
 
 
 def strings(node: Any, where: str) -> Iterator[tuple[str, str]]:
-    """Yield every string in nested values with its dotted key, which for strings in a list is that of the list."""
+    """Yield the dotted key and the value of every string in nested values; strings in a list have the list's key."""
     if isinstance(node, str):
         yield where, node
     elif isinstance(node, Mapping):

@@ -1,9 +1,9 @@
 """Build objects from a configuration, without executing arbitrary code that it names.
 
-A `_target_` is a dotted path to a class (or to a classmethod of one, such as a `load`). It is built only if the class
-is in an allowed package and has the type expected at that place. The user extends the list of packages on the command
-line (`allow_targets=[my_package]`), never by a file that came with a checkpoint. Values are checked against the type
-hints of the parameter that receives them, so that a mistake is found here, with the key that holds it.
+A `_target_` is a dotted path to a class (or to one of its class methods, such as `load`). An object is built only if
+the class is in an allowed package and has the type expected at that key. Only the command line can allow more packages
+(`allow_targets=[my_package]`), never a file that came with a checkpoint. Values are checked against the type hints of
+the parameters that receive them, so that an error message can name the wrong key.
 """
 
 import importlib
@@ -25,7 +25,7 @@ T = TypeVar("T")
 PACKAGES = ("multisagd", "modalities", "recipes")
 """Packages that are always allowed."""
 ADDRESSED = ("urls", "name")
-"""Parameters that may be addresses or names on the Hub; a class with such a parameter also has `trusted`."""
+"""Parameters that may be addresses or names on the Hub; a class that has one also has the parameter `trusted`."""
 DOWNLOAD = "download"
 KEEPING = ("index", "cache")
 """Parameters that name cache folders."""
@@ -37,17 +37,17 @@ Nested = Callable[[Mapping[str, Any], tuple[type, ...], str], Any]
 class Builder:
     """Builds objects of expected types; `extra` are packages that the user allows in addition to the project's.
 
-    `of_a_run` returns a builder for configurations that somebody else may have written.
+    For configurations that somebody else may have written, use the builder that `of_a_run` returns.
     """
 
     extra: tuple[str, ...] = ()
     repeated: frozenset[str] | None = None
 
     def of_a_run(self, *given: Any) -> Self:
-        """Return a builder for a configuration that came with a run or model: it only reads plain paths.
+        """Return a builder for a configuration that came with a run or model; the builder only reads plain paths.
 
-        Nothing is fetched, and nothing written. An address is opened only if it is among `given`, the values that the
-        command line repeats, and a download is made only if they contain `download: true`.
+        Objects that it builds fetch and write nothing, with two exceptions: an address is opened if it is among
+        `given`, the values that the command line repeats, and a download is made if these contain `download: true`.
         """
         download = {DOWNLOAD for each in given if isinstance(each, Mapping) and each.get(DOWNLOAD) is True}
         return replace(self, repeated=frozenset(download | {text for _, text in strings(given, "")}))
@@ -55,23 +55,26 @@ class Builder:
     def build(self, node: Mapping[str, Any], expected: type[T], where: str, **context: Any) -> T:
         """Build the object that `node` describes.
 
-        `context` holds values for parameters that the node omits or sets to null, if the class has a parameter of that
-        name. So the configuration of a network need not repeat the channels of the modality.
+        `context` contains values for parameters that the class has, but that the node omits or sets to null; for
+        example, the configuration of a network need not repeat the channels of the modality.
 
         Raises:
-            RecipeError: If the target is not allowed or not of the expected type, a parameter is unknown, missing or of
-                the wrong type, or the class itself refuses its arguments. The message names the key.
+            RecipeError: If the target is not allowed or does not have the expected type, a parameter is unknown,
+                missing or of the wrong type, or the class itself refuses its arguments. The message names the key.
         """
         if self.repeated is not None:
             check_addresses(node, where, self.repeated)
         return cast(T, self._nested(node, (expected,), where, context))
 
     def settings(self, cls: type[T], node: Mapping[str, Any], where: str) -> T:
-        """Build the dataclass `cls` from the keys at `where` ("" for the root). Raises the same errors as `build`."""
+        """Build the dataclass `cls` from the keys of `node`, which is at the dotted key `where` ("" for the root).
+
+        Raises the same errors as `build`.
+        """
         return cast(T, self._construct(cls, node, where, {}))
 
     def check_keys(self, node: Mapping[str, Any], expected: type, where: str, keys: Iterable[str]) -> None:
-        """Check that the class that `node` describes is allowed and takes these keys, without building it."""
+        """Check that the class that `node` describes is allowed and takes these `keys`, without building an object."""
         _parameters(self._resolve(node.get("_target_"), (expected,), where), keys, where)
 
     def _nested(
@@ -103,15 +106,15 @@ class Builder:
             raise RecipeError(_refusal(where, str(path), str(path), allowed))
         if not all(part.isidentifier() for part in path.split(".")):
             raise RecipeError(f"{where}: {path!r} is not an import path of a {_names(expected)}")
-        found = _find(path, where, allowed, self.extra)
-        owner = found if inspect.isclass(found) else getattr(found, "__self__", None)
-        if not inspect.isclass(owner) or not (found is owner or inspect.ismethod(found)):
+        target = _import(path, where, allowed, self.extra)
+        owner = target if inspect.isclass(target) else getattr(target, "__self__", None)
+        if not inspect.isclass(owner) or not (target is owner or inspect.ismethod(target)):
             raise RecipeError(f"{where}: {path} is not a class; expected {_names(expected)}")
         if not under(owner.__module__, allowed):
             raise RecipeError(_refusal(where, path, f"{owner.__module__}.{owner.__qualname__}", allowed))
         if not any(_is_subclass(owner, kind) for kind in expected):
             raise RecipeError(f"{where}: {path} is not a {_names(expected)}")
-        return cast(Callable[..., Any], found)
+        return cast(Callable[..., Any], target)
 
     def _construct(
         self, target: Callable[..., Any], values: Mapping[str, Any], where: str, context: Mapping[str, Any]
@@ -140,7 +143,7 @@ class Builder:
             return target(**arguments)
 
     def _careful(self, values: Mapping[str, Any]) -> dict[str, bool | None]:
-        """Return the settings that override a configuration from someone else."""
+        """Return the arguments that override those in a configuration from someone else."""
         addresses = {text for key in ADDRESSED for _, text in strings(values.get(key), "")}
         repeated = self.repeated or frozenset()
         careful = {"trusted": bool(addresses) and addresses <= repeated, DOWNLOAD: DOWNLOAD in repeated}
@@ -148,13 +151,13 @@ class Builder:
 
 
 def _parameters(target: Callable[..., Any], keys: Iterable[str], where: str) -> Mapping[str, inspect.Parameter]:
-    """Return the parameters of a class, after checking that every key is one of them, unless it takes **kwargs."""
+    """Return the parameters of a class; every key must be one of them, unless the class takes `**kwargs`."""
     with as_recipe_error((TypeError, ValueError), f"{where}: {_name(target)} cannot be built from keys (", ")"):
         parameters = inspect.signature(target).parameters
     for key in () if any(p.kind is p.VAR_KEYWORD for p in parameters.values()) else keys:
         if key not in parameters:
-            place, near = f"{where}.{key}".removeprefix("."), nearest(str(key), parameters)
-            raise RecipeError(f"unknown key {place}: {_name(target)} has no parameter of that name{near}")
+            full_key, near = f"{where}.{key}".removeprefix("."), nearest(str(key), parameters)
+            raise RecipeError(f"unknown key {full_key}: {_name(target)} has no parameter of that name{near}")
     return parameters
 
 
@@ -162,10 +165,10 @@ def _name(target: Callable[..., Any]) -> str:
     return getattr(target, "__qualname__", str(target))
 
 
-def _find(path: str, where: str, allowed: Sequence[str], extra: Sequence[str]) -> Any:
-    """Import the longest module prefix of a dotted path and walk the rest by public attributes.
+def _import(path: str, where: str, allowed: Sequence[str], extra: Sequence[str]) -> Any:
+    """Import the longest module prefix of a dotted path, and return the object that the rest names by attributes.
 
-    Modules of other packages are not entered: some import further modules when an attribute is accessed.
+    Private attributes and modules of other packages are refused: some import modules when an attribute is accessed.
     """
     here = str(Path.cwd())
     if extra and here not in sys.path:
@@ -175,21 +178,21 @@ def _find(path: str, where: str, allowed: Sequence[str], extra: Sequence[str]) -
     for cut in range(len(parts) - 1, 0, -1):
         module_name = ".".join(parts[:cut])
         try:
-            found: Any = importlib.import_module(module_name)
+            value: Any = importlib.import_module(module_name)
         except ModuleNotFoundError as error:
             if error.name is not None and (module_name == error.name or module_name.startswith(f"{error.name}.")):
                 continue
             raise RecipeError(f"{where}: importing {module_name} failed: {error}") from error
         for part in parts[cut:]:
-            if inspect.ismodule(found) and not under(found.__name__, allowed):
-                raise RecipeError(_refusal(where, path, found.__name__, allowed))
+            if inspect.ismodule(value) and not under(value.__name__, allowed):
+                raise RecipeError(_refusal(where, path, value.__name__, allowed))
             if part.startswith("_"):
                 raise RecipeError(f"{where}: {path} is private: {part} begins with _")
-            if not hasattr(found, part):
-                public = [name for name in dir(found) if not name.startswith("_")]
+            if not hasattr(value, part):
+                public = [name for name in dir(value) if not name.startswith("_")]
                 raise RecipeError(f"{where}: {path} does not exist{nearest(part, public)}")
-            found = getattr(found, part)
-        return found
+            value = getattr(value, part)
+        return value
     raise RecipeError(f"{where}: {path} does not exist: there is no module {parts[0]!r}")
 
 
@@ -227,7 +230,7 @@ def _is_subclass(cls: type, kind: type) -> bool:
 
 
 def convert(value: Any, hint: Any, where: str, nested: Nested) -> Any:
-    """Return `value` converted to the type `hint`: lists to tuples, whole floats to ints, mappings to objects."""
+    """Return `value` converted to the type `hint`, such as a list to a tuple, 2.0 to 2, or a mapping to an object."""
     if isinstance(value, Mapping):
         return _mapping(value, hint, where, nested)
     if hint is Any or hint is object:
@@ -240,7 +243,7 @@ def convert(value: Any, hint: Any, where: str, nested: Nested) -> Any:
 
 
 def describe(hint: Any) -> str:
-    """Return a readable name of a type hint."""
+    """Return a readable description of a type hint."""
     if get_origin(hint) is Literal:
         return "one of " + ", ".join(str(choice) for choice in get_args(hint))
     options = _options(hint)
@@ -259,7 +262,7 @@ def _options(hint: Any) -> tuple[Any, ...]:
 
 
 def _try(value: Any, hint: Any, where: str, nested: Nested) -> tuple[bool, Any]:
-    """Convert a value to one hint that is not a union, and return whether it fits, and the converted value."""
+    """Return whether a value fits a hint that is not a union, and the converted value."""
     origin = get_origin(hint)
     if origin is Literal:
         return value in get_args(hint), value
@@ -268,8 +271,8 @@ def _try(value: Any, hint: Any, where: str, nested: Nested) -> tuple[bool, Any]:
     if hint is bool or isinstance(value, bool):
         return hint is bool and isinstance(value, bool), value
     if hint is int:
-        is_whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
-        return is_whole, int(value) if is_whole else None
+        is_integer = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
+        return is_integer, int(value) if is_integer else None
     if hint is float:
         # NaN would pass every range check, because all comparisons with it are false.
         number = isinstance(value, float) and not math.isnan(value)
@@ -303,7 +306,7 @@ def _mapping(value: Mapping[str, Any], hint: Any, where: str, nested: Nested) ->
     options = [get_origin(option) or option for option in _options(hint)]
     if any(option in (dict, Mapping, Any) for option in options):
         return dict(value)
-    # A callable type hint expects a callable object.
+    # A type hint such as Callable expects a callable object.
     kinds = tuple(option for option in options if isinstance(option, type) and option.__module__ != "builtins")
     if not kinds:
         raise RecipeError(f"{where}: expected {describe(hint)}, got a group of keys ({', '.join(map(str, value))})")

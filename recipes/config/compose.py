@@ -1,6 +1,6 @@
 """Compose a command's configuration from its groups and the command line.
 
-Hydra composes; its application layer is not used, because it changes the working folder, creates folders and puts
+Only Hydra's composition is used, not its application layer, which changes the working folder, creates folders and puts
 times into paths. The result is a plain, resolved dictionary, which is also saved with a run.
 """
 
@@ -29,7 +29,7 @@ Config = dict[str, Any]
 def load(name: str, arguments: Sequence[str], folder: str | Path | None = None) -> Config:
     """Compose `configs/<name>.yaml` with `group=choice` and `key=value` arguments.
 
-    `folder` contains additional groups of the user.
+    `folder` contains the user's additional groups.
 
     Raises:
         RecipeError: If a key, group or choice does not exist (the message names the nearest one), an argument cannot be
@@ -57,7 +57,7 @@ def load(name: str, arguments: Sequence[str], folder: str | Path | None = None) 
     except HydraException as error:
         raise RecipeError(_refusal(error, name, overrides, folder)) from error
     assert isinstance(plain, dict)
-    # This is needed before anything is built, so it is checked here and not with the settings.
+    # It is needed before anything is built, so it is checked here and not with the other settings.
     if not isinstance(allowed := plain.get("allow_targets", []), list):
         raise RecipeError(f"allow_targets: expected a list of packages such as [my_package], or [], got {allowed!r}")
     if "environment" in plain:
@@ -66,7 +66,7 @@ def load(name: str, arguments: Sequence[str], folder: str | Path | None = None) 
 
 
 def from_environment(node: Any) -> list[str]:
-    """Return the keys whose values come from environment variables, `${oc.env:NAME}`, or from such a key."""
+    """Return the keys whose values come from environment variables, `${oc.env:NAME}`, directly or by another key."""
     strings = {key: value if isinstance(value, str) else str(value) for key, value in flatten(node).items()}
     names: set[str] = set()
     while more := {
@@ -79,8 +79,8 @@ def from_environment(node: Any) -> list[str]:
 
 def parse(arguments: Sequence[str]) -> list[Override]:
     """Read `key=value` and `group=choice` arguments in Hydra's grammar. Raises RecipeError if one cannot be read."""
-    for place in range(len(arguments)):
-        if problem := advice.word(arguments, place):
+    for index in range(len(arguments)):
+        if problem := advice.word(arguments, index):
             raise RecipeError(problem)
     overrides: list[Override] = []
     for argument in arguments:
@@ -103,7 +103,7 @@ def _compose(name: str, arguments: Sequence[str]) -> Any:
 
 
 def _check_choice(override: Override, known: Mapping[str, Sequence[str]]) -> None:
-    """Raise RecipeError for a choice that its group does not have."""
+    """Raise RecipeError if an override names a choice that its group does not have."""
     options, choice = known.get(override.key_or_group), override.value()
     if options is not None and choice not in (None, *options) and not override.is_delete():
         raise RecipeError(f"{override.key_or_group}={choice}: there is no such choice{nearest(str(choice), options)}")
@@ -111,9 +111,9 @@ def _check_choice(override: Override, known: Mapping[str, Sequence[str]]) -> Non
 
 def _refusal(error: HydraException, name: str, overrides: Sequence[Override], folder: str | Path | None) -> str:
     """Return the message for a Hydra composition error, such as a key that does not exist."""
-    chosen = {each.key_or_group: str(each.value()) for each in overrides if each.key_or_group in groups(folder)}
-    known = flatten(KeyTable(chosen, folder).keys(name))
-    # Choices of a group may be merged into the root and leave no key with the group's name.
+    choices = {each.key_or_group: str(each.value()) for each in overrides if each.key_or_group in groups(folder)}
+    known = flatten(KeyTable(choices, folder).keys(name))
+    # The choices of a group may be merged into the root, and leave no key with the group's name.
     valid, below = {*prefixes(known), *offered(name)}, tuple(f"{key}." for key in opened(name))
     for each in overrides:
         if each.key_or_group not in valid and not each.key_or_group.startswith(below) and not each.is_add():

@@ -1,7 +1,7 @@
 """The groups of configuration files: their choices, and the keys, defaults and comments in their files.
 
 The files are read without Hydra, because importing Hydra takes too long for help and completion. Values are as
-written in the files: interpolations are not resolved. A test compares the keys with Hydra's.
+written in the files: interpolations are not resolved. A test compares the keys with those that Hydra composes.
 """
 
 import re
@@ -61,7 +61,7 @@ class CommandFile:
 
 
 def groups(folder: str | Path | None = None) -> dict[str, list[str]]:
-    """Return every group with the sorted names of its choices; `folder` contains additional choices of the user."""
+    """Return every group with the sorted names of its choices; `folder` contains the user's additional choices."""
     choices: dict[str, set[str]] = {}
     for root in roots(folder):
         for file in root.rglob("*.yaml"):
@@ -71,14 +71,14 @@ def groups(folder: str | Path | None = None) -> dict[str, list[str]]:
 
 
 def choice_kinds(folder: str | Path | None = None) -> dict[str, tuple[str, str]]:
-    """Return plural and description of every kind, including groups that exist only in a user's folder."""
+    """Return the plural and the description of all that `multisagd list` shows, including a user's own groups."""
     own = {group: (group, "from your own folder") for group in groups(folder) if group not in NAMES}
     commands = ("commands", "the commands of `multisagd`")
     return {**NAMES, **own, "commands": commands, "metrics": ("metrics", "what `multisagd evaluate` computes")}
 
 
 def roots(folder: str | Path | None = None) -> tuple[Path, ...]:
-    """Return the folders to search for groups: the project's, and the user's own."""
+    """Return the folders to search for groups: the project's, and the user's `folder` if given."""
     return (CONFIGS, *([] if folder is None else [Path(folder)]))
 
 
@@ -88,7 +88,7 @@ def choice_file(group: str, choice: str, folder: str | Path | None = None) -> Pa
 
 
 def summary(group: str, choice: str, folder: str | Path | None = None) -> str:
-    """Return the first paragraph of the heading of a choice's file, up to its example; `folder` is as for `groups`."""
+    """Return the first paragraph of the heading in a choice's file, up to an example; `folder` is as for `groups`."""
     path = choice_file(group, choice, folder)
     assert path is not None
     description, _, _ = split_file(path.read_text(encoding="utf-8"))
@@ -119,7 +119,7 @@ def command_file(command: str) -> CommandFile:
 
 
 def own_folder(words: Sequence[str]) -> Path | None:
-    """Return the folder given by `--config-dir` among words, or None if it is missing or does not exist."""
+    """Return the folder given by `--config-dir` in `words`, or None if it is not given or does not exist."""
     for word, after in zip(words, [*words, ""][1:], strict=True):
         if word.startswith("--config-dir"):
             named = Path(word.partition("=")[2] or after).expanduser()
@@ -128,7 +128,7 @@ def own_folder(words: Sequence[str]) -> Path | None:
 
 
 def chosen_words(words: Sequence[str], known: Collection[str]) -> dict[str, str]:
-    """Return the choices made by words such as `group=choice`, for the groups in `known`."""
+    """Return the choices in words such as `group=choice`, for the groups in `known`."""
     pairs = (word.lstrip("+").partition("=") for word in words)
     return {group: choice for group, _, choice in pairs if group in known}
 
@@ -137,8 +137,8 @@ def split_file(text: str) -> tuple[str, str, str]:
     """Split a configuration file into its heading comment, its defaults list and the rest."""
     lines = text.splitlines()
     heading = next((i for i, line in enumerate(lines) if not line.startswith("#")), len(lines))
-    said = [line.removeprefix("#").removeprefix(" ").rstrip() for line in lines[:heading] if "@package" not in line]
-    description, body = "\n".join(said).strip(), "\n".join(lines[heading:])
+    comment = [line.removeprefix("#").removeprefix(" ").rstrip() for line in lines[:heading] if "@package" not in line]
+    description, body = "\n".join(comment).strip(), "\n".join(lines[heading:])
     match = re.search(r"^defaults:\n((?:[ ].*\n|\n(?=[ ]))*)", body + "\n", re.MULTILINE)
     if match is None:
         return description, "", body.strip("\n")
@@ -169,7 +169,7 @@ def _entries(text: str) -> tuple[Entry, ...]:
 
 
 def _without(more: str, keys: str) -> str:
-    """Return the entries of `more` that `keys` does not set, with their comments; groups keep their remaining keys."""
+    """Return the keys of `more` that `keys` does not set, with their comments; a group keeps its remaining subkeys."""
     own, kept = yaml.safe_load(keys) or {}, []
     for key, entry in _split_keys(more, ""):
         if key not in own:
@@ -200,7 +200,7 @@ def _split_keys(text: str, indent: str) -> list[tuple[str, str]]:
 
 @dataclass(frozen=True)
 class Default:
-    """An entry of a file's defaults list: a choice of `group` ("": the file's own), with its keys at `package`."""
+    """An entry of a file's defaults list: a choice of `group` ("" is the file's own), with its keys at `package`."""
 
     choice: str
     group: str = ""
@@ -212,13 +212,13 @@ class Default:
 class KeyTable:
     """The keys of configuration files, with their defaults, for the given choices and the user's `folder` of groups."""
 
-    chosen: Mapping[str, str]
+    choices: Mapping[str, str]
     folder: str | Path | None = None
 
     def keys(self, name: str, group: str = "") -> dict[str, Any]:
-        """Return the nested keys of a command, or of a choice of a group, with their defaults."""
+        """Return the nested keys of the command `name`, or of the choice `name` of a group, with their defaults."""
         merged: dict[str, Any] = {}
-        choices = dict(self.overrides(name, group)) | dict(self.chosen)
+        choices = dict(self.overrides(name, group)) | dict(self.choices)
         for package, content in self._parts(name, group, "", choices):
             for part in reversed(package.split(".") if package else ()):
                 content = {part: content}
@@ -226,35 +226,36 @@ class KeyTable:
         return merged
 
     def overrides(self, name: str, group: str = "") -> Iterator[tuple[str, str]]:
-        """Yield the choices that files make for other groups, as experiments do. The last one takes precedence."""
+        """Yield (group, choice) for choices that files make for other groups; the last choice takes precedence."""
         for entry in self.defaults(name, group):
             if entry.override:
                 yield entry.group, entry.choice
             elif not entry.package and entry.choice != "_self_":
                 inner = entry.group or group
-                yield from self.overrides(self.chosen.get(inner, entry.choice) if entry.group else entry.choice, inner)
+                yield from self.overrides(self.choices.get(inner, entry.choice) if entry.group else entry.choice, inner)
 
     def _parts(
         self, name: str, group: str, package: str, choices: Mapping[str, str]
     ) -> Iterator[tuple[str, dict[str, Any]]]:
         """Yield the content of a file and of its base files, in order, each with the package of its keys."""
         for entry in self.defaults(name, group):
-            choice, inner, place = entry.choice, entry.group or group, package
+            choice, inner, inner_package = entry.choice, entry.group or group, package
             if choice == "_self_":
                 yield package, {key: value for key, value in self.file(name, group).items() if key != "defaults"}
             elif not entry.override:
                 if entry.package:
-                    place = f"{package}.{entry.package}".lstrip(".")
+                    inner_package = f"{package}.{entry.package}".lstrip(".")
                 elif entry.group:
                     choice = choices.get(inner, choice)
-                    place = "" if is_global(choice_file(inner, choice, self.folder)) else inner.replace("/", ".")
-                yield from self._parts(choice, inner, place, choices)
+                    path = choice_file(inner, choice, self.folder)
+                    inner_package = "" if is_global(path) else inner.replace("/", ".")
+                yield from self._parts(choice, inner, inner_package, choices)
 
     def defaults(self, name: str, group: str) -> Iterator[Default]:
-        """Yield a file's defaults list; the file itself, `_self_`, is last if the list does not contain it."""
+        """Yield the entries of a file's defaults list; the file itself, `_self_`, is last if the list omits it."""
         lines = self.file(name, group).get("defaults") or []
         for line in lines if "_self_" in lines else [*lines, "_self_"]:
-            # Of its own group: `- auto` or `- image@modality`; of another: `- override /network: unet`.
+            # An entry of the same group is `- auto` or `- image@modality`; of another, `- override /network: unet`.
             if not isinstance(line, dict):
                 choice, _, package = str(line).partition("@")
                 yield Default(choice, package=package)
@@ -263,18 +264,18 @@ class KeyTable:
             if match := ENTRY.fullmatch(key):
                 yield Default(str(value), match["group"], match["package"] or "", bool(match["override"]))
 
-    def comments(self, choice: str, group: str, place: str) -> dict[str, str]:
-        """Return the comments on the keys of a choice and of its base files, by dotted names."""
+    def comments(self, choice: str, group: str, prefix: str) -> dict[str, str]:
+        """Return the comments on the keys of a choice and of its base files, by dotted keys after `prefix`."""
         strings: dict[str, str] = {}
         for entry in self.defaults(choice, group):
             if entry.choice != "_self_" and not entry.override:
-                below = f"{place}{entry.package}." if entry.package else place
+                below = f"{prefix}{entry.package}." if entry.package else prefix
                 strings |= self.comments(entry.choice, entry.group or group, below)
         if (path := choice_file(group, choice, self.folder)) is None:
             return strings
-        place = "" if is_global(path) else place
+        prefix = "" if is_global(path) else prefix
         own = comments(split_file(path.read_text(encoding="utf-8"))[2])
-        return strings | {f"{place}{key}": description for key, description in own.items() if description}
+        return strings | {f"{prefix}{key}": description for key, description in own.items() if description}
 
     def comment(self, command: str, key: str) -> str:
         """Return the comment on a key of a command, or an empty string."""
@@ -282,15 +283,15 @@ class KeyTable:
         default = next((entry.default for entry in file.entries if entry.group == group), None)
         if default is None:
             return comments(file.keys).get(key, "")
-        return self.comments(self.chosen.get(group, default), group, f"{group}.").get(key, "")
+        return self.comments(self.choices.get(group, default), group, f"{group}.").get(key, "")
 
     def file(self, name: str, group: str) -> dict[str, Any]:
-        """Return the content of a choice's file, or an empty one if the file does not exist or cannot be read."""
+        """Return the content of a choice's file, or an empty dictionary if it does not exist or cannot be read."""
         return read_file(path) if (path := choice_file(group, name, self.folder)) else {}
 
 
 def flatten(node: Any, prefix: str = "") -> dict[str, Any]:
-    """Return a nested configuration with dotted keys; lists and empty groups are values."""
+    """Return a nested configuration as one dictionary with dotted keys; lists and empty groups are values."""
     if not isinstance(node, Mapping) or not node:
         return {prefix: node}
     parts = [flatten(value, f"{prefix}.{key}".removeprefix(".")) for key, value in node.items()]
@@ -309,7 +310,7 @@ def prefixes(keys: Mapping[str, Any]) -> set[str]:
 
 @cache
 def read_file(path: Path) -> dict[str, Any]:
-    """Return the content of a group's file, or an empty one if it cannot be read: composing reports the error."""
+    """Return the content of a group's file, or an empty one if it cannot be read; composing reports the error."""
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError):
@@ -323,7 +324,7 @@ def is_global(path: Path | None) -> bool:
 
 
 def over(below: Mapping[str, Any], above: Mapping[str, Any], by_class: bool = False) -> dict[str, Any]:
-    """Return nested values overridden by others; with `by_class`, a group with a different class is replaced."""
+    """Return nested values overridden by `above`; with `by_class`, a group with a different class is replaced."""
     result = dict(below)
     for key, value in above.items():
         under = result.get(key)
@@ -342,7 +343,7 @@ def filled(config: dict[str, Any]) -> dict[str, Any]:
         if group == "experiment":  # choices for other groups, and no keys of its own
             continue
         if isinstance(node := config.get(group), Mapping):
-            own[group] = _lacking(group, node)
+            own[group] = _shared_defaults(group, node)
         elif group not in config and group not in ALWAYS:
             own[group] = _known(of_choice(group, default))
     return over(own, config, by_class=True)
@@ -354,9 +355,9 @@ def train_defaults() -> dict[str, Any]:
 
 
 def nearest_choice(group: str, node: Mapping[str, Any]) -> tuple[str | None, dict[str, Any]]:
-    """Return the choice of the same class that differs in the fewest values, with its values, or None.
+    """Return the choice of the same class as `node` that differs in the fewest values, or None, and its values.
 
-    Choices differ by class, or, like engines, only by their values.
+    The choices of a group differ by class, or, as for engines, only by their values.
     """
     here = flatten(node)
     best: tuple[int, str | None, dict[str, Any]] = (len(here) + 1, None, {})
@@ -373,7 +374,7 @@ def of_choice(group: str, choice: str) -> dict[str, Any]:
     return KeyTable({}).keys(choice, group)
 
 
-def _lacking(group: str, node: Mapping[str, Any]) -> dict[str, Any]:
+def _shared_defaults(group: str, node: Mapping[str, Any]) -> dict[str, Any]:
     """Return defaults for missing keys of a group: the values that all choices of its class share.
 
     For other keys, either the class has a default or the value is required. A group without a class uses the nearest
@@ -382,8 +383,8 @@ def _lacking(group: str, node: Mapping[str, Any]) -> dict[str, Any]:
     if node.get("_target_") is None:
         return _known(nearest_choice(group, node)[1])
     first, *others = _of_class(group, node).values() or [{}]
-    agreed = [key for key, value in first.items() if all(each.get(key, ABSENT) == value for each in others)]
-    return _known({key: first[key] for key in agreed})
+    shared = [key for key, value in first.items() if all(each.get(key, ABSENT) == value for each in others)]
+    return _known({key: first[key] for key in shared})
 
 
 def _of_class(group: str, node: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -393,6 +394,6 @@ def _of_class(group: str, node: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def _known(node: Mapping[str, Any]) -> dict[str, Any]:
-    """Return nested values without required values (`???`) and interpolations."""
+    """Return nested values without values that are required (`???`) or interpolated."""
     inner = {key: _known(value) if isinstance(value, Mapping) else value for key, value in node.items()}
     return {key: each for key, each in inner.items() if not (isinstance(each, str) and (each == "???" or "${" in each))}

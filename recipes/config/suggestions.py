@@ -69,19 +69,19 @@ MEANINGS: dict[tuple[str, ...], str] = {
     "save_path save_to results_dir result_dir",
     ("license",): "licence",
 }  # fmt: skip
-"""Names of settings in other programs, by the equivalent keys here; a command has some of the keys."""
+"""For each tuple of equivalent keys here, names of the setting in other programs; a command has some of the keys."""
 
 SYNONYMS: dict[str, tuple[str, ...]] = {}
-"""The keys for a word; an ambiguous word has several keys."""
+"""The keys for each name in other programs; an ambiguous name has several keys."""
 for _keys, _words in MEANINGS.items():
     for _word in _words.split():
         SYNONYMS[_word] = tuple(dict.fromkeys((*SYNONYMS.get(_word, ()), *_keys)))
 
 
-def word(arguments: Sequence[str], place: int) -> str | None:
-    """Return what is wrong with an argument that is not a setting, or None if it may be one."""
-    argument, after = arguments[place], "".join(arguments[place + 1 : place + 2])
-    before = arguments[place - 1] if place else ""
+def word(arguments: Sequence[str], index: int) -> str | None:
+    """Return a message if the argument at `index` cannot be a setting, or None if it may be one."""
+    argument, after = arguments[index], "".join(arguments[index + 1 : index + 2])
+    before = arguments[index - 1] if index else ""
     dashes = re.match(r"[-–—]+", argument)
     if dashes and not argument[len(dashes[0]) :][:1].isdigit():
         key, _, value = argument[len(dashes[0]) :].replace("-", "_").partition("=")
@@ -99,12 +99,12 @@ def word(arguments: Sequence[str], place: int) -> str | None:
             return f"a space ended {argument!r}: write {_typed(bare, after)}, without a space"
         return f"{argument} has no value: write {bare}=null for none, or '{bare}=\"\"' for an empty string"
     if bare and re.fullmatch(r"[\w.]+", bare) and after == "=":
-        return f"no spaces around the equals sign: {_typed(bare, ''.join(arguments[place + 2 : place + 3]))}"
+        return f"no spaces around the equals sign: {_typed(bare, ''.join(arguments[index + 2 : index + 3]))}"
     if bare and (Path(bare).exists() or "/" in bare or "\\" in bare):
         either = " or ".join(setting(key, bare) for key in ("run_dir", "data.root"))
         return f"cannot read {argument!r}: settings are written key=value; is it {either}?"
     if bare in CONFIGURED:
-        return f"cannot read {argument!r}: the command comes first, or for `multisagd launch` as command={bare}"
+        return f"cannot read {argument!r}: the command comes first; for `multisagd launch`, write command={bare}"
     key, _, value = bare.partition(":")
     value = value or (after if "=" not in after else "")
     hint = f", as in {_typed(key, value)}" if re.fullmatch(r"[\w.]+", key) else ""
@@ -120,28 +120,28 @@ def unreadable(argument: str, reason: str) -> str:
     if value.startswith("="):
         return f"{problem}: one equals sign is enough"
     if value.startswith("~"):
-        return f"{problem}: ~ is not understood here; write {key}=$HOME{value[1:]}"
+        return f"{problem}: ~ is not expanded here; write {key}=$HOME{value[1:]}"
     if re.fullmatch(r"\(.*\)", value):
         return f"{problem}: a list is written {key}=[{value[1:-1]}]"
     for opening, closing in ("[]", "{}"):
         if value.count(opening) != value.count(closing):
             return f"{problem}: {opening} and {closing} do not match"
     quoted = shlex.quote(f'{key}="{value}"')
-    return f"{problem} ({reason}). Quote the value, and quote the whole again for the shell: {quoted}"
+    return f"{problem} ({reason}). Quote the value, and quote the entire setting again for the shell: {quoted}"
 
 
 def unknown(command: str, override: Override, keys: Mapping[str, Any], folder: str | Path | None) -> str:
     """Return the message for an unknown key of a command, with the closest of `keys` and groups."""
     key = override.key_or_group
-    have, mine, chosen = prefixes(keys), groups(folder), set(offered(command))
+    have, mine, own_groups = prefixes(keys), groups(folder), set(offered(command))
     group, _, name = key.rpartition(".")
     # The key often exists in another choice of its group.
-    if group in chosen and (having := _having(name, group, mine, folder)):
+    if group in own_groups and (having := _having(name, group, mine, folder)):
         return f"{key} does not belong to the chosen {group}; it is a key of {', '.join(having)}"
-    if key in mine and key not in chosen:
-        choices = f"its groups are {', '.join(sorted(chosen))}" if chosen else "it has none"
+    if key in mine and key not in own_groups:
+        choices = f"its groups are {', '.join(sorted(own_groups))}" if own_groups else "it has no groups"
         kept = "A run keeps the choices that it was trained with"
-        moved = "; data.root=… says where its data are now" if key in opened(command) else ""
+        moved = "; data.root=… sets the current location of its data" if key in opened(command) else ""
         return f"`multisagd {command}` does not choose {key}: {choices}. {kept}{moved}"
     below = {f"{each}.{part}" for each in opened(command) for part in ("root", "urls")}
     last = name.lower().replace("-", "_")
@@ -149,7 +149,7 @@ def unknown(command: str, override: Override, keys: Mapping[str, Any], folder: s
     for other in get_close_matches(key, have, cutoff=0.85) if group else ():
         if other.rpartition(".")[2] == name:
             return f"unknown key {key!r}; did you mean {other!r}?"
-    meant = [other for other in SYNONYMS.get(last, ()) if other in have | chosen | below and other != key]
+    meant = [other for other in SYNONYMS.get(last, ()) if other in have | own_groups | below and other != key]
     same = [] if group else sorted(each for each in have if each.rpartition(".")[2] == key)
     # An identical key comes last if the word means something else in other programs, as steps does.
     if likely := [*dict.fromkeys([*meant[:2], *same])]:
@@ -158,22 +158,22 @@ def unknown(command: str, override: Override, keys: Mapping[str, Any], folder: s
         group, _, name = other.rpartition(".")
         if other == key and group:
             continue
-        for each in {group} & chosen if group else sorted(chosen):
+        for each in {group} & own_groups if group else sorted(own_groups):
             if having := _having(name, each, mine, folder):
                 value = "…" if override.is_sweep_override() else override.get_value_element_as_str()
                 return f"unknown key {key!r}; it is {each}.{name}={value} with {', '.join(having[:5])}"
-    near = nearest(key, [*have, *chosen])
+    near = nearest(key, [*have, *own_groups])
     return f"unknown key {key!r}{near or f'; `multisagd {command} --help` lists the keys'}"
 
 
 def _having(key: str, group: str, mine: Mapping[str, Sequence[str]], folder: str | Path | None) -> list[str]:
-    """Return the choices of a group that have a setting with that name."""
+    """Return the choices of a group that have a setting with the name `key`."""
     key_table = KeyTable({}, folder)
     return [f"{group}={choice}" for choice in mine.get(group, ()) if key in key_table.file(choice, group)]
 
 
 def refused(error: HydraException, overrides: Sequence[Override]) -> str:
-    """Return the remedies for common errors of Hydra."""
+    """Return the first line of a Hydra error, with the remedy if it is a common one."""
     first = " ".join(str(error).splitlines()[0].split())
     for override in overrides:
         line = override.input_line or ""
@@ -181,7 +181,7 @@ def refused(error: HydraException, overrides: Sequence[Override]) -> str:
             key, _, value = line.partition("=")
             return (
                 f"{first}: a list is written {key}=[{value.strip()}], text with commas '{key}=\"{value.strip()}\"', "
-                "and a number without commas; several values, one run for each, are for `multisagd launch`"
+                "and a number without commas; for several values, one run for each, use `multisagd launch`"
             )
     if "appears more than once" in first and (added := [each for each in overrides if each.is_add()]):
         return f"{first}: remove the + of {added[0].input_line}"
@@ -189,7 +189,7 @@ def refused(error: HydraException, overrides: Sequence[Override]) -> str:
 
 
 def _typed(key: str, value: str) -> str:
-    """Return a setting as typed into a shell, with the value as the user wrote it."""
+    """Return a setting as it is typed into a shell, with the value as the user wrote it."""
     return shlex.quote(f"{key}={value}") if value else f"{key}=…"
 
 
@@ -197,5 +197,5 @@ def _remark(word: str, other: str) -> str:
     if other == "training.samples":
         return " Training is counted in samples seen: examples × epochs, or steps × batch"
     if other == "engine.device" and word in ("gpus", "num_gpus", "n_gpus", "ngpu", "devices"):
-        return " Several GPUs are for `multisagd launch cluster.gpus=…`"
+        return " For several GPUs, use `multisagd launch cluster.gpus=…`"
     return " The same command on the same run_dir continues" if word.startswith("resume") else ""

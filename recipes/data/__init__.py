@@ -1,1 +1,1 @@
-"""The data of a run: building, corruption or restoration, splitting, order and measuring."""
+"""The data of a run: building, corrupting or restoring, splitting, ordering and measuring them."""

@@ -1,9 +1,9 @@
 """Detect changes in the files that a run is trained on.
 
-The dataset's fingerprint identifies the list of files. The run's folder records each file's size and a hash of its
-modification time, and a hash of the bytes of up to 10,000 files (of pieces of each file, if they exceed 1 GiB in
-total). A file with a different size has changed; if only the time differs, as after every copy, the bytes are compared.
-The record contains neither names nor contents.
+The dataset's fingerprint identifies the list of files. A record in the run's folder contains each file's size and a
+hash of its modification time, and a hash of the bytes of up to 10,000 files (of pieces of each file, if they exceed
+1 GiB in total). A file with a different size has changed; if only the time differs, as after every copy, the bytes are
+compared. The record contains neither names nor contents.
 """
 
 import hashlib
@@ -40,10 +40,10 @@ log = logging.getLogger("multisagd")
 
 @dataclass(frozen=True)
 class Contents:
-    """Sizes in bytes and states (hashes of times) of all files, and hashes of up to `limit` bytes of some of them.
+    """Sizes in bytes and states (hashes of modification times) of all files, and hashes of up to `limit` bytes of some.
 
-    `sizes` and `states` are int64 of shape (files,), `digests` uint8 of shape (files that are hashed, 16), all 0 for
-    an unreadable file.
+    `sizes` and `states` are int64 with shape (files,); `digests` is uint8 with shape (hashed files, 16), and 0 for an
+    unreadable file.
     """
 
     sizes: Integers
@@ -57,38 +57,38 @@ class Contents:
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Read a record, which may come from anyone.
+        """Read a record, which may come from someone else.
 
-        Raises OSError if it cannot be read, ValueError if it is not a record.
+        Raises OSError if it cannot be read, and ValueError if it is not a record.
         """
-        found = read_header(path)
-        files = sum(found["sizes"].shape[:1]) if "sizes" in found else 0
+        header = read_header(path)
+        files = sum(header["sizes"].shape[:1]) if "sizes" in header else 0
         each = Stored("I64", (files,))
         hashes = Stored("U8", (min(files, MAX_READ), DIGEST))
-        if found != {"sizes": each, "states": each, "digests": hashes, "limit": Stored("I64", (1,))}:
-            raise ValueError(f"it holds {found}")
+        if header != {"sizes": each, "states": each, "digests": hashes, "limit": Stored("I64", (1,))}:
+            raise ValueError(f"its tensors are {header}")
         arrays = {name: tensor.numpy() for name, tensor in read_tensors(path).items()}
         limit = int(arrays.pop("limit")[0])
         if not 0 < limit <= MAX_BYTES:
-            raise ValueError(f"it has read {limit} bytes of each file")
+            raise ValueError(f"its limit of {limit} bytes per file is not from 1 to {MAX_BYTES}")
         return cls(**arrays, limit=limit)
 
 
 def keep(run_dir: Path, dataset: Dataset) -> None:
     """Record the current files of a dataset, if it has any. If the record cannot be written, log a warning."""
     sizes, states = _file_states(dataset)
-    indices = _hashed(len(sizes))
+    indices = _hashed_indices(len(sizes))
     limit = max(1, MAX_BYTES // max(1, len(indices)))
     digests = _digests(dataset, indices, sizes, limit)
     try:
         if len(sizes):
             replace_file(run_dir / FILE, Contents(sizes, states, digests, limit).save)
     except OSError as error:
-        log.warning("cannot write %s (%s): changes of the files will not be noticed", run_dir / FILE, error)
+        log.warning("cannot write %s (%s): changes to the files will not be detected", run_dir / FILE, error)
 
 
 def changes(run_dir: Path, dataset: Dataset) -> str | None:
-    """Return which files of a dataset have changed since the run began, or None if no change was detected."""
+    """Return a message that names files that have changed since the run began, or None if no change was detected."""
     path = run_dir / FILE
     if not path.exists():
         keep(run_dir, dataset)  # writing failed when the run began
@@ -101,22 +101,22 @@ def changes(run_dir: Path, dataset: Dataset) -> str | None:
     if len(sizes) != len(before.sizes):
         return f"the data have {len(sizes):,} files, but had {len(before.sizes):,} when this run began"
     resized, touched = sizes != before.sizes, states != before.states
-    indices = _hashed(len(sizes))
+    indices = _hashed_indices(len(sizes))
     known = before.digests.any(1) & (touched & ~resized)[indices]
     now = _digests(dataset, indices[known], sizes, before.limit)
     other = (now != before.digests[known]).any(1) & now.any(1)
     changed = np.flatnonzero(resized).tolist() + indices[known][other].tolist()
     if changed:
-        among = ", ".join(source.url for source in _chosen(dataset, sorted(changed)[:NAMED]))
+        names = ", ".join(source.url for source in _select(dataset, sorted(changed)[:NAMED]))
         return (
-            f"{len(changed):,} of {len(sizes):,} files have changed since this run began: {among}"
+            f"{len(changed):,} of {len(sizes):,} files have changed since this run began: {names}"
             f"{', …' * (len(changed) > NAMED)}. The run's statistics and its training so far used the earlier contents"
-            ": restore them, or train in another run_dir"
+            ": restore those, or train in another run_dir"
         )
     unknown = int((touched & ~resized).sum()) - int(known.sum())
     if unknown and not known.any():
         return f"{unknown:,} of {len(sizes):,} files were written since this run began; their bytes were not compared"
-    if touched.any():  # a copy; record it, so that nothing needs to be read next time
+    if touched.any():  # copied files; record their times, so that nothing needs to be read next time
         try:
             replace_file(path, replace(before, states=states).save)
         except OSError as error:
@@ -124,19 +124,19 @@ def changes(run_dir: Path, dataset: Dataset) -> str | None:
     return None
 
 
-def _hashed(files: int) -> Integers:
-    """Return the numbers of the files whose bytes are read."""
+def _hashed_indices(files: int) -> Integers:
+    """Return the indices of the files whose bytes are hashed."""
     return np.linspace(0, max(0, files - 1), min(files, MAX_READ)).astype(np.int64)
 
 
-def _chosen(dataset: Dataset, indices: list[int]) -> Iterator[Source]:
-    """Yield the files with these increasing numbers."""
-    wanted = set(indices)
-    return (source for place, source in enumerate(dataset.stored()) if place in wanted)
+def _select(dataset: Dataset, indices: list[int]) -> Iterator[Source]:
+    """Return an iterator over the files with these indices, in increasing order."""
+    selected = set(indices)
+    return (source for index, source in enumerate(dataset.stored()) if index in selected)
 
 
 def _file_states(dataset: Dataset) -> tuple[Integers, Integers]:
-    """Return the sizes and states of all files: -1 and 0 for each inaccessible file."""
+    """Return the sizes and states of all files, int64 `(files,)`; -1 and 0 for an inaccessible file."""
 
     def stat_of(source: Source) -> tuple[int, int]:
         try:
@@ -155,25 +155,25 @@ def _digests(dataset: Dataset, indices: Integers, sizes: Integers, limit: int) -
 
     def read(each: tuple[Source, int]) -> bytes:
         source, size = each
-        found = hashlib.blake2b(digest_size=DIGEST)
+        digest = hashlib.blake2b(digest_size=DIGEST)
         try:
             for start, stop in pieces(size, limit):
-                found.update(source.read(start, stop))
+                digest.update(source.read(start, stop))
         except OSError:
             return bytes(DIGEST)
-        return found.digest()
+        return digest.digest()
 
-    files = zip(_chosen(dataset, indices.tolist()), sizes[indices].tolist(), strict=True)
-    found = np.zeros((len(indices), DIGEST), np.uint8)
+    files = zip(_select(dataset, indices.tolist()), sizes[indices].tolist(), strict=True)
+    digests = np.zeros((len(indices), DIGEST), np.uint8)
     with Display("hashing the data", len(indices), after=SOON) as display:
-        for place, digest in enumerate(prefetch(read, files, THREADS)):
-            found[place] = np.frombuffer(digest, np.uint8)
-            display.update(place + 1)
-    return found
+        for number, digest in enumerate(prefetch(read, files, THREADS)):
+            digests[number] = np.frombuffer(digest, np.uint8)
+            display.update(number + 1)
+    return digests
 
 
 def pieces(size: int, limit: int) -> list[tuple[int, int]]:
-    """Return which bytes of a file are hashed: all, or evenly spaced pieces."""
+    """Return the byte ranges (start, stop) of a file that are hashed: all of it, or evenly spaced pieces."""
     if size <= limit:
         return [(0, max(0, size))]
     length = max(1, limit // PIECES)

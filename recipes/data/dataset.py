@@ -1,4 +1,4 @@
-"""The data of a run: build, corrupt or restore, split and measure them, and return notes about them."""
+"""Build, corrupt or restore, split and measure the data of a run, and check them for likely mistakes."""
 
 import copy
 import math
@@ -26,20 +26,20 @@ from recipes.runs.assembly import build_corruption
 from recipes.runs.settings import CorruptionOptions, Group, TrainSettings
 from recipes.runtime.distribution import broadcast_from_rank0, is_first, long_barrier
 
-PLACES = ("root", "urls")
-"""Keys for the location of data; each source of data has one of them."""
-MIN_DEVIATION = 1e-6
-"""Standard deviation about the mean, in units of the data's range, below which all examples count as equal."""
+LOCATION_KEYS = ("root", "urls")
+"""Keys for the location of the data; every kind of dataset has one of them."""
+MIN_STD = 1e-6
+"""Standard deviation about the mean, in units of the data's range, below which examples are considered equal."""
 PASSES = 2
 """Number of passes over the examples when measuring: one for the mean, one for the spectrum."""
-LOOKED_AT = 16
+COLOUR_EXAMPLES = 16
 """Number of examples whose colours are checked, evenly spaced over the data."""
 DIFFERENCE = 0.1
-"""Minimum difference between red, green and blue (from -1 to 1) of a coloured pixel; JPEG errors are smaller."""
+"""Minimum difference between red, green and blue values (from -1 to 1) in a coloured pixel; JPEG errors are smaller."""
 COLOURED = 0.01
-"""Minimum fraction of coloured pixels of a coloured example."""
+"""Minimum fraction of coloured pixels in a coloured example."""
 NOTHING_HELD_OUT = (
-    "this run has no held-out examples to compare with: train one with validation.holdout=0.05, for example"
+    "this run has no held-out examples to compare with: train a run with validation.holdout=0.05, for example"
 )
 
 
@@ -47,21 +47,21 @@ def build_dataset(data: Group, modality: Modality, builder: Builder) -> Dataset:
     """Return the dataset that the group `data` of a configuration describes.
 
     Raises:
-        RecipeError: If it cannot be built; for missing files, the message names the key of their location.
+        RecipeError: If it cannot be built; if files are missing, the message names the key of their location.
     """
     try:
         return builder.build(data, Dataset, "data", modality=modality)  # type: ignore[type-abstract]
     except RecipeError as error:
-        key = next((key for key in PLACES if isinstance(data, Mapping) and key in data), None)
-        place = None if key is None else data[key]
-        missing = isinstance(place, str) and "://" not in place and not os.path.exists(place)  # noqa: PTH110 - no error
+        key = next((key for key in LOCATION_KEYS if isinstance(data, Mapping) and key in data), None)
+        path = None if key is None else data[key]
+        missing = isinstance(path, str) and "://" not in path and not os.path.exists(path)  # noqa: PTH110 - no error
         if key is not None and (isinstance(error.__cause__, OSError) or missing):
             raise RecipeError(f"{error}. If the data are somewhere else, add data.{key}=… to the command") from error
         raise
 
 
 def build_data(data: Group, corruption: Group, seed: int, modality: Modality, builder: Builder) -> Dataset:
-    """Return the dataset of a configuration, corrupted if configured. Raises RecipeError if it cannot be built."""
+    """Return a configuration's dataset, with the configured corruption, if any. Raises RecipeError if that fails."""
     dataset = build_dataset(data, modality, builder)
     options = CorruptionOptions.of(corruption, builder)
     described = build_corruption(corruption, modality, builder) if options.added else None
@@ -69,7 +69,7 @@ def build_data(data: Group, corruption: Group, seed: int, modality: Modality, bu
 
 
 def data_as_trained_on(settings: TrainSettings, builder: Builder) -> Dataset:
-    """Return the dataset of a configuration as training on all of it would see it: restored if configured."""
+    """Return a configuration's dataset as it would be used for training on all examples: corrupted or restored."""
     modality = builder.build(settings.modality, Modality, "modality")  # type: ignore[type-abstract]
     dataset = build_data(settings.data, settings.corruption, settings.seed, modality, builder)
     options = CorruptionOptions.of(settings.corruption, builder)
@@ -83,35 +83,35 @@ def data_as_trained_on(settings: TrainSettings, builder: Builder) -> Dataset:
 def fit_restoration(
     training: Dataset, corruption: Corruption, options: CorruptionOptions, seed: int
 ) -> GaussianRestoration:
-    """Measure the covariance of corrupted data on rank 0, and broadcast it.
+    """Return a restoration fitted to the covariance of corrupted data; rank 0 measures it, and broadcasts it.
 
     Raises:
         RecipeError: If the data cannot be read, are padded, are too large or too few for a covariance, or contradict
             the corruption.
     """
     numbers = torch.zeros(2, dtype=torch.float64)
-    found = None
+    restoration = None
     if is_first():
         count = len(training) if options.examples is None else min(options.examples, len(training))
-        chosen = Order(len(training), derive(seed, "restoration")).indices(0, count)
+        indices = Order(len(training), derive(seed, "restoration")).indices(0, count)
         with as_recipe_error((ValueError, UnreadableFilesError), "corruption.restored: "):
-            found = GaussianRestoration.fit(_Unpadded(Chunks(training, chosen, seed)), corruption)
-        numbers = torch.tensor([found.root.shape[1], found.risk], dtype=torch.float64)
+            restoration = GaussianRestoration.fit(_Unpadded(Chunks(training, indices, seed)), corruption)
+        numbers = torch.tensor([restoration.root.shape[1], restoration.risk], dtype=torch.float64)
     long_barrier()
     broadcast_from_rank0(numbers)
-    if found is None:
+    if restoration is None:
         shape = training.modality.tensor_shape
         size = math.prod(shape)
         mean, gain = torch.zeros(shape, dtype=torch.float64), torch.zeros(size, size, dtype=torch.float64)
         root = torch.zeros(size, int(numbers[0]), dtype=torch.float64)
-        found = GaussianRestoration(mean, gain, root, training.modality.grid(), float(numbers[1]))
-    for tensor in (found.mean, found.gain, found.root):
+        restoration = GaussianRestoration(mean, gain, root, training.modality.grid(), float(numbers[1]))
+    for tensor in (restoration.mean, restoration.gain, restoration.root):
         broadcast_from_rank0(tensor)
-    return found
+    return restoration
 
 
 class Chunks:
-    """Examples in batches, augmented identically in every pass. A display shows the progress."""
+    """Examples in batches of `size`, augmented identically in every pass. Progress is shown on `display`, if given."""
 
     def __init__(
         self, dataset: Dataset, indices: Sequence[int], seed: int, display: Display | None = None, size: int = 256
@@ -121,9 +121,9 @@ class Chunks:
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor | None]]:
         for start in range(0, len(self.indices), self.size):
-            chosen = self.indices[start : start + self.size]
-            batch = read_batch(self.dataset, chosen, [derive(self.seed, "augmentation", index) for index in chosen])
-            self._read += len(chosen)
+            indices = self.indices[start : start + self.size]
+            batch = read_batch(self.dataset, indices, [derive(self.seed, "augmentation", index) for index in indices])
+            self._read += len(indices)
             if self.display is not None:
                 self.display.update(min(self._read, PASSES * len(self.indices)))
             yield batch.x0, batch.mask
@@ -131,7 +131,7 @@ class Chunks:
 
 @dataclass(frozen=True)
 class _Unpadded:
-    """Chunks whose iteration raises ValueError if there are masks."""
+    """The batches of `chunks` without masks; iteration raises ValueError if there are masks."""
 
     chunks: Chunks
 
@@ -143,82 +143,80 @@ class _Unpadded:
 
 
 def hold_out(dataset: Dataset, settings: TrainSettings) -> tuple[Dataset, Dataset | None]:
-    """Split a dataset, always in the same way, into a training part and a held-out part, or None.
+    """Return the training part and the held-out part (or None) of a dataset; equal settings give the same parts.
 
-    If classes are learned, every class has examples in the training part.
+    If the run is conditional on classes, every class has examples in the training part.
 
     Raises:
-        RecipeError: If nothing would be left to train on, or classes cannot be read.
+        RecipeError: If nothing would remain to train on, or classes cannot be read.
     """
     learns_classes = settings.training.conditional is not False and settings.text.get("_target_") is None
-    without = "; validation.holdout=0 trains on all"
-    with as_recipe_error(UnreadableFilesError, "data: "), as_recipe_error(ValueError, "validation.holdout: ", without):
+    remedy = "; validation.holdout=0 trains on all examples"
+    with as_recipe_error(UnreadableFilesError, "data: "), as_recipe_error(ValueError, "validation.holdout: ", remedy):
         return split(dataset, settings.validation.holdout, derive(settings.seed, "holdout"), learns_classes)
 
 
 def held_out_note(training: Dataset, held_out: Dataset | None, settings: TrainSettings) -> str | None:
-    """Return a note if a split has no validation or fewer held-out examples than requested, or else None."""
-    wanted, found = settings.validation.holdout, 0 if held_out is None else len(held_out)
-    if wanted == 0:
+    """Return a note if a split has no held-out examples or fewer than requested, or else None."""
+    holdout, count = settings.validation.holdout, 0 if held_out is None else len(held_out)
+    if holdout == 0:
         return "validation.holdout=0: nothing is held out of training, so there is no validation"
-    asked = int(wanted) if wanted >= 1 else round(wanted * (len(training) + found))
-    if 0 < asked <= found or (found and asked == 0):
+    requested = int(holdout) if holdout >= 1 else round(holdout * (len(training) + count))
+    if 0 < requested <= count or (count and requested == 0):
         return None
     if len(training) == 1:
         return "the only example is used for training, so there is no validation"
     names = training.classes or ()
-    few = f"{found or 'no'} example{'s' * (found != 1)} held out, though validation.holdout={wanted:g}"
+    few = f"{count or 'no'} example{'s' * (count != 1)} held out, though validation.holdout={holdout:g}"
     return (
         f"{few}: each of {len(names)} classes keeps one example for training (data.labels=none trains without classes)"
     )
 
 
 def measure(dataset: Dataset, settings: TrainSettings) -> DataStatistics:
-    """Measure mean and power spectrum on up to `training.statistics` examples, drawn and augmented as in training.
+    """Return the mean and power spectrum of up to `training.statistics` examples, drawn and augmented as in training.
 
-    A single example, or several equal ones, have no power about their mean: then the spectrum is estimated from one
-    example as a stationary signal.
+    A single example, or several equal ones, have no power about their mean. In that case, the spectrum is estimated
+    from one example as a stationary signal.
 
     Raises:
         RecipeError: If the data cannot be read, are not finite or are constant.
     """
     count = min(settings.training.statistics, len(dataset))
-    chosen = Order(len(dataset), derive(settings.seed, "statistics")).indices(0, count)
+    indices = Order(len(dataset), derive(settings.seed, "statistics")).indices(0, count)
     grid = dataset.modality.grid()
     with as_recipe_error((ValueError, UnreadableFilesError), "measuring the data: "):
         with Display("measuring the data", PASSES * count, after=SOON) as display, warnings.catch_warnings():
-            chunks = Chunks(dataset, chosen, settings.seed, display)
+            chunks = Chunks(dataset, indices, settings.seed, display)
             warnings.showwarning = lambda message, *_, **__: display.say(f"note: {message}")
-            found = DataStatistics.measure(chunks, grid)
-        if found.sigma_data > MIN_DEVIATION:
-            return found
+            statistics = DataStatistics.measure(chunks, grid)
+        if statistics.sigma_data > MIN_STD:
+            return statistics
         x0, mask = next(iter(chunks))
-        return replace(statistics_of_one(x0[0], grid, None if mask is None else mask[0]), count=found.count)
+        return replace(statistics_of_one(x0[0], grid, None if mask is None else mask[0]), count=statistics.count)
 
 
 def colour_note(dataset: Dataset) -> str | None:
-    """Return a note if coloured images are loaded in grey or grey images in colour, or else None."""
+    """Return a note if coloured images are loaded in grey, or grey images in colour, or else None."""
     files = untouched(dataset)
     modality = files.modality
     if not isinstance(modality, Image | Video):
         return None
-    count = min(LOOKED_AT, len(files))
-    seen = copy.copy(files)
-    seen.modality = replace(modality, channels=3)
-    if isinstance(seen, MediaFiles):
-        seen.report = FileReport(len(files), 1.0)  # unreadable files are not counted here
+    count = min(COLOUR_EXAMPLES, len(files))
+    in_colour = copy.copy(files)
+    in_colour.modality = replace(modality, channels=3)
+    if isinstance(in_colour, MediaFiles):
+        in_colour.report = FileReport(len(files), 1.0)  # unreadable files are not counted here
     try:
-        x0 = seen.batch([number * len(files) // count for number in range(count)]).x0
+        x0 = in_colour.batch([number * len(files) // count for number in range(count)]).x0
     except Exception:  # any error of a decoder or of a user's dataset; training will report it
         return None
     if x0.shape[1] != 3:
         return None
-    coloured = ((x0.amax(1) - x0.amin(1)) > DIFFERENCE).flatten(1).float().mean(1) > COLOURED
-    found = int(coloured.sum())
-    if modality.channels == 1 and found:
-        return (
-            f"{found} of {count} checked examples are in colour, but loaded in grey: modality.channels=3 keeps colours"
-        )
-    if modality.channels == 3 and not found:
+    coloured = int((((x0.amax(1) - x0.amin(1)) > DIFFERENCE).flatten(1).float().mean(1) > COLOURED).sum())
+    if modality.channels == 1 and coloured:
+        loaded = "are in colour, but loaded in grey: modality.channels=3 keeps colours"
+        return f"{coloured} of {count} checked examples {loaded}"
+    if modality.channels == 3 and not coloured:
         return f"all {count} checked examples are grey: modality.channels=1 would need a third of the values"
     return None

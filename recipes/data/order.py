@@ -1,4 +1,4 @@
-"""The order of the data, and prefetching.
+"""The order of the examples in training, and prefetching.
 
 The order is a function of the number of samples seen: no sampler or generator has a state to save.
 """
@@ -38,24 +38,24 @@ class Order:
         groups = groups or Groups((length,), 1)
         ends = list(accumulate(groups.lengths))
         if ends[-1] != length:
-            raise ValueError(f"groups of {ends[-1]} items in total cannot order {length}")
+            raise ValueError(f"the groups must contain {length} items in total, got {ends[-1]}")
         self.length, self.seed, self.groups = length, seed, groups
         self._starts = [0, *ends]
         # Two epochs, because a batch may begin in one and end in the next; windows are shorter.
-        self._windows = lru_cache(maxsize=2)(self._part)
+        self._windows = lru_cache(maxsize=2)(self._split)
         self._items = lru_cache(maxsize=4)(self._shuffle)
 
     def indices(self, start: int, count: int) -> list[int]:
         """Return the items for the samples `start` to `start + count - 1`, counted from the beginning of training."""
         return [self._item(*divmod(number, self.length)) for number in range(start, start + count)]
 
-    def _item(self, epoch: int, place: int) -> int:
+    def _item(self, epoch: int, position: int) -> int:
         _, starts = self._windows(epoch)
-        window = bisect_right(starts, place) - 1
-        return int(self._items(epoch, window)[place - starts[window]])
+        window = bisect_right(starts, position) - 1
+        return int(self._items(epoch, window)[position - starts[window]])
 
-    def _part(self, epoch: int) -> tuple[list[list[int]], list[int]]:
-        """Return the groups of each window of an epoch, and the start of each window."""
+    def _split(self, epoch: int) -> tuple[list[list[int]], list[int]]:
+        """Return the groups of each window of an epoch, and the position at which each window starts."""
         lengths, window = self.groups
         shuffled = torch.randperm(len(lengths), generator=self._generator("groups", epoch)).tolist()
         windows = [shuffled[first : first + window] for first in range(0, len(shuffled), window)]
@@ -77,8 +77,8 @@ class Order:
 def prefetch(fetch: Callable[[K], T], keys: Iterable[K], workers: int) -> Iterator[T]:
     """Yield `fetch(key)` for each key in order, prefetching up to `workers` keys in threads.
 
-    Threads, not processes: decoding releases the interpreter's lock, nothing is copied or forked, and memory does not
-    grow. `workers=0` fetches on demand.
+    Threads are used instead of processes: decoding releases the interpreter's lock, nothing is copied or forked, and
+    memory does not grow. `workers=0` fetches on demand.
     """
     if workers < 1:
         yield from map(fetch, keys)
@@ -97,7 +97,7 @@ def prefetch(fetch: Callable[[K], T], keys: Iterable[K], workers: int) -> Iterat
 
 
 def batches(dataset: Dataset, samples: int, settings: TrainSettings, runtime: Runtime) -> Iterator[list[Batch]]:
-    """Yield the parts of every batch, starting after `samples` seen.
+    """Yield this process's parts of every batch, one for each accumulation step, starting after `samples` samples.
 
     Raises RecipeError if too many files are unreadable.
     """

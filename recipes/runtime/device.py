@@ -19,15 +19,15 @@ class EngineSettings:
     """The group `engine` of a configuration.
 
     `precision` is the precision of the network's matrix products (bfloat16 by autocast); weights and noise stay
-    float32. With float64 everything is in double precision, to distinguish rounding errors from mistakes. `workers` is
-    the number of threads that prefetch data, and `threads` the number of threads for CPU operations (null: torch's).
+    float32. With float64, everything is in double precision, to distinguish rounding errors from mistakes. `workers` is
+    the number of threads that prefetch data, and `threads` the number for CPU operations (null: torch's default).
 
-    Other settings apply only to several processes: `distribution`, and for fsdp `shard_ranks`, `reshard` and `offload`
+    Some settings apply only to several processes: `distribution`, and for fsdp `shard_ranks`, `reshard` and `offload`
     (`recipes.runtime.distribution`). A process waits for another for up to `timeout` seconds. After `hang_report`
     seconds without a step, the position of each process is reported (`recipes.runtime.watchdog`).
 
-    `recompute` computes the blocks' activations again in the backward pass instead of keeping them. With
-    `save_in_background`, checkpoints are written during training. `profile` steps are profiled
+    With `recompute`, activations are computed again in the backward pass instead of being stored. With
+    `save_in_background`, checkpoints are written while training continues. `profile` steps are profiled
     (`recipes.runtime.performance`), and `peak_flops` is one device's peak rate, if its name does not determine it.
     """
 
@@ -114,13 +114,15 @@ class Runtime:
         return torch.bfloat16 if self.settings.precision == "bfloat16" else self.dtype
 
     def share(self, batch: int) -> range:
-        """Return this process's range of a global batch.
+        """Return the range of samples in a global batch of size `batch` that this process handles.
 
         Raises RecipeError if the ranges would have different sizes.
         """
         each, rest = divmod(batch, self.process.world)
         if rest:
-            raise RecipeError(f"training.batch={batch} cannot be split over {self.process.world} processes")
+            raise RecipeError(
+                f"training.batch={batch} cannot be split over {self.process.world} processes: choose a multiple of that"
+            )
         return range(self.process.rank * each, (self.process.rank + 1) * each)
 
     def parallelize(self, network: nn.Module) -> nn.Module:
@@ -137,7 +139,7 @@ class Runtime:
         return self.sharded(network, self.settings.reshard)
 
     def sharded(self, network: nn.Module, reshard: bool = True) -> nn.Module:
-        """Return a network, such as the averaged one, unchanged, or, with fsdp, sharded in place.
+        """Return a network, sharded in place with fsdp, and otherwise unchanged.
 
         Its blocks are sharded one by one, so that only a few are gathered at a time. `reshard` frees the weights of a
         block after its forward pass, and gathers them again for the backward pass. In bfloat16, gradients are reduced
@@ -150,7 +152,9 @@ class Runtime:
 
         copies, rest = divmod(world, settings.shard_ranks or world)
         if rest:
-            raise RecipeError(f"engine.shard_ranks={settings.shard_ranks} does not divide the {world} processes")
+            raise RecipeError(
+                f"engine.shard_ranks={settings.shard_ranks} does not divide the {world} processes: choose a divisor"
+            )
         shape, names = ((world,), None) if copies == 1 else ((copies, world // copies), ("copy", "shard"))
         mesh = init_device_mesh(self.device.type, shape, mesh_dim_names=names)
         half = settings.precision == "bfloat16"
@@ -161,7 +165,7 @@ class Runtime:
         return network
 
     def autocast(self) -> AbstractContextManager[object]:
-        """Return the context in which the network runs."""
+        """Return a context manager for calls of the network, which sets the precision of its products."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.precision == "bfloat16")
 
     def compiled(self, network: nn.Module) -> nn.Module:
@@ -169,7 +173,7 @@ class Runtime:
         return cast(nn.Module, torch.compile(network)) if self.settings.compile else network
 
     def put(self, tensor: Tensor) -> Tensor:
-        """Move a tensor to the device, asynchronously if possible, and convert floats to the dtype."""
+        """Return a tensor on the device, moved asynchronously if possible; floats are converted to `dtype`."""
         if tensor.is_floating_point():
             tensor = tensor.to(self.dtype)
         if self.device.type == "cuda":
@@ -177,7 +181,7 @@ class Runtime:
         return tensor.to(self.device)
 
     def describe(self) -> str:
-        """Return a short description of device and precision."""
+        """Return a short description of device, precision and processes."""
         name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "CPU"
         threads = f", {torch.get_num_threads()} threads" if self.device.type == "cpu" else ""
         ranks = f", {self.process.world} processes ({self.settings.distribution})" if self.process.world > 1 else ""

@@ -1,7 +1,7 @@
 """Distributed training: torchrun's ranks, rendezvous, and parallel networks.
 
 Each rank processes an equal part of every global batch. With `ddp` it has the full network, and gradients are averaged;
-with `fsdp` (FSDP2, arXiv 2304.11277) weights, gradients, averages and optimiser state are sharded over all ranks, or
+with `fsdp` (FSDP2, arXiv 2304.11277) weights, averages, gradients and optimiser state are sharded over all ranks, or
 over groups of `shard_ranks` with one copy each (hybrid sharding). Every rank must run the network the same number of
 times, because gathering sharded weights is a collective operation.
 """
@@ -35,7 +35,7 @@ Distribution = Literal["ddp", "fsdp"]
 Group = dist.ProcessGroup | None
 """A process group; None means all ranks."""
 PORT_PATIENCE = 65.0
-"""Seconds to wait for a port in use: Linux holds the port of a closed connection for 60."""
+"""Seconds to wait for a port that is in use: Linux holds the port of a closed connection for 60."""
 POLL = 0.02
 """Polling interval of the rendezvous, in seconds."""
 
@@ -54,7 +54,7 @@ class Rank:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> Rank:
-        """Read torchrun's variables, if any. Raises RecipeError if they are incomplete or contradictory."""
+        """Read torchrun's variables, or return `SINGLE` if there are none. Raises RecipeError if they are invalid."""
         variables = os.environ if environment is None else environment
         if variables.get("WORLD_SIZE", "1") == "1":
             return SINGLE
@@ -67,7 +67,9 @@ class Rank:
                 "number: start them with torchrun, or unset WORLD_SIZE"
             ) from error
         if not 0 <= process.rank < process.world:
-            raise RecipeError(f"RANK={process.rank} does not fit WORLD_SIZE={process.world}")
+            raise RecipeError(
+                f"RANK={process.rank} does not fit WORLD_SIZE={process.world}: start with torchrun, or unset both"
+            )
         return process
 
 
@@ -75,18 +77,18 @@ SINGLE = Rank()
 
 
 def join(process: Rank, device: torch.device, timeout: float) -> None:
-    """Connect to the other processes, if any. Later, an operation that waits for `timeout` seconds fails.
+    """Connect to the other processes, if any. Any later operation that waits for more than `timeout` seconds fails.
 
     torchrun uses one store for all its attempts (torch 2.11), which still holds the addresses of dead processes: a
     process that reads them before they are overwritten waits forever. So the first process of an attempt generates a
-    name, and all processes use only keys below this name. A count of attempts would not work, because it may differ
-    between machines. Raises RecipeError if the others have not joined in time.
+    name, and all processes use only keys below this name. A number of the attempt would not work: it may differ
+    between machines. Raises RecipeError if the others do not join in time.
     """
     if process.world == 1 or dist.is_initialized():
         return
     patience, deadline = timedelta(seconds=timeout), time.monotonic() + timeout
     store, rank, world = _rendezvous(patience)
-    name = _name(store, world, deadline) if rank == 0 else _learn_name(store, rank, deadline)
+    name = _offer_name(store, world, deadline) if rank == 0 else _accept_name(store, rank, deadline)
     backend = "gloo" if device.type == "cpu" else f"cpu:gloo,{device.type}:nccl"
     fresh = PrefixStore(name, store)
     dist.init_process_group(backend, store=fresh, rank=rank, world_size=world, timeout=patience)
@@ -114,8 +116,8 @@ def _rendezvous(timeout: timedelta) -> tuple[Store, int, int]:
         time.sleep(1.0)
 
 
-def _name(store: Store, world: int, deadline: float) -> str:
-    """Offer a name, with the announced ids of the processes, which may be outdated, until all have taken the name."""
+def _offer_name(store: Store, world: int, deadline: float) -> str:
+    """Offer a new name to the announced ids of the other processes, some of which may be outdated, until all accept."""
     name = f"attempt-{secrets.token_hex(8)}"
     while True:
         keys = {rank: f"multisagd/here/{rank}" for rank in range(1, world)}
@@ -127,8 +129,8 @@ def _name(store: Store, world: int, deadline: float) -> str:
         _wait(deadline, f"processes {missing[:8]} have not joined")
 
 
-def _learn_name(store: Store, rank: int, deadline: float) -> str:
-    """Announce this process, and return the name that is offered to its id and not to a dead process of its rank."""
+def _accept_name(store: Store, rank: int, deadline: float) -> str:
+    """Announce this process, and accept the name that is offered to its id, not to a dead process of the same rank."""
     itself = secrets.token_hex(8)
     store.set(f"multisagd/here/{rank}", itself)
     while True:
@@ -142,7 +144,9 @@ def _learn_name(store: Store, rank: int, deadline: float) -> str:
 
 def _wait(deadline: float, what: str) -> None:
     if time.monotonic() > deadline:
-        raise RecipeError(f"{what} within engine.timeout: are all machines started, and can they reach one another?")
+        raise RecipeError(
+            f"{what} within engine.timeout: check that all machines have started and can reach one another"
+        )
     time.sleep(POLL)
 
 
@@ -157,12 +161,12 @@ def replicate(network: nn.Module, device: torch.device) -> nn.Module:
     return DistributedDataParallel(network, device_ids=[device] if device.type == "cuda" else None)
 
 
-def synchronise(network: nn.Module, wanted: bool) -> None:
-    """Set whether the next backward pass averages gradients: only the last accumulated part needs to."""
+def synchronise(network: nn.Module, enabled: bool) -> None:
+    """Set whether the next backward pass averages gradients over ranks: only the last accumulated part needs to."""
     if isinstance(network, DistributedDataParallel):
-        network.require_backward_grad_sync = wanted
+        network.require_backward_grad_sync = enabled
     elif (sharded := getattr(network, "set_requires_gradient_sync", None)) is not None:  # an FSDPModule
-        sharded(wanted)
+        sharded(enabled)
 
 
 def is_sharded(tensor: Tensor) -> TypeGuard[DTensor]:
@@ -177,12 +181,12 @@ def are_sharded(tensors: Mapping[str, Tensor]) -> bool:
 
 
 def full_tensor(tensor: Tensor) -> Tensor:
-    """Return the full tensor. If it is sharded, every rank must call this."""
+    """Return the full tensor of a tensor that may be sharded; if it is, every rank must call this."""
     return tensor.full_tensor() if is_sharded(tensor) else tensor
 
 
 def sharded_like(tensor: Tensor, model: Tensor) -> Tensor:
-    """Return a full tensor, equal on every rank, sharded like `model`."""
+    """Return a tensor sharded like `model`; `tensor` is full, and equal on every rank."""
     if is_sharded(tensor) or not is_sharded(model) or not tensor.dim():
         return tensor
     from torch.distributed.tensor import distribute_tensor
@@ -231,11 +235,11 @@ def raise_together(error: Exception | None, group: Group = None) -> None:
     if error is not None:
         raise error
     if failed:
-        raise FailedElsewhereError("another process failed; its own message gives the reason")
+        raise FailedElsewhereError("another process failed; see its own message for the reason")
 
 
 def broadcast_from_rank0(tensor: Tensor) -> None:
-    """Overwrite a CPU tensor with rank 0's, in place."""
+    """Overwrite a CPU tensor in place with that of rank 0."""
     if dist.is_initialized():
         dist.broadcast(tensor, 0)
 
@@ -246,16 +250,16 @@ def is_first() -> bool:
 
 
 class Agreement:
-    """The maximum over all ranks, from the previous call, so that no rank waits for the others."""
+    """Exchanges values over all ranks, with results from the previous call, so that no rank waits for the others."""
 
     def __init__(self) -> None:
         self._numbers = torch.zeros(2, dtype=torch.int64)
         self._under_way: dist.Work | None = None
 
     def exchange(self, signal: int | None, due: bool) -> tuple[int, bool]:
-        """Send a signal (None is 0), and whether something is due, to all ranks, and return the previous result.
+        """Send a signal number (or None), and whether something is due, to all ranks; return the previous result.
 
-        The result is the largest signal, and whether something was due on any rank; for the first call, 0 and False.
+        The result is the largest number, and whether something was due on any rank; 0 and False in the first call.
         """
         if not dist.is_initialized():
             return signal or 0, due

@@ -1,4 +1,4 @@
-"""Measure the performance of training: throughput and waiting over all ranks, and a profile of some steps."""
+"""Measure the performance of training: throughput and waiting times over all ranks, and a profile of some steps."""
 
 import resource
 import time
@@ -48,7 +48,7 @@ def peak_flops(device: torch.device, dtype: torch.dtype) -> float | None:
 
 
 def peak_memory(device: torch.device) -> int:
-    """Return the peak memory in bytes: of tensors on a CUDA device, of the process on a CPU."""
+    """Return the peak memory in bytes: of the tensors on a CUDA device, or of the process on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
@@ -56,9 +56,9 @@ def peak_memory(device: torch.device) -> int:
 
 @dataclass
 class Monitor:
-    """Measures windows of training, each between two log entries; `network` is the parallelised network.
+    """Measures training in windows, each between two log entries; `network` is the parallelised network.
 
-    `flops` are the operations of one sample, and `peak` is one device's peak rate; both may be None if unknown.
+    `flops` is the number of operations for one sample, and `peak` is one device's peak rate; None if unknown.
     """
 
     runtime: Runtime
@@ -73,26 +73,26 @@ class Monitor:
         """Yield batches, counting them and the time spent waiting for them."""
         iterator = iter(batches)
         while True:
-            asked = time.monotonic()
+            begun = time.monotonic()
             try:
                 batch = next(iterator)
             except StopIteration:
                 return
-            self._waited += time.monotonic() - asked
+            self._waited += time.monotonic() - begun
             self._steps += 1
             yield batch
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Exclude the time inside the context from the window, because saving and reporting are not training."""
+        """Exclude the time inside the context from the window: saving and reporting do not count as training."""
         begun = time.monotonic()
         yield
         self._begun += time.monotonic() - begun
 
     def window(self, batch: int) -> dict[str, Any]:
-        """Return the measurements since the last call; every rank must call this with the size of a global batch.
+        """Return the measurements since the last call; every rank must call this, with the size of a global batch.
 
-        They are: samples per second; seconds per step, the fraction of time spent waiting for data, and peak memory,
+        These are: samples per second; seconds per step, the fraction of time spent waiting for data, and peak memory,
         each as the mean over ranks and as the maximum with its rank. If operations are counted, also operations per
         second, and their fraction of the devices' peak: model FLOPs utilisation (arXiv 2204.02311, appendix B).
         """
@@ -121,8 +121,8 @@ class Monitor:
 def _exposed_communication(network: nn.Module) -> list[float]:
     """Return the seconds that DDP's backward pass waited for other ranks, or an empty list if DDP is not used.
 
-    The value is from the last step that DDP has timed: one in 100, and the first few. Computation that overlaps with
-    communication is not counted as waiting. Sharded weights have no such timer: `engine.profile` measures it.
+    DDP times the first few steps and one in 100; the value is from the last of these. Computation that overlaps with
+    communication is not counted as waiting. For sharded weights, which have no timer, use `engine.profile`.
     """
     if not isinstance(network, DistributedDataParallel):
         return []
@@ -134,9 +134,9 @@ def _exposed_communication(network: nn.Module) -> list[float]:
 class StepProfiler:
     """Profiles `steps` training steps of this process after a few warm-up steps, or nothing if `steps` is 0.
 
-    It writes to `folder`: rank0.json is a Chrome trace (chrome://tracing, ui.perfetto.dev). rank0.txt lists the
-    operations that took longest, with the time of communication and the part that was not overlapped by computation. On
-    a GPU, rank0_memory.pickle is for https://docs.pytorch.org/memory_viz.
+    For rank 0, it writes to `folder`: rank0.json, a Chrome trace (chrome://tracing, ui.perfetto.dev); rank0.txt, the
+    operations that took longest, and the time of communication, in total and not overlapped by computation; and on a
+    GPU rank0_memory.pickle, for https://docs.pytorch.org/memory_viz.
     """
 
     def __init__(self, folder: Path, rank: int, device: torch.device, steps: int) -> None:
@@ -171,8 +171,8 @@ class StepProfiler:
         busy, exposed = communication(running)
         by = "self_cuda_time_total" if self.device.type == "cuda" else "self_cpu_time_total"
         table = running.key_averages().table(sort_by=by, row_limit=30)
-        shares = f"{busy:.6f} s in {self._done - WARM_UP} steps; {exposed:.6f} s were not overlapped by computation"
-        path.with_suffix(".txt").write_text(f"communication: {shares}\n\n{table}\n", encoding="utf-8")
+        summary = f"{busy:.6f} s in {self._done - WARM_UP} steps; {exposed:.6f} s were not overlapped by computation"
+        path.with_suffix(".txt").write_text(f"communication: {summary}\n\n{table}\n", encoding="utf-8")
         return path
 
 

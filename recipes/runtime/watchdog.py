@@ -1,8 +1,8 @@
 """Report where each process is waiting when training stalls, before a timeout ends it.
 
 Every few seconds, each process publishes its number of samples seen, the time since that changed, and its current line.
-If no process has made progress for long, the first prints all of this: a process whose line is not a collective
-operation (but a read of data, for example) is the one that the others wait for. Each process measures these times with
+If no process has made progress for long, the first process prints all of this. A process whose line is not a collective
+operation (but reads data, for example) is the one that the others wait for. Each process measures these times with
 its own clock; a frozen process does not update them, so the first process adds the time since the last update.
 """
 
@@ -39,7 +39,7 @@ class Watchdog:
         self.process = runtime.process
         self.patience = min(runtime.settings.hang_report, runtime.settings.timeout / 2)
         self._samples, self._since = samples, time.monotonic()
-        self._messages: dict[int, tuple[bytes, float]] = {}  # each process's last message, and when it changed
+        self._messages: dict[int, tuple[bytes, float]] = {}  # the last message of each process, and when it changed
         self._main = threading.get_ident()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
@@ -73,7 +73,7 @@ class Watchdog:
                         log.warning("%s", report(ages, self.process.world))
                     reported = stuck
             except (RuntimeError, ValueError) as error:
-                log.info("the watchdog gives up: %s", error)  # the store's process has probably ended
+                log.info("the watchdog has stopped: %s", error)  # the store's process has probably ended
                 return
             if self._ended.wait(self.patience / TICKS):
                 return
@@ -93,7 +93,7 @@ class Watchdog:
 
 
 def where(frame: FrameType | None) -> str:
-    """Return the innermost line of a thread that is in this project, and the function called from there."""
+    """Return the innermost line of this project's code in a thread's stack, and the function called from there."""
     stack: Sequence[traceback.FrameSummary] = traceback.extract_stack(frame) if frame is not None else []
     ours = [each for each in stack if each.filename.startswith(OURS)]
     if not ours:

@@ -82,7 +82,7 @@ def test_command_help_shows_comments_and_values_of_the_configuration(monkeypatch
     monkeypatch.setenv("COLUMNS", "120")
     text = command_help("train", ["experiment=image_folder", "engine=gpu", "modality=latent_image"])
     for line in (
-        r"data.root=… +needed.*",
+        r"data.root=… +required.*",
         r"engine.workers=2 +number of threads that prefetch data",
         r"modality.autoencoder.name=stabilityai/sd-vae-ft-mse +id on the Hugging Face Hub, or a local folder",
     ):

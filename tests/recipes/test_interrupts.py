@@ -245,7 +245,7 @@ def test_main_acts_on_a_signal_within_imports(tmp_path: Path, number: str) -> No
         out, errors = begun.communicate(timeout=60)
     # `-m` looks in the working folder first, where there is no torch.
     status = 128 + signal.Signals[number]
-    assert (begun.returncode, out, errors) == (status, "", "interrupted before anything began\n")
+    assert (begun.returncode, out, errors) == (status, "", "interrupted before the command started\n")
 
 
 @pytest.mark.slow

@@ -268,7 +268,10 @@ RUNS: dict[str, tuple[Poison, str]] = {
     "negative width of text": facts("width of the text", text={"name": "x", "fingerprint": "y", "width": -5}),
     "text encoder that is a list": facts("text", text=["os.system"]),
     "data that are a number": facts("data", data=3),
-    "facts that are a list": (written("run.json", "[]"), r"cannot read .*run.json \(its content is invalid\)"),
+    "facts that are a list": (
+        written("run.json", "[]"),
+        r"cannot read .*run.json \(its content is not a JSON object\)",
+    ),
 }
 
 

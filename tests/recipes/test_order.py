@@ -58,7 +58,7 @@ def test_order_varies_groups_and_windows_and_mixes_within_a_window() -> None:
     assert len({tuple(epoch) for epoch in epochs}) == 4
     assert len({frozenset(item // 10 for item in epoch[:30]) for epoch in epochs}) == 4
     assert all(len({item // 10 for item in epoch[:12]}) == 3 for epoch in epochs)
-    with pytest.raises(ValueError, match="groups of 9 items in total cannot order 10"):
+    with pytest.raises(ValueError, match="groups must contain 10 items in total, got 9"):
         Order(10, 0, Groups([4, 5], 2))
 
 
