@@ -86,7 +86,7 @@ def evaluate(config: Config) -> dict[str, Any]:
     results = compute_metrics(task, wanted, unavailable)
     report: dict[str, Any] = {
         "scores": scores(results) | {"count": sets.count, "reference_count": sets.reference_count},
-        "counts": {"asked": sets.asked, "compared": sets.count, "reference": sets.reference_count,
+        "counts": {"asked": sets.requested, "compared": sets.count, "reference": sets.reference_count,
                    "real": len(sets.real)},
         "unavailable": unavailable,
         "figures": task.figures,

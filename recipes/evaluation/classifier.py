@@ -1,8 +1,8 @@
 """Train a classifier on a labelled dataset once, and cache it; metrics compare its features.
 
-Training takes about two minutes on two cores for MNIST at 32×32, and the record contains the accuracy on unseen data.
-Distances are comparable only for the same dataset and the same cached network: they are not the FID, which uses an
-Inception network.
+Training takes about two minutes on two cores for MNIST at 32×32. A JSON record next to the weights states the accuracy
+on unseen data. Fréchet distances of its features are comparable only for the same dataset and the same cached network:
+they are not the FID, which uses an Inception network.
 """
 
 import hashlib
@@ -32,9 +32,9 @@ REPORTS = 4
 
 @dataclass(frozen=True)
 class Training:
-    """Settings of the classifier's training: AdamW with a one-cycle learning rate over `samples` examples.
+    """Settings for training the classifier: AdamW with a one-cycle learning rate over `samples` examples.
 
-    `widths` are the channels of the stages, each of which halves the grid; the last one is the number of features.
+    `widths` are the channels of the stages, each of which halves the grid; the last width is the number of features.
     Training images are shifted by up to `shift` samples along every axis.
     """
 
@@ -48,7 +48,7 @@ class Training:
 
 
 def read_dataset(network: FeatureNetwork, dataset: Dataset, indices: Sequence[int] | None = None) -> ClassifierOutputs:
-    """Run the classifier over a labelled dataset without augmentation (all of it by default)."""
+    """Return the classifier's outputs for examples of a labelled dataset (all by default), without augmentation."""
     order = range(len(dataset)) if indices is None else indices
     batches = (_labelled(dataset, order[start : start + 500]) for start in range(0, len(order), 500))
     features, predictions, labels = zip(*(read_samples(network, x0, label) for x0, label in batches), strict=True)
@@ -56,17 +56,18 @@ def read_dataset(network: FeatureNetwork, dataset: Dataset, indices: Sequence[in
 
 
 def _labelled(dataset: Dataset, indices: Sequence[int], seeds: Sequence[int] | None = None) -> tuple[Tensor, Tensor]:
+    """Return x0 and labels of examples. Raises ValueError if the dataset has no labels."""
     x0, labels = dataset.batch(indices, seeds)[:2]
     if labels is None or dataset.classes is None:
         raise ValueError(
-            "the classifier features need a labelled dataset, and this one has no labels: "
-            "for a folder of images, put each class into its own subfolder"
+            "the classifier features require a labelled dataset, but this one has no labels: for a folder of images, "
+            "put each class into its own subfolder"
         )
     return x0, labels
 
 
 def train_network(train: Dataset, training: Training, log: Callable[[str], None] = print) -> FeatureNetwork:
-    """Train the classifier from scratch; the result depends only on the labelled dataset and `training`."""
+    """Train a classifier from scratch and return it; it depends only on the labelled dataset and `training`."""
     x0, _ = _labelled(train, [0])
     classes = len(train.classes or ())
     # The global generator is used only for the initial weights, and is then restored.
@@ -94,6 +95,7 @@ def train_network(train: Dataset, training: Training, log: Callable[[str], None]
 
 
 def _endless_order(count: int, seed: int) -> Iterator[int]:
+    """Yield the indices of `count` examples in random order, endlessly, with a new order for each epoch."""
     epoch = 0
     while True:
         generator = torch.Generator().manual_seed(derive(seed, "features/order", epoch))
@@ -102,7 +104,7 @@ def _endless_order(count: int, seed: int) -> Iterator[int]:
 
 
 def _shifted(x0: Tensor, shift: int, seed: int) -> Tensor:
-    """Move a batch by up to `shift` samples along every axis, repeating the border."""
+    """Return a batch shifted at random by up to `shift` samples along every axis, with repeated borders."""
     if not shift:
         return x0
     generator = torch.Generator().manual_seed(seed)
@@ -114,10 +116,10 @@ def _shifted(x0: Tensor, shift: int, seed: int) -> Tensor:
 
 
 def fingerprint(train: Dataset, test: Dataset, training: Training) -> str:
-    """Hash the network's inputs: the settings, the sizes and classes, and a few examples of each set.
+    """Return a hash of what determines the classifier: settings, sizes, classes, and a few examples of each set.
 
-    The data are hashed, not their configuration, so that the cache remains valid if a folder is moved, but not if the
-    image size or a hashed example changes; other changes are not detected.
+    The data are hashed instead of their configuration, so the cached classifier remains valid if a folder is moved, but
+    not if the image size or a hashed example changes. Other changes are not detected.
     """
     digest = hashlib.sha256(json.dumps([FORMAT_VERSION, asdict(training), train.classes]).encode())
     for dataset in (train, test):
@@ -132,21 +134,21 @@ def cached_network(
     train: Dataset, test: Dataset | None, folder: Path | str = ".cache/features", training: Training | None = None,
     log: Callable[[str], None] = print,
 ) -> tuple[FeatureNetwork, dict[str, Any]]:  # fmt: skip
-    """Return the classifier of a dataset and its record, from the cache `folder`, or trained now and cached there.
+    """Return the classifier of a dataset and its record from the cache `folder`; train and cache it if it is missing.
 
-    The record (also `features-<hash>.json`) holds the accuracy on `test`, the counts, the classes and the settings. If
-    `test` is None, a tenth of the examples are excluded from the classifier's training and used for testing.
+    The record, saved as `features-<hash>.json`, holds the accuracy on `test`, the counts, the classes and the settings.
+    If `test` is None, a tenth of the examples are excluded from the classifier's training and used for testing.
 
     Raises:
-        ValueError: If a dataset has no labels or too few examples, or the cached files are not readable.
+        ValueError: If a dataset has no labels or too few examples, or the cached files are unreadable.
     """
     training = training or Training()
     if test is None:
         train, test = split(train, 0.1, derive(training.seed, "features/test"))
     if test is None or not len(train) or not len(test):
         raise ValueError(
-            f"a classifier needs examples for training and others for testing, but there are {len(train)}: "
-            "remove it from metrics, or train on more examples of each class"
+            f"a classifier needs examples for training and others for testing, but there are only {len(train)}: "
+            "remove this metric from metrics, or train on more examples of each class"
         )
     key = fingerprint(train, test, training)
     weights = Path(folder) / f"features-{key}.safetensors"
@@ -186,5 +188,7 @@ def _load(weights: Path, notes: Path) -> tuple[FeatureNetwork, dict[str, Any]]:
         network = FeatureNetwork(record["channels"], len(record["grid"]), len(record["classes"]), widths)
         network.load_state_dict(read_tensors(weights))
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
-        raise ValueError(f"cannot read the cached features {weights} ({error}): delete it and {notes.name}") from error
+        raise ValueError(
+            f"cannot read the cached classifier {weights} ({error}): delete it and {notes.name} to train it again"
+        ) from error
     return network.eval(), record

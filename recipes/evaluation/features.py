@@ -1,4 +1,4 @@
-"""Metrics on feature vectors, on predicted classes, or on random projections of the data."""
+"""Metrics that compare feature vectors, predicted classes, or random projections of the data."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,17 +18,18 @@ from multisagd.metrics.sliced import directions, project, sliced_distance
 from recipes.evaluation.task import RECOGNISED, EvaluateSettings, Result, Row, Task, as_vectors, mean_and_std
 
 WIDE, WIDE_RESAMPLES = 512, 10
-"""Number of features above which a Fréchet distance takes seconds, and the maximum number of resamples in that case."""
+"""Number of features from which a Fréchet distance takes seconds, and the maximum number of resamples in that case."""
 
 Fit = Callable[[Tensor], Callable[[Tensor], Tensor]]
-"""Takes the real half that serves as reference, and returns a function from data to features that is fitted to it."""
+"""A function that is fitted to the reference half of the real data, and returns a function from data to features."""
 
 
 def feature_rows(task: Task, made: Tensor, real: Tensor, prefix: str = "", fit: Fit | None = None) -> tuple[Row, ...]:
     """Return the rows for features of samples `(count, dimensions)` and of real items `(reference_count + count, …)`.
 
-    `fit` computes features for every split, fitted only to the reference. KID, precision, recall, density and coverage
-    compare equal numbers of items; the Fréchet distance uses all items.
+    The names of the rows begin with `prefix`. `fit`, if given, computes features from data for every split, fitted only
+    to the reference. KID, precision, recall, density and coverage compare equal numbers of items; the Fréchet distance
+    uses all items.
     """
     sets, resamples = task.sets, task.settings.bootstrap
     sizes, own, theirs = sets.alike()
@@ -79,20 +80,21 @@ def classifier_features(task: Task) -> Result:
         return Result(rows, details)
     reference = real.features[: task.sets.reference_count]
     distance = frechet_distance(read_samples(network, held_out).features, reference)
-    note = f"classifier: the same number of held-out examples has a Fréchet distance of {distance:.4g}"
+    note = f"classifier: the Fréchet distance of the same number of held-out examples is {distance:.4g}"
     return Result(rows, details | {"held_out": distance}, (note,))
 
 
 def principal_components(task: Task) -> Result:
-    """Compare the leading principal components of the data, which require no network."""
+    """Compare samples with data by the data's leading principal components, which require no network."""
     sets = task.sets
     count = components(as_vectors(sets.real[: sets.reference_count]))(as_vectors(sets.samples[:1])).shape[1]
     rows = feature_rows(task, as_vectors(sets.samples), as_vectors(sets.real), fit=components)
-    return Result(rows, {"components": count}, (f"components: the first {count}, each of unit variance in real data",))
+    note = f"components: the first {count} components, each scaled to unit variance in the real data"
+    return Result(rows, {"components": count}, (note,))
 
 
 def sliced(task: Task) -> Result:
-    """Compare random projections, in the units of the tensors."""
+    """Compare random projections of samples and data, in the units of the tensors."""
     samples, count = task.sets.samples, task.settings.directions
     lines = directions(samples[0].numel(), count)
     row = task.row("Wasserstein distance", sliced_distance, project(samples, lines), project(task.sets.real, lines))
@@ -114,7 +116,7 @@ def classes(task: Task) -> Result:
     rows = [task.row("fraction in other classes", total_variation, made.predictions, real.predictions, unit="%")]
     recognised, notes = None, []
     if made.labels is None:
-        notes.append("samples were drawn without classes: there is no accuracy")
+        notes.append("samples were drawn without classes, so they have no accuracy")
     else:
         right = (made.predictions == made.labels).double()
         accuracy = record["accuracy"]
@@ -123,7 +125,9 @@ def classes(task: Task) -> Result:
                            100 * accuracy, 100 * floor_error, ideal=None, unit="%"))  # fmt: skip
         recognised = [float(right[made.labels == n].mean()) if sets.sizes[n] else None for n in range(total)]
         if accuracy < 0.98:
-            notes.append(f"the classifier itself recognises {accuracy:.1%} of held-out data: compare with this")
+            notes.append(
+                f"the classifier recognises only {accuracy:.1%} of held-out data: compare the samples with this value"
+            )
     seen, usual = proportions(made.predictions), proportions(real.predictions[: sets.reference_count])
     draw_classes(names, seen, usual, recognised, task.figure_path("evaluate_classes.png"))
     by_class = [
@@ -139,7 +143,7 @@ def draw_classes(
 ) -> None:
     """Plot the fraction of items predicted as each class, `(classes,)`, and the fraction recognised as requested.
 
-    A class that was not requested has the value None, and no bar.
+    In `recognised`, a class that was not requested has the value None; it gets no bar.
     """
     from matplotlib.figure import Figure  # the import takes a second, and only this metric draws
 
@@ -154,8 +158,8 @@ def draw_classes(
     plots[0].set(ylabel="predicted as this class, %")
     figure.legend(fontsize="small", loc="outside upper right", ncols=2)
     if recognised is not None:
-        plots[1].bar(positions, [np.nan if share is None else 100 * share for share in recognised], 0.6, color=SAMPLES)
-        plots[1].set(ylabel="recognised of\nrequested, %", ylim=(0, 102))
+        plots[1].bar(positions, [np.nan if each is None else 100 * each for each in recognised], 0.6, color=SAMPLES)
+        plots[1].set(ylabel="recognised as\nrequested, %", ylim=(0, 102))
     turned = max(map(len, names)) > 3
     plots[-1].set_xticks(positions, list(names), rotation=45 if turned else 0, ha="right" if turned else "center")
     save(figure, path)

@@ -1,7 +1,7 @@
 """The table of metrics of `multisagd evaluate`.
 
-It imports nothing from recipes: functions are given by name, and imported when they are used. So listing the metrics is
-fast, and a missing library affects only the metric that needs it.
+It imports nothing from recipes: functions are given by name and imported when they are used. Listing the metrics is
+therefore fast, and a missing library affects only the metrics that need it.
 """
 
 from dataclasses import dataclass
@@ -46,9 +46,14 @@ METRICS = {
     ),
     "sliced": Metric("random projections of the data", f"{FEATURES}:sliced"),
     "spectrum": Metric("power spectrum", f"{SPECTRA}:spectrum"),
-    "axes": Metric("neighbours, and power in bands, along every axis", f"{SPECTRA}:axes"),
-    "bands": Metric("samples against data in one band", f"{SPECTRA}:band_tests", library="sklearn.linear_model"),
-    "classes": Metric("classes, by that classifier", f"{FEATURES}:classes", f"{FEATURES}:classes_unavailable"),
+    "axes": Metric("differences of neighbours, and power in bands, along every axis", f"{SPECTRA}:axes"),
+    "bands": Metric(
+        "how well samples and data can be distinguished in each band", f"{SPECTRA}:band_tests",
+        library="sklearn.linear_model",
+    ),
+    "classes": Metric(
+        "classes predicted by the same classifier", f"{FEATURES}:classes", f"{FEATURES}:classes_unavailable"
+    ),
     "neighbours": Metric("nearest training examples", "recipes.evaluation.neighbours:neighbours"),
     "likelihood": Metric(
         "bits per dimension of held-out data", "recipes.evaluation.likelihood:likelihood",

@@ -1,8 +1,8 @@
 """The sets of an evaluation: samples, a reference of real examples, and other real examples.
 
-The result compares samples with the reference. The noise floor compares the other real examples, as many as there are
-samples, with the reference, with the same counts and class proportions. If data are padded, each sample gets the
-padding of one of the others of its class, because a model does not learn to generate padding.
+The result compares samples with the reference. The noise floor compares the other real examples with the reference;
+they have the same counts and class proportions as the samples. If data are padded, each sample gets the padding of one
+of the other real examples of its class, because a model does not learn to generate padding.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -38,8 +38,8 @@ class Sets:
     Real examples are the reference followed by the others. Rows are sorted by class: `sizes` is the number per class
     among the samples and among the others, `references` the number per class in the reference. `mask`
     `(reference_count + count, 1 or channels, *grid)` is True for data and False for padding, and its last `count` rows
-    also apply to the samples; None if nothing is padded. `labels` are the samples' labels, or None. `asked` is the
-    number of samples in the file.
+    also apply to the samples; it is None if nothing is padded. `labels` are the samples' labels, or None. `requested`
+    is the number of samples in the file.
     """
 
     samples: Tensor
@@ -48,7 +48,7 @@ class Sets:
     references: tuple[int, ...]
     mask: Tensor | None
     labels: Tensor | None
-    asked: int
+    requested: int
 
     @property
     def count(self) -> int:
@@ -57,31 +57,31 @@ class Sets:
 
     @property
     def reference_count(self) -> int:
-        """Number of real examples that they are compared with."""
+        """Number of real examples in the reference."""
         return sum(self.references)
 
     def halves(self, number: int) -> tuple[Tensor, Tensor]:
-        """Return the indices of a reference and of others among the real examples, disjoint and each sorted by class.
+        """Return division `number` of the real examples: the indices of its reference and of the others.
 
-        Number 0 is the division used for comparing the samples; the others are random.
+        Each is sorted by class. Division 0 is the one with which the samples are compared; the others are random.
         """
         reference, others = torch.arange(len(self.real)).split([self.reference_count, self.count])
         if number:
             generator = torch.Generator().manual_seed(derive(0, "evaluate/halves", number))
             for own, theirs in zip(reference.split(self.references), others.split(self.sizes), strict=True):
-                both = torch.cat([own, theirs])
-                both = both[torch.randperm(len(both), generator=generator)]
-                own[:], theirs[:] = both.split([len(own), len(theirs)])
+                indices = torch.cat([own, theirs])
+                indices = indices[torch.randperm(len(indices), generator=generator)]
+                own[:], theirs[:] = indices.split([len(own), len(theirs)])
         return reference, others
 
     def alike(self) -> tuple[tuple[int, ...], Tensor, Tensor]:
-        """Return a common number of items per class, and their indices among the samples and in the reference."""
+        """Return equal numbers of items per class, and the indices of these items in the samples and the reference."""
         sizes = tuple(map(min, self.sizes, self.references))
         own, theirs = (take(torch.arange(sum(each)).split(each), sizes) for each in (self.sizes, self.references))
         return sizes, own, theirs
 
     def batches(self, real: bool) -> list[tuple[Tensor, Tensor | None]]:
-        """Return the real examples or the samples in batches, each with its mask or None."""
+        """Return the real examples or the samples in batches, each with its mask, or None if nothing is padded."""
         data = self.real if real else self.samples
         masks = [None] * -(-len(data) // BATCH) if self.mask is None else self.mask[-len(data) :].split(BATCH)
         return list(zip(data.split(BATCH), masks, strict=True))
@@ -93,27 +93,27 @@ class Sets:
 
 
 def gather(real: Dataset, samples: Tensor, labels: Tensor | None, reference: int | None = None) -> Sets:
-    """Return samples `(asked, channels, *grid)` with real examples of the same classes: a reference, and others.
+    """Return samples `(count, channels, *grid)` together with real examples of the same classes.
 
-    The reference has `reference` examples, by default as many as samples. If a class has too few real examples for both
-    real sets, all sets contain fewer of it.
+    The reference has `reference` examples, by default as many as there are samples. If a class has too few real
+    examples for the reference and the others, all sets contain fewer items of that class.
 
     Raises:
-        RecipeError: If fewer than four would be left, or too many examples cannot be read.
+        RecipeError: If a set would have fewer than four items, or too many examples cannot be read.
     """
     groups = 1 if labels is None else len(real.classes or ())
     ours = [samples] if labels is None else [samples[labels == number] for number in range(groups)]
-    asked = [len(group) for group in ours]
+    requested = [len(group) for group in ours]
     # Rounded up; the examples to use are selected below.
-    compared = asked if reference is None else [-(-reference * each // max(1, len(samples))) for each in asked]
-    wanted = [own + other for own, other in zip(asked, compared, strict=True)]
-    examples, masks = read_real(real, wanted, labels is not None)
+    compared = requested if reference is None else [-(-reference * each // max(1, len(samples))) for each in requested]
+    needed = [own + other for own, other in zip(requested, compared, strict=True)]
+    examples, masks = read_real(real, needed, labels is not None)
     if reference is None:
-        counts = references = [min(wish, len(group) // 2) for wish, group in zip(asked, examples, strict=True)]
+        counts = references = [min(count, len(group) // 2) for count, group in zip(requested, examples, strict=True)]
         before, after = [0] * groups, references
     else:
         # The others are taken first, so that they are the same for every size of the reference.
-        counts, references = matched_counts(asked, [len(group) for group in examples], reference)
+        counts, references = matched_counts(requested, [len(group) for group in examples], reference)
         before, after = counts, [0] * groups
     if min(sum(counts), sum(references)) < 4:
         raise RecipeError(_too_few(len(samples), labels, real, sum(counts)))
@@ -128,47 +128,49 @@ def gather(real: Dataset, samples: Tensor, labels: Tensor | None, reference: int
 
 
 def _too_few(samples: int, labels: Tensor | None, real: Dataset, compared: int) -> str:
+    """Return the message for sets of only `compared` items."""
     of = "" if labels is None else " of their classes"
-    remedy = "nothing can be measured on so few examples"
+    remedy = "this dataset is too small for an evaluation"
     if samples < 4:
         remedy = "draw more samples"
     elif labels is not None and len(real) >= 8:
         remedy = "labels=null compares without classes"
     return (
-        f"{samples} samples, and two sets of the {len(real)} real examples{of}, leave {compared} to compare, but at "
-        f"least 4 are needed: {remedy}"
+        f"only {compared} of {samples} samples can be compared with two sets of real examples{of} (from "
+        f"{len(real)} examples), but at least 4 are required: {remedy}"
     )
 
 
 def fixed_order(dataset: Dataset, count: int) -> list[int]:
-    """Return `count` indices of a dataset in a fixed random order, because files may be sorted by class or author."""
+    """Return up to `count` indices of a dataset in a fixed random order, as files may be sorted by class or author."""
     generator = torch.Generator().manual_seed(derive(0, "fidelity"))
     indices: list[int] = torch.randperm(len(dataset), generator=generator)[:count].tolist()
     return indices
 
 
 def read_real(
-    dataset: Dataset, wanted: Sequence[int], by_class: bool, title: str = "reading real examples"
+    dataset: Dataset, counts: Sequence[int], by_class: bool, title: str = "reading real examples"
 ) -> tuple[list[Tensor], list[Tensor] | None]:
-    """Return up to `wanted` examples per class (or in total), as decoded files, and their masks if any is padded.
+    """Return up to `counts` examples per class (or in total), and their masks if any example is padded.
 
-    Examples are taken in a fixed order, without augmentation. Raises RecipeError if too many cannot be read.
+    Examples are taken in a fixed order, without augmentation, and rounded as in decoded files. Raises RecipeError if
+    too many cannot be read.
     """
-    examples: list[list[Tensor]] = [[] for _ in wanted]
-    padded: list[list[Tensor | None]] = [[] for _ in wanted]
+    examples: list[list[Tensor]] = [[] for _ in counts]
+    padded: list[list[Tensor | None]] = [[] for _ in counts]
     modality, shape = dataset.modality, dataset.modality.tensor_shape
-    order, total, count = fixed_order(dataset, len(dataset)), sum(wanted), 0
+    order, total, count = fixed_order(dataset, len(dataset)), sum(counts), 0
     with Display(title, min(total, len(dataset))) as display:
         for start in range(0, len(order), BATCH):
             if count == total:
                 break
             with as_recipe_error(UnreadableFilesError):
                 batch = read_batch(dataset, order[start : start + BATCH])
-            for place, x0 in enumerate(batch.x0):
-                group = int(batch.labels[place]) if by_class and batch.labels is not None else 0
-                if len(examples[group]) < wanted[group]:
+            for row, x0 in enumerate(batch.x0):
+                group = int(batch.labels[row]) if by_class and batch.labels is not None else 0
+                if len(examples[group]) < counts[group]:
                     examples[group].append(modality.encode(modality.decode(x0)))
-                    padded[group].append(None if batch.mask is None else batch.mask[place])
+                    padded[group].append(None if batch.mask is None else batch.mask[row])
             count = sum(map(len, examples))
             display.update(count)
     real = [torch.stack(group) if group else torch.empty(0, *shape) for group in examples]
@@ -177,19 +179,22 @@ def read_real(
 
 
 def as_files(modality: Modality, x0: Tensor, report: Callable[[int], None] | None = None) -> Tensor:
-    """Return data decoded and encoded again, rounded as by saving. `report` is called with the number done so far."""
-    seen = torch.empty_like(x0, dtype=torch.float32)
+    """Return data rounded as when saved: decoded, and encoded again.
+
+    `report` is called with the number of items done so far.
+    """
+    rounded = torch.empty_like(x0, dtype=torch.float32)
     for number, each in enumerate(x0):
-        seen[number] = modality.encode(modality.decode(each))
+        rounded[number] = modality.encode(modality.decode(each))
         if report is not None:
             report(number + 1)
-    return seen
+    return rounded
 
 
 def real_data(
     run_dir: Path, builder: Builder, given: Group | None = None, seed: int | None = None
 ) -> tuple[Dataset, Dataset | None]:
-    """Return the run's training examples, and its test set or held-out examples, or None.
+    """Return the run's training examples, and its test set or else its held-out examples (None if it has neither).
 
     `given` are keys of the data from the command line, such as their location. With a `seed`, examples are held out as
     in a run with that seed.
@@ -201,7 +206,7 @@ def real_data(
     source, given = Run(run_dir), given or {}
     if not source.begun:
         raise RecipeError(
-            f"{run_dir} is an exported model, which does not name its training data: give the run that it was "
+            f"{run_dir} is an exported model, which does not name its training data: specify the run that it was "
             "exported from"
         )
     builder = builder.of_a_run(given)
@@ -217,7 +222,7 @@ def real_data(
 
 
 def check_same(dataset: Dataset, metadata: Mapping[str, Any]) -> None:
-    """Check with `run.json` whether data are the run's training data, and print a note if they are not.
+    """Compare data with the record of the run's training data in `run.json`, and print a note if they differ.
 
     Raises:
         RecipeError: If their classes differ, because the labels of samples would not match.
@@ -229,20 +234,22 @@ def check_same(dataset: Dataset, metadata: Mapping[str, Any]) -> None:
     if "classes" in changed:
         raise RecipeError(
             f"the classes of these data differ from those of the run's training data: {now['classes']!r:.200} instead "
-            f"of {before['classes']!r:.200}. Give the training data: data.root=…, or data.urls=…"
+            f"of {before['classes']!r:.200}. Specify the run's training data: data.root=…, or data.urls=…"
         )
     if changed and is_first():
         tell(
             "note: these data are not the files that the run was trained on, so training examples and held-out "
-            f"examples may be mixed; {before['examples']:,} examples then, {now['examples']:,} now"
+            f"examples may be mixed (the run had {before['examples']:,} examples, these data have {now['examples']:,})"
         )
 
 
 def load_samples(path: Path, dataset: Dataset, maximum: int | None = None) -> tuple[Tensor, Tensor | None]:
-    """Return `x0` (count, channels, *grid) and `labels` (count,) or None, with at most `maximum` rows.
+    """Read a file of samples, and return its first `maximum` samples x0 `(count, channels, *grid)` and their labels.
+
+    Labels are `(count,)` int64, or None.
 
     Raises:
-        RecipeError: If the file is unreadable, or does not hold finite samples of the dataset's shape and classes.
+        RecipeError: If the file is unreadable, or does not hold finite samples with the dataset's shape and classes.
     """
     with as_recipe_error(
         (OSError, KeyError, ValueError), f"cannot read samples from {path} (", "): draw samples with multisagd sample"
@@ -250,7 +257,7 @@ def load_samples(path: Path, dataset: Dataset, maximum: int | None = None) -> tu
         tensors = read_tensors(path)
         x0, labels = tensors["x0"], tensors.get("labels")
         if not len(x0) or not x0.is_floating_point() or (labels is not None and labels.dtype != torch.int64):
-            raise ValueError("it has no x0 of the right type")
+            raise ValueError("x0 is empty, or x0 or labels are not of the right type")
     if tuple(x0.shape[1:]) != (shape := dataset.modality.tensor_shape):
         raise RecipeError(f"{path} holds samples of shape {tuple(x0.shape[1:])}, but the run's data are {shape}")
     if broken := int((~x0.flatten(1).isfinite()).any(1).sum()):

@@ -1,4 +1,4 @@
-"""Metrics of power spectra, and of neighbours along the grid's axes, which need no network and no labels.
+"""Metrics of power spectra, and of differences of neighbours along the grid's axes, without networks or labels.
 
 They apply to every modality, in the units of its axes: for a video, the temporal spectrum in hertz and the mean frame
 difference.
@@ -71,11 +71,11 @@ def draw_spectra(
     above, below = figure.subplots(2, len(names), squeeze=False, sharex="col", sharey="row", height_ratios=(3, 2))
     for name, upper, lower in zip(names, above, below, strict=True):
         for shown, judged, label, colour in (
-            (real[name], other[name], "data (below: one half over the other)", REAL),
+            (real[name], other[name], "data (below: one half divided by the other)", REAL),
             (made[name], made[name], "samples", SAMPLES),
         ):
             draw_power(upper, Profile(shown.frequency, shown.values.mean(0)), label, markersize=4, color=colour)
-            _ratio(lower, judged, real[name], colour)
+            _draw_ratio(lower, judged, real[name], colour)
         lower.axhline(0, color="black", linewidth=0.8)
         for axis in (lower.xaxis, upper.yaxis):
             axis.set_minor_formatter(NullFormatter())
@@ -87,7 +87,8 @@ def draw_spectra(
     save(figure, path)
 
 
-def _ratio(plot: Axes, made: Curves, real: Curves, colour: str) -> None:
+def _draw_ratio(plot: Axes, made: Curves, real: Curves, colour: str) -> None:
+    """Plot the ratio of two powers in dB, with a 95 % band, as a function of frequency."""
     frequency = on_logarithmic_axis(real.frequency).numpy()
     centre = decibels(made.values, real.values)
     half = NORMAL_95 * decibel_errors(made.values, real.values)
@@ -96,7 +97,7 @@ def _ratio(plot: Axes, made: Curves, real: Curves, colour: str) -> None:
 
 
 def axes(task: Task) -> Result:
-    """Compare differences of neighbours and power in bands along every axis, as ratios of samples to data."""
+    """Compare, along every axis, differences of neighbours and power in bands, as ratios of samples to data."""
     sets, grid = task.sets, task.modality.grid()
     made, real = task.curves
     rows: list[Row] = []
@@ -117,7 +118,7 @@ def axes(task: Task) -> Result:
 
 
 def band_tests(task: Task) -> Result:
-    """Classify samples and data by the magnitudes in one frequency band at a time."""
+    """Measure how well a classifier distinguishes samples from data by the magnitudes in one band at a time."""
     sets, settings, grid = task.sets, task.settings, task.modality.grid()
     made, real = (band_powers(sets.batches(real=each), grid, settings.bands) for each in (False, True))
     edges = [(low, high) for low, high, _ in made]
@@ -142,7 +143,7 @@ def draw_bands(
     floor: Sequence[tuple[float, float | None]],
     path: Path,
 ) -> None:
-    """Plot the accuracy of distinguishing samples from data in each band, next to data against data."""
+    """Plot the accuracy of distinguishing samples from data in each band, next to the accuracy for two sets of data."""
     figure = Figure(figsize=(max(4.5, 0.8 * len(edges) + 1.6), 3.4), layout="constrained")
     plot = figure.subplots()
     positions = np.arange(len(edges))
@@ -161,5 +162,5 @@ def draw_bands(
 
 
 def band_name(low: float, high: float) -> str:
-    """Return the name of a band from its edges, or 0 for zero frequency."""
+    """Return a band's edges as text, or "0" for zero frequency."""
     return f"{low:.2f}-{high:.2f}" if high else "0"

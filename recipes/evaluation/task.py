@@ -25,14 +25,14 @@ from recipes.runs.settings import SampleSettings
 from recipes.runtime.device import Runtime
 
 RECOGNISED, RADIAL_ERROR = "recognised as requested", "rms, radially averaged"
-"""Names of the rows that are scores."""
+"""Names of the rows whose values are scores."""
 WIDTH = 92
-"""Minimum width of the table in characters, also on a narrow terminal: wrapped names are worse than wrapped lines."""
+"""Minimum width of the table in characters, even on a narrow terminal: wrapped names are worse than wrapped lines."""
 
 
 @dataclass(frozen=True)
 class Likelihood:
-    """Settings of bits per dimension: the numbers of held-out examples (0: off), of steps and of random probes."""
+    """Settings of bits per dimension: the numbers of held-out examples (0 turns it off), steps and random probes."""
 
     items: int = 0
     steps: int = 50
@@ -45,7 +45,7 @@ class Likelihood:
 
 @dataclass(frozen=True)
 class Neighbours:
-    """Maximum number of samples, and of training examples to search."""
+    """Maximum numbers of samples (`items`) and of training examples (`examples`) in the search for near copies."""
 
     items: int = 1000
     examples: int = 60_000
@@ -57,7 +57,7 @@ class Neighbours:
 
 @dataclass(frozen=True)
 class Networks:
-    """Files of pretrained weights; None searches torch.hub's folder."""
+    """Files of pretrained weights; None means the file in torch.hub's folder."""
 
     inception: Path | None = None
     vggish: Path | None = None
@@ -66,7 +66,7 @@ class Networks:
 
 @dataclass(frozen=True)
 class EvaluateSettings(SampleSettings):
-    """All keys of `configs/evaluate.yaml`: those of `configs/sample.yaml`, and the evaluation settings."""
+    """All keys of `configs/evaluate.yaml`: the keys of `configs/sample.yaml`, and the evaluation settings."""
 
     samples: int
     samples_from: Path | None
@@ -92,15 +92,15 @@ class EvaluateSettings(SampleSettings):
                 f"{self.samples}, {self.splits}, {self.bootstrap}, {self.bands} and {self.directions}"
             )
         if self.reference is not None and self.reference < 4:
-            raise ValueError(f"reference must be null or a number of real examples of at least 4, got {self.reference}")
+            raise ValueError(f"reference must be null, or at least 4 real examples, got {self.reference}")
 
 
 @dataclass(frozen=True)
 class Row:
-    """One value for the samples, and its floor: the same value for real data against real data with equal counts.
+    """One value for the samples, and its floor: the same value between real data and other real data.
 
-    Errors are standard deviations, or None. `ideal` is the value for equal distributions and infinite counts, which
-    shows whether larger or smaller is better.
+    Both have equal counts. Errors are standard deviations, or None. `ideal` is the value for equal distributions and
+    infinite counts, which shows whether larger or smaller is better.
     """
 
     name: str
@@ -121,12 +121,12 @@ class Result:
     notes: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
-        """Return a dictionary for JSON."""
+        """Return the result as a dictionary for JSON."""
         return {"rows": [asdict(row) for row in self.rows], "notes": list(self.notes), **self.details}
 
 
 def mean_and_std(values: Sequence[float]) -> tuple[float, float | None]:
-    """Return mean and standard deviation, or None as the standard deviation of a single value."""
+    """Return the mean and the standard deviation, which is None for a single value."""
     return fmean(values), stdev(values) if len(values) > 1 else None
 
 
@@ -166,17 +166,17 @@ class Task:
 
     @cached_property
     def halves(self) -> list[tuple[Tensor, Tensor]]:
-        """Return divisions of the real examples into (reference, others), as `Sets.halves`."""
+        """Divisions of the real examples into (reference, others), by `Sets.halves`."""
         return [self.sets.halves(number) for number in range(self.settings.splits)]
 
     def row(
         self, name: str, statistic: Callable[[Tensor, Tensor], float], made: Tensor, real: Tensor,
         ideal: float | None = 0.0, unit: str = "",
     ) -> Row:  # fmt: skip
-        """Return the row of `statistic(samples, reference)`, with its bootstrap error and its noise floor.
+        """Return a table row for `statistic(samples, reference)`, with its bootstrap error and its noise floor.
 
-        `made` has one entry for each sample and `real` one for each real example. If `unit` is %, `statistic` returns
-        a fraction in [0, 1], and the row contains percentages.
+        `made` has one entry for each sample and `real` one for each real example. If `unit` is `%`, `statistic` must
+        return a fraction in [0, 1]; the row contains percentages.
         """
         sets, scale = self.sets, 100 if unit == "%" else 1
         floors = [scale * statistic(real[other], real[one]) for one, other in self.halves]
@@ -187,12 +187,12 @@ class Task:
         value = scale * statistic(made, reference)
         return Row(name, value, None if error is None else scale * error, *mean_and_std(floors), ideal, unit)
 
-    def read_held_out(self, wanted: Sequence[int]) -> list[Tensor]:
-        """Return up to `wanted` held-out examples of each of the samples' classes, as files.
+    def read_held_out(self, counts: Sequence[int]) -> list[Tensor]:
+        """Return up to `counts` held-out examples per class (or in total), rounded as in decoded files.
 
         Raises ValueError if no example was held out.
         """
-        return read_real(self.held_out, wanted, self.sets.labels is not None, "reading held-out examples")[0]
+        return read_real(self.held_out, counts, self.sets.labels is not None, "reading held-out examples")[0]
 
     @cached_property
     def classifier(self) -> tuple[FeatureNetwork, dict[str, Any]]:
@@ -209,7 +209,7 @@ class Task:
         return read_samples(network, self.sets.samples, self.sets.labels), read_samples(network, self.sets.real)
 
     def figure_path(self, name: str) -> Path:
-        """Return the path for a figure, and record its name."""
+        """Add a figure's name to `figures`, and return its path."""
         self.figures.append(name)
         return self.folder / name
 
@@ -220,11 +220,11 @@ def as_vectors(x0: Tensor) -> Tensor:
 
 
 def scores(results: Mapping[str, Result]) -> dict[str, float | None]:
-    """Return the most informative numbers of the computed metrics.
+    """Return the most informative values of the computed metrics.
 
-    `frechet_distance` is that of the first metric in `METRICS` that has one, and `frechet_distance_floor` its value for
+    `frechet_distance` is from the first metric in `METRICS` that has one, and `frechet_distance_floor` is its value for
     real data. `recognised` is the fraction of samples that the classifier recognises, from 0 to 1. `spectrum_error_db`
-    is the root mean square error of the radially averaged power.
+    is the root mean square error of the radially averaged power, in dB.
     """
     rows = [row for kind in METRICS if kind in results for row in results[kind].rows]
     result: dict[str, float | None] = {}
@@ -243,15 +243,16 @@ def remarks(task: Task, results: Mapping[str, Result], unavailable: Mapping[str,
     sets, settings = task.sets, task.settings
     unreadable = {**task.train.unreadable, **(task.test.unreadable if task.test is not None else {})}
     lines = [
-        f"± of samples is a standard error (bootstrap, {settings.bootstrap} resamples, or of independent items); ± of "
-        f"real data is over {settings.splits} divisions into halves.",
-        "Bias: with finite counts, Fréchet and sliced distances and root mean square errors are too large, precision, "
-        f"recall and coverage too small, by the amount in the column of real data for {sets.count:,}; fractions in "
-        "other classes are too large. KID and errors of one band have no bias. Compare only values for equal counts.",
+        f"± of samples is a standard error (from {settings.bootstrap} bootstrap resamples, or over independent items); "
+        f"± of real data is the standard deviation over {settings.splits} divisions into halves.",
+        "Bias: with finite counts, Fréchet and sliced distances and root mean square errors are too large, and "
+        "precision, recall and coverage are too small; the column of real data shows by how much for "
+        f"{sets.count:,} samples. Fractions in other classes are too large. KID and the errors of single bands have no "
+        "bias. Compare only values for equal counts.",
     ]
-    if sets.count < sets.asked:
+    if sets.count < sets.requested:
         lines.append(
-            f"note: {sets.count:,} of {sets.asked:,} samples were compared: there are too few real "
+            f"note: {sets.count:,} of {sets.requested:,} samples were compared: there are too few real "
             "examples of their classes"
         )
     lines += [f"note: {note}" for result in results.values() for note in result.notes]

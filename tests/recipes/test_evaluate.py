@@ -193,7 +193,7 @@ def test_evaluate_limits_neighbours_of_a_class_to_its_held_out_examples(folder: 
     chosen = torch.cat([torch.nonzero(labels == 3)[:, 0].repeat(4), torch.nonzero(labels == 5)[:, 0]])
     result = report(folder, x0[chosen], labels[chosen], "metrics=[neighbours]")["results"]["neighbours"]
     assert result["counts"]["samples"] == result["counts"]["held_out"] < 200
-    assert any("per class, at most the number of held-out" in note for note in result["notes"])
+    assert any("in each class, at most as many as there are held-out examples" in note for note in result["notes"])
 
 
 def test_evaluate_prints_a_table_and_writes_a_report_with_scores_and_pictures(
@@ -280,7 +280,7 @@ def test_evaluate_refuses_mistakes_and_names_them(folder: Path) -> None:
         ("metrics=[inception]", r"inception cannot be computed.*networks.inception=FILE"),
         ("metrics=[]", "metrics is empty"),
         ("splits=0", "splits >= 1"),
-        ("reference=2", "reference must be null or a number of real examples of at least 4"),
+        ("reference=2", "reference must be null, or at least 4 real examples"),
         (f"run_dir={folder / 'nowhere'}", "no run or exported model is in"),
         (f"samples_from={folder / 'empty'}", "multisagd sample"),
     ):
@@ -288,7 +288,7 @@ def test_evaluate_refuses_mistakes_and_names_them(folder: Path) -> None:
             report(folder, x0, labels, words)
     broken = x0.clone()
     broken[2, 0, 0, 0] = torch.inf
-    wrong_type = "it has no x0 of the right type"
+    wrong_type = "are not of the right type"
     for samples, classes, message in (
         (x0[:3], labels[:3], "at least 4"), (x0[:, :, :8], labels, r"shape \(1, 8, 16\)"),
         (broken, None, "1 of 400 samples"), (x0, labels + 1, "10 classes"), (x0[:0], None, wrong_type),

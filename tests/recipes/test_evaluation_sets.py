@@ -151,15 +151,15 @@ def test_gather_combines_masks_of_one_channel_and_of_all() -> None:
 def test_gather_shrinks_to_scarce_classes_and_explains_too_few_examples() -> None:
     few = Numbered([*range(1, 90, 3), 3, 6, 9, 12, 15])
     sets = gather(few, torch.zeros(20, 1, 8), torch.tensor([0, 1] * 10))
-    assert (sets.sizes, sets.count, sets.asked) == ((10, 2), 12, 20)
-    with pytest.raises(RecipeError, match="leave 2 to compare, but at least 4"):
+    assert (sets.sizes, sets.count, sets.requested) == ((10, 2), 12, 20)
+    with pytest.raises(RecipeError, match=r"only 2 of .+ but at least 4"):
         gather(few, torch.zeros(10, 1, 8), torch.ones(10, dtype=torch.int64))
     assert gather(Numbered(range(12), padded=False), torch.zeros(8, 1, 8), torch.arange(8) % 2).count >= 4
     zeros = torch.zeros(8, dtype=torch.int64)
     for examples, samples, labels, remedy in (
         (40, 3, None, "draw more samples"),
-        (5, 8, None, "so few examples"),
-        (5, 8, zeros, "so few examples"),
+        (5, 8, None, "too small for an evaluation"),
+        (5, 8, zeros, "too small for an evaluation"),
         (8, 8, zeros + 1, "labels=null"),
     ):
         with pytest.raises(RecipeError, match=remedy):

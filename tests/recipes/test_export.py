@@ -69,7 +69,7 @@ def test_export_repeats_over_itself_and_leaves_foreign_folders_alone(
 
 def test_evaluate_refuses_an_exported_model(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["evaluate", f"run_dir={folder / 'model'}", "engine.device=cpu", "engine.threads=1"]) == 2
-    assert "is an exported model, which does not name its training data: give the run" in capsys.readouterr().err
+    assert "is an exported model, which does not name its training data: specify the run" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("damage", ["changed", "truncated", "other shapes", "no notes", "version"])

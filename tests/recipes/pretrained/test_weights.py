@@ -30,7 +30,7 @@ def test_read_weights_runs_nothing_and_names_files_it_cannot_read(tmp_path: Path
         (files / f"{number}.safetensors").write_bytes(content)
     for path in files.iterdir():
         for load in (read_weights, networks.load_inception):
-            with pytest.raises(RecipeError, match=rf"cannot read weights from {path} \(.+\): give a state dict"):
+            with pytest.raises(RecipeError, match=rf"cannot read weights from {path} \(.+\): use a state dict"):
                 load(path)
     assert not canary.exists()
     with pytest.raises(RecipeError, match="No such file"):
@@ -55,17 +55,17 @@ def test_read_weights_checks_the_hash_in_a_published_name(tmp_path: Path) -> Non
 def test_published_weights_are_found_where_torch_keeps_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     published = Published("https://example.org/some/net-01234567.pth")
-    assert published.found(None) is None
-    assert published.found(tmp_path / "own.pth") == tmp_path / "own.pth"
-    published.kept().parent.mkdir()
-    published.kept().touch()
-    assert published.found(None) == tmp_path / "checkpoints" / "net-01234567.pth"
+    assert published.local_path(None) is None
+    assert published.local_path(tmp_path / "own.pth") == tmp_path / "own.pth"
+    published.cached_path().parent.mkdir()
+    published.cached_path().touch()
+    assert published.local_path(None) == tmp_path / "checkpoints" / "net-01234567.pth"
 
     download = Mock(side_effect=OSError("no network"))
     monkeypatch.setattr(torch.hub, "download_url_to_file", download)
-    with pytest.raises(RecipeError, match=r"no network.*put it at"):
+    with pytest.raises(RecipeError, match=r"no network.*save it as"):
         published.fetch()
-    download.assert_called_once_with(published.url, str(published.kept()), hash_prefix="01234567")
+    download.assert_called_once_with(published.url, str(published.cached_path()), hash_prefix="01234567")
 
 
 def test_fill_refuses_weights_of_another_network(tmp_path: Path) -> None:
