@@ -1,10 +1,11 @@
 """Run experiments and print their tables: `python -m benchmarks.experiments power_law_mnist omission_mnist`.
 
 An experiment is a YAML file in benchmarks/experiments: a question, and arms that differ in arguments of
-`multisagd train`. Rows are appended to benchmarks/results/results.jsonl; what is there already is not made again, and
-an interrupted training goes on. Afterwards, or with --show, tables of means and standard errors over seeds are printed,
-with the differences seed by seed. `--size gpu` makes them at the size of the papers (not run here), and `--commands`
-prints the trainings as commands for a cluster instead. `--all-arms` adds those that are left out on a CPU for time.
+`multisagd train`. Rows are appended to benchmarks/results/results.jsonl; existing rows are not measured again, and
+interrupted training runs continue. Afterwards, or with --show, tables of means and standard errors over seeds are
+printed, with the differences seed by seed. `--size gpu` uses the size of the papers (not run here), and `--commands`
+prints the training commands, for a cluster, instead. `--all-arms` adds the arms that are not trained on a CPU by
+default, to save time.
 """
 
 from __future__ import annotations
@@ -25,14 +26,14 @@ def main() -> None:
         description=f"{__doc__}\nexperiments:\n{listed}", formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help="experiments (default: all)")
-    parser.add_argument("--arms", nargs="+", help="some arms, by their names (default: those that a CPU has time for)")
+    parser.add_argument("--arms", nargs="+", help="names of arms (default: those that take little time on a CPU)")
     parser.add_argument("--all-arms", action="store_true")
     parser.add_argument("--size", choices=["cpu", "gpu"], default="cpu")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--work", type=Path, default=Path("runs/experiments"))
     parser.add_argument("--commands", action="store_true", help="print the commands instead of training")
-    parser.add_argument("--show", action="store_true", help="only print what was measured")
+    parser.add_argument("--show", action="store_true", help="only print existing results")
     options = parser.parse_args()
     if unknown := set(options.names) - set(known):
         parser.error(f"there are no experiments {sorted(unknown)}; choose among {sorted(known)}")

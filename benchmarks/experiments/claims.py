@@ -1,4 +1,4 @@
-"""What the two questions of the papers come to: whether the gain of a power law is DC, and what omission recovers."""
+"""Answers to the two questions of the papers: whether the gain of a power law is DC, and what omission recovers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ WHOLE, ZERO, SLOPE = "papers -.06", "zero frequency of -.06 only", "slope of -.0
 
 
 def attribute(measured: Measured, white: str = "white") -> list[str]:
-    """Say which part of the papers' power law carries its gain over white noise, its zero frequency or its slope."""
+    """Conclude whether the papers' power law owes its gain over white noise to its zero frequency or its slope."""
     whole, zero, slope = (gain(measured, arm, white) for arm in (WHOLE, ZERO, SLOPE))
     if whole is None:
         return [f"Is the gain DC? Not measured: `{WHOLE}` and `{white}` have no seed in common."]
@@ -21,10 +21,10 @@ def attribute(measured: Measured, white: str = "white") -> list[str]:
     ahead = gain(measured, ZERO, SLOPE)
     if zero is None or slope is None or ahead is None or not (zero.enough and slope.enough and ahead.enough):
         return [f"`{WHOLE}` gains {whole}. Is that DC? Not measured: one of the two parts has too few seeds."]
-    shares = {name: _of_whole(measured, name, white) for name in (ZERO, SLOPE)}
+    fractions = {name: _of_whole(measured, name, white) for name in (ZERO, SLOPE)}
     parts = (
-        f"of {whole}, `{ZERO}` gains {zero}{shares[ZERO]} and `{SLOPE}` {slope}{shares[SLOPE]}; "
-        f"the first is ahead of the second by {ahead}"
+        f"of {whole}, `{ZERO}` gains {zero}{fractions[ZERO]} and `{SLOPE}` {slope}{fractions[SLOPE]}; "
+        f"the first is better than the second by {ahead}"
     )
     return [f"{_carrier(zero, slope, ahead)}; {parts}."]
 
@@ -34,42 +34,45 @@ def _no_gain(whole: Estimate, parts: Mapping[str, Estimate | None], white: str) 
     answer = (
         f"**There is no gain to be DC**: `{WHOLE}` is worse than `{white}` {by}"
         if whole.detected
-        else f"**No gain is detected, so no gain can be DC**: no difference of `{WHOLE}` from `{white}` is "
-        f"detected {by}"
+        else f"**No gain is detected, so no gain can be DC**: no difference between `{WHOLE}` and `{white}` "
+        f"is detected {by}"
     )
     said = [f"`{name}`: {verdict(part)} ({_moved(part)})" for name, part in parts.items() if part is not None]
-    return [f"Is the gain DC? {answer}.", *([f"Of its parts against `{white}`, {'; '.join(said)}."] if said else [])]
+    return [
+        f"Is the gain DC? {answer}.",
+        *([f"Its parts, compared with `{white}`: {'; '.join(said)}."] if said else []),
+    ]
 
 
 def _carrier(zero: Estimate, slope: Estimate, ahead: Estimate) -> str:
-    """Conclude from what either part gains, and from how far the zero frequency is `ahead` of the slope."""
+    """Conclude from the gain of each part, and from how far the zero frequency is `ahead` of the slope."""
     if zero.positive and slope.positive:
-        return "**The gain is partly DC**: either part gains by itself"
+        return "**The gain is partly DC**: each part has a gain by itself"
     if zero.positive and ahead.positive:
         return (
-            "**The gain is DC**: the zero frequency carries it alone, the slope has no detectable gain, and the two "
+            "**The gain is DC**: it comes from the zero frequency alone; the slope has no detectable gain, and the two "
             "differ"
         )
     if slope.positive and ahead.detected and ahead.mean < 0:
         return (
-            "**The gain is not DC**: the slope carries it alone, the zero frequency has no detectable gain, and "
+            "**The gain is not DC**: it comes from the slope alone; the zero frequency has no detectable gain, and "
             "the two differ"
         )
-    why = "one part gains, but no difference of the two is detected" if zero.positive or slope.positive else ""
+    why = "one part gains, but no difference between the two is detected" if zero.positive or slope.positive else ""
     return f"**It is undecided whether the gain is DC**: {why or 'neither part gains enough by itself'}"
 
 
 def _of_whole(measured: Measured, part: str, white: str) -> str:
-    share = _share(measured, white, part, WHOLE)
-    return f" ({share.percent()})" if share is not None else ""
+    fraction = _fraction(measured, white, part, WHOLE)
+    return f" ({fraction.percent()})" if fraction is not None else ""
 
 
 def _moved(better_by: Estimate) -> str:
     return f"{-better_by.mean:+.3f} ± {better_by.error:.3f}" if better_by.count > 1 else f"{-better_by.mean:+.3f}"
 
 
-def _share(measured: Measured, start: str, arm: str, goal: str) -> Estimate | None:
-    """Return which share of the way from one arm to another a third one goes: a ratio of mean paired differences."""
+def _fraction(measured: Measured, start: str, arm: str, goal: str) -> Estimate | None:
+    """Return the fraction of the difference between `start` and `goal` that `arm` achieves: a ratio of means."""
     begun, reached, aimed = (
         {seed: row[FRECHET.key] for seed, row in measured.get(name, {}).items() if FRECHET.key in row}
         for name in (start, arm, goal)
@@ -88,32 +91,32 @@ KINDS = (
     "restored through a floor",
     "real without it",
 )
-"""Arms of selective omission, the last of which is the best that can come of leaving the band out."""
+"""Arms of selective omission; the last one is the best possible result of omitting the band."""
 TARGET = 0.8
 CLEAN = "clean"
 NOT_MET = "**Not met**"
 
 
 def bands(names: Iterable[str]) -> list[str]:
-    """Return the bands that arms of selective omission are named after, `BAND: ARM`."""
+    """Return the bands in the names of arms of selective omission, `BAND: ARM`."""
     return list(dict.fromkeys(arm.split(": ")[0] for arm in names if ": " in arm))
 
 
 def closed(measured: Measured, band: str, kind: str) -> Estimate | None:
-    """Return which share of the gap between white noise on corrupted data and clean training an arm closes."""
-    return _share(measured, f"{band}: white", f"{band}: {kind}", CLEAN)
+    """Return the fraction of the gap between white noise on corrupted data and clean training that an arm closes."""
+    return _fraction(measured, f"{band}: white", f"{band}: {kind}", CLEAN)
 
 
-def percent(share: Estimate | None) -> str:
-    """Write a share and its standard error, and of how many seeds it is if they are few."""
-    if share is None:
+def percent(fraction: Estimate | None) -> str:
+    """Format a fraction and its standard error in per cent, and the number of seeds if it is too small."""
+    if fraction is None:
         return "not measured"
-    few = "" if share.enough else f" ({share.count} seed{'s' if share.count > 1 else ''})"
-    return share.percent() + few
+    few = "" if fraction.enough else f" ({fraction.count} seed{'s' if fraction.count > 1 else ''})"
+    return fraction.percent() + few
 
 
 def closing(measured: Measured, named: Sequence[str]) -> list[str]:
-    """Say in each band how much of the gap between white noise on corrupted data and clean training is closed."""
+    """Report for each band how much of the gap between white noise on corrupted data and clean training is closed."""
     said = []
     for band in named:
         gap = gain(measured, CLEAN, f"{band}: white")
@@ -121,16 +124,18 @@ def closing(measured: Measured, named: Sequence[str]) -> list[str]:
         if gap is None or not kinds:
             continue
         if gap.enough and not gap.positive:
-            said.append(f"{band}: the corruption has no detectable cost ({gap}): there is no gap to close.")
+            said.append(f"{band}: the corruption has no detectable cost ({gap}), so there is no gap to close.")
             continue
         few = "" if gap.enough else f" ({no_verdict(gap.count)})"
-        shares = ", ".join(f"`{kind}` {percent(closed(measured, band, kind))}" for kind in kinds)
-        said.append(f"{band}: of the gap of {gap} between white noise and clean training{few} are closed by {shares}.")
+        fractions = ", ".join(f"`{kind}` {percent(closed(measured, band, kind))}" for kind in kinds)
+        said.append(
+            f"{band}: the gap between white noise and clean training is {gap}{few}. Fractions closed: {fractions}."
+        )
     return said
 
 
 def aims(measured: Measured, expected: Sequence[str]) -> list[str]:
-    """Say whether selective omission reaches what was aimed at, in the bands that it should be measured in."""
+    """Report whether selective omission meets its aims in the bands in which it should be measured."""
     return [
         "Aim: `projected` is better than `papers' omission` by more than 2 standard errors in most bands. "
         + _reached({band: _beaten(measured, band) for band in expected}, len(expected) // 2 + 1),
@@ -141,7 +146,7 @@ def aims(measured: Measured, expected: Sequence[str]) -> list[str]:
 
 
 Judged = tuple[bool | None, str]
-"""Whether an aim is met in a band, None if that is undecided, and why."""
+"""Whether an aim is met in a band (None if undecided), and the reason."""
 MISSING = "not measured"
 
 
@@ -155,22 +160,22 @@ def _beaten(measured: Measured, band: str) -> Judged:
 
 
 def _restored(measured: Measured, band: str) -> Judged:
-    gap, share = gain(measured, CLEAN, f"{band}: white"), closed(measured, band, "restored")
-    if gap is None or share is None:
+    gap, fraction = gain(measured, CLEAN, f"{band}: white"), closed(measured, band, "restored")
+    if gap is None or fraction is None:
         return None, MISSING
-    if not (gap.enough and share.enough):
-        return None, no_verdict(min(gap.count, share.count))
+    if not (gap.enough and fraction.enough):
+        return None, no_verdict(min(gap.count, fraction.count))
     if not gap.positive:
         return None, f"undecided, no gap is detected ({gap})"
-    if share.mean - 2 * share.error > TARGET:
-        return True, f"met, {percent(share)}"
-    if share.mean + 2 * share.error < TARGET:
-        return False, f"not met, {percent(share)}"
-    return None, f"undecided, {percent(share)}"
+    if fraction.mean - 2 * fraction.error > TARGET:
+        return True, f"met, {percent(fraction)}"
+    if fraction.mean + 2 * fraction.error < TARGET:
+        return False, f"not met, {percent(fraction)}"
+    return None, f"undecided, {percent(fraction)}"
 
 
 def _reached(judged: Mapping[str, Judged], needed: int) -> str:
-    """Conclude from the bands: what is already decided stays so whatever the open ones come to."""
+    """Conclude from all bands; a conclusion is drawn as soon as the undecided bands can no longer change it."""
     met = [each for each, _ in judged.values()]
     unfinished = [why for _, why in judged.values() if why == MISSING or "no verdict" in why]
     if met.count(True) >= needed:

@@ -1,4 +1,4 @@
-"""What an experiment is: a YAML file beside this one, read and checked."""
+"""The definition of an experiment: a YAML file in this folder, read and checked."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ import yaml
 
 FOLDER = Path(__file__).parent
 REAL = "real data"
-"""The arm that trains nothing: other real examples in place of samples, which is the noise floor of every metric."""
+"""The arm without training: other real examples in place of samples, which give the noise floor of every metric."""
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """Arms that are trained alike but for the arguments named, and judged alike.
+    """Arms that are trained in the same way except for their own arguments, and evaluated in the same way.
 
-    `base` and the arguments of an arm are those of `multisagd train`; `gpu` replaces some of them at a size for a GPU.
-    Samples are drawn in `steps` steps of `sampler`, `count` of them, and compared with `reference` clean examples.
-    `without` names more arms that train nothing: real examples of which a band is taken out, in units in which the
-    corner of the spectrum is 1. `against` names what each arm is compared with seed by seed: one arm, or one for some
-    of the others.
+    `base` and `arms` contain arguments of `multisagd train`; `gpu` replaces some of them at a size for a GPU. Each run
+    draws `count` samples in `steps` steps of `sampler`, and compares them with `reference` clean examples. `without`
+    contains further arms without training: real examples from which a band is removed, in units in which the corner of
+    the spectrum is 1. `against` is the arm with which all others are compared seed by seed, or a mapping from arms to
+    the arm with which each is compared.
 
     Raises:
-        ValueError: for an arm to compare with that is not there.
+        ValueError: If `against` or `cpu_arms` names an arm that does not exist.
     """
 
     name: str
@@ -51,7 +51,7 @@ class Experiment:
 
     @classmethod
     def load(cls, path: Path) -> Experiment:
-        """Read an experiment; unknown and missing keys are errors of the constructor."""
+        """Read an experiment; the constructor raises an error for unknown and missing keys."""
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
         content["arms"] = {name: tuple(arguments or ()) for name, arguments in content["arms"].items()}
         for name in ("base", "gpu", "cpu_arms"):
@@ -60,23 +60,23 @@ class Experiment:
         return cls(name=path.stem, **content)
 
     def arguments(self, arm: str, seed: int, size: str) -> list[str]:
-        """Return the arguments of `multisagd train` for one training, all but its folder."""
+        """Return the arguments of `multisagd train` for one training run, without its folder."""
         return [*self.base, *(self.gpu if size == "gpu" else ()), *self.arms[arm], f"seed={seed}"]
 
     @property
     def untrained(self) -> tuple[str, ...]:
-        """The arms that are real examples and no samples."""
+        """The arms that consist of real examples instead of samples."""
         return (*self.without, REAL)
 
     def other(self, arm: str) -> str | None:
-        """Return the arm that this one is compared with, if there is one."""
+        """Return the arm that this one is compared with, or None."""
         if isinstance(self.against, str):
             return self.against if arm != self.against else None
         return self.against.get(arm)
 
 
 def run_folder(arguments: list[str]) -> str:
-    """Name the folder of a training after its arguments, so that experiments that ask for the same share it."""
+    """Return a folder name made from the arguments of a training run, so that experiments with equal runs share it."""
     said = [word for word in arguments if re.match(r"(spectrum|denoiser|corruption|data|seed|process)\b", word)]
     readable = re.sub(r"[^A-Za-z0-9.]+", "_", "_".join(word.split(".")[-1] for word in said))[:60]
     return f"{readable}_{hashlib.sha256(json.dumps(sorted(arguments)).encode()).hexdigest()[:8]}"

@@ -1,4 +1,4 @@
-"""What an experiment measures beyond `benchmarks.runs`: motion of videos, and power where the data were corrupted."""
+"""Further metrics of experiments, besides `benchmarks.runs`: motion of videos, and power in the corrupted band."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from recipes.evaluation.sets import fixed_order
 
 RINGS = 8
 LEAST = -40.0
-"""Decibels below which there is as good as nothing: what is left out has none, give or take rounding."""
+"""Smallest value in decibels: omitted frequencies have no power, up to rounding."""
 
 
 def extra(experiment: Experiment, arguments: list[str], run: Run, x0: Tensor) -> dict[str, float]:
-    """Return further numbers about samples of a run, trained with these arguments, beside clean examples."""
+    """Return further metrics of samples from a run trained with these arguments, compared with clean examples."""
     spectrum = watched(experiment, arguments)
     grid = run.statistics.grid
     if spectrum is None and "frame" not in grid.names:
@@ -33,11 +33,12 @@ def extra(experiment: Experiment, arguments: list[str], run: Run, x0: Tensor) ->
 
 
 def compare(x0: Tensor, clean: Tensor, grid: Grid, spectrum: Spectrum | None) -> dict[str, float]:
-    """Return numbers about samples (count, channels, *grid) beside clean examples, 0 dB where they agree.
+    """Return metrics of samples `(count, channels, *grid)` compared with clean examples, in dB; 0 dB if they agree.
 
-    `frame_change_db`, of videos: 20 log10 of the mean absolute difference of neighbouring frames over that of the clean
-    examples. With the spectrum of a corruption, `watched_db`: 10 log10 of the power at the corrupted frequencies over
-    the clean examples'; and `elsewhere_db`: the root mean square of the same over rings of all other frequencies.
+    `frame_change_db`, for videos, is 20 log10 of the mean absolute difference between neighbouring frames, divided by
+    the same for clean examples. With the spectrum of a corruption, `watched_db` is 10 log10 of the power at the
+    corrupted frequencies divided by the power of clean examples there, and `elsewhere_db` is the root mean square of
+    this ratio over rings of all other frequencies.
     """
     values = {}
     if "frame" in grid.names:
@@ -57,15 +58,15 @@ def compare(x0: Tensor, clean: Tensor, grid: Grid, spectrum: Spectrum | None) ->
 
 def decibels(ratio: float, factor: int = 10) -> float:
     """Return a ratio in decibels, at least `LEAST`."""
-    # In this order a ratio that is not a number stays so.
+    # With this order of the arguments, NaN is returned unchanged.
     return max(factor * log10(ratio), LEAST) if ratio != 0 else LEAST
 
 
 def watched(experiment: Experiment, arguments: list[str]) -> Spectrum | None:
-    """Return the spectrum of the corruption that these arguments name, or else of the only one in the experiment."""
+    """Return the spectrum of the corruption in these arguments, or else of the only corruption in the experiment."""
     described = _corruption(arguments)
     if described is None:
-        # Arms differ in more than their corruption, and a configuration takes a while to compose.
+        # Arms also differ in other arguments, and composing a configuration takes time.
         each = {_named(words): words for words in (experiment.arguments(arm, 0, "cpu") for arm in experiment.arms)}
         found = {json.dumps(_corruption(words)) for named, words in each.items() if named}
         if len(found) != 1:

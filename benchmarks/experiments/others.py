@@ -1,4 +1,4 @@
-"""Sections of the page of results about what other benchmarks measured, which are no trainings to compare."""
+"""Sections of the results page about other benchmarks, which do not compare training runs."""
 
 from __future__ import annotations
 
@@ -9,28 +9,29 @@ from benchmarks.experiments.sections import NOT_RUN, markdown
 from benchmarks.rows import rows
 
 WHITE = "runs/experiments/seed_0_57616b65"
-"""Where `benchmarks.experiments` leaves the training of white noise on MNIST, seed 0."""
+"""Folder in which `benchmarks.experiments` stores the training run with white noise on MNIST, seed 0."""
 
 SPEED = {
-    "diffusers_over_ours": "diffusers over ours, white noise",
-    "diffusers_over_ours_coloured": "diffusers over ours, coloured noise",
-    "coloured_over_white": "ours, coloured over white noise",
+    "diffusers_over_ours": "diffusers / ours, white noise",
+    "diffusers_over_ours_coloured": "diffusers / ours, coloured noise",
+    "coloured_over_white": "ours, coloured / white noise",
 }
 
 
 def inverse_problems(path: Path) -> str:
-    """Return what guidance makes of inverse problems, and how far U-turns get."""
+    """Return the section on inverse problems solved by guidance, and on U-turns."""
     command = f"python -m benchmarks.inverse_problems --run {WHITE}"
     said = [
         "## Inverse problems and U-turns",
-        "*How well are held-out images restored by guidance of a network, and by their spectrum alone?*",
+        "*How well does guidance of a network restore held-out images, compared with the spectrum alone?*",
     ]
     tables = inverse.tables(path)
     if not tables:
-        return "\n\n".join([*said, f"**Not measured.** `{command}` makes it."])
+        return "\n\n".join([*said, f"**Not measured.** Run `{command}` to measure it."])
     said += [
         f"{NOT_RUN}\n```bash\n{command}\n```",
-        "Means ± standard deviations over seeds; a run is named by its folder.",
+        "Means ± standard deviations over seeds. Each table begins with the folder of the run. The consistency is the "
+        "error of the measurement as a multiple of its noise: 1 for the true images.",
     ]
     for table in tables:
         cells = zip(*(column.cells for column in table.columns), strict=True)
@@ -40,7 +41,7 @@ def inverse_problems(path: Path) -> str:
 
 
 def speed(path: Path) -> str:
-    """Return how the time of a training step compares with diffusers'."""
+    """Return the section on the time of a training step compared with diffusers'."""
     lines, machines = [], []
     for row in rows("peers_speed", path):
         threads = f"{row['arm']['threads']} threads, {row['repeats']} paired repeats"
@@ -50,10 +51,10 @@ def speed(path: Path) -> str:
             lines.append([name, threads, f"{found['median']:.3f}", f"{found['low']:.3f} to {found['high']:.3f}"])
     command = "python -m benchmarks.peers speed"
     said = [
-        "## The time of a step beside diffusers'",
-        "*Same network, same data; medians of paired, interleaved steps.*",
+        "## Time of a training step compared with diffusers'",
+        "*How long does a step take with the same network and data? Medians of paired, interleaved steps.*",
     ]
     if not lines:
-        return "\n\n".join([*said, f"**Not measured.** `{command}` makes it."])
+        return "\n\n".join([*said, f"**Not measured.** Run `{command}` to measure it."])
     table = markdown(["ratio of times", "measured", "median", "lower to upper quartile"], lines)
     return "\n\n".join([*said, f"{NOT_RUN}\n```bash\n{command}\n```", table, *machines])

@@ -1,4 +1,4 @@
-"""The pictures of the page of results: an arm's distance at every seed, and its power over frequency."""
+"""The figures on the results page: the distance of each arm for every seed, and power as a function of frequency."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from matplotlib.figure import Figure
 from benchmarks.experiments.design import REAL
 
 Values = Mapping[str, Sequence[float]]
-"""For each arm one number of each seed."""
+"""For each arm, one number per seed."""
 Curves = Mapping[str, Sequence[Sequence[float]]]
-"""For each arm one curve of each seed: zero frequency, and rings of equal width up to the corner."""
+"""For each arm, one curve per seed: zero frequency, and rings of equal width up to the corner of the spectrum."""
 
 
 @dataclass(frozen=True)
 class Picture:
-    """What a picture shows: `panels` of distances and spectra, and frequencies that are `corrupted`, by their names."""
+    """The content of a figure: `panels` of distances and spectra, and `corrupted` frequencies, both by panel name."""
 
     name: str
     panels: Mapping[str, tuple[Values, Curves]]
@@ -30,12 +30,12 @@ class Picture:
 
 
 LOWEST = -15
-"""Decibels that spectra are drawn down to: frequencies that are left out have next to no power."""
+"""Lower limit of plotted spectra in decibels, because omitted frequencies have practically no power."""
 COLOURS = ("#333333", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c564b", "#7f7f7f", "#bcbd22")
 
 
 def draw(picture: Picture) -> Figure:
-    """Draw a row for each panel: distances with their standard errors on the left, spectra on the right."""
+    """Plot a row for each panel: distances with their standard errors on the left, spectra on the right."""
     panels = picture.panels
     heights = [0.9 + 0.3 * max(len(values), 5) for values, _ in panels.values()]
     figure = Figure(figsize=(10, sum(heights) + 0.3), layout="constrained")
@@ -49,13 +49,13 @@ def draw(picture: Picture) -> Figure:
         _spectra(right, {arm: curves[arm] for arm in values if arm in curves}, colours, picture.corrupted.get(name))
         left.set_title(name, loc="left", fontsize="medium")
         if REAL in values:
-            # Drawn as a point it would leave the arms no room.
+            # Plotted as a point, it would leave no room for the arms.
             left.set_title(f"{REAL}: {mean(values[REAL]):.3f}", loc="right", fontsize="small")
     return figure
 
 
 def short(arm: str) -> str:
-    """Return the name of an arm without the panel it belongs to."""
+    """Return the name of an arm without the name of its panel."""
     return arm.split(": ")[-1]
 
 
@@ -83,12 +83,12 @@ def _spectra(plot: Axes, curves: Curves, colours: Mapping[str, str], corrupted: 
         return
     rings = max(len(seeds[0]) for seeds in curves.values()) - 1
     if corrupted is not None:
-        low, high = (0.5 + rings * share for share in corrupted)
+        low, high = (0.5 + rings * edge for edge in corrupted)
         plot.axvspan(low, high, color="#cccccc", alpha=0.5, linewidth=0)
     plot.set_xticks(
         range(rings + 1), ["zero", *(f"{(ring + 0.5) / rings:.2f}" for ring in range(rings))], fontsize="small"
     )
-    plot.set(xlabel="frequency, share of the highest", ylabel="power over the data's, dB")
+    plot.set(xlabel="frequency, fraction of the highest", ylabel="power relative to the data, dB")
     if min(value for seeds in curves.values() for curve in seeds for value in curve) < LOWEST:
         plot.set_ylim(bottom=LOWEST)
     plot.grid(alpha=0.3)

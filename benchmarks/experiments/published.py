@@ -1,4 +1,4 @@
-"""What the papers report, to stand beside what is measured here: distances of their own metric, so by their ratio."""
+"""Results from the papers, for comparison with ours: FIDs of the papers' own metric, so only ratios are comparable."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Published:
-    """Inception distances of an arm and of white noise in the same setting."""
+    """Inception distances (FID) of an arm and of white noise in the same setting."""
 
     white: float
     value: float
@@ -15,14 +15,14 @@ class Published:
 
     @property
     def relative(self) -> float:
-        """Return the relative change, negative where the arm is better."""
+        """Return the relative change, which is negative if the arm is better."""
         return self.value / self.white - 1
 
 
 PUBLISHED: dict[str, dict[str, Published]] = {
     "power_law_mnist": {"papers -.06": Published(0.42, 0.28)},
     "omission_mnist": {
-        # they draw the corruption again each time
+        # the papers draw the corruption again each time
         "[.2,.3] redrawn: papers' omission": Published(3.66, 3.04),
         "[.1,.2]: papers' omission": Published(3.23, 2.76),
         "[.2,.3]: papers' omission": Published(3.66, 3.04),
@@ -34,7 +34,7 @@ PUBLISHED: dict[str, dict[str, Published]] = {
         "[.8,.9]: papers' omission": Published(3.47, 2.51),
     },
 }
-"""By experiment and arm. Only arms of the papers' own method have an entry."""
+"""Published results by experiment and arm. Only arms with the papers' own method have an entry."""
 
 BEST_EXPONENTS: dict[str, tuple[Published, str]] = {
     "MNIST": (Published(0.42, 0.28), "-.06"),
@@ -44,4 +44,4 @@ BEST_EXPONENTS: dict[str, tuple[Published, str]] = {
     "FFHQ": (Published(1.11, 1.04), ""),
     "ImageNet-256 (latent)": (Published(8.68, 7.55), "-.04"),
 }
-"""The papers' best power law on each of their data sets, and its exponent where they name it."""
+"""The papers' best power law on each of their datasets, and its exponent if it is stated."""

@@ -1,4 +1,4 @@
-"""What was measured of an experiment, as numbers, and what the page looks at in it."""
+"""The measured results of an experiment, as numbers, and the metrics on which the page focuses."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ FOCUS: Mapping[str, tuple[str, ...]] = {
     "flicker_video": ("watched_db", "elsewhere_db", "frame_change_db"),
     "hum_audio": ("watched_db", "elsewhere_db"),
 }
-"""Metrics that conclusions are drawn from, the first of which is drawn; of other experiments these:"""
+"""Metrics from which conclusions are drawn; the first one is plotted. Other experiments use `USUAL`."""
 USUAL = ("frechet_distance", "spectrum_error_db")
 
 
 @dataclass(frozen=True)
 class Results:
-    """Rows of an experiment at one size, as numbers by arm, seed and metric, and as they are."""
+    """The rows of an experiment at one size: as numbers by arm, seed and metric, and unchanged (`raw`)."""
 
     experiment: Experiment
     size: str
@@ -32,7 +32,7 @@ class Results:
 
     @classmethod
     def read(cls, experiment: Experiment, size: str, path: Path) -> Results:
-        """Read what was measured."""
+        """Read the rows of an experiment from the results file."""
         raw = found(experiment, size, path)
         return cls(
             experiment, size, raw, {arm: {s: flat(row) for s, row in seeds.items()} for arm, seeds in raw.items()}
@@ -40,25 +40,25 @@ class Results:
 
     @property
     def metrics(self) -> list[Metric]:
-        """Return the metrics that some row has."""
+        """Return the metrics that occur in at least one row."""
         rows = [row for seeds in self.numbers.values() for row in seeds.values()]
         return [metric for metric in METRICS if any(metric.key in row for row in rows)]
 
     @property
     def focus(self) -> list[Metric]:
-        """Return the metrics that conclusions are drawn from, as far as they were measured."""
+        """Return the measured metrics from which conclusions are drawn."""
         names = FOCUS.get(self.experiment.name, USUAL)
         return sorted((m for m in self.metrics if m.key in names), key=lambda metric: names.index(metric.key))
 
     @property
     def pairs(self) -> list[tuple[str, str]]:
-        """Return each measured arm with the one it is compared with, if that was measured."""
+        """Return each measured arm with the arm that it is compared with, if both were measured."""
         each = [(arm, self.experiment.other(arm)) for arm in self.numbers if arm not in self.experiment.untrained]
         return [(arm, other) for arm, other in each if other in self.numbers and other is not None]
 
 
 def flat(row: Mapping[str, Any]) -> dict[str, float]:
-    """Return the finite numbers of a row, those of a mapping inside it by `name.key`."""
+    """Return the finite numbers of a row; numbers in a nested mapping have the key `name.key`."""
     values: dict[str, float] = {}
     for name, value in row.items():
         inside = value if isinstance(value, Mapping) else {}

@@ -1,4 +1,4 @@
-"""Train and judge the arms of experiments, whatever of them has no row yet."""
+"""Train and evaluate the arms of experiments that have no row yet."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PERMISSION = ("allow_targets=[benchmarks]",)
 
 
 def measure(experiment: Experiment, options: argparse.Namespace, arms: list[str], path: Path = RESULTS) -> None:
-    """Train and judge what has no row yet, all arms of one seed before the next; or print the commands."""
+    """Train and evaluate all arms without a row, one seed after another; or print the commands."""
     wanted = [
         {"arm": arm, "size": options.size, "seed": seed}
         for seed in options.seeds for arm in (*arms, *experiment.untrained)
@@ -36,7 +36,7 @@ def measure(experiment: Experiment, options: argparse.Namespace, arms: list[str]
     for row in missing(experiment.name, wanted, path):
         name, seed = row["arm"], row["seed"]
         untrained = name in experiment.untrained
-        # Real examples are judged as the run of the first arm is, with whose classifier and reference.
+        # Real examples are evaluated with the classifier and reference of the first arm's run.
         arguments = experiment.arguments(next(iter(experiment.arms)) if untrained else name, seed, options.size)
         run_dir = options.work / run_folder(arguments)
         if options.commands:
@@ -55,7 +55,7 @@ def measure(experiment: Experiment, options: argparse.Namespace, arms: list[str]
 
 
 def drawn(experiment: Experiment, run: Run, seed: int) -> tuple[Tensor, Tensor | None]:
-    """Draw samples of a run and return them with their classes."""
+    """Draw samples from a run, and return them with their classes."""
     config = configuration.load("sample", [f"sampler={experiment.sampler}", "run_dir=none"])["sampler"]
     sampler = Builder().build(config, Sampler, "sampler", statistics=run.statistics)  # type: ignore[type-abstract]
     times = time_steps(run.denoiser.process.schedule, experiment.steps)
@@ -63,17 +63,19 @@ def drawn(experiment: Experiment, run: Run, seed: int) -> tuple[Tensor, Tensor |
 
 
 def real(experiment: Experiment, run: Run, arm: str, seed: int) -> tuple[Tensor, Tensor | None]:
-    """Return clean examples that are not those of the reference, without a band if the arm says so."""
+    """Return clean examples outside the reference, with a band removed if the arm is in `without`."""
     needed = experiment.reference + experiment.count * (seed + 1)
     if needed > len(run.examples):
-        raise SystemExit(f"{experiment.name}: seed {seed} needs {needed:,} real examples, and there are fewer")
+        raise SystemExit(
+            f"{experiment.name}: seed {seed} needs {needed:,} real examples, but there are only {len(run.examples):,}"
+        )
     places = fixed_order(run.examples, needed)
     batch = run.examples.batch(places[-experiment.count :])
     if arm not in experiment.without:
         return batch.x0, batch.labels
     low, high = experiment.without[arm]
     outside = SpectralCovariance(Outside(Band(low, high, unit="diagonal")), run.statistics.grid)
-    # As a blind model that omits the band has it: the mean of the data there.
+    # A projected model that omits the band also has the mean of the data there.
     mean = run.statistics.mean.to(batch.x0)
     return mean + outside.project(batch.x0 - mean), batch.labels
 
@@ -88,7 +90,7 @@ def judge(experiment: Experiment, run: Run, x0: Tensor, labels: Tensor | None) -
 
 
 def ring_errors(x0: Tensor, statistics: DataStatistics, rings: int = 8) -> list[float]:
-    """Return 10 log10 of generated over real power, in zero frequency and rings of equal width up to the corner."""
+    """Return 10 log10 of generated over real power, at zero frequency and in rings of equal width up to the corner."""
     power = DataStatistics.measure([x0], statistics.grid).power.mean(0)
     real = statistics.power.mean(0)
     ratios = [float((power * weight).sum() / (real * weight).sum()) for _, _, weight in statistics.grid.bands(rings)]

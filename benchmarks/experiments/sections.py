@@ -1,4 +1,4 @@
-"""One experiment on the page of results: its question, command and conditions, conclusions by rule, tables, picture."""
+"""The section of an experiment on the results page: question, commands, conditions, conclusions, tables and figure."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ from benchmarks.experiments.verdicts import (
 )
 
 SEEDS = (0, 1, 2)
-"""What `python -m benchmarks.experiments` trains by default."""
+"""The seeds that `python -m benchmarks.experiments` trains by default."""
 NOTES: Mapping[str, str] = {
-    "omission_mnist": "The arm `real without it`, real digits with the band set to the mean, is the best that leaving "
-    "a band out can give. The papers' omission ends at zero there, and its network sees the corruption in training. "
-    "The corruption has a standard deviation of 1; at 16×16 that is about 16, 25 and 47 times the power of clean "
-    "digits in the bands from .1, .2 and .4. What restores the band, in the data or in the network, can do better than "
-    "leaving it out.",
+    "omission_mnist": "The arm `real without it` consists of real digits with the band set to the mean: omitting the "
+    "band cannot give better results. With the papers' omission, the band of the samples is zero, and the network sees "
+    "the corruption in training. The corruption has a standard deviation of 1; at 16×16 that is about 16, 25 and 47 "
+    "times the power of clean digits in the bands that begin at .1, .2 and .4. Methods that restore the band, in the "
+    "data or in the network, can give better results than omission.",
 }
-"""What to know of an experiment before its numbers."""
+"""Notes that precede the numbers of an experiment."""
 NOT_RUN = "<!-- not run: trains for minutes to hours -->"
-"""Why the tests of the docs do not run the commands on the page."""
+"""The reason why the tests of the docs do not run the commands on the page."""
 
 
 def section(experiment: Experiment, path: Path, command: str | None = None) -> tuple[str, list[Picture]]:
-    """Return an experiment's part of the page, and the pictures it shows; `command` makes it, if not the runner."""
+    """Return the section of an experiment, and its figures; `command` measures it, by default the runner's command."""
     command = command or runner(experiment)
     said = [f"## {experiment.title}", f"*{experiment.question}*", NOTES.get(experiment.name, "")]
     said.append(commands(experiment, command))
@@ -62,12 +62,12 @@ def section(experiment: Experiment, path: Path, command: str | None = None) -> t
 
 
 def runner(experiment: Experiment) -> str:
-    """Return the command that makes what is missing of an experiment."""
+    """Return the command that measures the missing rows of an experiment."""
     return f"python -m benchmarks.experiments {experiment.name}"
 
 
 def commands(experiment: Experiment, command: str) -> str:
-    """Return the command of the experiment, and that of one training of it."""
+    """Return the command of the experiment, and the command of one of its training runs."""
     first = next(iter(experiment.arms))
     words = [shlex.quote(word) for word in [*experiment.arguments(first, 0, "cpu"), f"run_dir=runs/{experiment.name}"]]
     lines, line = [], "multisagd train"
@@ -78,11 +78,11 @@ def commands(experiment: Experiment, command: str) -> str:
         line += f" {word}"
     one = "\n".join([*lines, line])
     block = f"{NOT_RUN}\n```bash\n{command}\n{one}\n```"
-    return f"{block}\n\nThe second is the training of `{first}` alone; arms are below."
+    return f"{block}\n\nThe second command trains only `{first}`; what the other arms add to it is listed below."
 
 
 def conditions(results: Results) -> str:
-    """Return under which conditions the rows were measured, each stated once if it is the same in all of them."""
+    """Return the conditions under which the rows were measured, each stated once if it is the same in all rows."""
     rows = [row for seeds in results.raw.values() for row in seeds.values()]
     untrained = results.experiment.untrained
     trained = [row for arm, seeds in results.raw.items() if arm not in untrained for row in seeds.values()]
@@ -93,8 +93,8 @@ def conditions(results: Results) -> str:
     }
     return (
         f"Samples seen: {_each(row.get('samples_seen') for row in trained)}. "
-        f"Judged by {_each(row.get('count') for row in rows)} samples, drawn in "
-        f"{_each(row.get('steps') for row in trained)} steps of `{results.experiment.sampler}`, against "
+        f"Evaluated with {_each(row.get('count') for row in rows)} samples, drawn in "
+        f"{_each(row.get('steps') for row in trained)} steps of `{results.experiment.sampler}`, compared with "
         f"{_each(row.get('reference') for row in rows)} examples. {'; '.join(sorted(versions))}."
     )
 
@@ -104,18 +104,18 @@ def _each(values: Iterable[int | None]) -> str:
 
 
 def headlines(results: Results) -> list[str]:
-    """Return the answers to what the experiment asks."""
+    """Return the answers to the question of the experiment."""
     arms = results.experiment.arms
     if {claims.WHOLE, claims.ZERO, claims.SLOPE} <= set(arms):
         return claims.attribute(results.numbers)
     if expected := claims.bands(results.experiment.cpu_arms or arms):
         return claims.aims(results.numbers, expected)
     said = [line for metric in results.focus[:1] for line in sorted_out(results.numbers, results.pairs, metric)]
-    return said or ["No two arms to compare have a seed in common: nothing can be concluded yet."]
+    return said or ["No two arms that are compared have a seed in common, so nothing can be concluded yet."]
 
 
 def conclusions(results: Results) -> list[str]:
-    """Return all that the numbers say by the rules of `verdicts` and `claims`."""
+    """Return all conclusions by the rules of `verdicts` and `claims`."""
     said = headlines(results)
     said += claims.closing(results.numbers, claims.bands(results.numbers))
     for metric in results.focus:
@@ -124,24 +124,24 @@ def conclusions(results: Results) -> list[str]:
 
 
 def failures(results: Results) -> list[str]:
-    """Return what did not work: aims not met, arms worse than what they should beat or not judged, diverged runs."""
+    """Return the failures: aims not met, arms worse than the arm to beat, arms without a verdict, and diverged runs."""
     said = [line for line in headlines(results) if claims.NOT_MET in line]
     pairs = [(arm, other) for arm, other in results.pairs if other != claims.CLEAN]
     for metric in results.focus[:1]:
         said += detected_worse(results.numbers, pairs, metric)
     for arm, seeds in results.numbers.items():
         lost = [seed for seed, row in seeds.items() if not any(metric.key in row for metric in results.metrics)]
-        said += [f"`{arm}`, {_seeds(lost)}: nothing finite came out."] if lost else []
+        said += [f"`{arm}`, {_seeds(lost)}: no result is finite."] if lost else []
     return said
 
 
 def bullets(lines: Sequence[str]) -> str:
-    """Return a list."""
+    """Format lines as a list."""
     return "\n".join(f"- {line}" for line in lines)
 
 
 def table(results: Results) -> str:
-    """Return means and standard errors of every arm, real data last."""
+    """Return the table of means and standard errors of every arm, with real data last."""
     lines = []
     for arm, seeds in results.numbers.items():
         cells = [[row[metric.key] for row in seeds.values() if metric.key in row] for metric in results.metrics]
@@ -151,7 +151,7 @@ def table(results: Results) -> str:
 
 
 def paired(results: Results) -> str:
-    """Return differences seed by seed, and the relative change of the distance beside the papers'."""
+    """Return the table of differences seed by seed, and the relative change of the distance next to the papers'."""
     published = PUBLISHED.get(results.experiment.name, {})
     chosen = next((m for m in results.focus if m.better == "less" and not m.decibels), None)
     lines = []
@@ -163,40 +163,40 @@ def paired(results: Results) -> str:
         lines.append([arm, other, *differences, *moved, *([theirs] if published else []), verdict(lead)])
     if not lines:
         return ""
-    heads = ["arm", "minus", *(metric.compared for metric in results.metrics)]
-    heads += [] if chosen is None else [f"relative, {chosen.title}"]
-    heads += ["the papers', FID"] if published else []
+    heads = ["arm", "difference from", *(metric.compared for metric in results.metrics)]
+    heads += [] if chosen is None else [f"relative change, {chosen.title}"]
+    heads += ["papers' relative change, FID"] if published else []
     return markdown([*heads, f"verdict, {results.focus[0].compared}" if results.focus else "verdict"], lines)
 
 
 def share(values: Sequence[float]) -> str:
-    """Write the mean of relative changes, and its standard error, in percent."""
+    """Format the mean of relative changes, and its standard error, in per cent."""
     estimate = Estimate.of(values)
     return estimate.percent(digits=1, sign="+") if estimate is not None else ""
 
 
 def markdown(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """Return a table."""
+    """Format a table."""
     rows = [heads, ["---"] * len(heads), *lines]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 def missing(results: Results, command: str) -> str:
-    """Say what has no row yet, and the command that makes it."""
+    """Return what has no row yet, and the command that measures it."""
     experiment = results.experiment
     wanted = experiment.arms if results.size == "gpu" else experiment.cpu_arms or experiment.arms
     command += " --size gpu" if results.size == "gpu" else ""
     if not results.raw:
-        return f"**Not measured.** `{command}` makes it."
+        return f"**Not measured.** Run `{command}` to measure it."
     gaps: dict[tuple[int, ...], list[str]] = {}
     for arm in (*wanted, *experiment.untrained):
         gaps.setdefault(tuple(seed for seed in SEEDS if seed not in results.raw.get(arm, {})), []).append(f"`{arm}`")
     said = [f"{', '.join(names)} ({_seeds(seeds)})" for seeds, names in gaps.items() if seeds]
-    lines = [f"**Not measured**: {'; '.join(said)}. `{command}` makes what is missing."] if said else []
+    lines = [f"**Not measured**: {'; '.join(said)}. `{command}` measures what is missing."] if said else []
     left = [f"`{arm}`" for arm in experiment.arms if arm not in wanted and arm not in results.raw]
     if left:
         lines.append(
-            f"Left out for time on a CPU: {', '.join(left)}. `{runner(experiment)} --all-arms` trains them too."
+            f"Not trained on a CPU, to save time: {', '.join(left)}. `{runner(experiment)} --all-arms` trains them too."
         )
     return "\n\n".join(lines)
 
@@ -206,16 +206,16 @@ def _seeds(seeds: Sequence[int]) -> str:
 
 
 def arms(experiment: Experiment) -> str:
-    """List what each arm adds to the arguments of all."""
+    """Return the list of arguments that each arm adds to the common ones."""
     lines = [[arm, " ".join(f"`{word}`" for word in words)] for arm, words in experiment.arms.items() if words]
     listed = markdown(["arm", "adds"], lines)
     return f"<details><summary>What each arm adds to the command</summary>\n\n{listed}\n\n</details>"
 
 
 def drawn(results: Results) -> Picture:
-    """Return what the picture of an experiment shows: one panel, or one for each band that arms are named after.
+    """Return the content of an experiment's figure: one panel, or one for each band that arms are named after.
 
-    A panel without a number is left out, and with the last of them the picture.
+    Panels without a number are omitted; a figure without panels is not shown.
     """
     experiment = results.experiment
     metric = results.focus[0] if results.focus else FRECHET

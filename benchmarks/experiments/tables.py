@@ -28,7 +28,7 @@ def found(experiment: Experiment, size: str, path: Path = RESULTS) -> dict[str, 
 
 
 def with_error(values: Sequence[float], digits: int = 3, sign: str = "") -> str:
-    """Write the mean of some values, and its standard error if there is more than one; nothing without values."""
+    """Format the mean of some values, and its standard error if there are several; empty if there are no values."""
     if not values:
         return ""
     shown = f"{mean(values):{sign}.{digits}f}"
@@ -36,25 +36,25 @@ def with_error(values: Sequence[float], digits: int = 3, sign: str = "") -> str:
 
 
 def finite(seeds: Mapping[int, Any], metric: str) -> dict[int, float]:
-    """Return an arm's finite values of a metric by seed: a run that diverged has none."""
+    """Return an arm's finite values of a metric by seed; a diverged run has no finite value."""
     each = {seed: seeds[seed].get(metric) for seed in sorted(seeds)}
     return {seed: value for seed, value in each.items() if value is not None and isfinite(value)}
 
 
 def differences(mine: Mapping[int, Any], theirs: Mapping[int, Any], metric: str) -> list[float]:
-    """Return the differences of two arms in a metric, for the seeds that both have it of."""
+    """Return the differences between two arms in a metric, for the seeds for which both have a value."""
     own, others = finite(mine, metric), finite(theirs, metric)
     return [value - others[seed] for seed, value in own.items() if seed in others]
 
 
 def show(experiment: Experiment, size: str, path: Path = RESULTS) -> None:
-    """Print means and standard errors, and what each arm changes."""
+    """Print the table of means and standard errors, and the table of differences."""
     measured = found(experiment, size, path)
     if not measured:
-        print(f"{experiment.name}: nothing was measured at size {size}")
+        print(f"{experiment.name}: nothing has been measured at size {size}")
         return
     table = Table("arm", *METRICS.values(), "seeds", box=box.SIMPLE, title=f"{experiment.title} ({size})")
-    paired = Table("arm", "minus", *METRICS.values(), box=box.SIMPLE, title="differences seed by seed")
+    paired = Table("arm", "difference from", *METRICS.values(), box=box.SIMPLE, title="differences seed by seed")
     for arm, seeds in measured.items():
         cells = [with_error(list(finite(seeds, metric).values())) for metric in METRICS]
         table.add_row(arm, *cells, str(len(seeds)))

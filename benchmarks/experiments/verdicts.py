@@ -1,4 +1,4 @@
-"""The rules by which the page of results concludes: paired differences over seeds, and nothing judged by eye."""
+"""The rules for the conclusions on the results page, from paired differences over seeds; nothing is judged by eye."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Measured = Mapping[str, Mapping[int, Mapping[str, float]]]
 
 @dataclass(frozen=True)
 class Metric:
-    """A number of a row, and which way is better: `less`, `more`, or nearer to `zero`."""
+    """A number in a row, and the direction of improvement: `less`, `more`, or closer to `zero`."""
 
     key: str
     title: str
@@ -26,16 +26,16 @@ class Metric:
 
     @property
     def decibels(self) -> bool:
-        """Whether it is a logarithm of a ratio, of which a percentage means nothing."""
+        """Whether the metric is in decibels, so that a relative change is meaningless."""
         return "_db" in self.key
 
     @property
     def compared(self) -> str:
-        """Name what arms are compared by."""
+        """The name of the quantity by which arms are compared."""
         return f"{self.title} from 0" if self.better == "zero" else self.title
 
     def size(self, value: float) -> float:
-        """Return what arms are compared by: the value, or how far it is from zero where that is what counts."""
+        """Return the quantity by which arms are compared: the value, or its absolute value if `better` is `zero`."""
         return abs(value) if self.better == "zero" else value
 
 
@@ -50,16 +50,16 @@ METRICS = (
     Metric("watched_db", "power where the data were corrupted, dB", "zero"),
     Metric("elsewhere_db", "spectrum elsewhere, dB"),
 )
-"""In the order of the tables; a table has those that its rows have."""
+"""The metrics in the order of the tables; a table contains the metrics of its rows."""
 
 
 ENOUGH = 3
-"""Seeds that a verdict needs."""
+"""Number of seeds that a verdict needs."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Mean and standard error of paired differences, one of each seed; one alone has no standard error (`nan`)."""
+    """Mean and standard error of paired differences, one per seed; for a single seed the standard error is NaN."""
 
     mean: float
     error: float
@@ -67,16 +67,16 @@ class Estimate:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Estimate | None:
-        """Estimate from what seeds there are; None without any."""
+        """Estimate from the values of all seeds; None if there are no values."""
         if not values:
             return None
         return cls(mean(values), stdev(values) / sqrt(len(values)) if len(values) > 1 else nan, len(values))
 
     @classmethod
     def ratio(cls, parts: Sequence[float], wholes: Sequence[float]) -> Estimate | None:
-        """Estimate the ratio of two means of paired values, its error to first order (the delta method).
+        """Estimate the ratio of two means of paired values, with its error to first order (the delta method).
 
-        None without any, or where the whole is zero.
+        None if there are no values, or if the mean of `wholes` is zero.
         """
         if not parts or mean(wholes) == 0:
             return None
@@ -86,35 +86,35 @@ class Estimate:
 
     @property
     def enough(self) -> bool:
-        """Whether it is of as many seeds as a verdict needs."""
+        """Whether there are enough seeds for a verdict."""
         return self.count >= ENOUGH
 
     @property
     def detected(self) -> bool:
-        """Whether it is of enough seeds and more than two standard errors from zero."""
+        """Whether there are enough seeds, and the mean is more than two standard errors from zero."""
         return self.enough and abs(self.mean) > 2 * self.error
 
     @property
     def positive(self) -> bool:
-        """Whether it is detected and above zero."""
+        """Whether a difference is detected and positive."""
         return self.detected and self.mean > 0
 
     @property
     def clear(self) -> bool:
-        """Whether the 95 % confidence interval of so many seeds (Student's t) leaves zero out."""
+        """Whether there are enough seeds, and the 95 % confidence interval (Student's t) excludes zero."""
         return self.enough and abs(self.mean) > float(student.ppf(0.975, self.count - 1)) * self.error
 
     def __str__(self) -> str:
         return f"{self.mean:.3f} ± {self.error:.3f}" if self.count > 1 else f"{self.mean:.3f}"
 
     def percent(self, digits: int = 0, sign: str = "") -> str:
-        """Write it in percent."""
+        """Format the mean and its standard error in per cent."""
         error = f" ± {100 * self.error:.{digits}f}" if self.count > 1 else ""
         return f"{100 * self.mean:{sign}.{digits}f}{error} %"
 
 
 def gain(measured: Measured, arm: str, other: str, metric: Metric = FRECHET) -> Estimate | None:
-    """Return by how much an arm is better than another, seed by seed; None if no seed has both."""
+    """Return how much better an arm is than another, paired by seed; None if no seed has both."""
     if arm not in measured or other not in measured:
         return None
     moved = changes(measured, arm, other, metric)
@@ -122,7 +122,7 @@ def gain(measured: Measured, arm: str, other: str, metric: Metric = FRECHET) -> 
 
 
 def changes(measured: Measured, arm: str, other: str, metric: Metric) -> list[float]:
-    """Return an arm's metric minus another's, seed by seed; where it should be near zero, the difference in size."""
+    """Return an arm's metric minus another's, seed by seed; if `better` is `zero`, of their absolute values."""
     mine, theirs = (
         {seed: metric.size(row[metric.key]) for seed, row in measured[name].items() if metric.key in row}
         for name in (arm, other)
@@ -134,10 +134,10 @@ def relative(measured: Measured, arm: str, other: str, metric: Metric = FRECHET)
     """Return the relative changes of a metric, seed by seed.
 
     Raises:
-        ValueError: for a metric in decibels.
+        ValueError: If the metric is in decibels.
     """
     if metric.decibels:
-        raise ValueError(f"{metric.title}: a relative change of decibels means nothing; take the difference")
+        raise ValueError(f"{metric.title}: a relative change of decibels is meaningless; use the difference")
     mine, theirs = measured[arm], measured[other]
     return [
         mine[seed][metric.key] / theirs[seed][metric.key] - 1
@@ -147,7 +147,7 @@ def relative(measured: Measured, arm: str, other: str, metric: Metric = FRECHET)
 
 
 def verdict(better_by: Estimate | None) -> str:
-    """Put a gain in words."""
+    """Return the verdict on a gain, in words."""
     if better_by is None or not better_by.enough:
         return no_verdict(0 if better_by is None else better_by.count)
     if not better_by.detected:
@@ -157,12 +157,12 @@ def verdict(better_by: Estimate | None) -> str:
 
 
 def no_verdict(count: int) -> str:
-    """Say that so many seeds are too few."""
+    """Return the statement that this number of seeds is too small for a verdict."""
     return f"{count} seed{'' if count == 1 else 's'}: no verdict"
 
 
 def sorted_out(measured: Measured, pairs: Sequence[tuple[str, str]], metric: Metric) -> list[str]:
-    """Say which arms are better than what they are compared with, which are worse, and which show no difference."""
+    """Report which arms are better than the arm they are compared with, which are worse, and which do not differ."""
     groups: dict[tuple[str, str], list[str]] = {}
     for arm, other in pairs:
         better_by = gain(measured, arm, other, metric)
@@ -177,7 +177,7 @@ def sorted_out(measured: Measured, pairs: Sequence[tuple[str, str]], metric: Met
 
 
 def detected_worse(measured: Measured, pairs: Sequence[tuple[str, str]], metric: Metric) -> list[str]:
-    """Return the arms that are worse than what they are compared with, and those with too few seeds to say so."""
+    """Report the arms that are worse than the arm they are compared with, and the arms with too few seeds."""
     found = {(arm, other): gain(measured, arm, other, metric) for arm, other in pairs}
     said = [
         f"`{arm}` is {verdict(better_by).strip('*')} than `{other}` in {metric.compared}."

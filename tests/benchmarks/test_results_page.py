@@ -118,7 +118,7 @@ def test_differences_and_relative_changes_are_of_seeds_that_have_both_values() -
         (WHOLE, [0.85, 0.84, 0.86], [0.85, 0.86, 0.84], "The gain is partly DC"),
         (WHOLE, SLOPE, [1.00, 0.97, 1.02], "It is undecided whether the gain is DC"),
         (WHOLE, [0.88, 0.90, 0.92], [0.80, 1.10, 0.85], "undecided whether the gain is DC**: one part gains, but no"),
-        (SLOPE, ZERO, SLOPE, "**No gain is detected, so no gain can be DC**: no difference of `papers -.06` from"),
+        (SLOPE, ZERO, SLOPE, "**No gain is detected, so no gain can be DC**: no difference between `papers -.06` and"),
         ([1.30, 1.31, 1.32], SLOPE, SLOPE, "**There is no gain to be DC**: `papers -.06` is worse"),
         (WHOLE, ZERO, SLOPE, "gains 0.290 ± 0.006 (97 ± 3 %) and `slope of -.06 only` 0.000 ± 0.012 (0 ± 4 %)"),
         (WHOLE[:2], ZERO[:2], SLOPE[:2], "Is the gain DC? 2 seeds: no verdict (-0.295 ± 0.005, `papers -.06` against"),
@@ -196,7 +196,7 @@ def test_page_is_current_until_a_row_is_added(tmp_path: Path) -> None:
     text, pictures = page.page(path)
     assert pictures == []
     for experiment, command in page.compared():
-        assert f"**Not measured.** `{command or sections.runner(experiment)}` makes it." in text
+        assert f"**Not measured.** Run `{command or sections.runner(experiment)}` to measure it." in text
     write(path, LAW, {"white": 1.0, claims.WHOLE: WHOLE, REAL: 0.1})
     assert page.stale(path, docs) == ["results.md", "results_power_law_mnist.png"]
     page.write(path, docs)
