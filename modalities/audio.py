@@ -94,7 +94,7 @@ class Audio(Modality):
         self.grid()
 
     @property
-    def sound_channels(self) -> int:
+    def audio_channels(self) -> int:
         """Number of channels of a clip in memory."""
         return 1 if self.mix == "mono" else 2
 
@@ -106,7 +106,7 @@ class Audio(Modality):
     @property
     def channels(self) -> int:
         """Number of channels of an encoded clip."""
-        return self.representation.channels(self.sound_channels)
+        return self.representation.channels(self.audio_channels)
 
     @property
     def suffixes(self) -> tuple[str, ...]:
@@ -181,9 +181,9 @@ class Audio(Modality):
             ValueError: If the shape is different, or there are no samples.
         """
         channels, length = media.shape if media.ndim == 2 else (0, 0)
-        if channels != self.sound_channels or not 1 <= length <= self.samples:
+        if channels != self.audio_channels or not 1 <= length <= self.samples:
             raise ValueError(
-                f"expected a waveform of shape ({self.sound_channels}, 1 to {self.samples}), got {tuple(media.shape)}"
+                f"expected a waveform of shape ({self.audio_channels}, 1 to {self.samples}), got {tuple(media.shape)}"
             )
         sound = media.to(torch.float32)
         if self.short == "repeat":
@@ -230,7 +230,7 @@ class Audio(Modality):
         from modalities.audio_figures import plot_spectrograms
 
         plot_spectrograms(media, self.rate, path, names=names)
-        pause = torch.zeros(self.sound_channels, self.rate // 4)
+        pause = torch.zeros(self.audio_channels, self.rate // 4)
         write_wav(
             torch.cat([part for sound in media for part in (sound, pause)], dim=-1), self.rate, path.with_suffix(".wav")
         )

@@ -38,7 +38,7 @@ class Representation(ABC):
     """Converts waveforms (sound channels, samples), full scale at ±1, to tensors (channels, *grid) and back."""
 
     @abstractmethod
-    def channels(self, sound_channels: int) -> int:
+    def channels(self, audio_channels: int) -> int:
         """Return the number of tensor channels for a number of sound channels."""
 
     @abstractmethod
@@ -77,9 +77,9 @@ class Waveform(Representation):
     def __post_init__(self) -> None:
         _check_positive("scale", self.scale)
 
-    def channels(self, sound_channels: int) -> int:
-        """Return `sound_channels`, the number of audio channels."""
-        return sound_channels
+    def channels(self, audio_channels: int) -> int:
+        """Return `audio_channels`, the number of audio channels."""
+        return audio_channels
 
     def grid(self, samples: int, rate: int) -> Grid:
         """Return the grid (time,), one sample apart."""
@@ -173,9 +173,9 @@ class Stft(Spectrogram):
             raise ValueError(f"power must be above 0 and at most 1 (no compression), got {self.power}")
         _check_positive("scale", self.scale)
 
-    def channels(self, sound_channels: int) -> int:
+    def channels(self, audio_channels: int) -> int:
         """Return twice the number of sound channels: real and imaginary parts."""
-        return 2 * sound_channels
+        return 2 * audio_channels
 
     def grid(self, samples: int, rate: int) -> Grid:
         """Return the grid (frequency, time), rate/window Hz and hop/rate seconds apart."""
@@ -230,9 +230,9 @@ class LogMel(Spectrogram):
         if not -math.inf < self.floor_db < 0:
             raise ValueError(f"floor_db must be negative (decibels below full scale), got {self.floor_db}")
 
-    def channels(self, sound_channels: int) -> int:
-        """Return `sound_channels`, the number of audio channels."""
-        return sound_channels
+    def channels(self, audio_channels: int) -> int:
+        """Return `audio_channels`, the number of audio channels."""
+        return audio_channels
 
     def grid(self, samples: int, rate: int) -> Grid:
         """Return the grid (mel, time), one band and one hop apart."""
