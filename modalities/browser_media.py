@@ -25,29 +25,29 @@ RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
 """Sample rates that MP3 supports, in Hz."""
 
 
-def address(kind: str, data: bytes) -> str:
+def data_url(kind: str, data: bytes) -> str:
     """Return a `data:` URL for bytes of a media type."""
     return f"data:{kind};base64,{base64.b64encode(data).decode()}"
 
 
-def written(name: str, write: Callable[[Path], None]) -> bytes:
+def file_content(name: str, write: Callable[[Path], None]) -> bytes:
     """Return the content of the file that `write` writes under this name."""
     with TemporaryDirectory() as folder:
         write(path := Path(folder) / name)
         return path.read_bytes()
 
 
-def png(picture: Tensor | np.ndarray) -> bytes:
+def png(image: Tensor | np.ndarray) -> bytes:
     """Return 8-bit pixels, a tensor `(1 or 3, height, width)` or array `(height, width, 3)`, as a PNG file."""
     from torchvision.transforms.v2.functional import to_pil_image
 
     file = io.BytesIO()
     # Noise does not compress: higher levels only take longer.
-    to_pil_image(picture).save(file, "PNG", compress_level=1)
+    to_pil_image(image).save(file, "PNG", compress_level=1)
     return file.getvalue()
 
 
-def picture(path: Path) -> tuple[str, bytes, bool]:
+def image_content(path: Path) -> tuple[str, bytes, bool]:
     """Return the media type and content of an image, and whether it is small.
 
     Large images are compressed as WebP.
@@ -71,7 +71,7 @@ def picture(path: Path) -> tuple[str, bytes, bool]:
     return "image/webp", file.getvalue(), small
 
 
-def sound(path: Path) -> tuple[str, bytes, bool]:
+def audio_content(path: Path) -> tuple[str, bytes, bool]:
     """Return the media type and content of an audio clip, and False.
 
     Long clips are compressed as MP3 at 128 kbit/s.
@@ -99,7 +99,7 @@ def sound(path: Path) -> tuple[str, bytes, bool]:
     return "audio/mpeg", file.getvalue(), False
 
 
-def clip(path: Path) -> tuple[str, bytes, bool]:
+def video_content(path: Path) -> tuple[str, bytes, bool]:
     """Return the media type and content of a clip, and whether it is small.
 
     Formats that only some browsers play are re-encoded.
@@ -126,4 +126,4 @@ def clip(path: Path) -> tuple[str, bytes, bool]:
     if not 0 < len(frames) <= maximum:
         raise ValueError(f"it has no frames, or more than {maximum}")
     twice = torch.stack(frames, dim=1).repeat_interleave(2, dim=-2).repeat_interleave(2, dim=-1)
-    return "video/mp4", written("clip.mp4", lambda path: write_video(twice, path, rate)), small
+    return "video/mp4", file_content("clip.mp4", lambda path: write_video(twice, path, rate)), small

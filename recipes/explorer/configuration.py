@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import yaml
 
-from modalities.browser_media import written
+from modalities.browser_media import file_content
 from multisagd import Grid, Spectrum
 from multisagd.analysis.design import DesignedSteps
 from recipes.config.build import Builder
@@ -297,5 +297,5 @@ def archive(settings: Settings, example: Example, group: Mapping[str, Any], step
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as zipped:
         zipped.writestr(f"{FOLDER}/spectrum/explored.yaml", spectrum_yaml(group))
         zipped.writestr(f"{FOLDER}/train.sh", f"{train_command(settings, example)}\n")
-        zipped.writestr(f"{FOLDER}/steps.json", written("steps.json", steps.save))
+        zipped.writestr(f"{FOLDER}/steps.json", file_content("steps.json", steps.save))
     return file.getvalue()

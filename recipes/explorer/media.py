@@ -15,7 +15,7 @@ from torch import Tensor
 from modalities.audio import Audio, write_wav
 from modalities.audio_figures import spectrogram_pixels
 from modalities.base import Dataset, Modality
-from modalities.browser_media import address, png, written
+from modalities.browser_media import data_url, file_content, png
 from modalities.image import Image
 from modalities.representation import Stft, Waveform
 from modalities.video import Video
@@ -92,18 +92,18 @@ class Medium:
 
 
 def _image_tile(media: Any, modality: Image, description: str) -> str:
-    return f'<img alt="{description}" src="{address("image/png", png(media))}">'
+    return f'<img alt="{description}" src="{data_url("image/png", png(media))}">'
 
 
 def _audio_tile(media: Any, modality: Audio, description: str) -> str:
-    spectrogram = address("image/png", png(spectrogram_pixels(media, modality.rate)))
-    audio = address("audio/wav", written("audio.wav", lambda path: write_wav(media, modality.rate, path)))
+    spectrogram = data_url("image/png", png(spectrogram_pixels(media, modality.rate)))
+    audio = data_url("audio/wav", file_content("audio.wav", lambda path: write_wav(media, modality.rate, path)))
     image = f'<img alt="Spectrogram: {description}" src="{spectrogram}">'
     return f'{image}<audio controls preload="none" aria-label="{description}" src="{audio}"></audio>'
 
 
 def _video_tile(media: Any, modality: Video, description: str) -> str:
-    clip = address("video/mp4", written("clip.mp4", lambda path: write_video(media, path, modality.fps)))
+    clip = data_url("video/mp4", file_content("clip.mp4", lambda path: write_video(media, path, modality.fps)))
     return f'<video controls autoplay loop muted playsinline aria-label="{description}" src="{clip}"></video>'
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import gradio as gr
 
-from modalities.browser_media import address
+from modalities.browser_media import data_url
 from recipes.base.errors import RecipeError
 from recipes.explorer import configuration
 from recipes.explorer.configuration import CONTROLS, Settings, axes_choices, first_values, kind, slider, spectrum_group
@@ -96,7 +96,7 @@ class Panel:
         except (RecipeError, ValueError) as error:
             return [mistake(error), KEPT]
         drawn = charts_html([steps_chart(designed, f"{self.medium.name}-schedule")])
-        source = address("application/zip", configuration.archive(settings, example, group, designed.steps))
+        source = data_url("application/zip", configuration.archive(settings, example, group, designed.steps))
         link = (
             f'<a class="download" download="{configuration.FOLDER}.zip" href="{source}">Download '
             f"{configuration.FOLDER}.zip</a>: the spectrum, the command, and the designed steps for "

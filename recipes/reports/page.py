@@ -16,7 +16,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from modalities.browser_media import address, clip, picture, sound
+from modalities.browser_media import audio_content, data_url, image_content, video_content
 from multisagd.addresses import without_secrets
 from multisagd.files import check_file
 from recipes.base.errors import RecipeError
@@ -132,7 +132,7 @@ class Budget:
         if size > self.left:
             raise ValueError("beyond megabytes=…")
         self.left -= size
-        return address(kind, data)
+        return data_url(kind, data)
 
     def note(self, text: str) -> None:
         """Record an omitted file."""
@@ -147,7 +147,7 @@ def item(title: str, path: Path, root: Path, budget: Budget, description: str = 
     """
     found: dict[str, str] = {}
     small = False
-    for suffix, read in ((".png", picture), (".wav", sound), (".mp4", clip)):
+    for suffix, read in ((".png", image_content), (".wav", audio_content), (".mp4", video_content)):
         file = path.with_suffix(suffix)
         if not file.exists():
             continue

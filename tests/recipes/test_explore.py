@@ -24,7 +24,7 @@ import multisagd as ms
 from modalities.audio import Audio, write_wav
 from modalities.audio_figures import spectrogram_pixels
 from modalities.base import Dataset, Modality
-from modalities.browser_media import png, written
+from modalities.browser_media import file_content, png
 from multisagd.analysis.design import DesignedSteps
 from multisagd.analysis.profiles import axis_profile
 from multisagd.multitaper import statistics_of_one
@@ -239,7 +239,7 @@ def test_browser_media_and_tables_hold_the_media_themselves() -> None:
     picture = torch.randint(0, 256, (3, 20, 30), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
     assert np.array_equal(np.asarray(PIL.Image.open(io.BytesIO(png(picture)))), picture.permute(1, 2, 0))
     sound = 0.5 * torch.sin(torch.arange(1000) / 3)[None]
-    samples, rate = soundfile.read(io.BytesIO(written("it.wav", lambda path: write_wav(sound, 8000, path))))
+    samples, rate = soundfile.read(io.BytesIO(file_content("it.wav", lambda path: write_wav(sound, 8000, path))))
     assert rate == 8000
     np.testing.assert_allclose(samples, sound[0].numpy(), atol=1 / 32768)
     subject = shown("video")
