@@ -1,6 +1,6 @@
 """Conversion of audio files to spectrograms or samples on a grid, at one rate and length, and back.
 
-In memory an audio clip is a float32 tensor (sound channels, samples) with full scale at ±1, sampled at `Audio.rate`. It
+In memory an audio clip is a float32 tensor (audio channels, samples) with full scale at ±1, sampled at `Audio.rate`. It
 is at most `Audio.seconds` long; shorter clips keep their length. `Audio.short` determines how the rest of the grid is
 filled. `modalities.representation` explains the axes of the grids and the spectra on them.
 """
@@ -34,10 +34,10 @@ MAX_GAIN = 10 ** (40 / 20)
 """Largest gain, 40 dB, so that the noise floor of a silent recording is not amplified to an audible level."""
 SHIFTS = (0, 1 / 2, 1 / 4, 3 / 4, 1 / 8, 5 / 8, 3 / 8, 7 / 8)
 """Starts of excerpts, as fractions of the file, tried in turn until one is not silent; they wrap around at its end."""
-SEARCHED = 10
+SEARCH_SECONDS = 10
 """Seconds that are read at a time to find a part of a file that is not silent."""
 
-HEARD_CLIPPING = 0.01
+MAX_CLIPPED = 0.01
 """Fraction of samples beyond full scale above which writing a file logs a warning; a few clipped peaks are normal."""
 
 log = logging.getLogger("multisagd")
@@ -118,7 +118,7 @@ class Audio(Modality):
         return self.representation.grid(self.samples, self.rate)
 
     def load(self, path: Path, seed: int | None = None) -> Tensor:
-        """Read one excerpt of an audio file: float32, shape (sound channels, at most `samples`).
+        """Read one excerpt of an audio file: float32, shape (audio channels, at most `samples`).
 
         Raises:
             ValueError: If the file is empty, not audio, truncated, silent or too short (`short="skip"`), has samples
@@ -129,9 +129,9 @@ class Audio(Modality):
             if self.short == "skip" and length < self.samples:
                 raise ValueError(f"it lasts {length / self.rate:.3g} s, but short=skip needs {self.seconds:g} s")
             for start in self._starts(file, length, seed):
-                sound = self.remix(file.read(start, length))
-                if self._audible(sound).any():
-                    return self.level(sound)
+                waveform = self.remix(file.read(start, length))
+                if self._audible(waveform).any():
+                    return self.level(waveform)
         raise ValueError(f"it is silent: none of its samples reaches silence_db={self.silence_db:g}")
 
     def _starts(self, file: Excerpts, length: int, seed: int | None) -> Iterator[int]:
@@ -141,41 +141,41 @@ class Audio(Modality):
         for shift in SHIFTS if spare else SHIFTS[:1]:
             yield round((first + shift) % 1 * spare)
         # Whether a file is used must not depend on chance: datasets omit rejected files permanently.
-        block = max(length, SEARCHED * self.rate)
+        block = max(length, SEARCH_SECONDS * self.rate)
         for start in range(0, file.samples if spare else 0, block):
             audible = self._audible(self.remix(file.read(start, min(block, file.samples - start))))
             if audible.any():
                 yield max(0, min(spare, start + int(audible.int().argmax()) - length // 2))
                 return
 
-    def _audible(self, sound: Tensor) -> Tensor:
+    def _audible(self, waveform: Tensor) -> Tensor:
         """Return which samples are not silent, bool of shape (samples,)."""
-        return sound.abs().amax(0) >= (0 if self.silence_db is None else 10 ** (self.silence_db / 20))
+        return waveform.abs().amax(0) >= (0 if self.silence_db is None else 10 ** (self.silence_db / 20))
 
-    def remix(self, sound: Tensor) -> Tensor:
-        """Return audio (channels, samples) with any number of channels as (sound channels, samples).
+    def remix(self, waveform: Tensor) -> Tensor:
+        """Return audio (channels, samples) with any number of channels as (audio channels, samples).
 
         Raises:
             ValueError: If there are more than two channels and this modality is stereo.
         """
         if self.mix == "mono":
-            return sound.mean(dim=0, keepdim=True)
-        if sound.shape[0] > 2:
-            raise ValueError(f"it has {sound.shape[0]} channels, which mix=stereo cannot place: use mix=mono")
-        return sound.expand(2, -1).contiguous()
+            return waveform.mean(dim=0, keepdim=True)
+        if waveform.shape[0] > 2:
+            raise ValueError(f"it has {waveform.shape[0]} channels, which mix=stereo cannot place: use mix=mono")
+        return waveform.expand(2, -1).contiguous()
 
-    def level(self, sound: Tensor) -> Tensor:
+    def level(self, waveform: Tensor) -> Tensor:
         """Return audio (channels, samples) with the gain set by `loudness`."""
-        peak = float(sound.abs().max())
+        peak = float(waveform.abs().max())
         if self.loudness == "keep" or peak == 0:
-            return sound
+            return waveform
         # Squares of very small samples would underflow to 0.
-        rms = peak * float((sound / peak).square().mean().sqrt())
+        rms = peak * float((waveform / peak).square().mean().sqrt())
         gain = PEAK / peak if self.loudness == "peak" else min(RMS / rms, PEAK / peak)
-        return sound * min(gain, MAX_GAIN)
+        return waveform * min(gain, MAX_GAIN)
 
     def encode(self, media: Tensor) -> Tensor:
-        """Return a clip (sound channels, at most `samples`) as a tensor (channels, *grid), filled according to `short`.
+        """Return a clip (audio channels, at most `samples`) as a tensor (channels, *grid), filled according to `short`.
 
         Raises:
             ValueError: If the shape is different, or there are no samples.
@@ -185,10 +185,11 @@ class Audio(Modality):
             raise ValueError(
                 f"expected a waveform of shape ({self.audio_channels}, 1 to {self.samples}), got {tuple(media.shape)}"
             )
-        sound = media.to(torch.float32)
+        waveform = media.to(torch.float32)
         if self.short == "repeat":
-            sound = sound.repeat(1, -(-self.samples // length))[:, : self.samples]
-        return self.representation.encode(torch.nn.functional.pad(sound, (0, self.samples - sound.shape[1])), self.rate)
+            waveform = waveform.repeat(1, -(-self.samples // length))[:, : self.samples]
+        padded = torch.nn.functional.pad(waveform, (0, self.samples - waveform.shape[1]))
+        return self.representation.encode(padded, self.rate)
 
     def mask(self, media: Tensor) -> Tensor | None:
         """Return a bool mask (1, *grid) that is True where the encoded clip is data, or None if there is no padding."""
@@ -199,7 +200,7 @@ class Audio(Modality):
         return (torch.arange(shape[-1]) < self.representation.covered(length)).expand(1, *shape).contiguous()
 
     def decode(self, x0: Tensor) -> Tensor:
-        """Return a tensor (channels, *grid) as a waveform (sound channels, samples), float32 on the CPU, not clipped.
+        """Return a tensor (channels, *grid) as a waveform (audio channels, samples), float32 on the CPU, not clipped.
 
         Raises:
             ValueError: If a value is not finite.
@@ -231,12 +232,11 @@ class Audio(Modality):
 
         plot_spectrograms(media, self.rate, path, names=names)
         pause = torch.zeros(self.audio_channels, self.rate // 4)
-        write_wav(
-            torch.cat([part for sound in media for part in (sound, pause)], dim=-1), self.rate, path.with_suffix(".wav")
-        )
+        joined = torch.cat([part for waveform in media for part in (waveform, pause)], dim=-1)
+        write_wav(joined, self.rate, path.with_suffix(".wav"))
 
 
-def write_wav(sound: Tensor, rate: int, path: Path) -> None:
+def write_wav(waveform: Tensor, rate: int, path: Path) -> None:
     """Write a waveform (channels, samples) as 16-bit WAV, exact to 1/32768, and create its folder.
 
     Raises:
@@ -246,11 +246,11 @@ def write_wav(sound: Tensor, rate: int, path: Path) -> None:
 
     if path.suffix.lower() != ".wav":
         raise ValueError(f"audio is written as WAV: {path} must end in .wav")
-    if not bool(torch.isfinite(sound).all()):
+    if not bool(torch.isfinite(waveform).all()):
         raise ValueError(f"the waveform for {path} has samples that are not finite")
-    clipped = int((sound.abs() > 1).sum())
-    if clipped > HEARD_CLIPPING * sound.numel():
-        log.warning("%s: %d of %d samples are beyond full scale and were clipped", path, clipped, sound.numel())
+    clipped = int((waveform.abs() > 1).sum())
+    if clipped > MAX_CLIPPED * waveform.numel():
+        log.warning("%s: %d of %d samples are beyond full scale and were clipped", path, clipped, waveform.numel())
     path.parent.mkdir(parents=True, exist_ok=True)
-    integers = (sound.T * 32768).round().clamp(-32768, 32767).numpy().astype(np.int16)
+    integers = (waveform.T * 32768).round().clamp(-32768, 32767).numpy().astype(np.int16)
     soundfile.write(path, integers, rate, subtype="PCM_16", format="WAV")

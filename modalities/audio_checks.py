@@ -74,17 +74,17 @@ def last_page_samples(path: Path) -> int:
         file.seek(max(0, path.stat().st_size - 3 * MAX_PAGE))
         tail = file.read()
     last = tail.rfind(b"OggS")
-    end, place = _position(tail, last), last
-    while (place := tail.rfind(b"OggS", 0, place)) >= 0:
-        before = _position(tail, place)
-        if before >= 0 and tail[place + 14 : place + 18] == tail[last + 14 : last + 18]:
+    end, offset = _position(tail, last), last
+    while (offset := tail.rfind(b"OggS", 0, offset)) >= 0:
+        before = _position(tail, offset)
+        if before >= 0 and tail[offset + 14 : offset + 18] == tail[last + 14 : last + 18]:
             return end - before
     return end
 
 
-def _position(tail: bytes, place: int) -> int:
+def _position(tail: bytes, offset: int) -> int:
     """Return the granule position of an Ogg page (RFC 3533, Sec. 6), which is -1 if no packet ends on it."""
-    return int.from_bytes(tail[place + 6 : place + 14], "little", signed=True)
+    return int.from_bytes(tail[offset + 6 : offset + 14], "little", signed=True)
 
 
 def _samples_end(file: BinaryIO) -> int:
@@ -134,8 +134,8 @@ def _last_page_end(file: BinaryIO, size: int) -> int:
     """
     file.seek(max(0, size - 2 * MAX_PAGE))
     tail = file.read()
-    place = tail.rfind(b"OggS")
-    page = tail[place:]
-    if place < 0 or len(page) < 27 or not page[5] & 4:
+    offset = tail.rfind(b"OggS")
+    page = tail[offset:]
+    if offset < 0 or len(page) < 27 or not page[5] & 4:
         raise ValueError("truncated: its last page is not marked as the end of the stream; encode or copy it again")
     return size - len(page) + 27 + page[26] + sum(page[27 : 27 + page[26]])

@@ -18,7 +18,7 @@ RANGE_DB = 80.0
 
 
 def plot_spectrograms(
-    sounds: Sequence[Tensor],
+    waveforms: Sequence[Tensor],
     rate: int,
     path: Path,
     columns: int | None = None,
@@ -32,11 +32,11 @@ def plot_spectrograms(
         ValueError: If there are no waveforms, or the path does not end in .png.
     """
     figure = labelled_figure(
-        len(sounds), path, "time (s)", columns, names, cell=(2.8, 2.0), margin=0.8, item="waveform"
+        len(waveforms), path, "time (s)", columns, names, cell=(2.8, 2.0), margin=0.8, item="waveform"
     )
-    for plot, sound in zip(figure.axes, sounds, strict=True):
-        decibels = _decibels(sound.detach().to("cpu", torch.float32), rate, overlap=4)
-        extent = (0.0, sound.shape[-1] / rate, 0.0, rate / 2)
+    for plot, waveform in zip(figure.axes, waveforms, strict=True):
+        decibels = _decibels(waveform.detach().to("cpu", torch.float32), rate, overlap=4)
+        extent = (0.0, waveform.shape[-1] / rate, 0.0, rate / 2)
         image = plot.imshow(
             decibels.numpy(), aspect="auto", origin="lower", extent=extent, cmap="magma", vmin=-RANGE_DB, vmax=0.0
         )
@@ -45,18 +45,18 @@ def plot_spectrograms(
     save_figure(figure, path)
 
 
-def spectrogram_pixels(sound: Tensor, rate: int) -> np.ndarray:
+def spectrogram_pixels(waveform: Tensor, rate: int) -> np.ndarray:
     """Return the power of a waveform (channels, samples) as uint8 pixels (frequencies, times, 3).
 
     Colours stand for decibels. Low frequencies are at the bottom; windows last about 32 ms and overlap by half.
     """
     from matplotlib import colormaps
 
-    return colormaps["magma"](_decibels(sound, rate, overlap=2).flip(0).numpy() / RANGE_DB + 1, bytes=True)[..., :3]
+    return colormaps["magma"](_decibels(waveform, rate, overlap=2).flip(0).numpy() / RANGE_DB + 1, bytes=True)[..., :3]
 
 
-def _decibels(sound: Tensor, rate: int, overlap: int) -> Tensor:
+def _decibels(waveform: Tensor, rate: int, overlap: int) -> Tensor:
     """Return power (frequencies, times) in decibels of full scale, averaged over channels."""
     window = max(4, 2 ** round(math.log2(0.032 * rate)))
-    power = Stft(window=window, hop=window // overlap).transform(sound).abs().square().mean(dim=0)
+    power = Stft(window=window, hop=window // overlap).transform(waveform).abs().square().mean(dim=0)
     return 10 * power.clamp(min=10 ** (-RANGE_DB / 10)).log10()

@@ -57,15 +57,15 @@ class Excerpts:
     read: Callable[[int, int], Tensor]
 
 
-def read_excerpt(path: Path, rate: int, samples: int, place: float) -> Tensor:
+def read_excerpt(path: Path, rate: int, samples: int, position: float) -> Tensor:
     """Read at most `samples` samples at `rate`, float32 of shape (channels of the file, samples).
 
-    `place`, from 0 to 1, is the position of the excerpt in a longer file: 0 is its beginning, 1 its end. Raises the
+    `position`, from 0 to 1, is the position of the excerpt in a longer file: 0 is its beginning, 1 its end. Raises the
     errors of `open_excerpts`.
     """
     with open_excerpts(path, rate) as file:
         count = min(samples, file.samples)
-        return file.read(round(place * (file.samples - count)), count)
+        return file.read(round(position * (file.samples - count)), count)
 
 
 @contextmanager
@@ -159,11 +159,11 @@ def _open_libsndfile(path: Path, kind: str) -> Iterator[AudioFile]:
             preroll = PREROLL if kind in ("MP3", "Ogg") else 0
 
             def read(start: int, count: int) -> np.ndarray:
-                place = max(0, min(start, latest) - preroll)
+                position = max(0, min(start, latest) - preroll)
                 if kind == "Ogg":
                     file.seek(0)
-                file.seek(place)
-                return file.read(start - place + count, dtype="float32", always_2d=True)[start - place :]
+                file.seek(position)
+                return file.read(start - position + count, dtype="float32", always_2d=True)[start - position :]
 
             spare = math.ceil(TOLERANCE * file.samplerate) if kind == "MP3" else 0
             audio = AudioFile(file.samplerate, file.channels, file.frames, read, spare)
@@ -212,10 +212,10 @@ def _open_mp4(path: Path) -> Iterator[AudioFile]:
                     for frame in resampler.resample(packet):
                         if frame.pts is None or frame.time_base is None:
                             raise ValueError("its frames have no times")
-                        place = round(frame.pts * frame.time_base * rate) - start
-                        first, reached = max(0, place), min(count, place + frame.samples)
+                        position = round(frame.pts * frame.time_base * rate) - start
+                        first, reached = max(0, position), min(count, position + frame.samples)
                         if reached > first:
-                            frames[first:reached] = frame.to_ndarray()[:, first - place : reached - place].T
+                            frames[first:reached] = frame.to_ndarray()[:, first - position : reached - position].T
                     if reached == count:
                         break
                 return frames[: max(0, reached)]

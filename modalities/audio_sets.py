@@ -56,17 +56,17 @@ class PluckedStrings(Dataset):
         """Return one string; see `Dataset.example`."""
         if not 0 <= index < len(self):
             raise IndexError(f"index {index} is out of range for a dataset of {len(self)} strings")
-        draw, note = self._drawn(index)
-        decay, position, brightness = 10 ** draw.uniform(-0.5, 0.6), draw.uniform(0.1, 0.5), draw.uniform(0.3, 1.0)
-        peak = 10 ** (draw.uniform(-18, -1) / 20)
+        rng, note = self._drawn(index)
+        decay, position, brightness = 10 ** rng.uniform(-0.5, 0.6), rng.uniform(0.1, 0.5), rng.uniform(0.3, 1.0)
+        peak = 10 ** (rng.uniform(-18, -1) / 20)
         onset = 0 if seed is None else derive(seed, "onset") % (1 + int(LATEST * self.modality.samples))
         string = pluck(
-            LOWEST * 2 ** (note / 12), decay, position, brightness, self.modality.rate, self.modality.samples, draw
+            LOWEST * 2 ** (note / 12), decay, position, brightness, self.modality.rate, self.modality.samples, rng
         )
-        sound = np.zeros(self.modality.samples, np.float32)
+        waveform = np.zeros(self.modality.samples, np.float32)
         # A clip of a few samples may end before the string is plucked.
-        sound[onset:] = (string * (peak / max(np.abs(string).max(), 1e-9)))[: len(sound) - onset]
-        media = self.modality.level(self.modality.remix(torch.from_numpy(sound).unsqueeze(0)))
+        waveform[onset:] = (string * (peak / max(np.abs(string).max(), 1e-9)))[: len(waveform) - onset]
+        media = self.modality.level(self.modality.remix(torch.from_numpy(waveform).unsqueeze(0)))
         return Example(self.modality.encode(media), note % 12)
 
     def label(self, index: int) -> int | None:
@@ -75,8 +75,8 @@ class PluckedStrings(Dataset):
 
     def _drawn(self, index: int) -> tuple[np.random.Generator, int]:
         """Return the random generator of one string, and its pitch in semitones, which is drawn first."""
-        draw = np.random.default_rng(derive(self.seed, "string", self.numbers[index]))
-        return draw, int(draw.integers(NOTES))
+        rng = np.random.default_rng(derive(self.seed, "string", self.numbers[index]))
+        return rng, int(rng.integers(NOTES))
 
     def subset(self, indices: Sequence[int]) -> Self:
         """Return the dataset of these strings only."""
@@ -97,7 +97,7 @@ def pluck(
     brightness: float,
     rate: int,
     samples: int,
-    draw: np.random.Generator,
+    rng: np.random.Generator,
 ) -> np.ndarray:
     """Synthesise a plucked string: float64, shape (samples,), of arbitrary loudness.
 
@@ -113,7 +113,7 @@ def pluck(
         brightness: from just above 0 (dull) to 1.
         rate: samples per second.
         samples: length of the result.
-        draw: source of the burst.
+        rng: source of the burst.
     """
     period = rate / frequency
     # The average delays by half a sample; the all-pass filter delays by 0.1 to 1.1 samples, where it is well behaved.
@@ -121,7 +121,7 @@ def pluck(
     rest, angle = period - 0.5 - delay, math.pi / period
     tune = math.sin(angle * (1 - rest)) / math.sin(angle * (1 + rest))
     burst = np.zeros(samples)
-    noise = draw.uniform(-1, 1, delay)[:samples]
+    noise = rng.uniform(-1, 1, delay)[:samples]
     burst[: len(noise)] = noise - noise.mean()
     burst = scipy.signal.lfilter([brightness], [1, brightness - 1], burst)
     shift = max(1, round(position * period))

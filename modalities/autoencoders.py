@@ -20,7 +20,7 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor, nn
 
-from modalities.hub import fetching_no_models
+from modalities.hub import offline_hub
 from multisagd.libraries import importing
 from multisagd.logs import quiet
 
@@ -145,12 +145,12 @@ class DiffusersAutoencoder(Autoencoder):
         own = next(CONVOLUTIONS[k] for m in self._outline.modules() for k in CONVOLUTIONS if isinstance(m, k))
         dimensions = x.ndim - 2
         if dimensions == own:
-            return x, lambda answer: answer
+            return x, lambda output: output
         if (dimensions, own) == (3, 2):
             frames = x.shape[2]
-            return x.transpose(1, 2).flatten(0, 1), lambda answer: answer.unflatten(0, (-1, frames)).transpose(1, 2)
+            return x.transpose(1, 2).flatten(0, 1), lambda output: output.unflatten(0, (-1, frames)).transpose(1, 2)
         if (dimensions, own) == (2, 3):
-            return x.unsqueeze(2), lambda answer: answer.squeeze(2)
+            return x.unsqueeze(2), lambda output: output.squeeze(2)
         raise ValueError(f"{self.kind} works on grids of {own} dimensions, but this grid has {dimensions}")
 
     @cached_property
@@ -158,16 +158,16 @@ class DiffusersAutoencoder(Autoencoder):
         """The model built from its configuration, without weights, on the meta device."""
         kind = _diffusers_class(self.kind)
         try:
-            with fetching_no_models(not self.trusted):
+            with offline_hub(not self.trusted):
                 config = kind.load_config(self._path, subfolder=self.subfolder, revision=self.revision)
         except (OSError, ValueError) as error:
             fetched = f"; a run's configuration downloads nothing, so download it yourself: {self._download}"
             raise ValueError(
-                f"cannot read the configuration of the autoencoder {self._place} ({_first_line(error)}): "
+                f"cannot read the configuration of the autoencoder {self._location} ({_first_line(error)}): "
                 f"check name, subfolder and revision{'' if self.trusted else fetched}"
             ) from error
         if (written := config.get("_class_name", self.kind)) != self.kind:
-            raise ValueError(f"{self._place} holds an {written}: set kind={written}")
+            raise ValueError(f"{self._location} holds an {written}: set kind={written}")
         # Weights are initialised before they are loaded; this must not change the global random state.
         with torch.random.fork_rng(devices=[]), torch.device("meta"):
             # Some constructors put a tensor on the CPU regardless of the context.
@@ -178,7 +178,7 @@ class DiffusersAutoencoder(Autoencoder):
         """The model with its weights, ready to run."""
         kind = type(self._outline)
         try:
-            with torch.random.fork_rng(devices=[]), fetching_no_models(not self.trusted):
+            with torch.random.fork_rng(devices=[]), offline_hub(not self.trusted):
                 model, report = kind.from_pretrained(  # type: ignore[attr-defined]
                     self._path, subfolder=self.subfolder, revision=self.revision,
                     torch_dtype=getattr(torch, self.dtype),
@@ -186,12 +186,12 @@ class DiffusersAutoencoder(Autoencoder):
                 )  # fmt: skip
         except (OSError, ValueError, RuntimeError) as error:
             raise ValueError(
-                f"cannot load the weights of the autoencoder {self._place} as {self.kind} ({_first_line(error)}): "
+                f"cannot load the weights of the autoencoder {self._location} as {self.kind} ({_first_line(error)}): "
                 "they must be complete and in safetensors, since other formats can execute code"
             ) from error
         if report["missing_keys"]:
             raise ValueError(
-                f"the weights of the autoencoder {self._place} lack {len(report['missing_keys'])} tensors of an "
+                f"the weights of the autoencoder {self._location} lack {len(report['missing_keys'])} tensors of an "
                 f"{self.kind}, such as {sorted(report['missing_keys'])[0]}: is it another kind?"
             )
         device = self.device
@@ -209,7 +209,7 @@ class DiffusersAutoencoder(Autoencoder):
         return f"hf download {self.name}{f' --revision {self.revision}' if self.revision else ''}"
 
     @property
-    def _place(self) -> str:
+    def _location(self) -> str:
         return self.name if self.subfolder is None else f"{self.name} (subfolder {self.subfolder})"
 
 

@@ -288,12 +288,12 @@ def split(
         raise ValueError(f"{validation:g} of {total} examples cannot be held out: at least one is needed to train on")
     order = torch.randperm(total, generator=torch.Generator().manual_seed(seed)).tolist()
     held, kept = order[:count], order[count:]
-    if keep_classes and dataset.classes is not None and len(found_classes(dataset, kept)) < len(dataset.classes):
+    if keep_classes and dataset.classes is not None and len(distinct_classes(dataset, kept)) < len(dataset.classes):
         held, kept = _keeping_classes(dataset, order, count)
     return dataset.subset(sorted(kept)), dataset.subset(sorted(held)) if held else None
 
 
-def found_classes(dataset: Dataset, indices: Iterable[int]) -> set[int]:
+def distinct_classes(dataset: Dataset, indices: Iterable[int]) -> set[int]:
     """Return the classes of these examples; stop as soon as every class has been found."""
     classes: set[int] = set()
     for index in indices:

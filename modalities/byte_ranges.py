@@ -35,7 +35,7 @@ PAUSE = 0.5
 OPEN_FILES = 64
 """Local files kept open at a time."""
 
-LASTING = (FileNotFoundError, PermissionError, IsADirectoryError, EOFError, NotImplementedError, ImportError)
+PERMANENT = (FileNotFoundError, PermissionError, IsADirectoryError, EOFError, NotImplementedError, ImportError)
 """Errors that a retry cannot fix."""
 
 IDENTITY = ("ETag", "etag", "md5Hash", "LastModified", "last_modified", "mtime", "created")
@@ -167,7 +167,7 @@ def with_retries(url: str, action: Callable[[], T]) -> T:
                 raise library from error
             if isinstance(error, PartsError):
                 raise
-            if isinstance(error, LASTING):
+            if isinstance(error, PERMANENT):
                 raise OSError(f"{url}: {type(error).__name__}: {error}") from error
             failure = error
         if attempt + 1 < ATTEMPTS:

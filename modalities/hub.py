@@ -9,7 +9,7 @@ from multisagd.libraries import BrokenLibraryError, check
 
 
 @contextmanager
-def fetching_no_models(wanted: bool = True) -> Iterator[None]:
+def offline_hub(offline: bool = True) -> Iterator[None]:
     """Restrict the Hub to its local cache; models that are not cached count as missing."""
     try:
         check("huggingface_hub.constants", "models on the Hub")
@@ -18,7 +18,7 @@ def fetching_no_models(wanted: bool = True) -> Iterator[None]:
         return
     from huggingface_hub import constants
 
-    before, constants.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE, wanted or constants.HF_HUB_OFFLINE
+    before, constants.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE, offline or constants.HF_HUB_OFFLINE
     try:
         yield
     finally:

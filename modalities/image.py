@@ -127,8 +127,8 @@ class Image(Modality):
         if seed is None or self.resize == "center":
             top, left = spare[0] // 2, spare[1] // 2
         else:
-            draw = random.Random(derive(seed, "crop"))
-            top, left = draw.randint(0, spare[0]), draw.randint(0, spare[1])
+            rng = random.Random(derive(seed, "crop"))
+            top, left = rng.randint(0, spare[0]), rng.randint(0, spare[1])
         return _scale(pixels[..., top : top + window[0], left : left + window[1]], height, width)
 
     def mirror(self, pixels: Tensor, seed: int | None) -> Tensor:

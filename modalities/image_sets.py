@@ -67,11 +67,11 @@ class Pixels(Dataset):
         outside = [index for index, _ in pairs if not 0 <= index < len(self)]
         if outside:
             raise IndexError(f"index {outside[0]} is out of range for a dataset of {len(self)} images")
-        chosen = torch.tensor([index for index, _ in pairs])
-        pixels = self.modality.fit(_recolor(self.images[chosen], self.modality.channels))
+        rows = torch.tensor([index for index, _ in pairs])
+        pixels = self.modality.fit(_recolor(self.images[rows], self.modality.channels))
         if self.modality.flip and seeds is not None:
             pixels = torch.stack([self.modality.mirror(p, seed) for p, (_, seed) in zip(pixels, pairs, strict=True)])
-        return Batch(self.modality.encode(pixels), None if self.labels is None else self.labels[chosen])
+        return Batch(self.modality.encode(pixels), None if self.labels is None else self.labels[rows])
 
     def label(self, index: int) -> int | None:
         """Return the class of one image."""
@@ -88,9 +88,9 @@ class Pixels(Dataset):
     def subset(self, indices: Sequence[int]) -> Self:
         """Return the dataset of these images only."""
         part = copy.copy(self)
-        chosen = torch.as_tensor(indices, dtype=torch.int64)
-        part.images = self.images[chosen]
-        part.labels = None if self.labels is None else self.labels[chosen]
+        rows = torch.as_tensor(indices, dtype=torch.int64)
+        part.images = self.images[rows]
+        part.labels = None if self.labels is None else self.labels[rows]
         return part
 
 
@@ -128,12 +128,12 @@ class MNIST(Pixels):
 
     def __init__(self, modality: Image, root: str | Path, train: bool = True, download: bool = False) -> None:
         part = "train" if train else "t10k"
-        wanted = [f"{part}-images-idx3-ubyte", f"{part}-labels-idx1-ubyte"]
-        if download and _idx_files(Path(root), self.name, wanted) is None:
+        stems = [f"{part}-images-idx3-ubyte", f"{part}-labels-idx1-ubyte"]
+        if download and _idx_files(Path(root), self.name, stems) is None:
             _download(self.name, root)
-        paths = _idx_files(Path(root), self.name, wanted)
+        paths = _idx_files(Path(root), self.name, stems)
         if paths is None:
-            raise _missing(self.name, root, f"{' and '.join(wanted)} (or .gz), there or in {self.name}/raw")
+            raise _missing(self.name, root, f"{' and '.join(stems)} (or .gz), there or in {self.name}/raw")
         images, labels = (read_idx(path) for path in paths)
         super().__init__(modality, images.unsqueeze(1), labels, self.names)
 
@@ -191,11 +191,11 @@ def read_idx(path: Path) -> Tensor:
     return torch.frombuffer(bytearray(body), dtype=torch.uint8).reshape(shape)
 
 
-def _idx_files(root: Path, name: str, wanted: Sequence[str]) -> list[Path] | None:
+def _idx_files(root: Path, name: str, stems: Sequence[str]) -> list[Path] | None:
     for folder in (root, root / name / "raw", root / "raw"):
-        paths = [path for stem in wanted for path in (folder / stem, folder / f"{stem}.gz") if path.is_file()]
-        if {path.name.removesuffix(".gz") for path in paths} == set(wanted):
-            return [next(path for path in paths if path.name.startswith(stem)) for stem in wanted]
+        paths = [path for stem in stems for path in (folder / stem, folder / f"{stem}.gz") if path.is_file()]
+        if {path.name.removesuffix(".gz") for path in paths} == set(stems):
+            return [next(path for path in paths if path.name.startswith(stem)) for stem in stems]
     return None
 
 
@@ -208,9 +208,9 @@ def _download(name: str, root: str | Path) -> None:
         raise FileNotFoundError(f"{name} could not be downloaded to {Path(root).absolute()}: {error}") from error
 
 
-def _missing(name: str, root: str | Path, wanted: str) -> FileNotFoundError:
+def _missing(name: str, root: str | Path, content: str) -> FileNotFoundError:
     return FileNotFoundError(
-        f"{name} is not in {Path(root).absolute()}: put there {wanted}, set root to where it is, or set download=true"
+        f"{name} is not in {Path(root).absolute()}: put {content} there, set root to the folder that contains it, or set download=true"
     )
 
 

@@ -64,8 +64,8 @@ def number(names: Sequence[str]) -> tuple[tuple[str, ...], list[int]]:
     Classes are sorted by name, numbers in names by their value: 9 comes before 10.
     """
     classes = sorted(set(names), key=_natural)
-    places = {name: place for place, name in enumerate(classes)}
-    return tuple(classes), [places[name] for name in names]
+    numbers = {name: number for number, name in enumerate(classes)}
+    return tuple(classes), [numbers[name] for name in names]
 
 
 def compiled(key: str, expression: str) -> re.Pattern[str]:
@@ -170,5 +170,5 @@ def sidecars(root: Path, files: Sequence[str]) -> list[str]:
 
 def _natural(name: str) -> tuple[list[str | tuple[int, str]], str]:
     # Compared by length and then as text, since Python does not parse numbers of thousands of digits.
-    parts = [part.lstrip("0") if place % 2 else part for place, part in enumerate(re.split(r"([0-9]+)", name))]
-    return [(len(part), part) if place % 2 else part for place, part in enumerate(parts)], name
+    parts = [part.lstrip("0") if index % 2 else part for index, part in enumerate(re.split(r"([0-9]+)", name))]
+    return [(len(part), part) if index % 2 else part for index, part in enumerate(parts)], name

@@ -34,12 +34,12 @@ def find_layout(autoencoder: Autoencoder, channels: int, size: tuple[int, ...]) 
     inputs = size
     for _ in range(8):
         latents, decoded = probe.decoded(inputs)
-        if all(back >= wanted for back, wanted in zip(decoded, size, strict=True)):
+        if all(back >= target for back, target in zip(decoded, size, strict=True)):
             # The smallest size that fills the last latent is returned exactly.
             if decoded != inputs and probe.decoded(decoded)[1] == decoded:
                 inputs, latents = decoded, probe.decoded(decoded)[0]
             return Layout((probe.channels, *inputs), latents, _strides(probe, inputs, latents[1:]))
-        inputs = tuple(n + max(0, wanted - back) for n, wanted, back in zip(inputs, size, decoded, strict=True))
+        inputs = tuple(n + max(0, target - back) for n, target, back in zip(inputs, size, decoded, strict=True))
     raise ValueError(
         f"{_name(autoencoder)} returns {probe.decoded(size)[1]} for data of size {size}: choose another size"
     )
@@ -50,7 +50,7 @@ class _Probe:
 
     def __init__(self, autoencoder: Autoencoder, channels: int, size: tuple[int, ...]) -> None:
         self.autoencoder = autoencoder
-        self._answers: dict[tuple[int, ...], tuple[tuple[int, ...], tuple[int, ...]]] = {}
+        self._shapes: dict[tuple[int, ...], tuple[tuple[int, ...], tuple[int, ...]]] = {}
         reason: Exception | None = None
         for device in ("meta", "cpu"):
             for repeated in (channels, *(REPEATED if channels == 1 else ())):
@@ -75,8 +75,8 @@ class _Probe:
 
     def decoded(self, size: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Return the shape of one example's latents, and the size of the decoded data."""
-        if size in self._answers:
-            return self._answers[size]
+        if size in self._shapes:
+            return self._shapes[size]
         z = self.encoded(size)
         x = self.autoencoder.decode(z)
         if not z.ndim == x.ndim == len(size) + 2 or x.shape[1] != self.channels:
@@ -84,8 +84,8 @@ class _Probe:
                 f"{_name(self.autoencoder)} turns data of shape {(1, self.channels, *size)} into latents of shape "
                 f"{tuple(z.shape)} and back into {tuple(x.shape)}: it must keep dimensions and channels"
             )
-        self._answers[size] = tuple(z.shape[1:]), tuple(x.shape[2:])
-        return self._answers[size]
+        self._shapes[size] = tuple(z.shape[1:]), tuple(x.shape[2:])
+        return self._shapes[size]
 
 
 def _strides(probe: _Probe, inputs: tuple[int, ...], latents: tuple[int, ...]) -> tuple[float, ...]:

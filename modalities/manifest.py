@@ -86,10 +86,10 @@ def _entry(path: Path, line: int, row: dict[str, Any]) -> Entry:
     file, label = texts["file"], texts["label"]
     if not file or label == "":
         raise ValueError(f"{path}:{line}: {'label' if file else 'file'} is missing or empty")
-    place = PurePosixPath(file)
-    if place.is_absolute() or ".." in place.parts:
+    location = PurePosixPath(file)
+    if location.is_absolute() or ".." in location.parts:
         raise ValueError(f"{path}:{line}: {file} should be a path under root, without a leading / and without ..")
-    return Entry(place.as_posix(), label, texts["text"], line)
+    return Entry(location.as_posix(), label, texts["text"], line)
 
 
 def _csv_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:

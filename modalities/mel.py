@@ -28,7 +28,7 @@ def centres(bands: int, low: float, high: float, window: int, rate: int) -> list
     if not low < high <= rate / 2:
         raise ValueError(f"bands from {low:g} to {high:g} Hz do not fit below half the rate, {rate / 2:g} Hz")
     first, last = (2595 * math.log10(1 + hertz / 700) for hertz in (low, high))
-    mels = [first + (last - first) * place / (bands + 1) for place in range(bands + 2)]
+    mels = [first + (last - first) * index / (bands + 1) for index in range(bands + 2)]
     bins = [700 * (10 ** (mel / 2595) - 1) * window / rate for mel in mels]
     for band in range(bands):
         if math.floor(bins[band]) + 1 >= bins[band + 2]:
@@ -48,7 +48,7 @@ def filters(bands: int, low: float, high: float, window: int, rate: int) -> Tens
     return melscale_fbanks(window // 2 + 1, low, high, bands, rate, norm=None, mel_scale="htk").T.contiguous()
 
 
-def spread(power: Tensor, triangles: Tensor, steps: int = 50) -> Tensor:
+def invert_filters(power: Tensor, triangles: Tensor, steps: int = 50) -> Tensor:
     """Return non-negative power (..., frequencies, frames) whose power in the bands is `power` (..., bands, frames).
 
     Least squares by multiplicative updates: Lee and Seung, Algorithms for non-negative matrix factorization, NIPS 2000.

@@ -149,9 +149,9 @@ class MediaFiles(Dataset):
         if not 0 <= index < len(self):
             raise IndexError(f"index {index} is out of range for a dataset of {len(self)} files")
         start = derive(seed or 0, "replacement", index)
-        places = itertools.chain([index], ((start + n) % len(self) for n in range(len(self))))
-        for place in places:
-            example = self.read(place, seed)
+        candidates = itertools.chain([index], ((start + n) % len(self) for n in range(len(self))))
+        for candidate in candidates:
+            example = self.read(candidate, seed)
             if example is not None:
                 return example
         raise UnreadableFilesError(f"none of the {len(self)} files of this part can be read. {self.report.message()}")

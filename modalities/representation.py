@@ -35,11 +35,11 @@ LOUDEST = 8.0
 
 
 class Representation(ABC):
-    """Converts waveforms (sound channels, samples), full scale at ±1, to tensors (channels, *grid) and back."""
+    """Converts waveforms (audio channels, samples), full scale at ±1, to tensors (channels, *grid) and back."""
 
     @abstractmethod
     def channels(self, audio_channels: int) -> int:
-        """Return the number of tensor channels for a number of sound channels."""
+        """Return the number of tensor channels for a number of audio channels."""
 
     @abstractmethod
     def grid(self, samples: int, rate: int) -> Grid:
@@ -55,16 +55,16 @@ class Representation(ABC):
 
     @abstractmethod
     def encode(self, waveform: Tensor, rate: int) -> Tensor:
-        """Return a waveform (sound channels, samples) as a tensor (channels, *grid(samples, rate))."""
+        """Return a waveform (audio channels, samples) as a tensor (channels, *grid(samples, rate))."""
 
     @abstractmethod
     def decode(self, x0: Tensor, samples: int, rate: int) -> Tensor:
-        """Return the waveform (sound channels, samples) of a tensor (channels, *grid(samples, rate))."""
+        """Return the waveform (audio channels, samples) of a tensor (channels, *grid(samples, rate))."""
 
 
 @dataclass(frozen=True)
 class Waveform(Representation):
-    """The samples times `scale`: shape (sound channels, samples).
+    """The samples times `scale`: shape (audio channels, samples).
 
     The noise at t = 1 has standard deviation 1, so quiet recordings need a scale above 1.
 
@@ -131,7 +131,7 @@ class Spectrogram(Representation):
         return self.covered(samples) * self.hop
 
     def transform(self, waveform: Tensor) -> Tensor:
-        """Return the complex spectrogram (sound channels, frequencies, frames); a tone at full scale has magnitude 1.
+        """Return the complex spectrogram (audio channels, frequencies, frames); a tone at full scale has magnitude 1.
 
         The waveform is padded with silence before and after.
         """
@@ -143,7 +143,7 @@ class Spectrogram(Representation):
         return spectrogram * (4 / self.window)
 
     def inverse(self, spectrogram: Tensor, samples: int) -> Tensor:
-        """Return the waveform (sound channels, samples) whose spectrogram is nearest, as the inverse of `transform`."""
+        """Return the waveform (audio channels, samples) whose spectrogram is nearest, as the inverse of `transform`."""
         hann = torch.hann_window(self.window)
         padded = torch.istft(
             spectrogram * (self.window / 4), self.window, self.hop, window=hann, length=self.padded(samples)
@@ -155,7 +155,7 @@ class Spectrogram(Representation):
 class Stft(Spectrogram):
     """The complex short-time Fourier transform X with compressed magnitude, `scale · |X|^power · e^{i phase}`.
 
-    Shape (2 × sound channels, window/2 + 1, frames): real parts of all sound channels, then imaginary parts. A tone at
+    Shape (2 × audio channels, window/2 + 1, frames): real parts of all audio channels, then imaginary parts. A tone at
     full scale has |X| = 1. The inverse is exact, up to rounding: `decode(encode(w)) = w` within 1e-5. Speech and music
     span some 60 dB, which a power of 0.5 reduces to 30 dB (as in arXiv:2208.05830); with the default scale,
     99.9 % of the values of common recordings lie in [-1, 1].
@@ -174,7 +174,7 @@ class Stft(Spectrogram):
         _check_positive("scale", self.scale)
 
     def channels(self, audio_channels: int) -> int:
-        """Return twice the number of sound channels: real and imaginary parts."""
+        """Return twice the number of audio channels: real and imaginary parts."""
         return 2 * audio_channels
 
     def grid(self, samples: int, rate: int) -> Grid:
@@ -201,7 +201,7 @@ class Stft(Spectrogram):
 class LogMel(Spectrogram):
     """Log power in `bands` triangular bands, equally spaced in mel from `low` to `high` Hz (`None`: half the rate).
 
-    Shape (sound channels, bands, frames): 0 dB (a tone at full scale) maps to 1; `floor_db` and anything below maps to
+    Shape (audio channels, bands, frames): 0 dB (a tone at full scale) maps to 1; `floor_db` and anything below maps to
     -1.
 
     There is no phase, so the inverse is a lossy estimate: non-negative least squares give the power of each frequency,
@@ -259,7 +259,7 @@ class LogMel(Spectrogram):
         """
         decibels = ((1 - x0) * self.floor_db / 2).clamp(self.floor_db, 10)
         bands = 10 ** (decibels / 10) - 10 ** (self.floor_db / 10)
-        power = mel.spread(bands.clamp(min=0), mel.filters(*self.settings(rate)))
+        power = mel.invert_filters(bands.clamp(min=0), mel.filters(*self.settings(rate)))
         magnitude = power.sqrt() * (self.window / 4)
         return mel.invert_magnitude(magnitude, self.window, self.hop, self.padded(samples))[..., :samples]
 

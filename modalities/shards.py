@@ -68,8 +68,8 @@ class LatentShards(Dataset):
         """
         if not 0 <= index < len(self):
             raise IndexError(f"index {index} is out of range for a dataset of {len(self)} examples")
-        turn = 0 if seed is None else derive(seed, "pass") % self.index.passes
-        shard, row = self._open.find(turn * self.index.examples + self._indices[index])
+        pass_number = 0 if seed is None else derive(seed, "pass") % self.index.passes
+        shard, row = self._open.find(pass_number * self.index.examples + self._indices[index])
         z, mask = shard.rows("x0", row), shard.rows("mask", row)
         assert z is not None
         return Example(
@@ -150,8 +150,8 @@ class _Shard:
             texts = (self._file.metadata() or {}).get("texts")
             self.texts: list[str] | None = None if texts is None else parse_json(texts)
             shapes = {name: self._file.get_slice(name).get_shape() for name in self._names}
-            wanted = {"x0": [rows, *shape], "mask": [rows, 1, *shape[1:]], "labels": [rows]}
-            if shapes != {name: wanted.get(name) for name in ("x0", *self._names)}:
+            expected = {"x0": [rows, *shape], "mask": [rows, 1, *shape[1:]], "labels": [rows]}
+            if shapes != {name: expected.get(name) for name in ("x0", *self._names)}:
                 raise ValueError(f"it has tensors of shapes {shapes}, but should have {rows} rows of shape {shape}")
             if self.texts is not None and not (
                 isinstance(self.texts, list) and [type(text) for text in self.texts] == [str] * rows
@@ -191,7 +191,7 @@ class _OpenShards:
 
     def find(self, row: int) -> tuple[_Shard, int]:
         """Return the shard that contains a row, and the row's position in it."""
-        number, place = divmod(row, self.index.shard_size)
+        number, position = divmod(row, self.index.shard_size)
         with self._lock:
             if number not in self._shards:
                 facts = self.index.shards[number]
@@ -199,4 +199,4 @@ class _OpenShards:
             self._shards.move_to_end(number)
             if len(self._shards) > OPEN_SHARDS:
                 self._shards.popitem(last=False)
-            return self._shards[number], place
+            return self._shards[number], position

@@ -20,10 +20,10 @@ THREADS = 8
 LOCAL_BLOCK, REMOTE_BLOCK = 1 << 12, 1 << 22
 """Bytes per read while indexing: small for local files, which skip media; large for remote files, which are slow."""
 
-REPORTED = 3
+MAX_FAILED = 3
 """Number of failed shards after which indexing stops; the message names them."""
 
-EVERY = 30.0
+PROGRESS_SECONDS = 30.0
 """Seconds between two progress messages of indexing."""
 
 log = logging.getLogger("multisagd")
@@ -47,24 +47,24 @@ def catalogue(
     with ThreadPoolExecutor(THREADS) as pool:
         try:
             pending: dict[Future[ShardIndex], int] = {
-                pool.submit(indexed, sources[place], options, folder, keep): place for place in order
+                pool.submit(indexed, sources[shard], options, folder, keep): shard for shard in order
             }
-            while pending and len(failed) < REPORTED:
-                finished, _ = wait(pending, EVERY, FIRST_COMPLETED)
+            while pending and len(failed) < MAX_FAILED:
+                finished, _ = wait(pending, PROGRESS_SECONDS, FIRST_COMPLETED)
                 if not finished:
                     log.warning("indexing shards (done only once): %d of %d", len(done), len(sources))
                 for future in finished:
-                    place = pending.pop(future)
+                    shard = pending.pop(future)
                     try:
-                        done[place] = future.result()
+                        done[shard] = future.result()
                     except (OSError, ValueError) as error:
-                        failed[place] = error
+                        failed[shard] = error
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
     if failed:
-        failures = "; ".join(str(failed[place]) for place in sorted(failed)[:REPORTED])
+        failures = "; ".join(str(failed[shard]) for shard in sorted(failed)[:MAX_FAILED])
         raise ValueError(f"{failures}. Restore the damaged or missing shards, or remove them from urls")
-    return [done[place] for place in range(len(sources))]
+    return [done[shard] for shard in range(len(sources))]
 
 
 def indexed(source: Source, options: ScanOptions, folder: Path | None, keep: bool = True) -> ShardIndex:
@@ -78,9 +78,9 @@ def indexed(source: Source, options: ScanOptions, folder: Path | None, keep: boo
         ValueError: If the shard is invalid; the message names the shard and the problem.
     """
     size, state = source.state()
-    places = index_places(source, options, folder)
-    for place in places:
-        index = _unpacked(place)
+    paths = index_paths(source, options, folder)
+    for path in paths:
+        index = _unpacked(path)
         if index is not None and (index.length, index.state) == (size, state):
             return index
     if not source.local and (index := _uploaded(source, options, size)) is not None:
@@ -91,23 +91,23 @@ def indexed(source: Source, options: ScanOptions, folder: Path | None, keep: boo
         raise ValueError(f"{source.url}: {error}") from error
     if not keep:
         return index
-    for place in places:
+    for path in paths:
         try:
-            write_index(place, index.pack())
+            write_index(path, index.pack())
             break
         except OSError:
-            continue  # read-only: try the next place; if none is writable, the index is rebuilt next time
+            continue  # read-only: try the next path; if none is writable, the index is rebuilt next time
     else:
         log.warning("the index of %s could not be stored: set data.index to a writable folder", source.url)
     return index
 
 
-def index_places(source: Source, options: ScanOptions, folder: Path | None) -> list[Path]:
+def index_paths(source: Source, options: ScanOptions, folder: Path | None) -> list[Path]:
     """Return the possible index files of a shard, preferred first."""
     name = posixpath.basename(source.path)
     # Shards in different places may share a name.
-    where = hashlib.sha256(source.url.encode("utf-8", "surrogateescape")).hexdigest()[:16]
-    kept = (folder or _cache()) / f"{name[:150]}.{where}.{options.key}.index"
+    url_hash = hashlib.sha256(source.url.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+    kept = (folder or _cache()) / f"{name[:150]}.{url_hash}.{options.key}.index"
     return [Path(f"{source.path}.{options.key}.index"), kept] if source.local and folder is None else [kept]
 
 

@@ -64,9 +64,9 @@ class Texts:
     def __len__(self) -> int:
         return len(self.ends)
 
-    def __getitem__(self, place: int) -> str:
-        start = int(self.ends[place - 1]) if place else 0
-        return self.data[start : int(self.ends[place])].tobytes().decode("utf-8", "surrogatepass")
+    def __getitem__(self, index: int) -> str:
+        start = int(self.ends[index - 1]) if index else 0
+        return self.data[start : int(self.ends[index])].tobytes().decode("utf-8", "surrogatepass")
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ class ShardIndex:
         media, labels, texts = _examples(ReadAheadBuffer(read, size, block), size, options)
         keys = list(media)
         classes = tuple(dict.fromkeys(labels[key] for key in keys if key in labels))
-        places = {name: place for place, name in enumerate(classes)}
+        numbers = {name: number for number, name in enumerate(classes)}
         members = [media[key] for key in keys]
         return cls(
             size,
@@ -112,7 +112,7 @@ class ShardIndex:
             np.array([each.header for each in members], np.int64),
             np.array([each.size for each in members], np.int64),
             np.array([each.crc for each in members], np.uint32),
-            np.array([places.get(labels.get(key, ""), -1) if key in labels else -1 for key in keys], np.int32),
+            np.array([numbers.get(labels.get(key, ""), -1) if key in labels else -1 for key in keys], np.int32),
             np.array([key in texts for key in keys], np.bool_),
             Texts.of([each.name for each in members]),
             Texts.of([texts.get(key, "") for key in keys]),
@@ -160,18 +160,18 @@ class ShardIndex:
     def _check(self) -> None:
         count = len(self)
         kinds = {"header": np.int64, "size": np.int64, "crc": np.uint32, "label": np.int32, "captioned": np.bool_}
-        right = all(getattr(self, name).shape == (count,) for name in kinds)
-        right = right and all(getattr(self, name).dtype == kind for name, kind in kinds.items())
-        if right and count:
-            right = self.header.min() >= 0 and self.size.min() >= 0 and self.header.max() < self.length < 1 << 62
-            right = right and bool((self.size <= self.length - BLOCK - self.header).all())
-            right = right and -1 <= self.label.min() <= self.label.max() < len(self.classes)
+        valid = all(getattr(self, name).shape == (count,) for name in kinds)
+        valid = valid and all(getattr(self, name).dtype == kind for name, kind in kinds.items())
+        if valid and count:
+            valid = self.header.min() >= 0 and self.size.min() >= 0 and self.header.max() < self.length < 1 << 62
+            valid = valid and bool((self.size <= self.length - BLOCK - self.header).all())
+            valid = valid and -1 <= self.label.min() <= self.label.max() < len(self.classes)
         for packed in (self.names, self.texts):
             ends = packed.ends
-            right = right and ends.shape == (count,) and ends.dtype == np.int64 and packed.data.dtype == np.uint8
-            right = right and bool((np.diff(ends, prepend=0) >= 0).all())
-            right = right and (ends[-1] if count else 0) == len(packed.data)
-        if not right:
+            valid = valid and ends.shape == (count,) and ends.dtype == np.int64 and packed.data.dtype == np.uint8
+            valid = valid and bool((np.diff(ends, prepend=0) >= 0).all())
+            valid = valid and (ends[-1] if count else 0) == len(packed.data)
+        if not valid:
             raise ValueError("its entries are invalid")
 
 

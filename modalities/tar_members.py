@@ -69,30 +69,30 @@ def members(read: Read, size: int) -> Iterator[Member]:
         ValueError: If it is compressed, damaged, truncated or unsupported; the message names the member or position.
     """
     _check_plain(read(0, min(BLOCK, size)))
-    place, extended = 0, _ExtendedHeader()
+    position, extended = 0, _ExtendedHeader()
     while True:
-        block = _piece(read, place, BLOCK, size, extended.name)
+        block = _piece(read, position, BLOCK, size, extended.name)
         if not any(block):
-            _check_end(read, place, size)
+            _check_end(read, position, size)
             return
-        header = _header(block, place)
+        header = _header(block, position)
         extension, name = header.flag in EXTENSIONS, extended.name or header.name
         length = header.size if extension or extended.size is None else extended.size
         if extension and length > LARGEST_EXTENSION:
-            raise ValueError(f"an extended header of {length} bytes at {place}: this is not an archive of examples")
+            raise ValueError(f"an extended header of {length} bytes at {position}: this is not an archive of examples")
         # Old archives have no flag for folders; their names end in a slash.
         kind = "folder" if header.flag == b"\0" and name.endswith("/") else KINDS.get(header.flag, "unknown")
         length = 0 if kind in EMPTY else length
-        if place + BLOCK + length > size:
+        if position + BLOCK + length > size:
             raise ValueError(
-                f"it is truncated: {name!r} ends at {place + BLOCK + length}, but the archive has {size} bytes"
+                f"it is truncated: {name!r} ends at {position + BLOCK + length}, but the archive has {size} bytes"
             )
         if extension:
-            extended = _read_extension(extended, header.flag, read(place + BLOCK, place + BLOCK + length))
+            extended = _read_extension(extended, header.flag, read(position + BLOCK, position + BLOCK + length))
         else:
-            yield Member(name, kind, place, length, zlib.crc32(block))
+            yield Member(name, kind, position, length, zlib.crc32(block))
             extended = _ExtendedHeader()
-        place += BLOCK + -(-length // BLOCK) * BLOCK
+        position += BLOCK + -(-length // BLOCK) * BLOCK
 
 
 @dataclass(frozen=True)
@@ -118,20 +118,20 @@ def _check_plain(start: bytes) -> None:
             )
 
 
-def _piece(read: Read, place: int, count: int, size: int, name: str) -> bytes:
-    if place + count > size:
+def _piece(read: Read, position: int, count: int, size: int, name: str) -> bytes:
+    if position + count > size:
         after = f", after the name of {name!r}" if name else ""
         raise ValueError(f"it is truncated: it has {size} bytes and no end marker{after}")
-    return read(place, place + count)
+    return read(position, position + count)
 
 
-def _header(block: bytes, place: int) -> _Header:
+def _header(block: bytes, position: int) -> _Header:
     if not _checksum_matches(block):
-        raise ValueError(f"the header at {place} is damaged" if place else "it is not a tar archive")
+        raise ValueError(f"the header at {position} is damaged" if position else "it is not a tar archive")
     try:
         size = _number(block[124:136])
     except ValueError as error:
-        raise ValueError(f"the header at {place} has no valid size: {error}") from error
+        raise ValueError(f"the header at {position} has no valid size: {error}") from error
     name = _text(block[:100])
     if block[257:263] == b"ustar\0" and (prefix := _text(block[345:500])):
         name = f"{prefix}/{name}"
@@ -200,10 +200,10 @@ def _records(data: bytes) -> Iterator[tuple[str, bytes]]:
         data = data[length:]
 
 
-def _check_end(read: Read, place: int, size: int) -> None:
+def _check_end(read: Read, position: int, size: int) -> None:
     """Check that nothing follows the end marker: other tools stop there, so those data would be lost unnoticed."""
-    if any(read(place, min(size, place + 20 * BLOCK))):
+    if any(read(position, min(size, position + 20 * BLOCK))):
         raise ValueError(
-            f"there are data after the end-of-archive marker at byte {place}, as in archives concatenated with cat: "
+            f"there are data after the end-of-archive marker at byte {position}, as in archives concatenated with cat: "
             "unpack and repack it"
         )

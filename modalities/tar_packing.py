@@ -30,7 +30,7 @@ class Packed(NamedTuple):
         return cls(key, path, size, record.encode())
 
     @property
-    def room(self) -> int:
+    def stored_size(self) -> int:
         """Size in a shard, in bytes."""
         return sum(BLOCK + -(-size // BLOCK) * BLOCK for size in (self.size, len(self.facts)))
 
@@ -49,31 +49,31 @@ class Packing:
 
     def __init__(self, folder: Folder, order: Sequence[int], shard_bytes: int) -> None:
         self.folder, self.order = folder, order
-        self.sizes = [(folder.root / folder.files[place]).stat().st_size for place in order]
-        self.shards = list(divided([self.example(number).room for number in range(len(order))], shard_bytes))
+        self.sizes = [(folder.root / folder.files[index]).stat().st_size for index in order]
+        self.shards = list(divided([self.example(number).stored_size for number in range(len(order))], shard_bytes))
 
     def example(self, number: int) -> Packed:
         """Return the example at one position of the order."""
-        place, folder = self.order[number], self.folder
-        label, file = folder.labels[place], folder.files[place]
+        index, folder = self.order[number], self.folder
+        label, file = folder.labels[index], folder.files[index]
         named = None if label is None or folder.classes is None else folder.classes[label]
-        facts = {"file": file, "label": named, "text": folder.caption(place)}
+        facts = {"file": file, "label": named, "text": folder.caption(index)}
         return Packed.of(f"{number:09d}", folder.root / file, self.sizes[number], facts)
 
 
 def shard_size(examples: Iterable[Packed]) -> int:
     """Return the size in bytes of the shard of these examples."""
-    content = sum(example.room for example in examples) + 2 * BLOCK
+    content = sum(example.stored_size for example in examples) + 2 * BLOCK
     return -(-content // tarfile.RECORDSIZE) * tarfile.RECORDSIZE
 
 
 def divided(sizes: Sequence[int], shard_bytes: int) -> Iterator[range]:
     """Yield the range of examples of each shard, up to about `shard_bytes`; `sizes` are the examples' bytes."""
     start = taken = 0
-    for place, size in enumerate(sizes):
-        if place > start and taken + size > shard_bytes:
-            yield range(start, place)
-            start, taken = place, 0
+    for index, size in enumerate(sizes):
+        if index > start and taken + size > shard_bytes:
+            yield range(start, index)
+            start, taken = index, 0
         taken += size
     yield range(start, len(sizes))
 

@@ -95,7 +95,7 @@ class TarShards(MediaFiles):
         self.sources = find(urls, ".tar", local=not trusted)
         self.indices = catalogue(self.sources, options, None if index is None else Path(index), keep=trusted)
         self._starts = np.cumsum([0, *map(len, self.indices)], dtype=np.int64)
-        self._places: NDArray[np.int64] = np.arange(self._starts[-1], dtype=np.int64)
+        self._positions: NDArray[np.int64] = np.arange(self._starts[-1], dtype=np.int64)
         if not len(self):
             raise ValueError(f"the {len(self.sources)} shards contain no file that ends in .{', .'.join(endings)}")
         self.report = FileReport(len(self), max_unreadable)
@@ -103,7 +103,7 @@ class TarShards(MediaFiles):
         self._set_captions(captions)
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._positions)
 
     def name(self, index: int) -> str:
         """Return the URL of a shard and the name of a member in it."""
@@ -118,8 +118,8 @@ class TarShards(MediaFiles):
             Exception: If the media cannot be read.
         """
         shard, row = self._find(index)
-        source, listed = self.sources[shard], self.indices[shard]
-        start, size = int(listed.header[row]), int(listed.size[row])
+        source, shard_index = self.sources[shard], self.indices[shard]
+        start, size = int(shard_index.header[row]), int(shard_index.size[row])
         if size > self.max_member_bytes:
             raise ValueError(f"it has {size} bytes, but max_member_bytes={self.max_member_bytes}")
         try:
@@ -128,10 +128,10 @@ class TarShards(MediaFiles):
             raise UnreadableFilesError(str(error)) from error
         except OSError as error:
             raise UnreadableFilesError(f"{error}. The same command continues once the shard can be reached") from error
-        if zlib.crc32(content[:BLOCK]) != listed.crc[row]:
+        if zlib.crc32(content[:BLOCK]) != shard_index.crc[row]:
             raise UnreadableFilesError(f"{source.url} has changed since this command started: run it again")
         # Only the suffix comes from the name in the archive, and only a suffix that the modality reads.
-        ending = Path(listed.names[row]).suffix.lower()
+        ending = Path(shard_index.names[row]).suffix.lower()
         with in_memory(content[BLOCK:], ending if ending in self.modality.suffixes else "") as path:
             return self.modality.load(path, seed)
 
@@ -155,13 +155,13 @@ class TarShards(MediaFiles):
         It shares the report of unreadable media, so that the limit applies to the whole dataset.
         """
         part = copy.copy(self)
-        part._places = self._places[np.asarray(indices, np.int64)]
+        part._positions = self._positions[np.asarray(indices, np.int64)]
         return part
 
     @property
     def groups(self) -> Groups:
         """Groups of consecutive examples that are in the same shard."""
-        shards = np.searchsorted(self._starts, self._places, side="right")
+        shards = np.searchsorted(self._starts, self._positions, side="right")
         ends = np.flatnonzero(np.diff(shards, append=-1)) + 1
         return Groups(np.diff(ends, prepend=0).tolist(), self.window)
 
@@ -174,14 +174,14 @@ class TarShards(MediaFiles):
         """A hash of the examples' names, sizes, classes and captions, independent of the shards' location."""
         facts = [[index.digest for index in self.indices], self.classes, self._captions]
         digest = hashlib.sha256(json.dumps(facts).encode())
-        digest.update(self._places.tobytes())
+        digest.update(self._positions.tobytes())
         return digest.hexdigest()
 
     def _find(self, index: int) -> tuple[int, int]:
         """Return the shard of one example, and its row in the shard's index."""
-        place = int(self._places[index])
-        shard = int(np.searchsorted(self._starts, place, side="right")) - 1
-        return shard, place - int(self._starts[shard])
+        position = int(self._positions[index])
+        shard = int(np.searchsorted(self._starts, position, side="right")) - 1
+        return shard, position - int(self._starts[shard])
 
     def _set_classes(self, labels: str) -> None:
         self.classes: tuple[str, ...] | None = None
@@ -198,8 +198,8 @@ class TarShards(MediaFiles):
             "class (.cls, or the label_key of .json)", [index.label >= 0 for index in self.indices], "labels"
         )
         self.classes = number(names)[0]
-        places = {name: place for place, name in enumerate(self.classes)}
-        numbers = [np.array([places[name] for name in index.classes], np.int64) for index in self.indices]
+        class_numbers = {name: label for label, name in enumerate(self.classes)}
+        numbers = [np.array([class_numbers[name] for name in index.classes], np.int64) for index in self.indices]
         self._labels = [each[index.label] for each, index in zip(numbers, self.indices, strict=True)]
 
     def _set_folders(self, required: bool) -> None:

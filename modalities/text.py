@@ -19,11 +19,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from modalities.hub import fetching_no_models
+from modalities.hub import offline_hub
 from multisagd.libraries import failed_import, importing
 from multisagd.logs import quiet
 
-REMEMBERED = 512
+CACHED_IN_MEMORY = 512
 """Number of captions whose embeddings stay in memory: about 600 MB for the largest encoders, otherwise very little."""
 
 
@@ -67,7 +67,7 @@ class TextEncoder:
         if self.cache is not None:
             self.cache.mkdir(parents=True, exist_ok=True)
         self._lock = threading.Lock()
-        self._embedding = lru_cache(REMEMBERED)(self._find)
+        self._embedding = lru_cache(CACHED_IN_MEMORY)(self._find)
 
     @property
     def width(self) -> int:
@@ -110,7 +110,7 @@ def _load(name: str, revision: str | None, fetch: bool) -> tuple[Any, Any]:
     options = {"revision": revision, "trust_remote_code": False}
     try:
         # The library makes other requests too: it looks up models by name.
-        with fetching_no_models(not fetch):
+        with offline_hub(not fetch):
             return _loaded(transformers, name, {**options, "local_files_only": not fetch})
     except (OSError, ValueError, KeyError, SafetensorError, RecursionError) as error:
         if (failure := failed_import(error)) is not None:
@@ -147,8 +147,8 @@ def _fingerprint(model: torch.nn.Module) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         flat = tensor.flatten()
-        chosen = flat[:: max(1, flat.numel() // 1000)].double().cpu()
-        digest.update(f"{name} {tuple(tensor.shape)}".encode() + chosen.numpy().tobytes())
+        values = flat[:: max(1, flat.numel() // 1000)].double().cpu()
+        digest.update(f"{name} {tuple(tensor.shape)}".encode() + values.numpy().tobytes())
     return digest.hexdigest()[:32]
 
 
@@ -157,10 +157,10 @@ def _read(path: Path, shape: tuple[int, int]) -> Tensor | None:
     try:
         with safe_open(path, framework="pt") as file:
             embedding: Tensor = file.get_tensor("embedding")
-            sound = (file.metadata() or {}).get("sha256") == _checksum(embedding)
+            intact = (file.metadata() or {}).get("sha256") == _checksum(embedding)
     except (OSError, SafetensorError):
         return None
-    return embedding if sound and embedding.shape == shape else None
+    return embedding if intact and embedding.shape == shape else None
 
 
 def _write(path: Path, embedding: Tensor) -> None:

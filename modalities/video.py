@@ -112,8 +112,8 @@ class Video(Modality):
         """
         with open_video(path, self.max_pixels) as file:
             clip = None
-            if file.promised is not None and self._available(file.promised) >= self.frames:
-                clip = self._window(file, file.promised, seed)
+            if file.declared is not None and self._available(file.declared) >= self.frames:
+                clip = self._window(file, file.declared, seed)
             if clip is None:
                 # Too short, or shorter than declared: only the packets give the end.
                 clip = self._window(file, file.measure(), seed)
@@ -139,9 +139,9 @@ class Video(Modality):
             if len(frames) < count:
                 return None
             clip = torch.stack(frames, dim=1)
-            if self.motion is None or (moved := _motion(clip)) >= self.motion:
+            if self.motion is None or (difference := _motion(clip)) >= self.motion:
                 return clip
-            maximum = max(maximum, moved)
+            maximum = max(maximum, difference)
         raise ValueError(f"no window has motion={self.motion:g} per frame; the largest is {maximum:.2g}")
 
     def _starts(self, duration: float, step: float, seed: int | None) -> list[float]:
@@ -152,15 +152,15 @@ class Video(Modality):
         """
         spare = duration - (self.frames - 1) / self.fps - 1e-3
         last = max(0, math.ceil(spare / step) - 1)
-        draw = random.Random(derive(seed, "window")) if seed is not None else None
+        rng = random.Random(derive(seed, "window")) if seed is not None else None
         if self.motion is None:
-            return [step * (draw.randint(0, last) if draw else last // 2)]
-        places = sorted({round(n * last / (WINDOWS - 1)) for n in range(WINDOWS)})
-        if draw:
-            draw.shuffle(places)
+            return [step * (rng.randint(0, last) if rng else last // 2)]
+        indices = sorted({round(n * last / (WINDOWS - 1)) for n in range(WINDOWS)})
+        if rng:
+            rng.shuffle(indices)
         else:
-            places.sort(key=lambda place: abs(place - last / 2))
-        return [step * place for place in places]
+            indices.sort(key=lambda index: abs(index - last / 2))
+        return [step * index for index in indices]
 
     def _fitted(self, frame: VideoFrame, aspect: float, seed: int | None) -> Tensor:
         fitted = self.image.fit(pixels(frame, self.image.sides, aspect), seed)

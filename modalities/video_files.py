@@ -46,7 +46,7 @@ class VideoFile:
 
     `counted` is True if timestamps do not give display times, so that frames are counted; `seekable` is False if
     timestamps cannot be trusted after a seek. `origin` is the timestamp of the first frame, `aspect` the width of a
-    pixel over its height, `step` the nominal time between frames and `promised` the duration declared by the
+    pixel over its height, `step` the nominal time between frames and `declared` the duration declared by the
     header, both in seconds; None if it declares no duration.
     """
 
@@ -59,7 +59,7 @@ class VideoFile:
     origin: int
     aspect: float
     step: float
-    promised: float | None
+    declared: float | None
 
     def frames_at(self, times: Sequence[float], convert: Callable[[VideoFrame], Tensor]) -> list[Tensor]:
         """Return `convert(frame)` for the frame shown at each of the increasing `times`.
@@ -87,8 +87,8 @@ class VideoFile:
                     return converted
                 shown = frame
         if shown is not None:
-            lasts = max(self.step, float(shown.duration * (self.stream.time_base or 0)))
-            show(self.time(shown.pts) + lasts - ROUNDING)
+            duration = max(self.step, float(shown.duration * (self.stream.time_base or 0)))
+            show(self.time(shown.pts) + duration - ROUNDING)
         return converted
 
     def frames(self, time: float) -> Generator[VideoFrame, None, None]:
@@ -127,13 +127,13 @@ class VideoFile:
             for packet in container.demux(_video_stream(container, self.max_pixels)):
                 if packet.size:
                     count += 1
-                    lasts = max(self.step, float((packet.duration or 0) * (packet.time_base or 0)))
-                    end = max(end, (count - 1) * self.step if packet.pts is None else self.time(packet.pts) + lasts)
+                    duration = max(self.step, float((packet.duration or 0) * (packet.time_base or 0)))
+                    end = max(end, (count - 1) * self.step if packet.pts is None else self.time(packet.pts) + duration)
         if count == 0:
             raise ValueError("the video has no frames")
-        if self.promised is not None and end < (1 - MISSING) * self.promised - self.step:
+        if self.declared is not None and end < (1 - MISSING) * self.declared - self.step:
             raise ValueError(
-                f"the file is truncated: its header declares {self.promised:.2f} s of video, but it has {end:.2f}"
+                f"the file is truncated: its header declares {self.declared:.2f} s of video, but it has {end:.2f}"
             )
         return end
 
@@ -147,10 +147,10 @@ class VideoFile:
             raise ValueError("the video has frames without a presentation time")
         return float((timestamp - self.origin) * (self.stream.time_base or 0))
 
-    def _seek(self, place: float, time: float) -> Iterator[VideoFrame]:
-        """Decode from the last keyframe at or before `place`; yield nothing if the result begins after `time`."""
+    def _seek(self, start: float, time: float) -> Iterator[VideoFrame]:
+        """Decode from the last keyframe at or before `start`; yield nothing if the result begins after `time`."""
         assert self.stream.time_base is not None
-        offset = self.origin + int((place + ROUNDING) / self.stream.time_base)
+        offset = self.origin + int((start + ROUNDING) / self.stream.time_base)
         self.container.seek(offset, stream=self.stream)
         packets = dropwhile(lambda packet: not packet.is_keyframe, self.container.demux(self.stream))
         key = next(packets, None)
@@ -187,11 +187,11 @@ def open_video(path: Path, max_pixels: int) -> Iterator[VideoFile]:
             _check_size(context.width, context.height, max_pixels)
             rate = float(stream.average_rate or 0)
             step = 1 / rate if 0.01 < rate < 1000 else 1 / 25
-            promised = None
+            declared = None
             if stream.duration and stream.time_base:
-                promised = float(stream.duration * stream.time_base)
+                declared = float(stream.duration * stream.time_base)
             elif container.duration:
-                promised = container.duration / av.time_base
+                declared = container.duration / av.time_base
             # AVI numbers frames in coding order, which differs from display order with B-frames; MPEG-PS times only
             # some.
             counted = container.format.name == "avi" and context.has_b_frames
@@ -201,7 +201,7 @@ def open_video(path: Path, max_pixels: int) -> Iterator[VideoFile]:
             first = next((packet.pts for packet in container.demux(stream) if packet.is_keyframe), None)
             origin = max((start for start in (stream.start_time, first) if start is not None), default=0)
             aspect = float(stream.sample_aspect_ratio or 1)
-            yield VideoFile(path, max_pixels, container, stream, counted, seekable, origin, aspect, step, promised)
+            yield VideoFile(path, max_pixels, container, stream, counted, seekable, origin, aspect, step, declared)
     except av.FFmpegError as error:
         raise ValueError(f"the file is damaged or not a video ({error.strerror})") from error
 

@@ -91,11 +91,11 @@ class MovingDigits(Dataset):
 
     def batch(self, indices: Sequence[int], seeds: Sequence[int] | None = None) -> Batch:
         """Return a batch (see `Dataset.batch`); there is no augmentation."""
-        places = [index for index, _ in pair(indices, seeds)]
-        outside = [index for index in places if not 0 <= index < len(self)]
+        positions = [index for index, _ in pair(indices, seeds)]
+        outside = [index for index in positions if not 0 <= index < len(self)]
         if outside:
             raise IndexError(f"index {outside[0]} is out of range for a dataset of {len(self)} clips")
-        tracks = [self.tracks(index) for index in places]
+        tracks = [self.tracks(index) for index in positions]
         glyphs = torch.stack([each.glyphs for each in tracks])
         corners = self.corners(torch.stack([t.start for t in tracks]), torch.stack([t.velocity for t in tracks]))
         pixels = (self.draw(glyphs, corners) * 255).round().to(torch.uint8)

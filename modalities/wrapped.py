@@ -104,32 +104,32 @@ class Captioned(Wrapped):
 
 
 class Transformed(Wrapped):
-    """A dataset that transforms the tensor of every example; `places` are the indices in the whole dataset."""
+    """A dataset that transforms the tensor of every example; `positions` are the indices in the whole dataset."""
 
     def __init__(self, inner: Dataset) -> None:
         super().__init__(inner)
-        self.places: Sequence[int] = range(len(inner))
+        self.positions: Sequence[int] = range(len(inner))
 
     @abstractmethod
-    def transform(self, x0: Tensor, places: Sequence[int], seeds: Sequence[int | None]) -> Tensor:
+    def transform(self, x0: Tensor, positions: Sequence[int], seeds: Sequence[int | None]) -> Tensor:
         """Return transformed data `(batch, channels, *grid)`, given each example's index and augmentation seed."""
 
     def example(self, index: int, seed: int | None = None) -> Example:
         """Return one transformed example."""
         example = self.inner.example(index, seed)
-        return example._replace(x0=self.transform(example.x0[None], [self.places[index]], [seed])[0])
+        return example._replace(x0=self.transform(example.x0[None], [self.positions[index]], [seed])[0])
 
     def batch(self, indices: Sequence[int], seeds: Sequence[int] | None = None) -> Batch:
         """Return the transformed examples at `indices`."""
         batch = self.inner.batch(indices, seeds)
-        chosen = pair(indices, seeds)
-        places = [self.places[index] for index, _ in chosen]
-        return batch._replace(x0=self.transform(batch.x0, places, [seed for _, seed in chosen]))
+        pairs = pair(indices, seeds)
+        positions = [self.positions[index] for index, _ in pairs]
+        return batch._replace(x0=self.transform(batch.x0, positions, [seed for _, seed in pairs]))
 
     def subset(self, indices: Sequence[int]) -> Self:
         """Return the dataset of these examples only, each transformed as before."""
         part = super().subset(indices)
-        part.places = [self.places[index] for index in indices]
+        part.positions = [self.positions[index] for index in indices]
         return part
 
 
@@ -144,13 +144,13 @@ class Corrupted(Transformed):
         super().__init__(inner)
         self.corruption, self.seed, self.redrawn = corruption, seed, redrawn
 
-    def transform(self, x0: Tensor, places: Sequence[int], seeds: Sequence[int | None]) -> Tensor:
+    def transform(self, x0: Tensor, positions: Sequence[int], seeds: Sequence[int | None]) -> Tensor:
         """Return the corrupted data."""
-        drawn = [
-            derive(self.seed, "corruption", place) if seed is None or not self.redrawn else derive(seed, "corruption")
-            for place, seed in zip(places, seeds, strict=True)
+        own = [
+            derive(self.seed, "corruption", index) if seed is None or not self.redrawn else derive(seed, "corruption")
+            for index, seed in zip(positions, seeds, strict=True)
         ]
-        return self.corruption.corrupt(x0, drawn)
+        return self.corruption.corrupt(x0, own)
 
 
 class Restored(Transformed):
@@ -160,9 +160,9 @@ class Restored(Transformed):
         super().__init__(inner)
         self.restoration, self.seed, self.drawn = restoration, seed, drawn
 
-    def transform(self, x0: Tensor, places: Sequence[int], seeds: Sequence[int | None]) -> Tensor:
+    def transform(self, x0: Tensor, positions: Sequence[int], seeds: Sequence[int | None]) -> Tensor:
         """Return the restored data."""
-        own = [derive(self.seed, "restoration", place) for place in places] if self.drawn else None
+        own = [derive(self.seed, "restoration", position) for position in positions] if self.drawn else None
         return self.restoration.restore(x0, own)
 
 

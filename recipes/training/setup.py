@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from modalities.base import Dataset, Modality, found_classes
+from modalities.base import Dataset, Modality, distinct_classes
 from modalities.text import TextEncoder
 from modalities.wrapped import Captioned, Restored
 from multisagd import Corruption, DataStatistics, Denoiser, GaussianRestoration
@@ -126,7 +126,7 @@ def learned_condition(
         seen_count = -(-samples // settings.training.batch) * settings.training.batch
         if seen_count < len(training):  # less than an epoch
             shown = Order(len(training), settings.seed, training.groups).indices(0, seen_count)
-        seen = found_classes(training, shown)
+        seen = distinct_classes(training, shown)
         untrained = tuple(name for number, name in enumerate(training.classes) if number not in seen)
         found = LearnedCondition(training.classes, untrained=untrained)
     elif wanted:

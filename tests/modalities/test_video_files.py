@@ -130,7 +130,7 @@ def test_measure_finds_the_duration_of_streams_and_single_frames(tmp_path: Path)
     write_numbered(pipe, "libx264", format="matroska")  # type: ignore[arg-type]
     (tmp_path / "live.mkv").write_bytes(pipe.data)
     with open_video(tmp_path / "live.mkv", 10**6) as file:
-        assert file.promised is None
+        assert file.declared is None
         assert file.measure() == pytest.approx(2.4, abs=2e-3)
         assert numbers(file, [1.0, 2.0, 2.39]) == [25, 50, 59]
     for name in ("one.mp4", "one.mkv", "one.avi"):
