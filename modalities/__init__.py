@@ -1,1 +1,1 @@
-"""Conversion of media to tensors on a grid and back: one file per medium, with the protocol in `modalities.base`."""
+"""Conversion of media to tensors on a grid and back: one file per medium; `modalities.base` contains the interface."""

@@ -1,8 +1,8 @@
-"""Conversion of audio files to spectrograms or samples on a grid, at one rate and length, and back.
+"""Conversion of audio files to spectrograms or waveforms on a grid, at one sample rate and length, and back.
 
-In memory an audio clip is a float32 tensor (audio channels, samples) with full scale at ±1, sampled at `Audio.rate`. It
-is at most `Audio.seconds` long; shorter clips keep their length. `Audio.short` determines how the rest of the grid is
-filled. `modalities.representation` explains the axes of the grids and the spectra on them.
+In memory, an audio clip is a float32 tensor (audio channels, samples) with full scale at ±1, sampled at `Audio.rate`.
+It is at most `Audio.seconds` long; shorter clips keep their length. `Audio.short` determines how the rest of the grid
+is filled. `modalities.representation` explains the axes of the grids and the spectra on them.
 """
 
 from __future__ import annotations
@@ -27,41 +27,41 @@ from multisagd.libraries import check
 from multisagd.seeds import derive
 
 PEAK = 10 ** (-1 / 20)
-"""Level at which `loudness` puts peaks: 1 dB below full scale."""
+"""Maximum level after loudness normalisation: 1 dB below full scale."""
 RMS = 10 ** (-20 / 20)
-"""Level at which `loudness="rms"` puts the root mean square: 20 dB below full scale."""
+"""Root mean square level after normalisation with `loudness="rms"`: 20 dB below full scale."""
 MAX_GAIN = 10 ** (40 / 20)
-"""Largest gain, 40 dB, so that the noise floor of a silent recording is not amplified to an audible level."""
+"""Maximum gain, 40 dB, so that the noise floor of a silent recording is not amplified to an audible level."""
 SHIFTS = (0, 1 / 2, 1 / 4, 3 / 4, 1 / 8, 5 / 8, 3 / 8, 7 / 8)
-"""Starts of excerpts, as fractions of the file, tried in turn until one is not silent; they wrap around at its end."""
+"""Shifts of an excerpt's start, as fractions of the file, tried in turn until the excerpt is not silent."""
 SEARCH_SECONDS = 10
-"""Seconds that are read at a time to find a part of a file that is not silent."""
+"""Number of seconds read at a time to find a part of a file that is not silent."""
 
 MAX_CLIPPED = 0.01
-"""Fraction of samples beyond full scale above which writing a file logs a warning; a few clipped peaks are normal."""
+"""A warning is logged if more than this fraction of the samples is clipped; a few clipped peaks are normal."""
 
 log = logging.getLogger("multisagd")
 
 
 @dataclass(frozen=True)
 class Audio(Modality):
-    """Audio clips of `seconds` at `rate` samples per second, mixed to "mono" or "stereo", written as `representation`.
+    """Audio clips of `seconds` at `rate` samples per second, mixed to mono or stereo, and encoded by `representation`.
 
-    Files of any rate and number of channels are resampled and mixed: mono is the mean of all channels, stereo repeats
-    the channel of a mono file. From longer files an excerpt is taken. The seed determines its start; if there is no
-    seed, it is the middle of the file. If the excerpt is silent, other excerpts of the same file are tried, and finally
-    the first one that is not silent. `short` determines how shorter files are handled: "mask" pads them with silence
-    that losses and statistics omit (a frame counts as data if its centre lies in the file); "silence" pads them with
-    silence that is learned, as for single words; "repeat" repeats them; "skip" rejects them, so that they are reported.
-    `loudness` sets the gain of the excerpt: "keep" leaves it; "peak" brings the largest sample to -1 dB of full scale;
-    "rms" brings the root mean square to -20 dB, unless the peak would exceed -1 dB. The gain is at most 40 dB. A file
-    that stays below `silence_db` (relative to full scale) throughout is rejected as silent, for every seed; `None`
-    accepts silence.
+    Files with any sample rate and number of channels are resampled and mixed: mono is the mean of all channels; stereo
+    repeats the channel of a mono file. From longer files an excerpt is taken. The seed determines its start; if there
+    is no seed, it is the middle of the file. If the excerpt is silent, other excerpts of the same file are tried, and
+    finally the first part that is not silent. `short` determines how shorter files are handled: "mask" pads them with
+    silence that losses and statistics omit (a frame counts as data if its centre lies in the file); "silence" pads them
+    with silence that is learned, which suits single words; "repeat" repeats them; "skip" rejects them, so that they are
+    reported. `loudness` sets the gain of the excerpt: "keep" leaves it; "peak" brings the largest sample to -1 dB of
+    full scale; "rms" brings the root mean square to -20 dB, unless the peak would exceed -1 dB. The gain is at most 40
+    dB. A file that stays below `silence_db` (relative to full scale) throughout is rejected as silent, whatever the
+    seed; `None` accepts silence.
 
     Raises:
         BrokenLibraryError: If soundfile cannot be imported.
         ValueError: If the rate is outside 1 to 768 kHz, the length is below one sample, an option is unknown,
-            `silence_db` is not negative, or the representation is incompatible with these.
+            `silence_db` is not negative, or the representation is incompatible with these settings.
     """
 
     rate: int = 16000
@@ -118,7 +118,7 @@ class Audio(Modality):
         return self.representation.grid(self.samples, self.rate)
 
     def load(self, path: Path, seed: int | None = None) -> Tensor:
-        """Read one excerpt of an audio file: float32, shape (audio channels, at most `samples`).
+        """Return one excerpt of an audio file, float32 of shape (audio channels, at most `samples`).
 
         Raises:
             ValueError: If the file is empty, not audio, truncated, silent or too short (`short="skip"`), has samples
@@ -149,23 +149,23 @@ class Audio(Modality):
                 return
 
     def _audible(self, waveform: Tensor) -> Tensor:
-        """Return which samples are not silent, bool of shape (samples,)."""
+        """Return a bool mask (samples,) that is True where the waveform is not silent."""
         return waveform.abs().amax(0) >= (0 if self.silence_db is None else 10 ** (self.silence_db / 20))
 
     def remix(self, waveform: Tensor) -> Tensor:
-        """Return audio (channels, samples) with any number of channels as (audio channels, samples).
+        """Mix a waveform (any number of channels, samples) to shape (audio channels, samples).
 
         Raises:
-            ValueError: If there are more than two channels and this modality is stereo.
+            ValueError: If there are more than two channels and `mix` is "stereo".
         """
         if self.mix == "mono":
             return waveform.mean(dim=0, keepdim=True)
         if waveform.shape[0] > 2:
-            raise ValueError(f"it has {waveform.shape[0]} channels, which mix=stereo cannot place: use mix=mono")
+            raise ValueError(f"it has {waveform.shape[0]} channels, but mix=stereo accepts at most 2: use mix=mono")
         return waveform.expand(2, -1).contiguous()
 
     def level(self, waveform: Tensor) -> Tensor:
-        """Return audio (channels, samples) with the gain set by `loudness`."""
+        """Apply the gain that `loudness` requires to a waveform (channels, samples)."""
         peak = float(waveform.abs().max())
         if self.loudness == "keep" or peak == 0:
             return waveform
@@ -175,10 +175,10 @@ class Audio(Modality):
         return waveform * min(gain, MAX_GAIN)
 
     def encode(self, media: Tensor) -> Tensor:
-        """Return a clip (audio channels, at most `samples`) as a tensor (channels, *grid), filled according to `short`.
+        """Convert a clip (audio channels, at most `samples`) to a tensor (channels, *grid), filled as `short` requires.
 
         Raises:
-            ValueError: If the shape is different, or there are no samples.
+            ValueError: If the clip has a different shape or no samples.
         """
         channels, length = media.shape if media.ndim == 2 else (0, 0)
         if channels != self.audio_channels or not 1 <= length <= self.samples:
@@ -200,7 +200,7 @@ class Audio(Modality):
         return (torch.arange(shape[-1]) < self.representation.covered(length)).expand(1, *shape).contiguous()
 
     def decode(self, x0: Tensor) -> Tensor:
-        """Return a tensor (channels, *grid) as a waveform (audio channels, samples), float32 on the CPU, not clipped.
+        """Convert a tensor (channels, *grid) to a waveform (audio channels, samples), float32 on the CPU, not clipped.
 
         Raises:
             ValueError: If a value is not finite.
@@ -212,7 +212,7 @@ class Audio(Modality):
     def save(self, media: Tensor, path: Path) -> None:
         """Write a clip as 16-bit WAV, and next to it a plot of its spectrogram (.png).
 
-        Samples beyond full scale are clipped; a warning is logged if these are more than 1 %.
+        Samples beyond full scale are clipped; a warning is logged if that affects more than 1 % of them.
 
         Raises:
             ValueError: If the path does not end in .wav, or a sample is not finite.
@@ -223,7 +223,7 @@ class Audio(Modality):
         plot_spectrograms([media], self.rate, path.with_suffix(".png"))
 
     def save_grid(self, media: Sequence[Tensor], path: Path, *, names: Sequence[str] | None = None) -> None:
-        """Write one figure with the spectrograms of several clips, and one .wav of all of them, 0.25 s apart.
+        """Write one figure with the spectrograms of several clips, and one .wav file with all of them, 0.25 s apart.
 
         Raises:
             ValueError: If there are no clips, or the path does not end in .png.

@@ -1,8 +1,8 @@
-"""Checks of the bytes of an audio file before decoding: its format, and whether its end is missing.
+"""Checks of an audio file before it is decoded: its format, and whether its end is missing.
 
 Decoders read a truncated file as if it were shorter, so its length is compared here with the declared length.
-FLAC and MP3 declare a number of samples, which is checked when they are read. If an MP3 file lacks that number (no Xing
-or Info frame), the length is estimated from the size, which is accurate only if the bit rate is constant.
+FLAC and MP3 files declare their number of samples, which is checked when they are read. If an MP3 file does not declare
+it (no Xing or Info frame), the length is estimated from the size, which is accurate only if the bit rate is constant.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ KINDS = {
     "MP3": rb"ID3|\xff[\xe2\xe3\xf2\xf3\xfa\xfb]",
     "MP4": rb"....ftyp",
 }
-"""First bytes of the formats that are read."""
+"""First bytes of each supported format, as a regular expression."""
 MAX_PARTS = 10_000
-"""Maximum number of chunks or boxes that are read: enough for every real file, and a limit for malicious ones."""
+"""Maximum number of chunks or boxes that are read: more than any real file has, but a limit for malicious files."""
 MAX_PAGE = 65_307
-"""Maximum bytes of a page of an Ogg stream (RFC 3533, Sec. 6)."""
+"""Maximum size of a page of an Ogg stream, in bytes (RFC 3533, Sec. 6)."""
 
 
 def recognise(path: Path) -> str:
     """Return the format of an audio file, one of `KINDS`, from its first bytes, not from its name.
 
     Raises:
-        ValueError: If it is empty or has a different format.
+        ValueError: If the file is empty or has none of these formats.
     """
     with path.open("rb") as file:
         head = file.read(12)
@@ -39,14 +39,16 @@ def recognise(path: Path) -> str:
     for kind, start in KINDS.items():
         if re.match(start, head, re.DOTALL):
             return kind
-    raise ValueError(f"its content is not {', '.join(KINDS)}, regardless of its name")
+    raise ValueError(
+        f"its content has none of the formats {', '.join(KINDS)}, whatever its name: convert it to one of them"
+    )
 
 
 def check_complete(path: Path, kind: str) -> None:
-    """Check that a file of this kind is as long as its container declares, if it declares a length.
+    """Check that a file of format `kind` is as long as its container declares, if it declares a length.
 
     Raises:
-        ValueError: If it is truncated, or does not state its length because it was written to a pipe.
+        ValueError: If the file is truncated, or does not state its length because it was written to a pipe.
     """
     size = path.stat().st_size
     with path.open("rb") as file:
@@ -66,7 +68,7 @@ def check_complete(path: Path, kind: str) -> None:
 
 
 def last_page_samples(path: Path) -> int:
-    """Return the number of samples in the last page of a complete Ogg stream, from the positions in its pages.
+    """Return the number of samples in the last page of a complete Ogg stream, from the positions that pages declare.
 
     Opus positions always count samples at 48 kHz, whatever the decoding rate, so the result may be too large.
     """
@@ -88,7 +90,7 @@ def _position(tail: bytes, offset: int) -> int:
 
 
 def _samples_end(file: BinaryIO) -> int:
-    """Return the declared end of the chunk of samples in a RIFF, RF64 or AIFF file."""
+    """Return the declared end of the chunk that contains the samples in a RIFF, RF64 or AIFF file."""
     order = file.read(12)[:4]
     wide = None
     for _ in range(MAX_PARTS):
@@ -101,15 +103,17 @@ def _samples_end(file: BinaryIO) -> int:
             wide = int.from_bytes(sizes[8:], "little")
             file.seek(-len(sizes), 1)
         if header[:4] == b"data" and length == 0xFFFFFFFF and wide is None:
-            raise ValueError("its header does not state its length, as when it is written to a pipe: encode it again")
+            raise ValueError(
+                "its header does not state its length, as when a file is written to a pipe: encode it again"
+            )
         if header[:4] in (b"data", b"SSND"):
             return file.tell() + (wide if wide is not None and length == 0xFFFFFFFF else length)
         file.seek(length + length % 2, 1)
-    raise ValueError("truncated: it ends before its samples begin")
+    raise ValueError("truncated: it ends before its samples begin; copy it again")
 
 
 def _last_box_end(file: BinaryIO, size: int) -> int:
-    """Return the declared end of the outermost boxes of an MP4 file."""
+    """Return the declared end of the last outermost box of an MP4 file."""
     end = 0
     for _ in range(MAX_PARTS):
         file.seek(end)
@@ -119,7 +123,7 @@ def _last_box_end(file: BinaryIO, size: int) -> int:
         length = int.from_bytes(header[:4], "big")
         if length == 1:
             length = int.from_bytes(header[8:], "big")
-        # A length of 0 means up to the end of the file. Less than a header is padding or damage and ends the loop.
+        # Length 0 means that the box extends to the end of the file. Lengths 1 to 7 are padding or damage.
         if length < 8:
             break
         end += length
@@ -127,7 +131,7 @@ def _last_box_end(file: BinaryIO, size: int) -> int:
 
 
 def _last_page_end(file: BinaryIO, size: int) -> int:
-    """Return where the last page of an Ogg stream ends.
+    """Return the position where the last page of an Ogg stream should end.
 
     Raises:
         ValueError: If that page is not marked as the end of a stream.

@@ -24,7 +24,7 @@ def plot_spectrograms(
     columns: int | None = None,
     names: Sequence[str] | None = None,
 ) -> None:
-    """Plot spectrograms of waveforms (channels, samples), averaged over channels, as one PNG.
+    """Plot the spectrograms of waveforms (channels, samples), averaged over channels, in one PNG file.
 
     Windows last about 32 ms.
 
@@ -41,14 +41,14 @@ def plot_spectrograms(
             decibels.numpy(), aspect="auto", origin="lower", extent=extent, cmap="magma", vmin=-RANGE_DB, vmax=0.0
         )
         plot.set_ylabel("frequency (Hz)", fontsize="x-small")
-    figure.colorbar(image, ax=figure.axes, label="dB of full scale")
+    figure.colorbar(image, ax=figure.axes, label="dB relative to full scale")
     save_figure(figure, path)
 
 
 def spectrogram_pixels(waveform: Tensor, rate: int) -> np.ndarray:
-    """Return the power of a waveform (channels, samples) as uint8 pixels (frequencies, times, 3).
+    """Return the spectrogram of a waveform (channels, samples) as uint8 pixels (frequencies, times, 3).
 
-    Colours stand for decibels. Low frequencies are at the bottom; windows last about 32 ms and overlap by half.
+    Colours represent decibels. Low frequencies are at the bottom; windows last about 32 ms and overlap by half.
     """
     from matplotlib import colormaps
 
@@ -56,7 +56,7 @@ def spectrogram_pixels(waveform: Tensor, rate: int) -> np.ndarray:
 
 
 def _decibels(waveform: Tensor, rate: int, overlap: int) -> Tensor:
-    """Return power (frequencies, times) in decibels of full scale, averaged over channels."""
+    """Return the power (frequencies, times) in decibels relative to full scale, averaged over channels."""
     window = max(4, 2 ** round(math.log2(0.032 * rate)))
     power = Stft(window=window, hop=window // overlap).transform(waveform).abs().square().mean(dim=0)
     return 10 * power.clamp(min=10 ** (-RANGE_DB / 10)).log10()

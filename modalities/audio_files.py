@@ -2,7 +2,7 @@
 
 Only the excerpt is decoded, by seeking, so memory depends on the excerpt and not on the file, and files may have any
 length. In WAV, AIFF, FLAC and Ogg Vorbis an excerpt is exact to the sample. In MP3, AAC and Opus it is as exact as the
-decoder: a codec that fills in random noise decodes differently each time.
+decoder: a codec that adds random noise decodes differently each time.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ MAX_CHANNELS = 32
 TOLERANCE = 0.1
 """Seconds by which MP3 and MP4 files may end early: their lengths are rounded to frames, and some are estimates."""
 PREROLL = 8192
-"""Frames decoded before an excerpt of MP3, MP4 or Ogg: frames depend on earlier frames, so the first are wrong."""
+"""Frames decoded before an excerpt of MP3, MP4 or Ogg: a frame depends on earlier ones, so the first are wrong."""
 UNKNOWN_LENGTH = 2**63 - 1
-"""Number of frames that libsndfile returns if a header states none."""
+"""Number of frames that libsndfile returns if a header does not declare it."""
 
 
 @dataclass(frozen=True)
 class AudioFile:
     """An open audio file: `read(start, count)` returns float32 of shape (count, channels), or fewer frames at its end.
 
-    It may have up to `spare` fewer frames than the `frames` that it declares.
+    The file may have up to `spare` frames fewer than the `frames` that it declares.
     """
 
     rate: int
@@ -50,7 +50,8 @@ class AudioFile:
 class Excerpts:
     """An open audio file, resampled: `read(start, count)` returns float32 of shape (channels of the file, count).
 
-    It has `samples` in total. An excerpt equals, up to rounding, the same part of the whole resampled file.
+    The resampled file has `samples` samples. An excerpt equals, up to rounding, the same part of the whole resampled
+    file.
     """
 
     samples: int
@@ -60,8 +61,8 @@ class Excerpts:
 def read_excerpt(path: Path, rate: int, samples: int, position: float) -> Tensor:
     """Read at most `samples` samples at `rate`, float32 of shape (channels of the file, samples).
 
-    `position`, from 0 to 1, is the position of the excerpt in a longer file: 0 is its beginning, 1 its end. Raises the
-    errors of `open_excerpts`.
+    `position`, from 0 to 1, is the position of the excerpt in a longer file: 0 is its beginning, 1 its end. Raises
+    the same errors as `open_excerpts`.
     """
     with open_excerpts(path, rate) as file:
         count = min(samples, file.samples)
@@ -79,10 +80,12 @@ def open_excerpts(path: Path, rate: int) -> Iterator[Excerpts]:
     with open_audio(path) as audio:
         if not RATES[0] <= audio.rate <= RATES[1]:
             raise ValueError(
-                f"its header declares {audio.rate} samples per second: supported are {RATES[0]} to {RATES[1]}"
+                f"its header declares {audio.rate} samples per second, but only {RATES[0]} to {RATES[1]} are supported"
             )
         if not 1 <= audio.channels <= MAX_CHANNELS:
-            raise ValueError(f"its header declares {audio.channels} channels: supported are 1 to {MAX_CHANNELS}")
+            raise ValueError(
+                f"its header declares {audio.channels} channels, but only 1 to {MAX_CHANNELS} are supported"
+            )
         if audio.frames <= 0:
             raise ValueError("it contains no samples")
 
@@ -96,7 +99,7 @@ def open_excerpts(path: Path, rate: int) -> Iterator[Excerpts]:
 def open_audio(path: Path) -> Iterator[AudioFile]:
     """Open an audio file, and close it at the end of the `with` block.
 
-    In this block, decoder errors become ValueError.
+    Errors of the decoder within the block become ValueError.
 
     Raises:
         ValueError: If the file is empty, not audio, damaged or truncated.
@@ -114,7 +117,7 @@ def _resampled(audio: AudioFile, rate: int, start: int, count: int) -> np.ndarra
         return _checked(audio, start, count)
     with importing("soxr", f"audio of {audio.rate} samples per second at {rate}"):
         import soxr
-    # `down` frames become exactly `up` samples, so phases match the file from a multiple of `down` on.
+    # `down` frames become exactly `up` samples, so a block that starts at a multiple of `down` has the file's phase.
     up, down = rate // math.gcd(rate, audio.rate), audio.rate // math.gcd(rate, audio.rate)
     margin = 200 * math.ceil(audio.rate / rate)  # more than the resampling filter reaches
     block = max(0, start * down // up - margin) // down
@@ -124,7 +127,7 @@ def _resampled(audio: AudioFile, rate: int, start: int, count: int) -> np.ndarra
 
 
 def _checked(audio: AudioFile, start: int, count: int) -> np.ndarray:
-    """Return `count` frames, with silence in place of frames that may be missing at the end of the file.
+    """Return `count` frames; frames that may be missing at the end of the file are replaced by silence.
 
     Raises:
         ValueError: If there are fewer frames, or samples out of range.
@@ -154,7 +157,7 @@ def _open_libsndfile(path: Path, kind: str) -> Iterator[AudioFile]:
         with soundfile.SoundFile(path) as file:
             if file.frames == UNKNOWN_LENGTH:
                 raise ValueError("its header does not state its length, as in a recorded stream: encode it again")
-            # libsndfile 1.2.2 may seek wrongly in Ogg: within the last page, and forwards from the current position.
+            # libsndfile 1.2.2 may seek to a wrong position in Ogg, within the last page or forwards.
             latest = file.frames - last_page_samples(path) if kind == "Ogg" else file.frames
             preroll = PREROLL if kind in ("MP3", "Ogg") else 0
 
@@ -171,7 +174,7 @@ def _open_libsndfile(path: Path, kind: str) -> Iterator[AudioFile]:
                 _check_end(audio)
             yield audio
     except soundfile.LibsndfileError as error:
-        raise ValueError(f"this {kind} file is damaged or of an unknown kind: {error.error_string}") from error
+        raise ValueError(f"this {kind} file is damaged or has an unsupported encoding: {error.error_string}") from error
 
 
 def _check_end(audio: AudioFile) -> None:
@@ -195,14 +198,14 @@ def _open_mp4(path: Path) -> Iterator[AudioFile]:
     with importing("av", "audio in MP4"):
         import av
     try:
-        # The demuxer is fixed and gets an open file, so no playlist or link inside can refer to another file.
+        # The demuxer is fixed and gets an open file, so that no playlist or reference inside can open another file.
         with path.open("rb") as file, av.open(file, "r", format="mov", metadata_errors="replace") as container:
             if not container.streams.audio:
                 raise ValueError("it has no audio stream")
             stream = container.streams.audio[0]
             rate, channels, base = stream.rate, stream.channels, stream.time_base
             if stream.duration is None or not rate or base is None:
-                raise ValueError("it declares neither length nor rate: rewrite it without fragments")
+                raise ValueError("it does not declare its length and sample rate: remux it without fragments")
 
             def read(start: int, count: int) -> np.ndarray:
                 frames, reached = np.zeros((count, channels), np.float32), 0

@@ -20,16 +20,16 @@ from multisagd.seeds import derive
 LOWEST = 110.0
 """Pitch of the lowest string in Hz, an A."""
 NOTES = 36
-"""Semitones from the lowest string upwards: three octaves, up to 831 Hz."""
+"""Number of pitches, one semitone apart, from the lowest upwards: three octaves, up to 831 Hz."""
 LATEST = 0.1
-"""Largest delay of the pluck, as a fraction of the clip, if there is an augmentation seed."""
+"""Maximum delay of the pluck, as a fraction of the clip, if there is an augmentation seed."""
 
 
 class PluckedStrings(Dataset):
     """`count` plucked strings of random pitch, decay, plucking position, brightness and loudness, in 12 pitch classes.
 
     Each string depends on `seed` and its index only. It is plucked at time 0 or, if there is an augmentation seed, up
-    to a tenth of the length later. The whole clip is data, including the silence before the pluck.
+    to a tenth of the clip later. The whole clip is data, including the silence before the pluck.
 
     Raises:
         ValueError: If the modality is not `Audio`, its rate is below 4 kHz (strings need some samples per period), or
@@ -74,7 +74,7 @@ class PluckedStrings(Dataset):
         return self._drawn(index)[1] % 12
 
     def _drawn(self, index: int) -> tuple[np.random.Generator, int]:
-        """Return the random generator of one string, and its pitch in semitones, which is drawn first."""
+        """Return the random generator of one string, and its first draw: the pitch in semitones."""
         rng = np.random.default_rng(derive(self.seed, "string", self.numbers[index]))
         return rng, int(rng.integers(NOTES))
 
@@ -99,7 +99,7 @@ def pluck(
     samples: int,
     rng: np.random.Generator,
 ) -> np.ndarray:
-    """Synthesise a plucked string: float64, shape (samples,), of arbitrary loudness.
+    """Synthesise a plucked string, float64 of shape (samples,), with arbitrary loudness.
 
     A burst of noise runs round a loop of one period that averages neighbouring samples (Karplus and Strong, Computer
     Music Journal 7(2), 1983). An all-pass filter tunes the loop between whole samples, a factor shortens its decay, a
@@ -108,12 +108,12 @@ def pluck(
 
     Args:
         frequency: pitch in Hz.
-        decay: seconds after which a lossless average would leave -60 dB; high partials decay faster.
+        decay: time in seconds in which the fundamental decays by about 60 dB; high partials decay faster.
         position: where the string is plucked, as a fraction of its length.
         brightness: from just above 0 (dull) to 1.
         rate: samples per second.
         samples: length of the result.
-        rng: source of the burst.
+        rng: random generator of the burst.
     """
     period = rate / frequency
     # The average delays by half a sample; the all-pass filter delays by 0.1 to 1.1 samples, where it is well behaved.

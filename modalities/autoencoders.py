@@ -34,11 +34,11 @@ CONVOLUTIONS = {nn.Conv1d: 1, nn.Conv2d: 2, nn.Conv3d: 3}
 
 
 class Autoencoder(Protocol):
-    """Encodes and decodes batches of data with values of about [-1, 1].
+    """Encodes and decodes batches of data with values of approximately [-1, 1].
 
-    Both directions use float32, without randomness or gradients. The autoencoder's settings are stored next to the
-    latents and compared before the latents are used, so it should be a frozen dataclass. If it has a `fingerprint` (a
-    string), that is compared too: it can identify weights that may change.
+    Both methods return float32, and use neither randomness nor gradients. The autoencoder's settings are stored next to
+    the latents and compared before the latents are used, so it should be a frozen dataclass. If it has a `fingerprint`
+    (a string), that is compared too: it can identify weights that may change.
 
     It must be thread-safe. If it accepts tensors on torch's `meta` device, shapes are known before weights are
     loaded; otherwise zeros are encoded to find the shapes.
@@ -161,7 +161,7 @@ class DiffusersAutoencoder(Autoencoder):
             with offline_hub(not self.trusted):
                 config = kind.load_config(self._path, subfolder=self.subfolder, revision=self.revision)
         except (OSError, ValueError) as error:
-            fetched = f"; a run's configuration downloads nothing, so download it yourself: {self._download}"
+            fetched = f"; models that a run names are not downloaded automatically, so run: {self._download}"
             raise ValueError(
                 f"cannot read the configuration of the autoencoder {self._location} ({_first_line(error)}): "
                 f"check name, subfolder and revision{'' if self.trusted else fetched}"
@@ -192,7 +192,7 @@ class DiffusersAutoencoder(Autoencoder):
         if report["missing_keys"]:
             raise ValueError(
                 f"the weights of the autoencoder {self._location} lack {len(report['missing_keys'])} tensors of an "
-                f"{self.kind}, such as {sorted(report['missing_keys'])[0]}: is it another kind?"
+                f"{self.kind}, such as {sorted(report['missing_keys'])[0]}: set kind to the class that wrote them"
             )
         device = self.device
         if device == "auto":
@@ -214,7 +214,7 @@ class DiffusersAutoencoder(Autoencoder):
 
 
 def _diffusers_class(kind: str) -> Any:
-    """Return the diffusers autoencoder class with this name; nothing else in that library is run."""
+    """Return the diffusers autoencoder class with this name; no other class of that library is accepted."""
     # Importing it takes seconds and prints warnings about xformers.
     named = kind.startswith("Autoencoder") or kind == "VQModel"
     with importing("diffusers", "autoencoders"), quiet("xformers"):
@@ -237,7 +237,7 @@ def _first_line(error: Exception) -> str:
 class Identity(Autoencoder):
     """An autoencoder that changes nothing.
 
-    With it, `multisagd encode` stores data that are read and cropped already, which makes training faster.
+    With it, `multisagd encode` stores the data after reading and cropping, which makes training faster.
     """
 
     def encode(self, x: Tensor) -> Tensor:

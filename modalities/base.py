@@ -26,9 +26,9 @@ DatasetT = TypeVar("DatasetT", bound="Dataset")
 class Modality(ABC):
     """Converts one medium to tensors and back.
 
-    `media` is the medium's form in memory: for images, uint8 pixels. `decode(encode(media))` equals `media`, up to the
-    losses that the modality declares. No state is kept between calls, so threads can share a modality. Frozen
-    dataclasses are recommended, because a configuration then checks their settings by type hints.
+    `media` is the form of the medium in memory: uint8 pixels for images. `decode(encode(media))` equals `media`, up to
+    the losses that the modality declares. No state is kept between calls, so threads can share a modality. Frozen
+    dataclasses are recommended, because their settings are then checked against the type hints.
     `multisagd.testing.check_modality` tests these properties.
     """
 
@@ -44,7 +44,7 @@ class Modality(ABC):
 
     @abstractmethod
     def grid(self) -> Grid:
-        """Return the grid of an encoded example: axes with their physical spacing, unit and corner."""
+        """Return the grid of an encoded example: axes with their physical spacing, unit and corner frequency."""
 
     @property
     def tensor_shape(self) -> tuple[int, ...]:
@@ -64,11 +64,11 @@ class Modality(ABC):
 
     @abstractmethod
     def encode(self, media: Any) -> Tensor:
-        """Return media as a float32 tensor of shape `(channels, *grid)`, about [-1, 1]."""
+        """Convert media to a float32 tensor of shape `(channels, *grid)`, with values of approximately [-1, 1]."""
 
     @abstractmethod
     def decode(self, x0: Tensor) -> Any:
-        """Return the media of a tensor of shape `(channels, *grid)`; values outside the medium's range are clipped."""
+        """Convert a tensor of shape `(channels, *grid)` to media; values outside the medium's range are clipped."""
 
     @abstractmethod
     def save(self, media: Any, path: Path) -> None:
@@ -95,8 +95,8 @@ class Modality(ABC):
 class Example(NamedTuple):
     """One example: `x0` (channels, *grid) float32, its class and caption if it has them, and a mask of valid data.
 
-    `mask` is bool, shape `(1 or channels, *grid)`, False on padding (which losses and statistics omit); None: all
-    values are valid. An empty caption counts as no caption.
+    `mask` is bool, shape `(1 or channels, *grid)`, False on padding (which losses and statistics omit); None means
+    that all values are valid. An empty caption counts as no caption.
     """
 
     x0: Tensor
@@ -108,9 +108,9 @@ class Example(NamedTuple):
 class Batch(NamedTuple):
     """Stacked examples: `x0` (batch, channels, *grid) float32, `labels` (batch,) int64.
 
-    `mask` (batch, 1 or channels, *grid) is bool, True where data are valid; None: all are.
-    `texts` are the examples' captions; `embeddings` is the output of a text encoder, (batch, tokens, width) float32. A
-    row of zeros is not a token.
+    `mask` (batch, 1 or channels, *grid) is bool, True where data are valid; None means that all are valid.
+    `texts` are the examples' captions; `embeddings` is the output of a text encoder, (batch, tokens, width) float32.
+    Rows of zeros are padding.
     """
 
     x0: Tensor
@@ -123,7 +123,7 @@ class Batch(NamedTuple):
 class Groups(NamedTuple):
     """The examples that are stored together: the first `lengths[0]` of a dataset, the next `lengths[1]`, and so on.
 
-    Reading is fastest from few groups: from `window` groups at a time.
+    Reading is fastest if examples come from only `window` groups at a time.
     """
 
     lengths: Sequence[int]
@@ -131,10 +131,10 @@ class Groups(NamedTuple):
 
 
 class Dataset(ABC):
-    """A list of examples on one grid, in an order that never changes, with randomness only through the seeds passed in.
+    """A list of examples on one grid, in a fixed order, with no randomness except through the seeds passed in.
 
     `batch(indices, seeds)` is what training calls; a subclass may override it with something faster.
-    `classes` names the labels 0, 1, ..., and is None for a set without labels.
+    `classes` names the labels 0, 1, ..., and is None for a dataset without labels.
     """
 
     modality: Modality
@@ -166,7 +166,7 @@ class Dataset(ABC):
         If `seeds` is None, there is no augmentation.
 
         Raises:
-            IndexError: If the index is outside `[0, len(self))`.
+            IndexError: If an index is outside `[0, len(self))`.
             ValueError: If there are no indices, or the number of seeds differs from the number of indices.
         """
         return collate([self.example(index, seed) for index, seed in pair(indices, seeds)])
@@ -211,7 +211,7 @@ class Dataset(ABC):
         return {}
 
     def save_unreadable(self, path: Path) -> None:  # noqa: B027 - not abstract: most sets have nothing to write
-        """Write the files that could not be read so far as JSON; write nothing if every file could be read."""
+        """Write a JSON list of the files that could not be read so far; write nothing if there are none."""
 
 
 def collate(examples: Sequence[Example]) -> Batch:
@@ -220,7 +220,7 @@ def collate(examples: Sequence[Example]) -> Batch:
     An example without a mask counts as fully valid. Labels and captions are kept if every example has one.
 
     Raises:
-        ValueError: If the shape of a mask differs from that in `Example`.
+        ValueError: If a mask has a shape that `Example` does not allow.
     """
     labels = [example.label for example in examples if example.label is not None]
     texts = tuple(example.text for example in examples if example.text is not None)
@@ -285,7 +285,9 @@ def split(
     if 0 < validation < 1:
         count = min(max(round(validation * total), 1), total - 1)
     if not 0 <= count < total:
-        raise ValueError(f"{validation:g} of {total} examples cannot be held out: at least one is needed to train on")
+        raise ValueError(
+            f"{validation:g} of {total} examples cannot be held out: at least one must remain for training"
+        )
     order = torch.randperm(total, generator=torch.Generator().manual_seed(seed)).tolist()
     held, kept = order[:count], order[count:]
     if keep_classes and dataset.classes is not None and len(distinct_classes(dataset, kept)) < len(dataset.classes):
@@ -294,7 +296,7 @@ def split(
 
 
 def distinct_classes(dataset: Dataset, indices: Iterable[int]) -> set[int]:
-    """Return the classes of these examples; stop as soon as every class has been found."""
+    """Return the set of classes of these examples; stop as soon as every class has occurred."""
     classes: set[int] = set()
     for index in indices:
         if (label := dataset.label(index)) is not None:
@@ -305,7 +307,7 @@ def distinct_classes(dataset: Dataset, indices: Iterable[int]) -> set[int]:
 
 
 def _keeping_classes(dataset: Dataset, order: Sequence[int], count: int) -> tuple[list[int], list[int]]:
-    """Return up to `count` indices to hold out, the first in order, and the rest, which contains every class."""
+    """Return up to `count` indices to hold out, taken in order, and the rest, in which every class occurs."""
     labels = [dataset.label(index) for index in order]
     left = Counter(labels)
     held: list[int] = []

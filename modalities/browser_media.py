@@ -1,4 +1,4 @@
-"""Images, audio and video clips in formats that every browser supports, and as `data:` URLs within a page."""
+"""Conversion of image, audio and video files to formats that every browser supports, and to `data:` URLs."""
 
 import base64
 import io
@@ -16,9 +16,9 @@ from modalities.video_writing import write_video
 from multisagd.libraries import importing
 
 EXACT = 256 << 10
-"""Maximum bytes of an image or audio clip that is kept unchanged; larger ones are compressed."""
+"""Maximum size of an image or audio file that is kept unchanged, in bytes; larger files are compressed."""
 MAX_PIXELS = 64_000_000
-"""Maximum pixels of an image, and of all frames of a clip that is re-encoded."""
+"""Maximum number of pixels of an image, and of all frames of a re-encoded clip together."""
 SMALL = 96
 """Side in pixels below which an image or clip is enlarged with nearest-neighbour scaling."""
 RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
@@ -26,19 +26,19 @@ RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
 
 
 def data_url(kind: str, data: bytes) -> str:
-    """Return a `data:` URL for bytes of a media type."""
+    """Return bytes of a media type as a `data:` URL."""
     return f"data:{kind};base64,{base64.b64encode(data).decode()}"
 
 
 def file_content(name: str, write: Callable[[Path], None]) -> bytes:
-    """Return the content of the file that `write` writes under this name."""
+    """Return the content of the file that `write` writes to a temporary path with this name."""
     with TemporaryDirectory() as folder:
         write(path := Path(folder) / name)
         return path.read_bytes()
 
 
 def png(image: Tensor | np.ndarray) -> bytes:
-    """Return 8-bit pixels, a tensor `(1 or 3, height, width)` or array `(height, width, 3)`, as a PNG file."""
+    """Encode 8-bit pixels, a tensor `(1 or 3, height, width)` or array `(height, width, 3)`, as PNG."""
     from torchvision.transforms.v2.functional import to_pil_image
 
     file = io.BytesIO()
@@ -48,12 +48,12 @@ def png(image: Tensor | np.ndarray) -> bytes:
 
 
 def image_content(path: Path) -> tuple[str, bytes, bool]:
-    """Return the media type and content of an image, and whether it is small.
+    """Return the media type and content of a PNG image, and whether it is small.
 
-    Large images are compressed as WebP.
+    Large files are compressed as WebP.
 
     Raises:
-        ValueError: If it is not a PNG, or has more pixels than any image that a run writes.
+        ValueError: If the file is not PNG, or has more pixels than any image that a run writes.
         OSError: If it is damaged.
     """
     with importing("PIL", "images in a report"):
@@ -72,7 +72,7 @@ def image_content(path: Path) -> tuple[str, bytes, bool]:
 
 
 def audio_content(path: Path) -> tuple[str, bytes, bool]:
-    """Return the media type and content of an audio clip, and False.
+    """Return the media type and content of a WAV file, and False, because it has no size in pixels.
 
     Long clips are compressed as MP3 at 128 kbit/s.
 
@@ -95,31 +95,31 @@ def audio_content(path: Path) -> tuple[str, bytes, bool]:
         with av.open(file, "w", format="mp3") as target:
             encoder = target.add_stream("libmp3lame", rate=rate, layout=layout, options={"b": "128k"})
             for frame in (*source.decode(stream), None):
-                target.mux(encoder.encode(frame))  # which resamples it
+                target.mux(encoder.encode(frame))  # the encoder resamples
     return "audio/mpeg", file.getvalue(), False
 
 
 def video_content(path: Path) -> tuple[str, bytes, bool]:
-    """Return the media type and content of a clip, and whether it is small.
+    """Return the media type and content of an MP4 file, and whether its frames are small.
 
-    Formats that only some browsers play are re-encoded.
+    Pixel formats that only some browsers play are re-encoded.
 
     Raises:
         av.error.FFmpegError: If it is damaged.
-        ValueError: If it contains no clip, or has more pixels than any clip that a run writes.
+        ValueError: If the file contains no video, or has more pixels than any clip that a run writes.
     """
     with importing("av", "clips in a report"):
         import av
     with av.open(f"file:{path}", "r", format="mp4") as source:
         if not source.streams.video:
-            raise ValueError("it contains no clip")
+            raise ValueError("it contains no video")
         stream = source.streams.video[0]
         if stream.width * stream.height > MAX_PIXELS:
             raise ValueError(f"{stream.width}×{stream.height} pixels")
         small = max(stream.width, stream.height) < SMALL
         if stream.pix_fmt == "yuv420p":
             return "video/mp4", path.read_bytes(), small
-        # H.264 needs even sides; twice an odd side is even.
+        # H.264 requires even sides, and twice an odd side is even.
         sides, rate = (stream.height, stream.width), float(stream.average_rate or 8)
         maximum = MAX_PIXELS // (stream.width * stream.height)
         frames = [pixels(frame, sides, 1.0) for frame in islice(source.decode(stream), maximum + 1)]

@@ -1,6 +1,6 @@
 """Byte ranges of files: local files, and all storage that fsspec supports (s3://, gs://, https://, filecache::…).
 
-A failed read is retried with growing pauses, since shared storage fails occasionally.
+A failed read is retried after increasing pauses, since shared storage fails occasionally.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ T = TypeVar("T")
 
 ATTEMPTS = 7
 PAUSE = 0.5
-"""Approximate seconds before the second attempt; each pause is twice the last one, half a minute in total."""
+"""Approximate seconds before the second attempt; each pause is twice the previous one, half a minute in total."""
 
 OPEN_FILES = 64
-"""Local files kept open at a time."""
+"""Maximum number of local files kept open."""
 
 PERMANENT = (FileNotFoundError, PermissionError, IsADirectoryError, EOFError, NotImplementedError, ImportError)
 """Errors that a retry cannot fix."""
 
 IDENTITY = ("ETag", "etag", "md5Hash", "LastModified", "last_modified", "mtime", "created")
-"""Keys of file system metadata that change with a file's content, the best first."""
+"""Keys of file system metadata that change with a file's content, most reliable first."""
 
 SYSTEM_FILES = {
     "__macosx", "@eadir", "@tmp", "@recycle", "@recently-snapshot", "#recycle", "#snapshot", "$recycle.bin",
@@ -94,7 +94,7 @@ class Source:
             if not self.local and len(data) > stop - start:
                 raise PartsError(
                     f"{self.url}: its server sends whole files, whatever part is requested: put simplecache:: in front "
-                    "of the URL, and each file is fetched once and kept on this machine's disk"
+                    "of the URL, so that each file is downloaded once and kept on this machine's disk"
                 )
             if len(data) != stop - start:
                 raise EOFError(f"{len(data)} bytes received where {stop - start} were requested, from {start} on")
@@ -153,11 +153,11 @@ OPENED = OpenFiles()
 
 
 def with_retries(url: str, action: Callable[[], T]) -> T:
-    """Run an action on a file, with retries, and return its result.
+    """Return the result of an action on a file, retrying it if it fails.
 
     Raises:
         BrokenLibraryError: If a library of the storage cannot be imported.
-        OSError: If the action fails `ATTEMPTS` times, or permanently; the message names the file.
+        OSError: If the action fails `ATTEMPTS` times, or with a permanent error; the message names the file.
     """
     for attempt in range(ATTEMPTS):
         try:
@@ -180,7 +180,7 @@ def find(urls: str | Sequence[str], ending: str, local: bool = False) -> list[So
     """Return the files named by one URL or a list of URLs, in order.
 
     A URL may contain ranges of numbers (`{000..099}`), or be a pattern with *, whose matches are sorted; a folder
-    stands for its files with the `ending`. If `local` is True, every URL is the plain path of a file on this machine.
+    stands for its files with the `ending`. If `local` is True, every URL is treated as a local path.
 
     Raises:
         OSError: If a pattern or folder has no files, or storage cannot be reached.
@@ -189,10 +189,10 @@ def find(urls: str | Sequence[str], ending: str, local: bool = False) -> list[So
     given_urls = [urls] if isinstance(urls, str) else urls
     sources = [source for given in given_urls for url in expanded(given) for source in _files(url, ending, local)]
     if not sources:
-        raise ValueError("no URL is given")
+        raise ValueError("no URL is given: name at least one file or folder")
     url, count = Counter(source.url for source in sources).most_common(1)[0]
     if count > 1:
-        raise ValueError(f"{url} is named twice")
+        raise ValueError(f"{url} is named twice: remove one")
     return sources
 
 
@@ -217,7 +217,7 @@ def _files(url: str, ending: str, local_only: bool) -> list[Source]:
 
 
 def _plain(path: str) -> str:
-    """Return a local source with the absolute path of a file, without parsing a protocol."""
+    """Return the absolute path of a local file or pattern; a protocol in it has no meaning."""
     return os.path.abspath(os.path.expanduser(path))  # noqa: PTH100, PTH111 - it may be a pattern
 
 

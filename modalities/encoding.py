@@ -11,10 +11,10 @@ from typing import Any
 
 
 def describe(part: object, name: str) -> dict[str, Any]:
-    """Return the class and settings of a part as a mapping of dotted names to JSON values.
+    """Return the class and settings of a modality or autoencoder, as a mapping from dotted names to JSON values.
 
-    Settings of a dataclass are the fields that its equality depends on; of any other object, its attributes with public
-    names. A `fingerprint` is included if it exists.
+    The settings of a dataclass are the fields that its equality depends on; those of any other object are its public
+    attributes. A `fingerprint` is included if it exists.
 
     Raises:
         ValueError: If JSON cannot represent a setting; the message names it.
@@ -43,7 +43,7 @@ def describe(part: object, name: str) -> dict[str, Any]:
 
 
 def _plain(value: Any, name: str, owner: str) -> Any:
-    """Return a setting converted to JSON and back."""
+    """Return a setting after conversion to JSON and back."""
 
     def other(inner: Any) -> Any:
         if isinstance(inner, Path):
@@ -56,7 +56,7 @@ def _plain(value: Any, name: str, owner: str) -> Any:
         return json.loads(json.dumps(value, default=other))
     except (TypeError, ValueError) as error:
         raise ValueError(
-            f"{name} cannot be compared with that of latents encoded before ({error}): make {owner} a frozen dataclass "
+            f"{name} cannot be compared with that of earlier latents ({error}): make {owner} a frozen dataclass "
             "with plain settings (numbers, strings, lists), and let names of other attributes begin with _"
         ) from error
 
@@ -64,7 +64,7 @@ def _plain(value: Any, name: str, owner: str) -> Any:
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """Return the keys in which two mappings differ, with both values, or an empty string if they are equal.
 
-    The `name` of a part is only its location, and is ignored if both have the same `fingerprint` for it.
+    A `name` is only a location, and is ignored if both mappings have the same `fingerprint` for it.
     """
     keys = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
     keys = [key for key in keys if not (key.endswith(".name") and _known(before, now, f"{key[:-5]}.fingerprint"))]

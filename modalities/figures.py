@@ -22,9 +22,10 @@ def plot_tensors(
     columns: int | None = None,
     names: Sequence[str] | None = None,
 ) -> None:
-    """Plot tensors `(channels, *grid)` as one PNG: lines in one dimension, the first channel as an image in two.
+    """Plot tensors `(channels, *grid)` in one PNG file: lines in one dimension, the first channel as an image in two.
 
-    In three and more dimensions, the middle slice of all axes but the last two is drawn. Axes are labelled with units.
+    In three or more dimensions, the middle slice along all axes except the last two is drawn. Axes are labelled with
+    units.
 
     Raises:
         ValueError: If there are no tensors, or the path does not end in .png.
@@ -87,13 +88,13 @@ def labelled_figure(
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG, and create its folder if necessary."""
+    """Write a figure as PNG, creating its folder if necessary."""
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, format="png", dpi=100)
 
 
 def name_strip(name: str, width: int, height: int = 14) -> Tensor:
-    """Return a name as an image `(1, height, width)`, uint8, white on black, cropped to the width."""
+    """Draw a name as an image `(1, height, width)`, uint8, white on black, shortened to fit the width."""
     import matplotlib
     import PIL.Image
     import PIL.ImageDraw

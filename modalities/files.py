@@ -24,26 +24,26 @@ class Folder(MediaFiles):
 
     Hidden files, system files (@eaDir, __MACOSX, Thumbs.db) and files without one of the modality's suffixes are
     ignored. Files are listed on construction and read on demand, by `threads` threads per batch. An unreadable file is
-    reported and replaced by another file of this dataset, chosen by index and seed. Classes are sorted by name, numbers
-    in names by their value (9 before 10).
+    reported and replaced by another file of this dataset, chosen by index and seed. Classes are sorted by name, with
+    numbers in names compared by value (9 before 10).
 
     Args:
         modality: reads the files.
         root: the folder.
         labels: where classes come from. "folder": the folder on the path of a file, at the first level where the
-            folders of the used files differ (root/train/cat/a.png is of class cat if all lie in train). "name": the
-            file's name, by `pattern`. "manifest": the column `label`. "none": no classes. "auto": the manifest, if it
-            has that column, or else the folders, if all files lie in two or more of them.
+            folders of the used files differ (root/train/cat/a.png has class cat if all files lie in train). "name": the
+            part of the file's name that `pattern` selects. "manifest": the column `label`. "none": no classes. "auto":
+            the manifest, if it has that column, or else the folders, if all files lie in two or more of them.
         pattern: for labels="name", a regular expression searched for in the file's name; its group `label`, or else
             its first group, is the class: `^(?P<label>[a-z]+)_`.
-        manifest: a .csv or .jsonl file (path from the root, or absolute), as `modalities.manifest` describes; then only
-            the files that it lists are used.
+        manifest: a .csv or .jsonl file (its path is absolute or relative to `root`) in the format that
+            `modalities.manifest` describes; only the files that it lists are used.
         match: a regular expression; only files whose path under the root contains a match are used, for example to
             select one part of a dataset.
         captions: where captions come from. "auto": the manifest, if it has a column `text`. "sidecar": photo.txt next
-            to photo.jpg. "labels": the names of the classes, underscores as spaces. "none": no captions.
-        max_unreadable: fraction of the files that may be unreadable.
-        threads: threads that read a batch.
+            to photo.jpg. "labels": the names of the classes, with spaces for underscores. "none": no captions.
+        max_unreadable: maximum fraction of unreadable files.
+        threads: number of threads that read a batch.
 
     Raises:
         FileNotFoundError: If `root` is not a folder, contains no file that the modality reads and `match` selects, or a
@@ -136,7 +136,7 @@ class Folder(MediaFiles):
 def find_files(root: Path, suffixes: tuple[str, ...]) -> list[str]:
     """Return the sorted paths, relative to `root`, of the regular files with these suffixes.
 
-    Links are followed, but no folder is visited twice.
+    Symbolic links are followed, but no folder is visited twice.
 
     Raises:
         FileNotFoundError: If `root` is not a folder, or contains no such file.

@@ -1,4 +1,4 @@
-"""Models on the Hugging Face Hub, from the local cache only: names in another person's run download nothing."""
+"""Access to the Hugging Face Hub through its local cache only, so that names in an untrusted run download nothing."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from multisagd.libraries import BrokenLibraryError, check
 
 @contextmanager
 def offline_hub(offline: bool = True) -> Iterator[None]:
-    """Restrict the Hub to its local cache; models that are not cached count as missing."""
+    """Restrict the Hub to its local cache if `offline` is True; models that are not cached count as missing."""
     try:
         check("huggingface_hub.constants", "models on the Hub")
-    except BrokenLibraryError:  # then nothing can download them
+    except BrokenLibraryError:  # without this library nothing can be downloaded
         yield
         return
     from huggingface_hub import constants

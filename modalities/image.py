@@ -1,7 +1,7 @@
-"""Conversion of image files to tensors (channels, height, width) in [-1, 1] of one size, and back.
+"""Conversion of image files to tensors (channels, height, width) of one size, with values in [-1, 1], and back.
 
-The grid is in pixels, so spectra are written in cycles per pixel, and power laws are flat below 1/256 cycles per pixel.
-In memory an image is a uint8 tensor of shape (channels, height, width); colour profiles are not applied.
+The grid is in pixels, so frequencies are in cycles per pixel, and power laws are flat below 1/256 cycles per pixel.
+In memory, an image is a uint8 tensor of shape (channels, height, width); colour profiles are not applied.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ if TYPE_CHECKING:
     import PIL.Image
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
-"""Formats recognised by content; EPS and similar are excluded, since they run an interpreter on the file."""
+"""Formats recognised by content; EPS and similar are excluded, since reading them runs an interpreter on the file."""
 
 
 @dataclass(frozen=True)
 class Image(Modality):
-    """Images of one `size`, the side of a square or (height, width), with 1 channel (grey) or 3 (RGB).
+    """Images of one `size`, the side of a square or (height, width), with 1 channel (greyscale) or 3 (RGB).
 
-    `resize` says how other sizes are converted, always with antialiasing (bicubic):
+    `resize` determines how images of other sizes are resized, always bicubically with antialiasing:
     - "crop" cuts out the largest window of the right aspect ratio, at random if there is a seed, and scales it;
     - "center" always takes the middle;
     - "stretch" scales the whole image and may change its aspect ratio;
     - "pad" scales down images that are too large, never up, and centres them on black: 28×28 on 32×32 keeps all pixels.
 
-    `flip` mirrors left and right with probability one half if there is a seed. Transparent pixels are composited on
-    white. Files with more than `max_pixels` are refused before they are decoded.
+    `flip` mirrors images left to right with probability one half if there is a seed. Transparent pixels are composited
+    on white. Files with more than `max_pixels` are refused before they are decoded.
 
     Raises:
         BrokenLibraryError: If Pillow or torchvision cannot be imported.
@@ -58,7 +58,9 @@ class Image(Modality):
             check(module, "images")
         sides = (self.size, self.size) if isinstance(self.size, int) else tuple(self.size)
         if len(sides) != 2 or any(int(side) != side or side < 1 for side in sides):
-            raise ValueError(f"size must be one side or (height, width) in whole pixels of at least 1, got {self.size}")
+            raise ValueError(
+                f"size must be a positive integer or a pair (height, width) of positive integers, got {self.size}"
+            )
         object.__setattr__(self, "size", (int(sides[0]), int(sides[1])))
         if self.channels not in (1, 3):
             raise ValueError(f"channels must be 1 (grey) or 3 (RGB), got {self.channels}")
@@ -82,10 +84,11 @@ class Image(Modality):
         return Grid.of(height=(height, 1.0, "pixel"), width=(width, 1.0, "pixel"))
 
     def load(self, path: Path, seed: int | None = None) -> Tensor:
-        """Read one image file, its first frame if it has several: uint8, shape (channels, height, width).
+        """Return one image file, or its first frame, as uint8 of shape (channels, height, width).
 
         Raises:
-            ValueError: If it is empty, has more than `max_pixels`, or values without a declared white level.
+            ValueError: If the file is empty, has more than `max_pixels`, or has pixel values without a declared white
+                level.
             Exception: If the decoder fails on a damaged file.
         """
         return self.mirror(self.fit(self.read(path), seed), seed)
@@ -93,7 +96,7 @@ class Image(Modality):
     def read(self, path: Path) -> Tensor:
         """Read one image file at its original size, upright, with the channels of this modality.
 
-        It raises the errors of `load`.
+        Raises the same errors as `load`.
         """
         import PIL.Image
         import PIL.ImageOps
@@ -110,7 +113,7 @@ class Image(Modality):
         return torch.from_numpy(pixels).reshape(*pixels.shape[:2], self.channels).permute(2, 0, 1).contiguous()
 
     def fit(self, pixels: Tensor, seed: int | None = None) -> Tensor:
-        """Resize uint8 pixels (..., channels, any height, any width) to this size by the `resize` rule."""
+        """Resize uint8 pixels (..., channels, any height, any width) to `size`, as `resize` requires."""
         from torchvision.transforms.v2.functional import center_crop
 
         height, width = self.sides
@@ -132,15 +135,15 @@ class Image(Modality):
         return _scale(pixels[..., top : top + window[0], left : left + window[1]], height, width)
 
     def mirror(self, pixels: Tensor, seed: int | None) -> Tensor:
-        """Return pixels flipped left to right if `flip` is set and the seed selects it."""
+        """Return pixels, mirrored left to right if `flip` is set and the seed selects it."""
         return pixels.flip(-1) if self.flip and seed is not None and derive(seed, "flip") % 2 else pixels
 
     def encode(self, media: Tensor) -> Tensor:
-        """Return uint8 pixels as float32, mapping 0 to -1 and 255 to 1; any leading dimensions are allowed."""
+        """Convert uint8 pixels of any shape to float32, mapping 0 to -1 and 255 to 1."""
         return media.to(torch.float32) / 127.5 - 1
 
     def decode(self, x0: Tensor) -> Tensor:
-        """Return values in [-1, 1] as uint8 pixels, clipped and rounded: the exact inverse of `encode`.
+        """Convert values in [-1, 1] to uint8 pixels by clipping and rounding: the exact inverse of `encode`.
 
         Raises:
             ValueError: If a value is not finite.
@@ -150,7 +153,7 @@ class Image(Modality):
         return ((x0.detach().to("cpu", torch.float32) + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
     def save(self, media: Tensor, path: Path) -> None:
-        """Write uint8 pixels (channels, height, width) as PNG, which is exact.
+        """Write uint8 pixels (channels, height, width) as PNG, which is lossless.
 
         Raises:
             ValueError: If the path does not end in .png.
@@ -158,7 +161,7 @@ class Image(Modality):
         from torchvision.transforms.v2.functional import to_pil_image
 
         if path.suffix.lower() != ".png":
-            raise ValueError(f"images are written as PNG: {path} should end in .png")
+            raise ValueError(f"images are written as PNG: {path} must end in .png")
         path.parent.mkdir(parents=True, exist_ok=True)
         to_pil_image(media).save(path, format="PNG")
 
@@ -201,10 +204,10 @@ def _scale(pixels: Tensor, height: int, width: int) -> Tensor:
 
 
 def _flatten(image: PIL.Image.Image, mode: str) -> PIL.Image.Image:
-    """Return any image as 8-bit "L" or "RGB".
+    """Convert any PIL image to 8-bit "L" or "RGB".
 
     Raises:
-        ValueError: If pixels are floats, or integers beyond 16 bits.
+        ValueError: If pixels are floats, or integers outside the 16-bit range.
     """
     import PIL.Image
 

@@ -30,7 +30,7 @@ class Pixels(Dataset):
     """Images in memory: `images` uint8 (count, 1 or 3, height, width), `labels` int64 (count,) or None.
 
     Raises:
-        ValueError: If a dtype or shape is different, there are no images, or labels do not match `classes`.
+        ValueError: If a dtype or shape differs from these, there are no images, or labels do not match `classes`.
     """
 
     def __init__(
@@ -42,12 +42,12 @@ class Pixels(Dataset):
                 f"shape {tuple(images.shape)}"
             )
         if (labels is None) != (classes is None):
-            raise ValueError("labels and classes go together: give both or neither")
+            raise ValueError("labels and classes must be given together: pass both or neither")
         if labels is not None and classes is not None:
             if labels.shape != images.shape[:1]:
                 raise ValueError(f"expected {len(images)} labels, got shape {tuple(labels.shape)}")
             if int(labels.min()) < 0 or int(labels.max()) >= len(classes):
-                raise ValueError(f"{len(classes)} classes need labels from 0 to {len(classes) - 1}, got others")
+                raise ValueError(f"labels of {len(classes)} classes must be from 0 to {len(classes) - 1}, got others")
         self.modality: Image = modality
         self.images = images
         self.labels = None if labels is None else labels.to(torch.int64)
@@ -95,10 +95,10 @@ class Pixels(Dataset):
 
 
 class Digits(Pixels):
-    """Scikit-learn's 1,797 handwritten digits, grey 8×8, embedded in the package: no download.
+    """Scikit-learn's 1,797 handwritten digits, greyscale 8×8, included in the package: no download.
 
-    They are stretched (bicubic) to the modality's size regardless of its `resize`: 8×8 in a black frame would be
-    useless. Source: E. Alpaydin, C. Kaynak, Optical Recognition of Handwritten Digits, UCI repository, 1998.
+    They are stretched (bicubic) to the modality's size regardless of its `resize`, because 8×8 pixels in a black frame
+    would be useless. Source: E. Alpaydin, C. Kaynak, Optical Recognition of Handwritten Digits, UCI repository, 1998.
     """
 
     def __init__(self, modality: Image) -> None:
@@ -112,10 +112,10 @@ class Digits(Pixels):
 
 
 class MNIST(Pixels):
-    """MNIST's 60,000 training (or 10,000 test) digits, grey 28×28; `resize="pad"` pads them to 32×32 unaltered.
+    """MNIST's 60,000 training (or 10,000 test) digits, greyscale 28×28; `resize="pad"` pads them without scaling.
 
     `root` contains the four idx files, compressed (.gz) or not, directly or in torchvision's layout (`MNIST/raw`);
-    nothing is written there unless `download=True` downloads them. Source: Y. LeCun et al., Gradient-based learning
+    nothing is written there unless `download` is True. Source: Y. LeCun et al., Gradient-based learning
     applied to document recognition, Proc. IEEE 86, 1998.
 
     Raises:
@@ -133,13 +133,13 @@ class MNIST(Pixels):
             _download(self.name, root)
         paths = _idx_files(Path(root), self.name, stems)
         if paths is None:
-            raise _missing(self.name, root, f"{' and '.join(stems)} (or .gz), there or in {self.name}/raw")
+            raise _missing(self.name, root, f"{' and '.join(stems)} (or .gz), directly or in {self.name}/raw")
         images, labels = (read_idx(path) for path in paths)
         super().__init__(modality, images.unsqueeze(1), labels, self.names)
 
 
 class FashionMNIST(MNIST):
-    """Fashion-MNIST: 60,000 training (or 10,000 test) images of clothes, grey 28×28, in the format of `MNIST`.
+    """Fashion-MNIST: 60,000 training (or 10,000 test) images of clothes, greyscale 28×28, in the format of `MNIST`.
 
     Source: H. Xiao, K. Rasul, R. Vollgraf, arXiv:1708.07747.
     """
@@ -177,7 +177,7 @@ def read_idx(path: Path) -> Tensor:
     """Read an idx file of bytes, compressed (.gz) or not, as a uint8 tensor of the shape in its header.
 
     Raises:
-        ValueError: If it is not such a file, or its length contradicts its header.
+        ValueError: If the file is not an idx file, or its length contradicts its header.
     """
     try:
         data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
@@ -210,7 +210,8 @@ def _download(name: str, root: str | Path) -> None:
 
 def _missing(name: str, root: str | Path, content: str) -> FileNotFoundError:
     return FileNotFoundError(
-        f"{name} is not in {Path(root).absolute()}: put {content} there, set root to the folder that contains it, or set download=true"
+        f"{name} is not in {Path(root).absolute()}, which must contain {content}: "
+        "set root to the folder that does, or set download=true"
     )
 
 

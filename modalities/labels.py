@@ -1,4 +1,4 @@
-"""Where the classes and captions of files come from: folders, file names, a manifest, or text files next to them."""
+"""Classes and captions of files, from folders, file names, a manifest, or text files next to them."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def captions(
 def number(names: Sequence[str]) -> tuple[tuple[str, ...], list[int]]:
     """Return the sorted classes and each file's class number; `names` contains the class name of each file.
 
-    Classes are sorted by name, numbers in names by their value: 9 comes before 10.
+    Classes are sorted by name, with numbers in names compared by value: 9 comes before 10.
     """
     classes = sorted(set(names), key=_natural)
     numbers = {name: number for number, name in enumerate(classes)}
@@ -85,8 +85,7 @@ def compiled(key: str, expression: str) -> re.Pattern[str]:
 def from_folders(root: Path, files: Sequence[str], required: bool) -> list[str] | None:
     """Return each file's folder at the first level where folders differ among the files.
 
-    Returns None if that gives no classes and classes are not `required`; if they are, the common folder is the only
-    class.
+    If that gives no classes, return None, or the common folder as the only class if classes are `required`.
 
     Raises:
         ValueError: If classes are `required` and a file is not in a folder at that level.
@@ -107,15 +106,15 @@ def from_folders(root: Path, files: Sequence[str], required: bool) -> list[str] 
     names = sorted(set(classes))
     if SPLITS.issuperset(name.lower() for name in names):
         log.warning(
-            "the subfolders of %s (%s) are taken as classes, but are named like parts of a dataset: "
-            "set match to choose one of them, such as ^%s/, or labels=none",
+            "the subfolders of %s (%s) are taken as classes, but are named like splits of a dataset: "
+            "set match to select one of them, such as ^%s/, or set labels=none",
             root.joinpath(*common), ", ".join(names), "/".join((*common, names[0])),
         )  # fmt: skip
     return classes
 
 
 def _common_start(paths: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
-    """Return the parts that all paths begin with: the parts that the first and the last in order share."""
+    """Return the leading parts that all paths share, which are those that the first and last in sorted order share."""
     shared = zip(min(paths), max(paths), strict=False)
     return tuple(part for part, _ in itertools.takewhile(lambda pair: pair[0] == pair[1], shared))
 
@@ -130,7 +129,7 @@ def from_names(files: Sequence[str], expression: str) -> list[str]:
     """
     pattern = compiled("pattern", expression)
     if not pattern.groups:
-        raise ValueError(f"pattern={expression!r} has no group that marks the class: write (?P<label>…)")
+        raise ValueError(f"pattern={expression!r} has no group that marks the class: add (?P<label>…)")
     group: str | int = "label" if "label" in pattern.groupindex else 1
     labels = []
     for file in files:
@@ -148,8 +147,8 @@ def sidecars(root: Path, files: Sequence[str]) -> list[str]:
     """Return the captions in the text files next to the media: photo.txt for photo.jpg, UTF-8.
 
     Raises:
-        FileNotFoundError: If one is missing.
-        ValueError: If one is not UTF-8 text.
+        FileNotFoundError: If a text file is missing.
+        ValueError: If a text file is not UTF-8.
     """
     texts = []
     for file in files:
