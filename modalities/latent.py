@@ -1,8 +1,8 @@
 """Latents: a modality encoded by an autoencoder, on a coarser grid, scaled to mean 0 and standard deviation 1.
 
-The grid keeps the physical units of the wrapped modality: names, units and corners of the axes do not change, and their
-spacing is multiplied by the autoencoder's stride, so that a spectrum written in cycles per pixel or hertz keeps its
-meaning.
+The grid keeps the physical units of the wrapped modality: names, units and corner frequencies of the axes do not
+change, and their spacing is multiplied by the autoencoder's stride, so that a spectrum in cycles per pixel or hertz
+keeps its meaning.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from multisagd.grid import Axis, Grid
 
 FORMAT_VERSION = 1
 STATISTICS = "statistics.json"
-"""File of the measured scale in a folder of encoded data."""
+"""Name of the file that contains the measured scale of encoded data."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class LatentScale:
         """Read a scale; `path` is the file, or the folder of encoded data that contains it.
 
         Raises:
-            ValueError: If it is missing, unreadable or has a different format version.
+            ValueError: If the file is missing, is unreadable or has a different format version.
         """
         path = path / STATISTICS if path.is_dir() else path
         try:
@@ -103,7 +103,7 @@ class Latent(Modality):
             if self.scale and len(self.scale.mean) != self.channels:
                 raise ValueError(
                     f"the statistics in {self.statistics} have {len(self.scale.mean)} channels, but the autoencoder "
-                    f"produces {self.channels}: encode again"
+                    f"produces {self.channels}: encode the data again"
                 )
 
     @cached_property
@@ -113,10 +113,10 @@ class Latent(Modality):
 
     @cached_property
     def layout(self) -> Layout:
-        """The shapes before and after the autoencoder, found by calling it.
+        """The shapes before and after the autoencoder, determined by calling it.
 
         Raises:
-            ValueError: If it does not accept data of this shape, or its output is smaller than the data.
+            ValueError: If the autoencoder does not accept data of this shape, or its output is smaller than the data.
         """
         return find_layout(self.autoencoder, self.modality.channels, self.modality.grid().shape)
 
@@ -137,14 +137,14 @@ class Latent(Modality):
         """
 
         def coarser(axis: Axis, size: int, stride: float) -> Axis:
-            # Explicit, since an axis without a corner derives it from its spacing.
+            # An axis without an explicit corner frequency would derive it from its new spacing.
             return dataclasses.replace(axis, size=size, spacing=axis.spacing * stride, corner=axis.corner_frequency)
 
         sizes, strides = self.layout.latents[1:], self.layout.strides
         return Grid(tuple(map(coarser, self.modality.grid().axes, sizes, strides)))
 
     def encoding(self) -> dict[str, Any]:
-        """Return what the latents depend on: a mapping from the dotted names of settings to JSON values.
+        """Return the settings that the latents depend on, as a mapping from dotted names to JSON values.
 
         Raises:
             ValueError: If JSON cannot represent a setting; the message names it.
@@ -160,7 +160,7 @@ class Latent(Modality):
         return self.scaled(self.compress(self.modality.encode(media).unsqueeze(0)))[0]
 
     def decode(self, x0: Tensor) -> Any:
-        """Return the media of scaled latents `(latent channels, *latent grid)`.
+        """Decode scaled latents `(latent channels, *latent grid)` to media.
 
         Raises:
             ValueError: If a value is not finite.
@@ -205,19 +205,18 @@ class Latent(Modality):
         return x
 
     def scaled(self, z: Tensor) -> Tensor:
-        """Return latents `(batch, latent channels, *latent grid)` as float32 with mean 0 and standard deviation 1."""
+        """Scale latents `(batch, latent channels, *latent grid)` to mean 0 and standard deviation 1, as float32."""
         z = z.to(torch.float32)
         return z if self.scale is None else (z - _per_channel(z, self.scale.mean)) / _per_channel(z, self.scale.std)
 
     def coarser_mask(self, mask: Tensor) -> Tensor:
-        """Return a mask `(..., 1 or channels, *grid)` of the wrapped grid on the latent grid, `(..., 1, *grid)`."""
+        """Convert a mask `(..., 1 or channels, *grid)` of the wrapped modality to `(..., 1, *latent grid)`."""
         # An autoencoder mixes channels, so a latent is padding where any channel is.
         mask = mask.all(-1 - len(self.layout.strides), keepdim=True)
         lead = mask.shape[: -len(self.layout.strides)]
         hidden = extended((~mask).float().reshape(-1, 1, *mask.shape[len(lead) :]), self.layout.inputs[1:])
         for axis, (size, stride) in enumerate(zip(self.layout.latents[1:], self.layout.strides, strict=True), 2):
-            # The first latent of a causal autoencoder covers one sample; copies before it make it as wide as the
-            # others.
+            # The first latent of a causal autoencoder covers one sample; it is repeated to cover as many as the others.
             before = round(size * stride) - hidden.shape[axis]
             first = hidden.narrow(axis, 0, 1).expand(*[max(0, before) if i == axis else -1 for i in range(hidden.ndim)])
             hidden = pooled(torch.cat([first, hidden], axis), axis, size)

@@ -25,7 +25,7 @@ class Layout(NamedTuple):
 
 
 def find_layout(autoencoder: Autoencoder, channels: int, size: tuple[int, ...]) -> Layout:
-    """Find the layout for data of a given size, padded so that the output is at least as large.
+    """Return the layout for data of a given size, with inputs padded so that the output is at least as large.
 
     Raises:
         ValueError: If the autoencoder does not accept such data, or its output is smaller than the data.
@@ -46,7 +46,7 @@ def find_layout(autoencoder: Autoencoder, channels: int, size: tuple[int, ...]) 
 
 
 class _Probe:
-    """Finds the latent and output sizes of an autoencoder, without computing if it supports the meta device."""
+    """Finds the latent and output sizes of an autoencoder, without computation if it supports the meta device."""
 
     def __init__(self, autoencoder: Autoencoder, channels: int, size: tuple[int, ...]) -> None:
         self.autoencoder = autoencoder
@@ -60,12 +60,12 @@ class _Probe:
                     return
                 except (RuntimeError, TypeError, ValueError) as error:
                     if isinstance(error, ValueError) and channels > 1:
-                        raise  # no other number of channels is left; the autoencoder's own error is the best message
+                        raise  # no other number of channels can be tried; the autoencoder's own message is the best
                     reason = error
         if isinstance(reason, ValueError):
             raise reason
         raise ValueError(
-            f"{_name(autoencoder)} cannot encode data of {channels} channels and size {size} ({reason}): "
+            f"{_name(autoencoder)} cannot encode data with {channels} channels and size {size} ({reason}): "
             "choose channels and a size that it accepts"
         )
 
@@ -89,7 +89,7 @@ class _Probe:
 
 
 def _strides(probe: _Probe, inputs: tuple[int, ...], latents: tuple[int, ...]) -> tuple[float, ...]:
-    """Return how many samples of each axis one latent covers."""
+    """Return the number of samples along each axis that one latent covers."""
     pairs = list(zip(inputs, latents, strict=True))
     even = [n / m for n, m in pairs]
     causal = [(n - 1) / (m - 1) if m > 1 else math.inf for n, m in pairs]
@@ -108,8 +108,8 @@ def _strides(probe: _Probe, inputs: tuple[int, ...], latents: tuple[int, ...]) -
 
 
 def extended(x: Tensor, shape: Sequence[int]) -> Tensor:
-    """Repeat the last samples of data `(batch, channels, *grid)` up to `shape`."""
-    missing = [size - have for size, have in zip(shape, x.shape[2:], strict=True)]
+    """Extend the grid of data `(batch, channels, *grid)` to `shape` by repeating the last samples."""
+    missing = [size - length for size, length in zip(shape, x.shape[2:], strict=True)]
     if not any(missing):
         return x
     return F.pad(x, [n for size in reversed(missing) for n in (0, size)], mode="replicate")

@@ -1,4 +1,4 @@
-"""Manifests: tables of files with their classes and captions, as CSV with a header or one JSON object per line.
+"""Manifests: tables of files with their classes and captions, as CSV with a header or as JSON lines.
 
 Manifests are UTF-8 files that end in .csv or .jsonl. `file` is a path under the root, `label` a class and `text` a
 caption; other columns are ignored.
@@ -28,7 +28,7 @@ class Entry:
 
 
 def read_manifest(path: Path) -> list[Entry]:
-    """Read a manifest; entries are sorted by file.
+    """Return the entries of a manifest, sorted by file.
 
     Raises:
         FileNotFoundError: If the file does not exist.
@@ -52,13 +52,15 @@ def read_manifest(path: Path) -> list[Entry]:
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 text ({error.reason}, byte {error.start}): save it as UTF-8") from error
     if all(entry.label is None and entry.text is None for entry in entries.values()):
-        raise ValueError(f"{path} lists no file with a label or text: name its columns file, and label or text")
+        raise ValueError(
+            f"{path} lists no file with a label or text: its columns must be named file, and label or text"
+        )
     lines = sorted(entries.values(), key=lambda entry: entry.line)
     for column in ("label", "text"):
         given = [getattr(entry, column) is not None for entry in lines]
         if any(given) and not all(given):
             first = lines[given.index(False)]
-            raise ValueError(f"{path}:{first.line}: {column} is missing here, but other lines have one")
+            raise ValueError(f"{path}:{first.line}: {column} is missing here, but other lines have one: add it")
     return sorted(lines, key=lambda entry: entry.file)
 
 
@@ -81,14 +83,14 @@ def _entry(path: Path, line: int, row: dict[str, Any]) -> Entry:
     for column in COLUMNS:
         value = row.get(column)
         if value is not None and (isinstance(value, bool) or not isinstance(value, str | int)):
-            raise ValueError(f"{path}:{line}: {column} should be text, got {value!r}")
+            raise ValueError(f"{path}:{line}: {column} must be text, got {value!r}")
         texts[column] = None if value is None else str(value).strip()
     file, label = texts["file"], texts["label"]
     if not file or label == "":
         raise ValueError(f"{path}:{line}: {'label' if file else 'file'} is missing or empty")
     location = PurePosixPath(file)
     if location.is_absolute() or ".." in location.parts:
-        raise ValueError(f"{path}:{line}: {file} should be a path under root, without a leading / and without ..")
+        raise ValueError(f"{path}:{line}: {file} must be a path under root, without a leading / and without ..")
     return Entry(location.as_posix(), label, texts["text"], line)
 
 
@@ -101,7 +103,9 @@ def _csv_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             reader.fieldnames = columns
             for row in reader:
                 if None in row:
-                    raise ValueError(f"{path}:{reader.line_num}: more values than columns; quote values with commas")
+                    raise ValueError(
+                        f"{path}:{reader.line_num}: more values than columns: put values that contain commas in quotes"
+                    )
                 yield reader.line_num, row
         except csv.Error as error:
             raise ValueError(f"{path}:{reader.reader.line_num}: invalid CSV: {error}") from error
@@ -113,16 +117,16 @@ def _json_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             if not text.strip():
                 continue
             try:
-                row = parse_json(text, finite=False)  # in columns that are ignored
+                row = parse_json(text, finite=False)  # NaN in ignored columns is harmless
             except ValueError as error:
                 raise ValueError(f"{path}:{line}: invalid JSON: {error}") from error
             if not isinstance(row, dict):
-                raise ValueError(f"{path}:{line}: each line should be one JSON object, got {text.strip()[:40]}")
+                raise ValueError(f"{path}:{line}: each line must be one JSON object, got {text.strip()[:40]}")
             yield line, row
 
 
 def _check_columns(path: Path, columns: Sequence[str]) -> None:
     if len(set(columns)) < len(columns):
-        raise ValueError(f"{path}:1: a column is repeated among {', '.join(columns)}")
+        raise ValueError(f"{path}:1: a column is repeated among {', '.join(columns)}: remove one")
     if "file" not in columns:
-        raise ValueError(f"{path}:1: no column file among {', '.join(columns) or 'none'}: a manifest needs one")
+        raise ValueError(f"{path}:1: no column file among {', '.join(columns) or 'none'}: add one")

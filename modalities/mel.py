@@ -22,7 +22,7 @@ def centres(bands: int, low: float, high: float, window: int, rate: int) -> list
     A band reaches from the previous centre to the next centre; `low` and `high` are in Hz.
 
     Raises:
-        ValueError: If the bands reach above half the rate, or a band contains no frequency of windows of `window`
+        ValueError: If the bands reach above half the rate, or a band contains no frequency of a transform of `window`
             samples.
     """
     if not low < high <= rate / 2:
@@ -34,14 +34,14 @@ def centres(bands: int, low: float, high: float, window: int, rate: int) -> list
         if math.floor(bins[band]) + 1 >= bins[band + 2]:
             raise ValueError(
                 f"{bands} bands are too narrow for a window of {window} samples: band {band} contains no frequency; "
-                "use fewer bands, a longer window, or a higher low"
+                "use fewer bands, a longer window, or a higher value of low"
             )
     return mels
 
 
 @lru_cache
 def filters(bands: int, low: float, high: float, window: int, rate: int) -> Tensor:
-    """Return the triangular filters, 1 at their centres, shape (bands, window/2 + 1)."""
+    """Return triangular filters (bands, window/2 + 1) with value 1 at the centres; see `centres` for the arguments."""
     with importing("torchaudio", USE):
         from torchaudio.functional import melscale_fbanks
 
@@ -49,9 +49,10 @@ def filters(bands: int, low: float, high: float, window: int, rate: int) -> Tens
 
 
 def invert_filters(power: Tensor, triangles: Tensor, steps: int = 50) -> Tensor:
-    """Return non-negative power (..., frequencies, frames) whose power in the bands is `power` (..., bands, frames).
+    """Estimate non-negative power (..., frequencies, frames) from the power in the bands, `power` (..., bands, frames).
 
-    Least squares by multiplicative updates: Lee and Seung, Algorithms for non-negative matrix factorization, NIPS 2000.
+    The estimate is a least-squares solution by multiplicative updates: Lee and Seung, Algorithms for non-negative
+    matrix factorization, NIPS 2000.
     """
     estimate = target = triangles.T @ power
     overlap = triangles.T @ triangles
@@ -64,7 +65,8 @@ def invert_filters(power: Tensor, triangles: Tensor, steps: int = 50) -> Tensor:
 def invert_magnitude(magnitude: Tensor, window: int, hop: int, length: int, steps: int = 32) -> Tensor:
     """Return a waveform (..., length) whose Hann-windowed transform approximates a magnitude (..., bins, frames).
 
-    Fast Griffin-Lim (Perraudin, Balazs and Søndergaard, WASPAA 2013) from phase zero, so the result is deterministic.
+    The fast Griffin-Lim algorithm (Perraudin, Balazs and Søndergaard, WASPAA 2013) starts from phase zero, so the
+    result is deterministic.
     """
     with importing("torchaudio", USE):
         from torchaudio.functional import griffinlim

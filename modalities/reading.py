@@ -1,8 +1,8 @@
-"""Media that are read on demand, and the handling of unreadable files.
+"""Datasets whose media are read on demand, and the handling of unreadable files.
 
 One broken file must not stop a training run, and a thousand must not go unnoticed. An unreadable file is therefore
-named in a report and replaced by another file of the same dataset; if their fraction is too large, an error names some
-of them.
+named in a report and replaced by another file of the same dataset. If too many files are unreadable, an error names
+some of them.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class UnreadableFilesError(RuntimeError):
 
 
 class FileReport:
-    """The unreadable files among `total`, each with its reason, up to a limit.
+    """The unreadable files among `total`, each with the reason, up to a limit.
 
     `max_unreadable` is a fraction in [0, 1] of `total`; the resulting number is rounded up, so 0 allows none and
     any larger value at least one. Parts of one dataset and threads share one report; processes do not.
@@ -54,7 +54,7 @@ class FileReport:
         """Record a file as unreadable.
 
         Raises:
-            UnreadableFilesError: If that exceeds the limit, or no file is readable.
+            UnreadableFilesError: If this exceeds the limit, or no file is readable.
         """
         self.reasons[path] = f"{type(error).__name__}: {error}"
         if len(self.reasons) > self.allowed or len(self.reasons) >= self.total:
@@ -73,7 +73,7 @@ class FileReport:
     def save(self, path: Path) -> None:
         """Write the report as JSON: the number of files, the limit, and each unreadable file with its reason.
 
-        ASCII only: file names need not be valid UTF-8, and Python's surrogate escapes cannot be encoded in UTF-8.
+        The file is ASCII: file names need not be valid UTF-8, and surrogate escapes cannot be encoded in UTF-8.
         """
         unreadable = [{"path": name, "reason": reason} for name, reason in sorted(self.reasons.items())]
         record = {"files": self.total, "allowed": self.allowed, "unreadable": unreadable}
@@ -82,10 +82,10 @@ class FileReport:
 
 
 def finite(x0: Tensor, mask: Tensor | None) -> Tensor:
-    """Return data `(channels, *grid)` with zeros where values are not finite and a mask, if given, excludes them.
+    """Return data `(channels, *grid)` in which masked values that are not finite are replaced by 0.
 
     Raises:
-        ValueError: If data contain NaN or infinity elsewhere.
+        ValueError: If an unmasked value is NaN or infinite.
     """
     broken = ~torch.isfinite(x0)
     if not bool(broken.any()):
@@ -96,11 +96,11 @@ def finite(x0: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def read_batch(dataset: Dataset, indices: Sequence[int], seeds: Sequence[int] | None = None) -> Batch:
-    """Return a batch of any dataset, after checking that valid values are finite.
+    """Return a batch of any dataset, after checking that all unmasked values are finite.
 
     Raises:
-        UnreadableFilesError: If too many files cannot be read, or data contain NaN or infinity; the message names the
-            first example.
+        UnreadableFilesError: If too many files cannot be read, or an unmasked value is NaN or infinite; the message
+            names the first such example.
     """
     batch = dataset.batch(indices, seeds)
     broken = ~torch.isfinite(batch.x0)
@@ -112,7 +112,7 @@ def read_batch(dataset: Dataset, indices: Sequence[int], seeds: Sequence[int] | 
 
 
 class MediaFiles(Dataset):
-    """Examples of one media file each, read by `threads` threads per batch.
+    """A dataset with one media file per example, read by `threads` threads per batch.
 
     A file that cannot be read is named in `report` and replaced by another file of this dataset, chosen by index and
     seed.
@@ -123,14 +123,14 @@ class MediaFiles(Dataset):
 
     @abstractmethod
     def name(self, index: int) -> str:
-        """Return the unique name of the file in the report."""
+        """Return the unique name of one file, for the report."""
 
     @abstractmethod
     def load(self, index: int, seed: int | None) -> Any:
-        """Read this file with the modality.
+        """Return the media of one file, as read by the modality.
 
         Raises:
-            UnreadableFilesError: If the problem is not this file, so that no other file can replace it.
+            UnreadableFilesError: If the cause is not this file, so that another file would not help.
             Exception: If the file cannot be read.
         """
 
@@ -144,7 +144,7 @@ class MediaFiles(Dataset):
         Raises:
             IndexError: If the index is outside `[0, len(self))`.
             UnreadableFilesError: If more files are unreadable than the limit allows.
-            BrokenLibraryError: If a library fails, which is not the fault of a file.
+            BrokenLibraryError: If a library cannot be imported.
         """
         if not 0 <= index < len(self):
             raise IndexError(f"index {index} is out of range for a dataset of {len(self)} files")
@@ -157,7 +157,7 @@ class MediaFiles(Dataset):
         raise UnreadableFilesError(f"none of the {len(self)} files of this part can be read. {self.report.message()}")
 
     def read(self, index: int, seed: int | None) -> Example | None:
-        """Return the example of this file, or None after reporting that it cannot be read."""
+        """Return the example of one file, or None if it cannot be read, which is then reported."""
         name = self.name(index)
         if name in self.report.reasons:
             return None
@@ -167,9 +167,7 @@ class MediaFiles(Dataset):
             x0 = finite(self.modality.encode(media), mask)
         except UnreadableFilesError:
             raise
-        except (
-            Exception
-        ) as error:  # decoders raise many kinds of errors on damaged files, and users' modalities may raise any
+        except Exception as error:  # decoders raise many kinds of errors, and users' modalities may raise any
             if (failure := failed_import(error)) is not None:
                 raise failure from error
             if isinstance(error, ImportError):
@@ -192,6 +190,6 @@ class MediaFiles(Dataset):
         return self.report.reasons
 
     def save_unreadable(self, path: Path) -> None:
-        """Write the report of the whole dataset, if any of its files could not be read so far."""
+        """Write the report of the whole dataset if any file could not be read so far."""
         if self.report.reasons:
             self.report.save(path)

@@ -1,10 +1,10 @@
-"""Representations of audio as a tensor: complex spectrogram (exact), log-mel spectrogram (lossy), or waveform.
+"""Representations of audio as tensors: complex spectrogram (exact), log-mel spectrogram (lossy), or waveform.
 
 The grid of a spectrogram is a time-frequency plane, and noise is shaped in the Fourier transform of that plane. So a
 spectrum on its axes describes temporal modulation (axis `time`, in Hz) and spectral modulation (axis `frequency`,
 in cycles per Hz, or axis `mel`, in cycles per mel); it does not describe audible frequencies. Only on the grid of
-a `Waveform` is it the ordinary spectrum, in Hz. Power laws are flat below these corners, physical constants that depend
-neither on the length of a clip nor on rate, window or hop:
+a `Waveform` is it the ordinary spectrum, in Hz. Power laws are flat below these corner frequencies, which are physical
+constants: they depend neither on the length of a clip nor on the sample rate, the window or the hop.
 
 - `time` of a spectrogram, 0.5 Hz: one period in two seconds, slower than the rate of words and notes;
 - `frequency`, 1 cycle per 4000 Hz, and `mel`, 1 cycle per 2146 mel (also 4000 Hz): one period over the band of
@@ -31,11 +31,11 @@ FREQUENCY_CORNER = 1 / 4000
 MEL_CORNER = 1 / 2146
 
 LOUDEST = 8.0
-"""Largest allowed sample, with full scale at 1: lossy codecs overshoot full scale, but not by 18 dB."""
+"""Maximum absolute value of a sample, with full scale at 1: lossy codecs overshoot full scale, but not by 18 dB."""
 
 
 class Representation(ABC):
-    """Converts waveforms (audio channels, samples), full scale at ±1, to tensors (channels, *grid) and back."""
+    """Converts waveforms (audio channels, samples) with full scale at ±1 to tensors (channels, *grid) and back."""
 
     @abstractmethod
     def channels(self, audio_channels: int) -> int:
@@ -51,20 +51,20 @@ class Representation(ABC):
 
     @abstractmethod
     def covered(self, samples: int) -> int:
-        """Return how many points of the time axis have their centre within the first `samples` samples."""
+        """Return the number of points on the time axis whose centre is within the first `samples` samples."""
 
     @abstractmethod
     def encode(self, waveform: Tensor, rate: int) -> Tensor:
-        """Return a waveform (audio channels, samples) as a tensor (channels, *grid(samples, rate))."""
+        """Convert a waveform (audio channels, samples) to a tensor (channels, *grid(samples, rate))."""
 
     @abstractmethod
     def decode(self, x0: Tensor, samples: int, rate: int) -> Tensor:
-        """Return the waveform (audio channels, samples) of a tensor (channels, *grid(samples, rate))."""
+        """Convert a tensor (channels, *grid(samples, rate)) to a waveform (audio channels, samples)."""
 
 
 @dataclass(frozen=True)
 class Waveform(Representation):
-    """The samples times `scale`: shape (audio channels, samples).
+    """A waveform (audio channels, samples) multiplied by `scale`.
 
     The noise at t = 1 has standard deviation 1, so quiet recordings need a scale above 1.
 
@@ -86,23 +86,23 @@ class Waveform(Representation):
         return Grid((Axis("time", samples, 1 / rate, "s", AUDIBLE_CORNER),))
 
     def covered(self, samples: int) -> int:
-        """Return `samples`."""
+        """Return `samples`, since every point is one sample."""
         return samples
 
     def encode(self, waveform: Tensor, rate: int) -> Tensor:
-        """Return the samples, scaled."""
+        """Return the waveform multiplied by `scale`."""
         return waveform * self.scale
 
     def decode(self, x0: Tensor, samples: int, rate: int) -> Tensor:
-        """Return the samples, scaled back and limited to `LOUDEST`: the exact inverse."""
+        """Return the tensor divided by `scale` and clipped to ±`LOUDEST`."""
         return (x0 / self.scale).clamp(-LOUDEST, LOUDEST)
 
 
 @dataclass(frozen=True)
 class Spectrogram(Representation):
-    """Base class of the two spectrograms: Hann windows of `window` samples, `hop` samples apart, centred on their time.
+    """Base class of the two spectrograms: Hann windows of `window` samples, with centres `hop` samples apart.
 
-    Frame i stands for sample i·hop, and there are ceil(samples/hop) + 1 frames, so the last frames reach
+    Frame i is centred on sample i·hop, and there are ceil(samples/hop) + 1 frames, so the last frames reach
     into the silence after the waveform.
 
     Raises:
@@ -119,7 +119,7 @@ class Spectrogram(Representation):
             raise ValueError(f"hop must be from 1 to half the window ({self.window // 2}) samples, got {self.hop}")
 
     def covered(self, samples: int) -> int:
-        """Return how many frames are centred on one of the first `samples` samples."""
+        """Return the number of frames that are centred on one of the first `samples` samples."""
         return -(-samples // self.hop)
 
     def time_axis(self, samples: int, rate: int) -> Axis:
@@ -127,7 +127,7 @@ class Spectrogram(Representation):
         return Axis("time", self.covered(samples) + 1, self.hop / rate, "s", MODULATION_CORNER)
 
     def padded(self, samples: int) -> int:
-        """Return the length in samples, a multiple of the hop, that the frames of a waveform span."""
+        """Return the length that the frames of a waveform of `samples` samples span: a multiple of the hop."""
         return self.covered(samples) * self.hop
 
     def transform(self, waveform: Tensor) -> Tensor:
@@ -143,7 +143,7 @@ class Spectrogram(Representation):
         return spectrogram * (4 / self.window)
 
     def inverse(self, spectrogram: Tensor, samples: int) -> Tensor:
-        """Return the waveform (audio channels, samples) whose spectrogram is nearest, as the inverse of `transform`."""
+        """Return the waveform (audio channels, samples) whose spectrogram is nearest: the inverse of `transform`."""
         hann = torch.hann_window(self.window)
         padded = torch.istft(
             spectrogram * (self.window / 4), self.window, self.hop, window=hann, length=self.padded(samples)
@@ -157,7 +157,7 @@ class Stft(Spectrogram):
 
     Shape (2 × audio channels, window/2 + 1, frames): real parts of all audio channels, then imaginary parts. A tone at
     full scale has |X| = 1. The inverse is exact, up to rounding: `decode(encode(w)) = w` within 1e-5. Speech and music
-    span some 60 dB, which a power of 0.5 reduces to 30 dB (as in arXiv:2208.05830); with the default scale,
+    span about 60 dB, which a power of 0.5 reduces to 30 dB (as in arXiv:2208.05830); with the default scale,
     99.9 % of the values of common recordings lie in [-1, 1].
 
     Raises:
@@ -174,7 +174,7 @@ class Stft(Spectrogram):
         _check_positive("scale", self.scale)
 
     def channels(self, audio_channels: int) -> int:
-        """Return twice the number of audio channels: real and imaginary parts."""
+        """Return twice the number of audio channels, for real and imaginary parts."""
         return 2 * audio_channels
 
     def grid(self, samples: int, rate: int) -> Grid:
@@ -189,10 +189,10 @@ class Stft(Spectrogram):
         return torch.cat([compressed.real, compressed.imag])
 
     def decode(self, x0: Tensor, samples: int, rate: int) -> Tensor:
-        """Return the waveform of a spectrogram, or for any other tensor a waveform whose spectrogram is close."""
+        """Return the waveform of a spectrogram; for any other tensor, a waveform with a similar spectrogram."""
         real, imaginary = (x0 / self.scale).chunk(2)
         compressed = torch.complex(real, imaginary)
-        # A waveform within LOUDEST has magnitudes of at most twice LOUDEST; larger ones could overflow.
+        # Samples of at most LOUDEST give magnitudes of at most twice LOUDEST; larger magnitudes could overflow.
         magnitude = compressed.abs().clamp(max=(2 * LOUDEST) ** self.power) ** (1 / self.power)
         return self.inverse(torch.polar(magnitude, compressed.angle()), samples)
 
@@ -209,7 +209,7 @@ class LogMel(Spectrogram):
 
     Raises:
         BrokenLibraryError: If torchaudio cannot be imported.
-        ValueError: If there are no bands, 0 <= low < high does not hold, or the floor is not negative; in `grid`, if
+        ValueError: If `bands` is below 1, 0 <= low < high does not hold, or the floor is not negative; in `grid`, if
             `high` is above half the rate, a band contains no frequency, or waveforms are shorter than a window.
     """
 
@@ -255,7 +255,7 @@ class LogMel(Spectrogram):
     def decode(self, x0: Tensor, samples: int, rate: int) -> Tensor:
         """Return a waveform that approximates this log-mel spectrogram, limited to +10 dB.
 
-        The floor becomes silence.
+        Values at the floor become silence.
         """
         decibels = ((1 - x0) * self.floor_db / 2).clamp(self.floor_db, 10)
         bands = 10 ** (decibels / 10) - 10 ** (self.floor_db / 10)

@@ -4,8 +4,8 @@
     statistics.json       mean and standard deviation, once all shards exist (see `modalities.latent.LatentScale`)
     000000.safetensors    `x0` (rows, channels, *grid), unscaled, `labels`, `mask`; captions in its metadata
 
-Rows are all examples of the first pass in order, then all of the next pass. A file is written under a temporary name,
-flushed to disk and renamed, and only then listed in the index: every listed file is complete.
+The rows are all examples of the first pass in order, then all examples of the next pass. A file is written under a
+temporary name, flushed to disk and renamed, and only then listed in the index, so every listed file is complete.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from multisagd.files import digest, read_json
 FORMAT_VERSION = 1
 INDEX = "index.json"
 LARGEST_INDEX = 1 << 28
-"""Maximum size of an index, in bytes; a shard takes a few hundred."""
+"""Maximum size of an index, in bytes; each shard takes a few hundred bytes."""
 
 
 @dataclass(frozen=True)
 class ShardFacts:
-    """One finished shard; `mean` and `squares` (the sum of squares about it) are per channel, over `samples` values."""
+    """One finished shard; `mean` and `squares` (sum of squared deviations) are per channel, over `samples` values."""
 
     file: str
     rows: int
@@ -51,9 +51,10 @@ class ShardFacts:
 
 @dataclass(frozen=True)
 class Index:
-    """Contents of a folder of shards. `source` identifies the data, `config` the command that encoded them.
+    """The contents of a folder of shards.
 
-    `unreadable` maps each source file that was replaced by another to the reason.
+    `source` identifies the data, and `config` is the configuration of the command that encoded them. `unreadable` maps
+    each source file that could not be read, and was replaced by another, to the reason.
     """
 
     encoding: dict[str, Any]
@@ -71,17 +72,17 @@ class Index:
 
     @property
     def count(self) -> int:
-        """Number of shards in total."""
+        """Number of shards when encoding is finished."""
         return -(-self.examples * self.passes // self.shard_size)
 
     @property
     def missing(self) -> list[int]:
-        """Numbers of the shards that are not finished."""
+        """Numbers of the shards that are still missing."""
         finished = {shard.file for shard in self.shards}
         return [number for number in range(self.count) if shard_name(number) not in finished]
 
     def rows(self, number: int) -> range:
-        """Return the rows of one shard."""
+        """Return the row numbers of one shard."""
         first = number * self.shard_size
         return range(first, min(first + self.shard_size, self.examples * self.passes))
 
@@ -90,7 +91,7 @@ class Index:
         """Read the index of a folder.
 
         Raises:
-            ValueError: If it does not exist, cannot be read, or has a different format version.
+            ValueError: If the index does not exist, cannot be read, or has a different format version.
         """
         path = root / INDEX
         try:
@@ -158,9 +159,10 @@ def grid_facts(modality: Modality) -> list[dict[str, Any]]:
 
 
 def joined(parts: Sequence[Batch]) -> tuple[dict[str, Tensor], list[str] | None]:
-    """Return the named tensors and the captions of a shard; `x0` of the batches are latents `(rows, channels, *grid)`.
+    """Return the tensors of a shard by name, and its captions.
 
-    Labels and captions are kept if every row has them; a mask is kept if any row has one.
+    Each batch has latents `(rows, channels, *grid)` as `x0`. Labels and captions are kept if every row has them; a mask
+    is kept if any row has one.
     """
     tensors = {"x0": torch.cat([part.x0 for part in parts]).contiguous()}
     if all(part.labels is not None for part in parts):
@@ -173,10 +175,10 @@ def joined(parts: Sequence[Batch]) -> tuple[dict[str, Tensor], list[str] | None]
 
 
 def write_shard(root: Path, number: int, tensors: dict[str, Tensor], texts: Sequence[str] | None) -> ShardFacts:
-    """Write one shard, and measure its mean and variance, ignoring padding.
+    """Write one shard, and return its facts with the mean and squares measured without padding.
 
     Raises:
-        ValueError: If a latent is not finite in the dtype it is stored in.
+        ValueError: If a latent is not finite in the dtype in which it is stored.
     """
     x0, mask = tensors["x0"], tensors.get("mask")
     values = x0.double().movedim(1, 0).flatten(1)
@@ -190,7 +192,7 @@ def write_shard(root: Path, number: int, tensors: dict[str, Tensor], texts: Sequ
 
     def write(partial: Path) -> None:
         safetensors.torch.save_file(tensors, partial, metadata)
-        # The file is created for its owner only, but encoded data are often shared.
+        # safetensors creates files that only their owner can read, but encoded data are often shared.
         partial.chmod(root.stat().st_mode & 0o666)
 
     write_whole(path, write)
@@ -201,7 +203,7 @@ def write_shard(root: Path, number: int, tensors: dict[str, Tensor], texts: Sequ
 
 
 def measured_scale(index: Index) -> LatentScale:
-    """Return the mean and standard deviation over all shards (Chan, Golub, LeVeque, 1983).
+    """Return the mean and standard deviation of each channel over all shards (Chan, Golub, LeVeque, 1983).
 
     The standard deviation of a constant channel is set to 1.
 
@@ -210,7 +212,7 @@ def measured_scale(index: Index) -> LatentScale:
     """
     samples = sum(shard.samples for shard in index.shards)
     if samples == 0:
-        raise ValueError("there is nothing to measure: all latents are padding")
+        raise ValueError("there is nothing to measure, because all latents are padding")
     weights = torch.tensor([shard.samples / samples for shard in index.shards], dtype=torch.float64)
     means = torch.tensor([shard.mean for shard in index.shards], dtype=torch.float64)
     squares = torch.tensor([shard.squares for shard in index.shards], dtype=torch.float64)

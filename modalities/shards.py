@@ -1,4 +1,4 @@
-"""Previously encoded latents as a dataset: rows of safetensors files, read on demand through memory maps."""
+"""A dataset of previously encoded latents: rows of safetensors files, read on demand through memory maps."""
 
 from __future__ import annotations
 
@@ -25,19 +25,20 @@ from multisagd.files import digest, parse_json
 from multisagd.seeds import derive
 
 OPEN_SHARDS = 64
-"""Shards kept open at a time; an open shard uses address space, and memory only for its labels and captions."""
+"""Maximum number of open shards; an open shard uses address space, and memory only for labels and captions."""
 
 
 class LatentShards(Dataset):
     """The data that `multisagd encode` wrote to `root`, scaled by `modality`.
 
-    The examples are those of the encoded dataset, in its order. If it was encoded in several passes, the seed selects a
-    pass; if there is no seed, the first pass, which is not augmented, is used. Rows are read on demand through a memory
-    map; `verify` reads everything once at the start and compares it with its SHA-256.
+    The examples are those of the encoded dataset, in the same order. If it was encoded in several passes, the seed
+    selects a pass; if there is no seed, the first pass, which is not augmented, is used. Rows are read on demand
+    through a memory map; if `verify` is True, all shards are first read once and compared with their SHA-256.
 
     Raises:
-        ValueError: If the modality is not a `Latent`, encodes differently (the message names what differs) or is not
-            scaled by the statistics of this folder; if encoding was not finished; if a shard is missing or damaged.
+        ValueError: If the modality is not a `Latent`, encodes differently from the one that wrote the shards (the
+            message names the differences) or is not scaled by the statistics of this folder; if encoding was not
+            finished; if a shard is missing or damaged.
     """
 
     modality: Latent
@@ -47,7 +48,7 @@ class LatentShards(Dataset):
         self.index = Index.load(self.root)
         if not isinstance(modality, Latent):
             raise ValueError(
-                f"{self.root} contains latents, but the modality is {type(modality).__name__}: give the modality that "
+                f"{self.root} contains latents, but the modality is {type(modality).__name__}: use the modality that "
                 "encoded them, such as modality=latent_image"
             )
         self.modality = modality
@@ -60,7 +61,7 @@ class LatentShards(Dataset):
         return len(self._indices)
 
     def example(self, index: int, seed: int | None = None) -> Example:
-        """Return one example; see the class for the meaning of the seed.
+        """Return one example; the class docstring explains the seed.
 
         Raises:
             IndexError: If the index is outside `[0, len(self))`.
@@ -112,12 +113,12 @@ class LatentShards(Dataset):
         if index.channels != self.modality.channels or index.grid != grid_facts(self.modality):
             raise ValueError(
                 f"{self.root} contains latents of {index.channels} channels on the grid {index.grid}, but the modality "
-                f"produces {self.modality.channels} on {grid_facts(self.modality)}: encode again"
+                f"produces {self.modality.channels} on {grid_facts(self.modality)}: encode the data again"
             )
         if len(index.shards) < index.count:
             raise ValueError(
                 f"{self.root} has {len(index.shards)} of {index.count} shards: "
-                "run the same `multisagd encode` command again to finish it"
+                "run the same `multisagd encode` command again to finish encoding"
             )
         if self.modality.scale != LatentScale.load(self.root):
             raise ValueError(
@@ -129,10 +130,10 @@ class LatentShards(Dataset):
             if shard.file != shard_name(number) or shard.rows != rows or rows * minimum > shard.bytes:
                 raise ValueError(
                     f"{self.root / INDEX} describes {shard.file} wrongly: {rows:,} rows of {minimum:,} "
-                    "numbers; encode again to another folder"
+                    "numbers; encode the data again to another folder"
                 )
             path = self.root / shard.file
-            # A pipe or a device is not a file, and reading it might never end.
+            # Reading a pipe or a device might never end.
             size = path.stat().st_size if path.is_file() else None
             if size != shard.bytes or (verify and digest(path) != shard.sha256):
                 reason = "is missing" if size is None else "is damaged"
@@ -140,7 +141,7 @@ class LatentShards(Dataset):
 
 
 class _Shard:
-    """One open shard: tensors are left on disk, and labels and captions are read."""
+    """One open shard, with labels and captions in memory and all other tensors on disk."""
 
     def __init__(self, path: Path, rows: int, shape: Sequence[int], classes: int) -> None:
         self.path = path

@@ -1,4 +1,4 @@
-"""The indices of all shards of a dataset: loaded, or built by any number of concurrent processes."""
+"""The indices of all shards of a dataset: loading them, or building them in any number of concurrent processes."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from modalities.tar_members import BLOCK
 
 THREADS = 8
 LOCAL_BLOCK, REMOTE_BLOCK = 1 << 12, 1 << 22
-"""Bytes per read while indexing: small for local files, which skip media; large for remote files, which are slow."""
+"""Bytes per read while indexing: few for local files, whose media are skipped; many for slow remote files."""
 
 MAX_FAILED = 3
 """Number of failed shards after which indexing stops; the message names them."""
 
 PROGRESS_SECONDS = 30.0
-"""Seconds between two progress messages of indexing."""
+"""Seconds between two progress messages while indexing."""
 
 log = logging.getLogger("multisagd")
 
@@ -34,8 +34,8 @@ def catalogue(
 ) -> list[ShardIndex]:
     """Return the index of each shard.
 
-    Each process handles shards in its own random order, so processes that start together share the work: each finds
-    most indices already built.
+    Each process handles shards in its own random order, so processes that start together share the work: most of
+    the indices that each one needs have been built by others.
 
     Raises:
         ValueError: If shards are damaged or cannot be read; the message names them.
@@ -68,10 +68,10 @@ def catalogue(
 
 
 def indexed(source: Source, options: ScanOptions, folder: Path | None, keep: bool = True) -> ShardIndex:
-    """Return the index of a shard: a stored index that still matches, or a new one, which is stored if `keep` is True.
+    """Return the index of a shard: a stored one that still matches, or a new one, which is stored if `keep` is True.
 
-    Stored indices are searched for next to a local shard and in `folder`, by default the user's cache folder. Next to a
-    remote shard an index is only read: an uploaded index belongs to the shard if size and last header match.
+    Stored indices are searched for in `folder` or, if it is None, next to a local shard and in the user's cache folder.
+    Next to a remote shard, an index is only read; it is used if the size and the last header of the shard match.
 
     Raises:
         OSError: If the shard cannot be read.
@@ -103,9 +103,9 @@ def indexed(source: Source, options: ScanOptions, folder: Path | None, keep: boo
 
 
 def index_paths(source: Source, options: ScanOptions, folder: Path | None) -> list[Path]:
-    """Return the possible index files of a shard, preferred first."""
+    """Return the paths at which the index of a shard may be stored, preferred first."""
     name = posixpath.basename(source.path)
-    # Shards in different places may share a name.
+    # Shards in different folders may have the same name.
     url_hash = hashlib.sha256(source.url.encode("utf-8", "surrogateescape")).hexdigest()[:16]
     kept = (folder or _cache()) / f"{name[:150]}.{url_hash}.{options.key}.index"
     return [Path(f"{source.path}.{options.key}.index"), kept] if source.local and folder is None else [kept]

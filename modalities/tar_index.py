@@ -28,14 +28,14 @@ from multisagd.files import parse_json
 
 FORMAT_VERSION = 2
 LARGEST_SIDECAR = 1 << 20
-"""Maximum size of a class, caption or JSON file, in bytes."""
+"""Maximum size of a file with a class, a caption or JSON, in bytes."""
 
 SIDECARS = ("cls", "txt", "json")
 
 
 @dataclass(frozen=True)
 class ScanOptions:
-    """What to find in a shard: suffixes of media, in lower case and without the dot, and keys of the JSON files."""
+    """What a scan looks for: suffixes of media, in lower case and without the dot, and keys in JSON files."""
 
     media: tuple[str, ...]
     label_key: str = "label"
@@ -56,7 +56,7 @@ class Texts:
 
     @classmethod
     def of(cls, texts: Sequence[str]) -> Self:
-        """Pack strings."""
+        """Pack strings into a `Texts` object."""
         parts = [text.encode("utf-8", "surrogatepass") for text in texts]
         ends = np.cumsum([len(part) for part in parts], dtype=np.int64)
         return cls(np.frombuffer(b"".join(parts), np.uint8), ends)
@@ -74,8 +74,8 @@ class ShardIndex:
     """The examples of one shard in the order of their media, one entry of each array per example.
 
     `header` is the position of the media's header block, `crc` its CRC-32 and `size` the size of the media; `label`
-    is an index into `classes`, or -1 if there is no class; `text` is empty where `captioned` is False. `length`
-    (in bytes) and `state` describe the shard, `names` the media.
+    is an index into `classes`, or -1 if there is no class; `texts` are the captions, empty where `captioned` is False;
+    `names` are the names of the media. `length` (in bytes) and `state` identify the shard.
     """
 
     length: int
@@ -132,10 +132,10 @@ class ShardIndex:
 
     @classmethod
     def unpack(cls, content: bytes) -> Self:
-        """Read the content of an index file.
+        """Return the index that `content`, the bytes of an index file, represents.
 
         Raises:
-            ValueError: If it is damaged, or has positions outside its shard.
+            ValueError: If the content is damaged, or contains positions outside the shard.
         """
         try:
             arrays = safetensors.numpy.load(content)
@@ -194,7 +194,7 @@ def write_index(path: Path, content: bytes) -> None:
 
 
 def _examples(read: Read, size: int, options: ScanOptions) -> tuple[dict[str, Member], dict[str, str], dict[str, str]]:
-    """Return the media, class and caption of each example, by the name that its files share."""
+    """Return the media, class and caption of each example, keyed by the name that its files share."""
     media: dict[str, Member] = {}
     labels: dict[str, dict[str, str]] = {"cls": {}, "json": {}}
     texts: dict[str, dict[str, str]] = {"txt": {}, "json": {}}
@@ -209,11 +209,11 @@ def _examples(read: Read, size: int, options: ScanOptions) -> tuple[dict[str, Me
             continue
         if ending not in options.media and ending not in SIDECARS:
             continue
-        # Nothing is unpacked here, but a reader of a report may unpack a member by its name.
+        # Nothing is unpacked here, but someone who reads a report may unpack a member by its name.
         if posixpath.isabs(member.name) or ".." in member.name.split("/"):
-            raise ValueError(f"{member.name!r} leads out of the archive: pack it again with relative names")
+            raise ValueError(f"{member.name!r} points outside the archive: pack it again with relative names")
         if (key, ending) in seen:
-            raise ValueError(f"{member.name!r} is in the archive twice")
+            raise ValueError(f"{member.name!r} is in the archive twice: pack it again")
         seen.add((key, ending))
         if ending in options.media:
             if key in media:
@@ -226,13 +226,13 @@ def _examples(read: Read, size: int, options: ScanOptions) -> tuple[dict[str, Me
             for key_of, target in ((options.label_key, labels["json"]), (options.text_key, texts["json"])):
                 if (value := values.get(key_of)) is not None:
                     if isinstance(value, bool) or not isinstance(value, str | int):
-                        raise ValueError(f"{member.name!r}: {key_of} should be text or a whole number, got {value!r}")
+                        raise ValueError(f"{member.name!r}: {key_of} must be text or a whole number, got {value!r}")
                     target[key] = str(value).strip()
         else:
             (labels if ending == "cls" else texts)[ending][key] = _content(read, member)
     classes = labels["json"] | labels["cls"]
     if empty := next((key for key, label in classes.items() if not label), None):
-        raise ValueError(f"the class of {empty!r} is empty")
+        raise ValueError(f"the class of {empty!r} is empty: fill it in or remove it")
     return media, classes, texts["json"] | texts["txt"]
 
 
@@ -244,7 +244,9 @@ def _content(read: Read, member: Member) -> str:
     try:
         return read(member.start, member.start + member.size).decode("utf-8-sig").strip()
     except UnicodeDecodeError as error:
-        raise ValueError(f"{member.name!r} is not UTF-8 text ({error.reason} at byte {error.start})") from error
+        raise ValueError(
+            f"{member.name!r} is not UTF-8 text ({error.reason} at byte {error.start}): save it as UTF-8"
+        ) from error
 
 
 def _json(read: Read, member: Member) -> dict[str, Any]:
@@ -254,5 +256,5 @@ def _json(read: Read, member: Member) -> dict[str, Any]:
     except ValueError as error:
         raise ValueError(f"{member.name!r} is not valid JSON: {error}") from error
     if not isinstance(values, dict):
-        raise ValueError(f"{member.name!r} should be one JSON object, got {text[:40]!r}")
+        raise ValueError(f"{member.name!r} must be one JSON object, got {text[:40]!r}")
     return values

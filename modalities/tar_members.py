@@ -1,8 +1,8 @@
 """The members of an uncompressed tar archive (POSIX ustar, pax, GNU), read in one pass over its headers.
 
 Python's `tarfile` treats a damaged header as the end of the archive, and loads extended headers of any size. Here,
-anything unknown is an error, because data would be lost if an archive ended early unnoticed. Archives may come from
-anyone: values that contradict the archive's size are errors. Nothing is ever unpacked.
+anything unknown is an error, because data would be lost unnoticed if reading ended early. Archives may come from
+anyone, so values that contradict the archive's size are errors too. Nothing is ever unpacked.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 BLOCK = 512
 LARGEST_EXTENSION = 1 << 20
-"""Maximum size of a header that contains a long name, in bytes."""
+"""Maximum size of an extended header, which contains a long name, in bytes."""
 
 COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 """First bytes of common compression formats of tar archives."""
@@ -23,7 +23,7 @@ COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb
 KINDS = {b"0": "file", b"\0": "file", b"7": "file", b"1": "link", b"2": "link", b"3": "device", b"4": "device",
          b"5": "folder", b"6": "pipe"}  # fmt: skip
 EXTENSIONS = (b"x", b"X", b"g", b"L", b"K")
-"""Flags of headers that describe the next member, or all members: pax and GNU."""
+"""Flags of extended headers (pax and GNU), which describe the next member or all members."""
 
 EMPTY = ("link", "device", "folder", "pipe")
 """Kinds without content, regardless of the size in their header."""
@@ -63,10 +63,11 @@ class ReadAheadBuffer:
 
 
 def members(read: Read, size: int) -> Iterator[Member]:
-    """Yield the members of all kinds of an archive of `size` bytes.
+    """Yield all members of an archive of `size` bytes, whatever their kind.
 
     Raises:
-        ValueError: If it is compressed, damaged, truncated or unsupported; the message names the member or position.
+        ValueError: If the archive is compressed, damaged, truncated or unsupported; the message names the member or
+            position.
     """
     _check_plain(read(0, min(BLOCK, size)))
     position, extended = 0, _ExtendedHeader()
@@ -79,7 +80,9 @@ def members(read: Read, size: int) -> Iterator[Member]:
         extension, name = header.flag in EXTENSIONS, extended.name or header.name
         length = header.size if extension or extended.size is None else extended.size
         if extension and length > LARGEST_EXTENSION:
-            raise ValueError(f"an extended header of {length} bytes at {position}: this is not an archive of examples")
+            raise ValueError(
+                f"an extended header of {length} bytes at byte {position}: this is not an archive of examples"
+            )
         # Old archives have no flag for folders; their names end in a slash.
         kind = "folder" if header.flag == b"\0" and name.endswith("/") else KINDS.get(header.flag, "unknown")
         length = 0 if kind in EMPTY else length
@@ -113,8 +116,8 @@ def _check_plain(start: bytes) -> None:
     for magic, program in COMPRESSED.items():
         if start.startswith(magic) and not _checksum_matches(start):
             raise ValueError(
-                f"it is compressed with {program}, so no single example can be read: decompress it (media files "
-                "are compressed already, so little is lost)"
+                f"it is compressed with {program}, so single examples cannot be read: decompress it (media files "
+                "are compressed already, so it will hardly grow)"
             )
 
 
@@ -127,11 +130,11 @@ def _piece(read: Read, position: int, count: int, size: int, name: str) -> bytes
 
 def _header(block: bytes, position: int) -> _Header:
     if not _checksum_matches(block):
-        raise ValueError(f"the header at {position} is damaged" if position else "it is not a tar archive")
+        raise ValueError(f"the header at byte {position} is damaged" if position else "it is not a tar archive")
     try:
         size = _number(block[124:136])
     except ValueError as error:
-        raise ValueError(f"the header at {position} has no valid size: {error}") from error
+        raise ValueError(f"the header at byte {position} has no valid size: {error}") from error
     name = _text(block[:100])
     if block[257:263] == b"ustar\0" and (prefix := _text(block[345:500])):
         name = f"{prefix}/{name}"
@@ -157,7 +160,7 @@ def _checksum_matches(block: bytes) -> bool:
 
 
 def _number(field: bytes) -> int:
-    """Read octal digits, or GNU's binary number of any length, which is marked by the highest bit."""
+    """Return the number in a header field: octal digits, or GNU's binary format, marked by the highest bit."""
     if field[0] == 0x80:
         return int.from_bytes(field[1:], "big")
     text = field.split(b"\0", 1)[0].strip(b" ")
@@ -180,7 +183,9 @@ def _read_extension(extended: _ExtendedHeader, flag: bytes, data: bytes) -> _Ext
         raise ValueError(f"a sparse member ({sparse}): pack it whole")
     if flag == b"g":
         if {"path", "size"} & records.keys():
-            raise ValueError("a global header gives all members the same name: this is not an archive of examples")
+            raise ValueError(
+                "a global header gives all members the same name or size: this is not an archive of examples"
+            )
         return extended
     size = extended.size
     if "size" in records:
@@ -191,7 +196,7 @@ def _read_extension(extended: _ExtendedHeader, flag: bytes, data: bytes) -> _Ext
 
 
 def _records(data: bytes) -> Iterator[tuple[str, bytes]]:
-    """Split a pax header: each record is `LENGTH KEY=VALUE`, the length includes itself and the end of line."""
+    """Yield the records of a pax header, `LENGTH KEY=VALUE`; the length includes itself and the end of line."""
     while data.strip(b"\0"):
         match = re.match(rb"([0-9]{1,7}) ([^=]+)=", data)
         if match is None or not match.end() < (length := int(match[1])) <= len(data) or data[length - 1] != 10:
@@ -201,9 +206,9 @@ def _records(data: bytes) -> Iterator[tuple[str, bytes]]:
 
 
 def _check_end(read: Read, position: int, size: int) -> None:
-    """Check that nothing follows the end marker: other tools stop there, so those data would be lost unnoticed."""
+    """Check that nothing follows the end marker; other tools stop there, so data after it would be lost unnoticed."""
     if any(read(position, min(size, position + 20 * BLOCK))):
         raise ValueError(
             f"there are data after the end-of-archive marker at byte {position}, as in archives concatenated with cat: "
-            "unpack and repack it"
+            "unpack and repack the archive"
         )

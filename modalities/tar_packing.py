@@ -1,4 +1,4 @@
-"""Packing of files into tar shards in the WebDataset layout; the bytes are deterministic."""
+"""Packing of files into tar shards in the WebDataset layout; the result is deterministic to the byte."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from modalities.tar_members import BLOCK
 
 
 class Packed(NamedTuple):
-    """One example: its name in the shard, its media file of `size` bytes, and its JSON."""
+    """One example: its name in the shard, its media file of `size` bytes, and its JSON record."""
 
     key: str
     path: Path
@@ -31,17 +31,17 @@ class Packed(NamedTuple):
 
     @property
     def stored_size(self) -> int:
-        """Size in a shard, in bytes."""
+        """Size of the example in a shard, in bytes, including headers and padding."""
         return sum(BLOCK + -(-size // BLOCK) * BLOCK for size in (self.size, len(self.facts)))
 
 
 class Packing:
-    """Assignment of a folder's files to shards: a function of the files, their sizes, their order and the limit.
+    """Assignment of a folder's files to shards; it depends only on the files, their sizes, their order and the limit.
 
     Args:
         folder: the files.
         order: indices of the files, in packing order.
-        shard_bytes: approximate maximum bytes of a shard.
+        shard_bytes: approximate maximum size of a shard, in bytes.
 
     Raises:
         OSError: If a file is missing.
@@ -53,7 +53,7 @@ class Packing:
         self.shards = list(divided([self.example(number).stored_size for number in range(len(order))], shard_bytes))
 
     def example(self, number: int) -> Packed:
-        """Return the example at one position of the order."""
+        """Return the example at position `number` in packing order."""
         index, folder = self.order[number], self.folder
         label, file = folder.labels[index], folder.files[index]
         named = None if label is None or folder.classes is None else folder.classes[label]
@@ -62,13 +62,13 @@ class Packing:
 
 
 def shard_size(examples: Iterable[Packed]) -> int:
-    """Return the size in bytes of the shard of these examples."""
+    """Return the size, in bytes, of a shard with these examples."""
     content = sum(example.stored_size for example in examples) + 2 * BLOCK
     return -(-content // tarfile.RECORDSIZE) * tarfile.RECORDSIZE
 
 
 def divided(sizes: Sequence[int], shard_bytes: int) -> Iterator[range]:
-    """Yield the range of examples of each shard, up to about `shard_bytes`; `sizes` are the examples' bytes."""
+    """Yield the range of examples of each shard, up to about `shard_bytes`; `sizes` are the examples' sizes."""
     start = taken = 0
     for index, size in enumerate(sizes):
         if index > start and taken + size > shard_bytes:
@@ -79,7 +79,7 @@ def divided(sizes: Sequence[int], shard_bytes: int) -> Iterator[range]:
 
 
 def write_tar(path: Path, examples: Iterable[Packed]) -> None:
-    """Write one shard: the media of each example, named by key and suffix, and its JSON.
+    """Write one shard: the media of each example, named by key and suffix, and its JSON record.
 
     Raises:
         OSError: If a file cannot be read, or the shard cannot be written.

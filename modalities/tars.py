@@ -1,10 +1,10 @@
-"""Shards in the WebDataset layout as a dataset: uncompressed tar archives, local or read through fsspec.
+"""A dataset of shards in the WebDataset layout: uncompressed tar archives, local or read through fsspec.
 
 The files of one example are in one archive and share their name up to the first dot of the last path component. The
-suffix after the dot gives the kind: `0017.jpg` is the media, `0017.cls` its class and `0017.txt` its caption;
+suffix after the dot determines the kind: `0017.jpg` is the media, `0017.cls` its class and `0017.txt` its caption;
 `0017.json` may contain both.
 
-Examples are read one by one at their positions, so any order is possible and nothing is unpacked.
+Examples are read one by one at their positions, so they can be read in any order, and nothing is unpacked.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from modalities.tar_index import ScanOptions
 from modalities.tar_members import BLOCK
 
 MEMORY = Path("/dev/shm")
-"""A folder in memory, on Linux."""
+"""A folder that is held in memory on Linux."""
 
 
 class TarShards(MediaFiles):
@@ -42,25 +42,26 @@ class TarShards(MediaFiles):
     First, each shard's headers are read once to build an index, stored in a file (see `modalities.tar_catalogue`). Then
     every example is read at its position, by `threads` threads per batch; the modality gets its media as a file in
     memory. Unreadable media are reported and replaced as in `Folder`; a permanent storage failure is an error.
-    Examples without media, hidden files and system files are ignored. Classes are sorted by name, numbers in names by
-    their value.
+    Examples without media, hidden files and system files are ignored. Classes are sorted by name, with numbers in
+    names compared by value.
 
     Args:
         modality: reads the media.
         urls: one or several paths or URLs that fsspec supports. Each may contain ranges
             (`shards/{000000..000099}.tar`), or be a pattern with * or a folder.
-        index: the folder for indices; None: next to local shards, or else the user's cache folder.
-        media: suffix of the media, for examples with several (`seg.png`); None: the suffixes that the modality reads.
+        index: folder for indices; None: next to local shards, or else the user's cache folder.
+        media: suffix of the media, if examples have several (`seg.png`); None: the suffixes that the modality reads.
         labels: "auto": the class in `.cls`, or under `label_key` in `.json`, if examples have one, or else as "folder",
             if that gives classes. "folder": the folder in a member's name, as in `Folder`. "none": no classes.
         captions: "auto": the content of `.txt`, or the value of `text_key` in `.json`, if examples have one. "labels":
-            the names of the classes, underscores as spaces. "none": no captions.
+            the names of the classes, with spaces for underscores. "none": no captions.
         label_key: key of the class in JSON files.
         text_key: key of the caption in JSON files.
-        window: shards that training draws from at a time; more shards shuffle better, fewer use caches better.
-        max_member_bytes: larger media are not read, but reported as unreadable.
-        max_unreadable: fraction of the examples whose media may be unreadable.
-        threads: threads that read a batch.
+        window: number of shards that training draws from at a time; more shards shuffle better, fewer use caches
+            better.
+        max_member_bytes: maximum size of media in bytes; larger media are not read, but reported as unreadable.
+        max_unreadable: maximum fraction of examples with unreadable media.
+        threads: number of threads that read a batch.
         trusted: False if the settings came with another person's run: shards are then read from plain local paths only,
             without fsspec, and no new index is stored.
 
@@ -111,7 +112,7 @@ class TarShards(MediaFiles):
         return f"{self.sources[shard].url}/{self.indices[shard].names[row]}"
 
     def load(self, index: int, seed: int | None) -> Any:
-        """Read one example's media with the modality.
+        """Return one example's media, as read by the modality.
 
         Raises:
             UnreadableFilesError: If the shard cannot be read, or has changed since it was indexed.
@@ -121,13 +122,15 @@ class TarShards(MediaFiles):
         source, shard_index = self.sources[shard], self.indices[shard]
         start, size = int(shard_index.header[row]), int(shard_index.size[row])
         if size > self.max_member_bytes:
-            raise ValueError(f"it has {size} bytes, but max_member_bytes={self.max_member_bytes}")
+            raise ValueError(
+                f"it has {size} bytes, but max_member_bytes={self.max_member_bytes}: raise that limit to read it"
+            )
         try:
             content = memoryview(source.read(start, start + BLOCK + size))
         except PartsError as error:
             raise UnreadableFilesError(str(error)) from error
         except OSError as error:
-            raise UnreadableFilesError(f"{error}. The same command continues once the shard can be reached") from error
+            raise UnreadableFilesError(f"{error}. Run the same command again once the shard can be reached") from error
         if zlib.crc32(content[:BLOCK]) != shard_index.crc[row]:
             raise UnreadableFilesError(f"{source.url} has changed since this command started: run it again")
         # Only the suffix comes from the name in the archive, and only a suffix that the modality reads.
@@ -222,9 +225,9 @@ class TarShards(MediaFiles):
         self._captions = captions
 
     def _check_all(self, what: str, given: Sequence[NDArray[np.bool_]], setting: str) -> None:
-        for shard, having in enumerate(given):
-            if not having.all():
-                name = self.name(int(self._starts[shard]) + int(np.argmin(having)))
+        for shard, present in enumerate(given):
+            if not present.all():
+                name = self.name(int(self._starts[shard]) + int(np.argmin(present)))
                 raise ValueError(f"{name} has no {what}, but other examples have one: add it, or set {setting}=none")
 
 

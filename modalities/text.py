@@ -24,18 +24,18 @@ from multisagd.libraries import failed_import, importing
 from multisagd.logs import quiet
 
 CACHED_IN_MEMORY = 512
-"""Number of captions whose embeddings stay in memory: about 600 MB for the largest encoders, otherwise very little."""
+"""Number of captions whose embeddings are kept in memory: up to about 600 MB with the largest encoders."""
 
 
 class TextEncoder:
-    """A text encoder: `encoder(texts)` is float32 (batch, tokens, width), in which a row of zeros is not a token.
+    """A text encoder: `encoder(texts)` returns float32 (batch, tokens, width), with rows of zeros as padding.
 
     It returns the last hidden states of the tokens, including special tokens before and after the text. It uses the
     encoder of encoder-decoder models (T5), and the text encoder of image-text models (CLIP). Captions are encoded one
     by one, so that an embedding does not depend on the rest of the batch. An empty caption has no tokens.
 
     `name` is a model id on the Hub or a local folder. `cache` is a folder of embeddings, one safetensors file per
-    caption, named by a hash of the model's weights and the tokens, in 256 subfolders; a damaged file is written again.
+    caption, named by a hash of the model's weights and the tokens, in 256 subfolders; damaged files are replaced.
     Captions are truncated to `max_tokens`. The encoder is thread-safe. If `trusted` is False, because the settings came
     with another person's run, the model is looked up on this machine only, and nothing is cached.
 
@@ -56,7 +56,7 @@ class TextEncoder:
     ) -> None:
         self.name, self.max_tokens = name, max_tokens
         self._tokenizer, self._model = _load(name, revision, trusted)
-        # Relative positions (T5) have no limit; some models reserve a few entries of a table of positions.
+        # Relative positions (T5) have no limit; some models reserve a few entries in their table of positions.
         positions = getattr(self._model.config, "max_position_embeddings", None)
         longest = max_tokens if positions is None else min(positions, self._tokenizer.model_max_length)
         if not 1 <= max_tokens <= longest:
@@ -86,7 +86,7 @@ class TextEncoder:
             tokens: list[int] = self._tokenizer(text, truncation=True, max_length=self.max_tokens)["input_ids"]
         if self.cache is None:
             return self._compute(tokens)
-        # Named by tokens, not by the text, so that tokenizer and max_tokens are part of the name.
+        # The name is a hash of the tokens, not of the text, so that it depends on the tokenizer and max_tokens too.
         name = hashlib.sha256(repr(tokens).encode()).hexdigest()
         path = self.cache / name[:2] / f"{name}.safetensors"
         embedding = _read(path, (len(tokens), self.width))
@@ -109,7 +109,7 @@ def _load(name: str, revision: str | None, fetch: bool) -> tuple[Any, Any]:
         import transformers  # takes seconds
     options = {"revision": revision, "trust_remote_code": False}
     try:
-        # The library makes other requests too: it looks up models by name.
+        # `local_files_only` does not prevent all requests of the library, which looks up models by name.
         with offline_hub(not fetch):
             return _loaded(transformers, name, {**options, "local_files_only": not fetch})
     except (OSError, ValueError, KeyError, SafetensorError, RecursionError) as error:
@@ -118,7 +118,7 @@ def _load(name: str, revision: str | None, fetch: bool) -> tuple[Any, Any]:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         fetched = f"; a run's configuration downloads nothing: add text_model={name}" if not fetch else ""
         raise ValueError(
-            f"cannot load the text encoder {name!r} ({reason}): give a model on the Hugging Face Hub, or a local "
+            f"cannot load the text encoder {name!r} ({reason}): name a model on the Hugging Face Hub, or a local "
             f"folder with config.json, tokenizer files and weights as safetensors{fetched}"
         ) from error
 
@@ -143,7 +143,7 @@ def _loaded(transformers: Any, name: str, options: dict[str, Any]) -> tuple[Any,
 
 
 def _fingerprint(model: torch.nn.Module) -> str:
-    """Hash the names and shapes of a model's weights and up to 1,000 values of each, evenly spaced."""
+    """Return a hash of the names and shapes of a model's weights, and of about 1,000 evenly spaced values of each."""
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         flat = tensor.flatten()
@@ -164,13 +164,13 @@ def _read(path: Path, shape: tuple[int, int]) -> Tensor | None:
 
 
 def _write(path: Path, embedding: Tensor) -> None:
-    """Cache an embedding with an atomic rename: other threads and runs may read the same folder."""
+    """Cache an embedding atomically, because other threads and runs may read the same folder."""
     path.parent.mkdir(exist_ok=True)
     data = save({"embedding": embedding.contiguous()}, {"sha256": _checksum(embedding)})
     handle, partial = tempfile.mkstemp(dir=path.parent, suffix=".partial")
     with os.fdopen(handle, "wb") as file:
         file.write(data)
-    # The file is created for its owner only, but caches are often shared.
+    # `mkstemp` creates files that only their owner can read, but caches are often shared.
     Path(partial).chmod(path.parent.stat().st_mode & 0o666)
     Path(partial).replace(path)
 

@@ -1,7 +1,7 @@
 """Conversion of video clips to tensors (channels, frames, height, width) of one size, length and rate, and back.
 
 Values are in [-1, 1]. The grid is in seconds along `frame` and in pixels along the other axes, so a spectrum along
-`frame` is in Hz. Power laws are flat below 0.25 Hz and 1/256 cycles per pixel. In memory a clip is a uint8 tensor of
+`frame` is in Hz. Power laws are flat below 0.25 Hz and 1/256 cycles per pixel. In memory, a clip is a uint8 tensor of
 shape (channels, frames, height, width), with fewer frames if its file was shorter; audio is ignored.
 """
 
@@ -29,10 +29,10 @@ if TYPE_CHECKING:
     from av.video.frame import VideoFrame
 
 FRAME_CORNER = 0.25
-"""In Hz, about the inverse length of a shot in films: slower changes occur between shots rather than within one."""
+"""Corner frequency in Hz, about 1 / (length of a film shot): slower changes occur between shots, not within them."""
 
 LUMA = torch.tensor([0.299, 0.587, 0.114])
-"""Weights of red, green and blue in grey (ITU-R BT.601), as for images; torchvision's own add up to less than 1."""
+"""Weights of red, green and blue in grey (ITU-R BT.601), as for images; torchvision's weights sum to less than 1."""
 
 WINDOWS = 32
 """Maximum number of windows of a file that the motion filter tries."""
@@ -47,13 +47,13 @@ class Video(Modality):
 
     Files of any frame rate are sampled at `fps`, using the frame shown at each time. From longer files a random window
     is taken, or the middle one if there is no seed. `channels`, `resize`, `flip` and `max_pixels` (of one frame) are as
-    in `Image`, the same for all frames of a clip. `short` determines how files that are too short are handled: "mask"
-    repeats the last frame and marks the repetitions as padding, which losses and statistics omit; "skip" rejects the
-    file. `motion` rejects windows with little motion: it is the minimum mean absolute difference between consecutive
-    frames of the loaded clip, pixels in [0, 1]; None accepts all. At 8 fps and 32×32 a static scene with a fixed camera
-    has 0.001, a person signing 0.004 to 0.02, the view from a moving car 0.007 to 0.011. Up to 32 windows, spread
-    evenly over the file, are tried in an order that depends on the seed, and the first with enough motion is used;
-    whether a file is rejected does not depend on the seed.
+    in `Image`; crops and flips are the same for all frames of a clip. `short` determines how files that are too short
+    are handled: "mask" repeats the last frame and marks the repetitions as padding, which losses and statistics omit;
+    "skip" rejects the file. `motion` rejects windows with little motion: it is the minimum mean absolute difference
+    between consecutive frames of the loaded clip, pixels in [0, 1]; None accepts all windows. At 8 fps and 32×32 it is
+    0.001 for a static scene with a fixed camera, 0.004 to 0.02 for a person signing, and 0.007 to 0.011 for the view
+    from a moving car. Up to 32 windows, spread evenly over the file, are tried in an order that depends on the seed,
+    and the first with enough motion is used; whether a file is rejected does not depend on the seed.
 
     Raises:
         BrokenLibraryError: If PyAV, or a library that `Image` needs, cannot be imported.
@@ -74,7 +74,7 @@ class Video(Modality):
     def __post_init__(self) -> None:
         check("av", "videos")
         if self.frames < 1 or int(self.frames) != self.frames:
-            raise ValueError(f"frames must be a whole number of at least 1, got {self.frames}")
+            raise ValueError(f"frames must be a positive integer, got {self.frames}")
         object.__setattr__(self, "frames", int(self.frames))
         if not 0.01 <= self.fps <= 1000:
             raise ValueError(f"fps must be from 0.01 to 1000 frames per second, got {self.fps}")
@@ -83,7 +83,7 @@ class Video(Modality):
                 f"motion must be a mean difference of pixels in [0, 1], such as 0.01, or null; got {self.motion}"
             )
         if self.motion is not None and self.frames == 1:
-            raise ValueError("motion is measured between frames: it needs frames of at least 2, or null")
+            raise ValueError("motion is measured between frames: set frames to at least 2, or motion to null")
         if self.short not in ("mask", "skip"):
             raise ValueError(f"short must be mask or skip, got {self.short!r}")
         object.__setattr__(self, "size", self.image.sides)
@@ -105,24 +105,25 @@ class Video(Modality):
         return Grid((frame, *self.image.grid().axes))
 
     def load(self, path: Path, seed: int | None = None) -> Tensor:
-        """Read a window of one file: uint8, shape (channels, frames, height, width), fewer frames if it is shorter.
+        """Return a window of one file, uint8 (channels, frames, height, width); a shorter file gives fewer frames.
 
         Raises:
-            ValueError: If it is not a video, damaged, truncated or too large, or rejected by `short` or `motion`.
+            ValueError: If the file is not a video, is damaged, truncated or too large, or is rejected by `short` or
+                `motion`.
         """
         with open_video(path, self.max_pixels) as file:
             clip = None
             if file.declared is not None and self._available(file.declared) >= self.frames:
                 clip = self._window(file, file.declared, seed)
             if clip is None:
-                # Too short, or shorter than declared: only the packets give the end.
+                # The file is too short, or shorter than declared: only its packets show where it ends.
                 clip = self._window(file, file.measure(), seed)
             if clip is None:
                 raise ValueError("the file is damaged: frames that it lists cannot be decoded")
         return self.image.mirror(clip, seed)
 
     def _available(self, duration: float) -> int:
-        """Number of frames at `fps` in a video of this duration in seconds, at most `frames`."""
+        """Return the number of frames at `fps` in a video of this duration in seconds, at most `frames`."""
         return max(1, math.ceil(min(self.frames, (duration - 1e-3) * self.fps)))
 
     def _window(self, file: VideoFile, duration: float, seed: int | None) -> Tensor | None:
@@ -142,13 +143,13 @@ class Video(Modality):
             if self.motion is None or (difference := _motion(clip)) >= self.motion:
                 return clip
             maximum = max(maximum, difference)
-        raise ValueError(f"no window has motion={self.motion:g} per frame; the largest is {maximum:.2g}")
+        raise ValueError(f"no window reaches motion={self.motion:g}; the largest value is {maximum:.2g}")
 
     def _starts(self, duration: float, step: float, seed: int | None) -> list[float]:
         """Return the times at which windows may start, in the order to try.
 
-        There is only one if there is no motion filter. They are multiples of the file's frame time, so that windows at
-        its own frame rate contain each frame once.
+        There is only one if there is no motion filter. They are multiples of the file's frame interval, so that
+        windows at its own frame rate contain each frame once.
         """
         spare = duration - (self.frames - 1) / self.fps - 1e-3
         last = max(0, math.ceil(spare / step) - 1)
@@ -169,7 +170,7 @@ class Video(Modality):
         return (fitted * LUMA.reshape(3, 1, 1)).sum(0, keepdim=True).round().to(torch.uint8)
 
     def encode(self, media: Tensor) -> Tensor:
-        """Return uint8 frames as float32, mapping 0 to -1 and 255 to 1; the last frame is repeated up to `frames`.
+        """Convert uint8 frames to float32, mapping 0 to -1 and 255 to 1, and repeat the last frame up to `frames`.
 
         Raises:
             ValueError: If there are no frames, or more than `frames`.
@@ -181,14 +182,14 @@ class Video(Modality):
         return self.image.encode(padded)
 
     def mask(self, media: Tensor) -> Tensor | None:
-        """Return a bool mask (1, frames, height, width), True where `encode(media)` is data, or None if all is data."""
+        """Return a bool mask (1, frames, height, width), True where `encode(media)` is data; None: no padding."""
         if media.shape[1] >= self.frames:
             return None
         data = torch.arange(self.frames) < media.shape[1]
         return data.reshape(1, -1, 1, 1).expand(1, *self.grid().shape)
 
     def decode(self, x0: Tensor) -> Tensor:
-        """Return values in [-1, 1] as uint8 frames, clipped and rounded: the exact inverse of `encode`.
+        """Convert values in [-1, 1] to uint8 frames by clipping and rounding: the exact inverse of `encode`.
 
         Raises:
             ValueError: If a value is not finite.
@@ -210,7 +211,7 @@ class Video(Modality):
     def save_grid(self, media: Sequence[Tensor], path: Path, *, names: Sequence[str] | None = None) -> None:
         """Write clips as one image, with a row for each, and as a tiled video of the same name (.mp4).
 
-        A row shows up to 16 frames, evenly spread. Small frames are enlarged as `Image.save_grid` does; shorter clips
+        A row shows up to 16 evenly spaced frames. Small frames are enlarged as `Image.save_grid` does; shorter clips
         end with a still of their last frame.
 
         Raises:
@@ -237,6 +238,6 @@ def _motion(clip: Tensor) -> float:
 
 
 def _spread(clip: Tensor) -> Tensor:
-    """Return the frames of a clip for a contact sheet: all, or `SHOWN` evenly spread ones including first and last."""
+    """Return the frames of a clip for a contact sheet: all, or `SHOWN` evenly spaced ones with the first and last."""
     count = clip.shape[1]
     return clip[:, torch.linspace(0, count - 1, SHOWN).round().long()] if count > SHOWN else clip

@@ -1,7 +1,7 @@
-"""Reading windows of video files: the frame shown at each given time, found by seeking near the first time.
+"""Reading of windows of video files: the frame shown at each given time, found by seeking to the first time.
 
 Times are seconds since the first frame. The frame shown at a time is the last one whose presentation timestamp is not
-later, so any frame rate, even a variable one, is converted to any other by omitting or repeating frames.
+later than that time, so any frame rate, even a variable one, is converted to any other by omitting or repeating frames.
 Files are recognised by content and limited to formats that contain their frames: playlists and similar formats,
 which make a reader open other files and URLs, are rejected.
 """
@@ -34,7 +34,7 @@ ROUNDING = 1e-3
 """Tolerance of timestamps, in seconds: Matroska rounds timestamps to milliseconds."""
 
 BACK = (0.0, 1.0, 4.0, 16.0)
-"""Seconds before a time at which keyframes are tried in turn, until one gives an undamaged frame for that time."""
+"""Seconds before a time at which keyframes are tried in turn, until one leads to an undamaged frame for that time."""
 
 MISSING = 0.1
 """Fraction of the declared duration that may be missing: headers are rounded, and audio may be longer than video."""
@@ -46,7 +46,7 @@ class VideoFile:
 
     `counted` is True if timestamps do not give display times, so that frames are counted; `seekable` is False if
     timestamps cannot be trusted after a seek. `origin` is the timestamp of the first frame, `aspect` the width of a
-    pixel over its height, `step` the nominal time between frames and `declared` the duration declared by the
+    pixel divided by its height, `step` the nominal time between frames and `declared` the duration declared by the
     header, both in seconds; None if it declares no duration.
     """
 
@@ -64,8 +64,8 @@ class VideoFile:
     def frames_at(self, times: Sequence[float], convert: Callable[[VideoFrame], Tensor]) -> list[Tensor]:
         """Return `convert(frame)` for the frame shown at each of the increasing `times`.
 
-        There are fewer results if the video ends earlier. Each shown frame is converted once, other frames never. Times
-        before the first frame show the first frame; the last frame is shown for its duration.
+        There are fewer results if the video ends earlier. A frame that is shown is converted once, other frames not at
+        all. Times before the first frame show the first frame; the last frame is shown for its duration.
 
         Raises:
             ValueError: If a decoded frame is damaged or too large.
@@ -133,7 +133,7 @@ class VideoFile:
             raise ValueError("the video has no frames")
         if self.declared is not None and end < (1 - MISSING) * self.declared - self.step:
             raise ValueError(
-                f"the file is truncated: its header declares {self.declared:.2f} s of video, but it has {end:.2f}"
+                f"the file is truncated: its header declares {self.declared:.2f} s of video, but it has {end:.2f} s"
             )
         return end
 
@@ -148,7 +148,7 @@ class VideoFile:
         return float((timestamp - self.origin) * (self.stream.time_base or 0))
 
     def _seek(self, start: float, time: float) -> Iterator[VideoFrame]:
-        """Decode from the last keyframe at or before `start`; yield nothing if the result begins after `time`."""
+        """Decode from the last keyframe at or before `start`; yield nothing if that keyframe is later than `time`."""
         assert self.stream.time_base is not None
         offset = self.origin + int((start + ROUNDING) / self.stream.time_base)
         self.container.seek(offset, stream=self.stream)
@@ -158,7 +158,7 @@ class VideoFile:
             yield from self._decode(chain([key], packets), key.pts)
 
     def _decode(self, packets: Iterable[Packet[VideoStream]], key: int) -> Iterator[VideoFrame]:
-        """Decode packets from a keyframe shown at `key`, and check the frames."""
+        """Decode packets from a keyframe with timestamp `key`, and check the frames."""
         for frame in chain.from_iterable(packet.decode() for packet in packets):
             # Frames shown before a keyframe but coded after it may need earlier frames (an open group of pictures).
             if self.counted or (frame.pts is not None and frame.pts >= key):
@@ -173,8 +173,8 @@ def open_video(path: Path, max_pixels: int) -> Iterator[VideoFile]:
     """Open a video file for reading: its first video stream that is not a cover image.
 
     Raises:
-        ValueError: If it is empty, not a video in one of the `FORMATS`, or has more than `max_pixels` per frame; within
-            the context, decoder errors become ValueError too.
+        ValueError: If the file is empty, is not a video in one of the `FORMATS`, or has more than `max_pixels` per
+            frame; errors of the decoder within the `with` block become ValueError too.
     """
     with importing("av", "videos"):
         import av
@@ -192,8 +192,8 @@ def open_video(path: Path, max_pixels: int) -> Iterator[VideoFile]:
                 declared = float(stream.duration * stream.time_base)
             elif container.duration:
                 declared = container.duration / av.time_base
-            # AVI numbers frames in coding order, which differs from display order with B-frames; MPEG-PS times only
-            # some.
+            # AVI numbers frames in coding order, which differs from display order with B-frames; MPEG-PS gives
+            # timestamps for only some frames.
             counted = container.format.name == "avi" and context.has_b_frames
             seekable = container.format.name != "mpeg" and not counted
             # The declared start may precede the first frame (AVI); in a trimmed video the first keyframe may precede
@@ -209,8 +209,8 @@ def open_video(path: Path, max_pixels: int) -> Iterator[VideoFile]:
 def pixels(frame: VideoFrame, minimum: tuple[int, int], aspect: float = 1.0) -> Tensor:
     """Return an upright frame as RGB, uint8 of shape (3, height, width), with transparent pixels on white.
 
-    Non-square pixels (`aspect` is width over height) are made square by scaling the width, unless out of range.
-    A frame larger than twice `minimum` (height, width) is reduced by a whole factor, to at least twice `minimum`.
+    Non-square pixels (`aspect` is width over height) are made square by scaling the width, if `aspect` is from 0.25 to
+    4. A frame larger than twice `minimum` (height, width) is reduced by a whole factor, to at least twice `minimum`.
     """
     from av.video.reformatter import Interpolation
 
@@ -255,9 +255,9 @@ def _video_stream(container: InputContainer, max_pixels: int) -> VideoStream:
         if not stream.disposition & Disposition.attached_pic:
             if stream.codec_context is None:
                 raise ValueError("there is no decoder for the video in this file")
-            # One thread: files are read by several threads already, and one per core for each would be too many.
+            # One thread: several files are read at a time, and one thread per core for each would be too many.
             stream.codec_context.thread_count = 1
-            # The decoder's own limit, for a stream whose frames grow later.
+            # The decoder's own limit, for a stream whose frames become larger later.
             stream.codec_context.options = {"max_pixels": str(max_pixels)}
             return stream
     raise ValueError("the file has no video stream")

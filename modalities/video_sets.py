@@ -24,7 +24,7 @@ class Tracks(NamedTuple):
     """Motion of digits: `start` is in pixels, `velocity` in pixels per second.
 
     `glyphs` (digits,) contains the indices of the digit images. `start` and `velocity` are float64 of shape (digits,
-    2), ordered (down, right). They describe the motion of the upper left corner, ignoring the walls.
+    2), ordered (down, right). They describe the motion of the upper left corner, ignoring the edges.
     """
 
     glyphs: Tensor
@@ -33,13 +33,13 @@ class Tracks(NamedTuple):
 
 
 class MovingDigits(Dataset):
-    """`count` clips of `digits` handwritten digits, half as high as the shorter side, that bounce off the walls.
+    """`count` clips of `digits` bouncing handwritten digits, each half as high as the shorter side of the frame.
 
     Each digit moves at constant velocity in a random direction, with a speed drawn uniformly from `speed`, in pixels
-    per second, and is reflected by the walls; where digits overlap, the brighter pixel is shown. Positions are not
+    per second, and is reflected by the edges; where digits overlap, the brighter pixel is shown. Positions are not
     rounded to pixels. A clip depends only on `seed` and its index. Its motion is defined in seconds, so it is the same
-    at another `fps`. The modality's `resize`, `flip`, `motion` and `short` do not apply. One digit gives ten classes;
-    more digits give no classes. Source of the idea: N. Srivastava, E. Mansimov, R. Salakhutdinov, arXiv:1502.04681,
+    at any `fps`. The modality's `resize`, `flip`, `motion` and `short` do not apply. One digit gives ten classes;
+    more digits give no classes. The idea is from N. Srivastava, E. Mansimov, R. Salakhutdinov, arXiv:1502.04681,
     section 4.1, with MNIST's digits; here `modalities.image_sets.Digits` are used.
 
     Raises:
@@ -65,7 +65,7 @@ class MovingDigits(Dataset):
             raise ValueError(f"count and digits must be at least 1, got count={count} and digits={digits}")
         if len(speed) != 2 or not 0 <= speed[0] <= speed[1] < math.inf:
             raise ValueError(
-                f"speed must be [least, greatest] in pixels per second, such as [8, 24]; got {list(speed)}"
+                f"speed must be [minimum, maximum] in pixels per second, such as [8, 24]; got {list(speed)}"
             )
         height, width = modality.image.sides
         if min(height, width) < 8:
@@ -119,9 +119,9 @@ class MovingDigits(Dataset):
         return Tracks(torch.tensor(glyphs), torch.tensor(start, dtype=exact), torch.tensor(velocity, dtype=exact))
 
     def corners(self, start: Tensor, velocity: Tensor) -> Tensor:
-        """Return the upper left corners in pixels at each frame, `(..., digits, 2) -> (..., digits, frames, 2)`.
+        """Return the upper left corners in pixels in each frame, `(..., digits, 2) -> (..., digits, frames, 2)`.
 
-        Reflection at both walls turns the straight line into a triangle wave between 0 and the free space.
+        Reflection at both edges turns the straight line into a triangle wave between 0 and the free space.
         """
         seconds = torch.arange(self.modality.frames, dtype=torch.float64) / self.modality.fps
         line = start.unsqueeze(-2) + velocity.unsqueeze(-2) * seconds.unsqueeze(-1)
@@ -129,7 +129,7 @@ class MovingDigits(Dataset):
         return room - (line.remainder(2 * room) - room).abs()
 
     def draw(self, glyphs: Tensor, corners: Tensor) -> Tensor:
-        """Draw digits (batch, digits) at corners (batch, digits, frames, 2) as (batch, frames, height, width)."""
+        """Draw digits (batch, digits) at corners (batch, digits, frames, 2); return (batch, frames, height, width)."""
         height, width = self.modality.image.sides
         batch, digits, frames, _ = corners.shape
         # Position of each pixel's centre in the digit, from -1 at its upper left edge to 1 at its lower right edge.

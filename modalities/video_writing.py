@@ -1,4 +1,4 @@
-"""Writing clips as MP4 files, single or tiled into one video."""
+"""Writing of clips as MP4 files, one by one or tiled into one video."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def write_video(clip: Tensor, path: Path, fps: float) -> None:
     """Write uint8 frames (1 or 3, frames, height, width) as MP4, creating its folder.
 
     The codec is H.264 with halved colour resolution (4:2:0), which every player supports but which needs even sides;
-    clips with an odd side keep their size and are written in 4:4:4, which some browsers do not play. The rate is
-    written as a fraction with a denominator up to 1001, exact for 12.5, 29.97 and 30000/1001.
+    clips with an odd side keep their size and are written in 4:4:4, which some browsers do not play. The frame
+    rate is written as a fraction with a denominator up to 1001, which is exact for 12.5, 29.97 and 30000/1001.
     """
     import av
     from av.video.frame import VideoFrame
@@ -28,14 +28,14 @@ def write_video(clip: Tensor, path: Path, fps: float) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     height, width = clip.shape[-2:]
     frames = clip.expand(3, -1, -1, -1).permute(1, 2, 3, 0).contiguous().numpy()
-    # The index comes first, so that a browser can start before it has the whole file.
+    # The index comes first, so that a browser can start to play before it has the whole file.
     with av.open(f"file:{path}", "w", format="mp4", options={"movflags": "faststart"}) as container:
         stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))
         stream.width, stream.height = width, height
         stream.pix_fmt = "yuv444p" if height % 2 or width % 2 else "yuv420p"
         stream.options = {"crf": str(QUALITY)}
         stream.codec_context.thread_count = 1
-        # Tagged as BT.709; otherwise players guess the colour space from the size.
+        # The clip is tagged as BT.709, because players otherwise guess the colour space from the size.
         for kind in ("colorspace", "color_primaries", "color_trc"):
             setattr(stream.codec_context, kind, 1)
         for pixels in frames:

@@ -1,4 +1,4 @@
-"""Datasets around another dataset: `Wrapped` forwards everything, and each subclass changes one part of an example."""
+"""Datasets that wrap another: `Wrapped` forwards everything, and each subclass changes one part of an example."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class Wrapped(Dataset):
 
 
 class Captioned(Wrapped):
-    """A dataset with captions whose batches contain the embeddings of their captions.
+    """A dataset with captions whose batches contain the embeddings of the captions.
 
     Its `classes` attribute is None: a model learns either classes or text.
 
@@ -104,7 +104,7 @@ class Captioned(Wrapped):
 
 
 class Transformed(Wrapped):
-    """A dataset that transforms the tensor of every example; `positions` are the indices in the whole dataset."""
+    """A dataset that transforms the tensor of every example; `positions` are its indices in the whole dataset."""
 
     def __init__(self, inner: Dataset) -> None:
         super().__init__(inner)
@@ -134,10 +134,10 @@ class Transformed(Wrapped):
 
 
 class Corrupted(Transformed):
-    """A dataset with Gaussian noise of a corruption added to every example.
+    """A dataset in which the Gaussian noise of a corruption is added to every example.
 
-    The corruption of example i is fixed, independent of crops and flips. If `redrawn`, the corruption follows from the
-    augmentation seed instead, so it differs each time.
+    The corruption of example i is fixed, independent of crops and flips. If `redrawn` is True, the corruption depends
+    on the augmentation seed instead, so it differs each time.
     """
 
     def __init__(self, inner: Dataset, corruption: Corruption, seed: int, redrawn: bool) -> None:
@@ -154,7 +154,7 @@ class Corrupted(Transformed):
 
 
 class Restored(Transformed):
-    """A dataset of corrupted examples, each restored to the conditional mean or to one fixed sample."""
+    """A dataset of corrupted examples restored to the conditional mean or, if `drawn` is True, to one fixed sample."""
 
     def __init__(self, inner: Dataset, restoration: GaussianRestoration, seed: int, drawn: bool) -> None:
         super().__init__(inner)

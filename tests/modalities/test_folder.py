@@ -391,8 +391,8 @@ WRONG = [
     ((GOOD, "[1, 2]"), r"list.jsonl:2: each line should be one JSON object, got \[1, 2\]"),
     ((GOOD, "[" * 100_000), "list.jsonl:2: invalid JSON: "),
     ((GOOD, {"label": "a"}), "list.jsonl:2: file is missing or empty"),
-    ((GOOD, {"file": "3_bob_1.png", "label": ["a"]}), r"list.jsonl:2: label should be text, got \['a'\]"),
-    ((GOOD, {"file": "3_bob_1.png", "label": True}), "list.jsonl:2: label should be text, got True"),
+    ((GOOD, {"file": "3_bob_1.png", "label": ["a"]}), r"list.jsonl:2: label must be text, got \['a'\]"),
+    ((GOOD, {"file": "3_bob_1.png", "label": True}), "list.jsonl:2: label must be text, got True"),
     ((GOOD, {"file": "3_bob_1.png"}), "list.jsonl:2: label is missing here"),
 ]
 

@@ -86,7 +86,7 @@ def test_tar_index_keeps_names_and_ignores_hidden_files() -> None:
 
 @pytest.mark.parametrize("name", ["../../etc/a.jpg", "/etc/b.jpg", "a/../../b.jpg"])
 def test_tar_index_refuses_names_that_lead_out(name: str) -> None:
-    with pytest.raises(ValueError, match=f"'{name}' leads out of the archive"):
+    with pytest.raises(ValueError, match=f"'{name}' points outside the archive"):
         built(archive((name, b"x")))
 
 
@@ -114,7 +114,7 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "cut within media": (PLAIN[:1000], r"truncated: 'a.jpg' ends at 1212, but the archive has 1000 bytes"),
     "cut between members": (PLAIN[:1536], "truncated: it has 1536 bytes and no end marker"),
     "cut within padding": (PLAIN[:1300], "truncated"),
-    "damaged header": (PLAIN[:1540] + b"!" + PLAIN[1541:], "the header at 1536 is damaged"),
+    "damaged header": (PLAIN[:1540] + b"!" + PLAIN[1541:], "the header at byte 1536 is damaged"),
     "size beyond the archive": (changed(PLAIN, 0, SIZE, b"77777777777\0"), "'a.jpg' ends at 8589935103"),
     "absurd binary size": (changed(PLAIN, 0, SIZE, b"\x80" + b"\x7f" * 11), "'a.jpg' ends at"),
     "negative size": (changed(PLAIN, 0, SIZE, b"\xff" * 12), "at 0 has no valid size: .* is not a positive number"),
@@ -142,8 +142,8 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "deep JSON": (archive(("a.jpg", b"1"), ("a.json", b"[" * 100_000)), "'a.json' is not valid JSON"),
     "JSON list": (archive(("a.jpg", b"1"), ("a.json", b"[1]")), "'a.json' should be one JSON object"),
     "JSON number of many digits": (archive(("a.json", b'{"label": ' + b"9" * 9000 + b"}")), "not valid JSON"),
-    "JSON class of a list": (archive(("a.json", b'{"label": [1]}')), "label should be text or a whole number"),
-    "JSON class true": (archive(("a.json", b'{"label": true}')), "label should be text or a whole number"),
+    "JSON class of a list": (archive(("a.json", b'{"label": [1]}')), "label must be text or a whole number"),
+    "JSON class true": (archive(("a.json", b'{"label": true}')), "label must be text or a whole number"),
 }  # fmt: skip
 
 

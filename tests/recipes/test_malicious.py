@@ -392,7 +392,7 @@ def test_train_refuses_an_archive_with_a_name_that_leads_out(tmp_path: Path, mon
     folder.mkdir(parents=True)
     (folder / "0.tar").write_bytes(archive(("../../canary.png", b"x")))
     words = ["data=webdataset", f"data.urls={folder}", "modality=image"]
-    assert_refused(continue_training, tmp_path / "inside" / "run", *words, match="leads out of the archive: pack it")
+    assert_refused(continue_training, tmp_path / "inside" / "run", *words, match="points outside the archive: pack it")
 
 
 def of_latents(command: str, *words: str) -> dict[str, Any]:
