@@ -208,7 +208,7 @@ def test_split_is_a_partition_that_follows_its_seed(flat: Path) -> None:
     assert split(dataset, 0.25, seed=3)[1].files == validation.files
     assert split(dataset, 5, seed=4)[1].files != validation.files
     for count in (20, 21, -1):
-        with pytest.raises(ValueError, match="at least one is needed to train on"):
+        with pytest.raises(ValueError, match="at least one must remain for training"):
             split(dataset, count)
     for share, held in ((0.001, 1), (0.999, 19)):
         assert [len(part) for part in split(dataset, share)] == [20 - held, held], "one on either side"

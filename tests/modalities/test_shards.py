@@ -212,7 +212,7 @@ def test_latent_shards_refuse_other_modalities_scales_and_unfinished_folders(tmp
     with pytest.raises(ValueError, match=r"contains latents of 4 channels.*produces 3"):
         LatentShards(latent, a)
     dataclasses.replace(index, shards=index.shards[:5]).save(a)
-    with pytest.raises(ValueError, match=r"has 5 of 8 shards.*finish it"):
+    with pytest.raises(ValueError, match=r"has 5 of 8 shards.*finish encoding"):
         LatentShards(latent, a)
 
 

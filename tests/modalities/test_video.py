@@ -51,7 +51,7 @@ def test_video_refuses_impossible_options() -> None:
     ):  # fmt: skip
         with pytest.raises(ValueError, match=next(iter(option))):
             Video(**option)
-    with pytest.raises(ValueError, match="frames of at least 2"):
+    with pytest.raises(ValueError, match="frames to at least 2"):
         Video(motion=0.1, frames=1)
 
 
