@@ -1,1 +1,1 @@
-"""The folder of a run: writing it, and reading it safely."""
+"""The folder of a run: write it, and read it safely."""

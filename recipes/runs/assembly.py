@@ -40,11 +40,11 @@ from recipes.runs.state import mismatch, shapes
 
 T = TypeVar("T")
 MAX_PADDING = 1000
-"""Maximum size of a padded grid, relative to the data's grid."""
-LARGE_SHARE = 0.5
-"""Fraction of the power at zero frequency above which noise is mostly a random brightness."""
+"""Maximum number of samples of a padded grid, relative to the data's grid."""
+LARGE_FRACTION = 0.5
+"""Fraction of the noise's power at zero frequency above which noise is mostly a random offset, such as brightness."""
 LARGE_SIGMA = 2.0
-"""Noise level, in units of the data's range, above which a network needs input scaling."""
+"""Noise level, in units of the data's range, above which the inputs of a network need scaling."""
 LOW_LOG_SNR = -12.0
 """Log-SNR below which a noise prediction contains almost no information about the data."""
 RESTORE = "Restore the config.yaml that the run was trained with"
@@ -53,9 +53,9 @@ LARGER = f"network: the configured network is far larger than the one in the che
 
 @dataclass(frozen=True)
 class Assembly:
-    """Builds the parts of a run, whose condition is `classes`, text embeddings of width `context`, or neither.
+    """Builds the parts of a model. Its condition is `classes`, text embeddings of width `context`, or neither.
 
-    `kept` is the corruption of the run's data, if it is known and need not be built from the configuration.
+    `kept` is the corruption of the run's data if it was saved and need not be built from the configuration.
     """
 
     settings: ModelSettings
@@ -67,17 +67,17 @@ class Assembly:
     kept: Corruption | None = None
 
     def __post_init__(self) -> None:
-        measured, wanted = tuple(self.statistics.mean.shape), self.modality.tensor_shape
-        if measured != wanted:
+        measured, expected = tuple(self.statistics.mean.shape), self.modality.tensor_shape
+        if measured != expected:
             raise RecipeError(
-                f"statistics have shape {measured}, but the modality produces {wanted}: "
+                f"statistics have shape {measured}, but the modality produces {expected}: "
                 "restore the run's statistics.safetensors and config.yaml, or measure the data and train again"
             )
 
     def process(self) -> Process:
         """Return the forward process.
 
-        Raises RecipeError if a key is invalid, or the spectrum is invalid on the grid.
+        Raises RecipeError if a key is invalid, or if the spectrum is invalid on the grid.
         """
         spectrum = self._build_part("spectrum", Spectrum, statistics=self.statistics)
         schedule = self._build_part("schedule", Schedule)
@@ -113,7 +113,7 @@ class Assembly:
             return PaddedCovariance(spectrum, grid, padding)
 
     def network(self) -> nn.Module:
-        """Return the network with initial weights, a function of the run's seed.
+        """Return the network with initial weights, which depend only on the run's seed.
 
         Raises:
             RecipeError: If it cannot be built, or the run is trained on captions but the network does not accept text.
@@ -135,9 +135,9 @@ class Assembly:
         )  # fmt: skip
 
     def check_weight_shapes(self, trained: Mapping[str, tuple[int, ...]]) -> None:
-        """Check that the configured network has weights with these names and shapes, before allocating memory.
+        """Check that the configured network has weights with these names and shapes, without allocating memory.
 
-        Both may come from someone else, and could require more memory than any machine has.
+        The configuration and the weights may come from someone else, and need more memory than any machine has.
 
         Raises:
             RecipeError: If they differ; the message names the first difference.
@@ -148,7 +148,7 @@ class Assembly:
             with torch.device("meta"), at_most(count, elements):
                 different = mismatch(trained, shapes(self._build().state_dict()))
         except (RuntimeError, NotImplementedError) as error:
-            # A user's network may need real tensors during construction.
+            # A user's network may need real tensors, not those of the meta device, during construction.
             if self.builder.extra:
                 return
             raise RecipeError(f"network: {error}") from error
@@ -158,7 +158,7 @@ class Assembly:
     def denoiser(self, network: nn.Module, process: Process) -> Denoiser:
         """Return the denoiser around a network.
 
-        Raises RecipeError if it cannot be trained with this loss or on these data.
+        Raises RecipeError if it cannot be combined with the configured loss or restoration.
         """
         parts = {"network": network, "process": process, "statistics": self.statistics}
         denoiser = self._build_part("denoiser", Denoiser, **parts)
@@ -168,11 +168,11 @@ class Assembly:
         if self.settings.corruption.get("restored"):
             raise RecipeError("corruption.restored and denoiser=restoring both restore the data: remove one of them")
         if loss.get("metric") == "mahalanobis" or loss.get("penalty") is not None:
-            raise RecipeError("denoiser=restoring requires loss=euclidean: choose that")
+            raise RecipeError("denoiser=restoring requires loss=euclidean: add it to the command")
         return denoiser
 
     def _build_part(self, group: str, expected: type[T], **parts: Any) -> T:
-        """Build the object of a configuration group, from these parts and the corruption, if any."""
+        """Build the object of a configuration group, with `parts` and the corruption, if any, as further arguments."""
         corruption = self.corruption()
         if corruption is not None:
             parts["corruption"] = corruption
@@ -189,7 +189,7 @@ class Assembly:
 
 
 def build_corruption(group: Group, modality: Modality, builder: Builder) -> Corruption | None:
-    """Return the corruption of a configuration, or None. Raises RecipeError if it is invalid on this grid."""
+    """Return the corruption that a configuration group describes, or None. Raises RecipeError if it is invalid."""
     if group.get("_target_") is None:
         return None
     described = {key: value for key, value in group.items() if key not in CorruptionOptions.names()}
@@ -197,15 +197,15 @@ def build_corruption(group: Group, modality: Modality, builder: Builder) -> Corr
 
 
 @contextmanager
-def at_most(count: int, elements: int, otherwise: str = LARGER) -> Iterator[None]:
-    """Inside the context, raise RecipeError(`otherwise`) if a network has more parameters or values than given."""
+def at_most(count: int, elements: int, message: str = LARGER) -> Iterator[None]:
+    """Inside the context, raise RecipeError if modules have over `count` parameters or `elements` values in total."""
     left = [count, elements]
 
     def registered(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
         left[0] -= 1
         left[1] -= 0 if parameter is None else parameter.numel()
         if min(left) < 0:
-            raise RecipeError(otherwise)
+            raise RecipeError(message)
 
     hook = register_module_parameter_registration_hook(registered)
     try:
@@ -215,7 +215,7 @@ def at_most(count: int, elements: int, otherwise: str = LARGER) -> Iterator[None
 
 
 def check_sampler(sampler: Sampler, process: Process) -> None:
-    """Check that a sampler supports this process; Heun is a subclass of Euler.
+    """Check that a sampler supports a process.
 
     Raises:
         RecipeError: If the sampler is an ODE solver in x_t and the coefficients of the process depend on frequency, if
@@ -229,7 +229,7 @@ def check_sampler(sampler: Sampler, process: Process) -> None:
             "sampler=unipc needs noise that decreases at every frequency, but process=floored keeps it above that of "
             "the corruption: choose sampler=ddim or dpm_solver"
         )
-    if process.modulation is not None and isinstance(sampler, Euler):
+    if process.modulation is not None and isinstance(sampler, Euler):  # or Heun, its subclass
         raise RecipeError(
             f"sampler={type(sampler).__name__.lower()} needs equal coefficients at every frequency, but "
             f"process.modulation ({type(process.modulation).__name__}) makes them different: "
@@ -238,24 +238,24 @@ def check_sampler(sampler: Sampler, process: Process) -> None:
 
 
 def process_notes(process: Process, denoiser: Denoiser, statistics: DataStatistics) -> list[str]:
-    """Return warnings about a process and its denoiser at pure noise, t = 1, where sampling starts."""
+    """Return warnings about a process and its denoiser at t = 1 (pure noise), where sampling starts."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         terminal_snr(process, statistics)
     notes = [str(warning.message) for warning in caught]
     power = process.covariance.power()
-    share = float(power.flatten()[0]) / process.grid.numel
-    if share > LARGE_SHARE:
+    fraction = float(power.flatten()[0]) / process.grid.numel
+    if fraction > LARGE_FRACTION:
         notes.append(
-            f"zero frequency, the mean of an example, has {share:.0%} of the noise's power, leaving little for the "
-            "rest: use a smaller exponent or a higher corner"
+            f"zero frequency, the mean of an example, has {fraction:.0%} of the noise's power, leaving little for the "
+            "rest: use a smaller exponent or a higher corner frequency"
         )
     end = torch.ones(1, dtype=torch.float64)
     log_snr, sigma = float(process.schedule.log_snr(end)), float(process.schedule.alpha_sigma(end)[1])
     if denoiser.preconditioning == "none" and sigma > LARGE_SIGMA:
         notes.append(
             f"the schedule's noise increases to sigma={sigma:.3g}, but the denoiser scales neither inputs nor targets: "
-            "denoiser=karras does"
+            "use denoiser=karras, which does"
         )
     if denoiser.preconditioning == "none" and denoiser.prediction == "noise" and log_snr < LOW_LOG_SNR:
         notes.append(
@@ -267,6 +267,6 @@ def process_notes(process: Process, denoiser: Denoiser, statistics: DataStatisti
 
 
 def check_refinement(refinement: Refinement, grid: Grid) -> None:
-    """Raise RecipeError if a refinement's low-pass exceeds [0, 1], or has axes or factors that are not on the grid."""
+    """Raise RecipeError if a refinement's low-pass filter is not in [0, 1], or does not fit the axes of the grid."""
     with as_recipe_error(ValueError, "refine: "):
         power_fraction(refinement.low_pass, grid)

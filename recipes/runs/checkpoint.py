@@ -4,12 +4,12 @@
 
 Sharded tensors are written by all ranks into a folder instead of a file: network/shard-…safetensors. A checkpoint is
 written to a temporary folder next to the others, flushed to disk and renamed, so it exists completely or not at all.
-A checkpoint that it replaces is moved aside before and removed after, so that one of them always exists. With several
-ranks, every rank calls `save` and `latest`; the first decides.
+A checkpoint that it replaces is first moved aside and then removed, so that one of the two always exists. With several
+ranks, every rank calls `save` and `latest`; the first rank decides.
 
 `checkpoint.json` contains the format version, and the size and SHA-256 of every tensor file. The hashes detect damage,
-not malicious files, whose author may have written the hashes too. So the names, kinds and headers of files are checked
-before reading, and a caller that knows the network can check the shapes before tensors are read.
+not malicious files, whose author may also have written the hashes. So the names, types and headers of files are checked
+before they are read, and a caller that knows the network can check the shapes before tensors are read.
 """
 
 import json
@@ -50,16 +50,16 @@ MAX_SAMPLES = 10**18
 Shapes = Mapping[str, tuple[int, ...]]
 """Shapes of tensors by name."""
 Check = Callable[[Mapping[str, Shapes]], None]
-"""A function that checks the shapes of every part before its tensors are read, and raises if they are wrong."""
+"""A function that checks the shapes of all parts before tensors are read, and raises an error if they are wrong."""
 log = logging.getLogger("multisagd")
 
 
 @dataclass
 class State:
-    """Everything that a run needs to continue: named groups of tensors, and a JSON-compatible record.
+    """Everything that is needed to continue a run: `tensors` by part and name, and a JSON-compatible `record`.
 
-    `samples` is the number of samples seen in training; `by_clock` says whether this state was saved because of the
-    elapsed time instead of its number of samples.
+    `samples` is the number of samples seen in training. `by_clock` says whether the state was saved because of the
+    elapsed time, and not because of the number of samples.
     """
 
     samples: int
@@ -69,15 +69,15 @@ class State:
 
 
 class CheckpointError(RecipeError):
-    """A checkpoint that cannot be read; the message names the file and the remedy."""
+    """A checkpoint cannot be read; the message names the file and the remedy."""
 
 
 class VersionError(CheckpointError):
-    """A checkpoint with an unknown format version."""
+    """A checkpoint has an unknown format version."""
 
 
 class SaveError(RecipeError):
-    """A checkpoint that cannot be written; the message names the folder and the last intact checkpoint."""
+    """A checkpoint cannot be written; the message names the folder and the last intact checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -85,8 +85,9 @@ class Checkpoints:
     """The checkpoints of one run, in `folder`.
 
     Saving keeps the last `keep` checkpoints, and permanently the first checkpoint at or after every multiple of
-    `keep_every` samples (0: none). Checkpoints by the clock are never permanent, and the last one by samples is always
-    kept too, so that training can return to a state that does not depend on its speed. Ranks synchronise in `group`.
+    `keep_every` samples (0: none). Checkpoints saved by the clock are never permanent. The last checkpoint saved by
+    samples is always kept, so that training can return to a state that does not depend on its speed. Ranks synchronise
+    in `group`.
     """
 
     folder: Path
@@ -95,10 +96,10 @@ class Checkpoints:
     group: Group = None
 
     def save(self, state: State) -> Path:
-        """Write a checkpoint unless the same one exists, remove superfluous ones, and return its folder.
+        """Write a checkpoint unless it exists already, remove superfluous checkpoints, and return the folder written.
 
         Raises:
-            SaveError: If it cannot be written, for example on a full disk; earlier checkpoints stay intact.
+            SaveError: If it cannot be written, for example because the disk is full; earlier checkpoints stay intact.
             FailedElsewhereError: If another rank cannot write its part.
         """
         target = self.place(state.samples)
@@ -108,7 +109,7 @@ class Checkpoints:
             try:
                 stage(state, temporary, target)
             except (OSError, SafetensorError) as error:
-                problem = SaveError(self._failed(target, error))
+                problem = SaveError(self._save_message(target, error))
                 if is_first():
                     shutil.rmtree(temporary, ignore_errors=True)
             raise_together(problem, self.group)
@@ -117,7 +118,7 @@ class Checkpoints:
     def _begin(self, state: State, temporary: Path, target: Path) -> None:
         if is_first():
             self._clear_leftovers()
-            self.folder.mkdir(exist_ok=True)  # without parents: a vanished run folder is not created again
+            self.folder.mkdir(exist_ok=True)  # without parents: a run folder that has vanished is not created again
             temporary.mkdir()
 
     def _write(self, state: State, temporary: Path, target: Path) -> None:
@@ -129,7 +130,7 @@ class Checkpoints:
                 safetensors.torch.save_file(copies, temporary / f"{part}.safetensors")
 
     def _commit(self, state: State, temporary: Path, target: Path) -> None:
-        """Write the index of complete tensor files, and rename them to their final folder."""
+        """Write the index of the complete tensor files, and rename their folder to the final name."""
         if not is_first():
             return
         files: dict[str, dict[str, Any]] = {part: {} for part in state.tensors}
@@ -141,12 +142,12 @@ class Checkpoints:
             "files": files, "record": state.record,
         }  # fmt: skip
         (temporary / INDEX).write_text(json.dumps(index, indent=1), encoding="utf-8")
-        if _holds(target, index):
+        if _contains(target, index):
             shutil.rmtree(temporary)
             return
         for path in (*temporary.rglob("*"), temporary):
             _flush(path)
-        if target.exists():  # an unreadable one, or the same weights with another record
+        if target.exists():  # an unreadable checkpoint, or the same weights with a different record
             target.rename(target.with_name(f"{REPLACED}{target.name}"))
         temporary.rename(target)
         _flush(self.folder)
@@ -167,7 +168,7 @@ class Checkpoints:
         kept = {path for multiple, path in firsts.items() if multiple > 0} | {newest, *counted[-1:]}
         return [path for path in folders[: -self.keep] if path not in kept]
 
-    def _failed(self, target: Path, error: Exception) -> str:
+    def _save_message(self, target: Path, error: Exception) -> str:
         free = shutil.disk_usage(self.folder if self.folder.exists() else target.anchor or ".").free
         last = self.newest(but=target)
         return (
@@ -176,18 +177,18 @@ class Checkpoints:
         )
 
     def place(self, samples: int) -> Path:
-        """Return the folder of the checkpoint after this number of samples; it need not exist."""
+        """Return the folder of the checkpoint after `samples` samples; it need not exist."""
         return self.folder / f"{samples:012d}"
 
     def newest(self, but: Path | None = None) -> Path | None:
-        """Return the newest checkpoint whose files exist with the right sizes (hashing takes minutes)."""
+        """Return the newest checkpoint, except `but`, whose files have the right sizes; hashing them takes minutes."""
         return next((path for path in reversed(self.folders()) if path != but and looks_complete(path)), None)
 
     def set_aside(self, samples: int) -> list[Path]:
-        """Set aside the checkpoints after the number of samples from which a run continues, and return their folders.
+        """Rename the checkpoints after the number of samples from which a run continues, and return their old folders.
 
-        They are unreadable, or no longer valid. Otherwise they would be kept instead of newer intact ones, and one that
-        becomes readable again would count as the newest. They are removed once training has passed them.
+        They are unreadable or no longer valid. Under their old names, they would be kept instead of newer intact ones,
+        and one that becomes readable again would count as the newest. They are removed once training has passed them.
         """
         newer = [path for path in self.folders() if samples_of(path) > samples] if is_first() else []
         for path in newer:
@@ -197,7 +198,7 @@ class Checkpoints:
         return newer
 
     def folders(self) -> list[Path]:
-        """Return the folders of complete checkpoints, oldest first, including one moved aside and not yet replaced."""
+        """Return the folders of complete checkpoints, oldest first, including one that is being replaced."""
         aside = {path.name.removeprefix(REPLACED): path for path in self.folder.glob(f"{REPLACED}*")}
         placed = {path.name: path for path in self.folder.glob("[0-9]*") if path.is_dir()}
         return [path for name, path in sorted((aside | placed).items()) if re.fullmatch("[0-9]{12,18}", name)]
@@ -205,13 +206,13 @@ class Checkpoints:
     def latest(
         self, parts: Collection[str] | None = None, check: Check | None = None, counted: bool = False
     ) -> State | None:
-        """Load the newest readable checkpoint, or some parts of it. Return None if there are no checkpoints.
+        """Load the newest readable checkpoint, or the given `parts` of it. Return None if there are no checkpoints.
 
-        `check` is called by the first rank, for each examined checkpoint. An unreadable one is skipped with a warning
-        that names it. With `counted`, checkpoints by the clock are tried last.
+        `check` is called by the first rank, for each checkpoint that is tried. An unreadable checkpoint is skipped with
+        a warning that names it. With `counted`, checkpoints saved by the clock are tried last.
 
         Raises:
-            CheckpointError: If there are checkpoints and none can be read, or one has an unknown format version.
+            CheckpointError: If there are checkpoints but none can be read, or one has an unknown format version.
         """
         state = self._latest(parts, check, counted) if is_first() else None
         long_barrier()
@@ -223,12 +224,12 @@ class Checkpoints:
             if samples_of(path) == samples:
                 return load(path, verify=False, parts=parts)
         raise CheckpointError(
-            f"{self.folder} on this machine does not hold the checkpoint after {int(samples):,} samples that the first "
-            "process found there: run_dir must be a folder that all machines share"
+            f"{self.folder} on this machine does not contain the checkpoint after {int(samples):,} samples that the "
+            "first process found there: run_dir must be a folder that all machines share"
         )
 
     def chosen(self, samples: int, parts: Collection[str] | None = None, check: Check | None = None) -> State:
-        """Load the checkpoint after this number of samples, or some parts of it. `check` is as for `latest`.
+        """Load the checkpoint after `samples` samples, or the given `parts` of it. `check` is as for `latest`.
 
         Raises:
             CheckpointError: If it is missing (the message names the existing ones) or unreadable.
@@ -257,7 +258,7 @@ class Checkpoints:
         return None
 
     def _clear_leftovers(self) -> None:
-        """Remove incomplete and replaced checkpoints; restore one whose replacement was interrupted."""
+        """Remove incomplete and replaced checkpoints; restore a checkpoint whose replacement was interrupted."""
         for path in self.folder.glob(f"{WRITING}*"):
             shutil.rmtree(path)
         for path in self.folder.glob(f"{REPLACED}*"):
@@ -269,7 +270,7 @@ class Checkpoints:
 
 
 def samples_of(folder: Path) -> int:
-    """Return the number of samples seen at a checkpoint."""
+    """Return the number of samples seen at a checkpoint, from its folder's name."""
     return int(folder.name.removeprefix(REPLACED).removeprefix(ASIDE))
 
 
@@ -292,7 +293,7 @@ def looks_complete(folder: Path) -> bool:
 
 
 def load(folder: Path, verify: bool = True, parts: Collection[str] | None = None, check: Check | None = None) -> State:
-    """Load one checkpoint, or some parts of it, after verifying its tensor files unless another rank has done so.
+    """Load one checkpoint, or the given `parts` of it; `verify` compares the hashes of its tensor files first.
 
     Raises:
         VersionError: If the format version is unknown.
@@ -304,7 +305,7 @@ def load(folder: Path, verify: bool = True, parts: Collection[str] | None = None
         version, samples, files, record = (index[key] for key in ("format_version", "samples", "files", "record"))
         if type(version) is not int or version != FORMAT_VERSION:
             raise VersionError(
-                f"{path} has format version {version!r:.80}, this program reads version {FORMAT_VERSION}: "
+                f"{path} has format version {version!r:.80}, but this program reads version {FORMAT_VERSION}: "
                 "use the version of multisagd that wrote it, or train again in another run_dir"
             )
         if not isinstance(files, dict) or not isinstance(record, dict):
@@ -313,16 +314,16 @@ def load(folder: Path, verify: bool = True, parts: Collection[str] | None = None
             raise ValueError(f"{samples!r:.80} is not a number of samples seen")
         for part, entries in files.items():
             _check_names(part, entries)
-    chosen = {part: entries for part, entries in files.items() if parts is None or part in parts}
-    shapes = {part: _shapes(folder, part, entries) for part, entries in chosen.items()}
+    selected = {part: entries for part, entries in files.items() if parts is None or part in parts}
+    shapes = {part: _shapes(folder, part, entries) for part, entries in selected.items()}
     if check is not None:
         check(shapes)
-    tensors = {part: _tensors(folder, part, entries, verify) for part, entries in chosen.items()}
+    tensors = {part: _tensors(folder, part, entries, verify) for part, entries in selected.items()}
     return State(samples, tensors, record, index.get("by_clock") is True)
 
 
 def part_files(folder: Path, part: str) -> list[str]:
-    """Return the files of a part, relative to the checkpoint's folder."""
+    """Return the names of a part's files, relative to the checkpoint's folder."""
     shards = sorted(path.relative_to(folder).as_posix() for path in (folder / part).glob("*.safetensors"))
     return shards or [f"{part}.safetensors"]
 
@@ -335,15 +336,15 @@ def _check_names(part: str, files: Mapping[str, Any]) -> None:
             raise ValueError(f"{name!r} is not the name of a file of {part}")
 
 
-def _place(folder: Path, part: str, files: Mapping[str, Any]) -> Path:
+def _part_path(folder: Path, part: str, files: Mapping[str, Any]) -> Path:
     """Return the file of a part, or its folder of shards."""
     single = f"{part}.safetensors"
     return folder / single if single in files else folder / part
 
 
 def _shapes(folder: Path, part: str, files: Mapping[str, Any]) -> Shapes:
-    """Return the headers of a part, whose files must have the size that their headers state, to limit memory."""
-    path = _place(folder, part, files)
+    """Return the shapes of a part's tensors, after checking that its files have the sizes that their headers state."""
+    path = _part_path(folder, part, files)
     with _reading(path):
         if path.is_dir():
             if sorted(files) != part_files(folder, part):
@@ -356,22 +357,22 @@ def _tensors(folder: Path, part: str, files: Mapping[str, Any], verify: bool) ->
     for name, entry in files.items() if verify else ():
         with _reading(path := folder / name):
             if path.stat().st_size != entry["bytes"]:
-                raise ValueError(f"it has {path.stat().st_size} bytes, expected {entry['bytes']}")
+                raise ValueError(f"it has {path.stat().st_size} bytes instead of {entry['bytes']}")
             if digest(path) != entry["sha256"]:
                 raise ValueError("its content was altered")
-    with _reading(path := _place(folder, part, files)):
+    with _reading(path := _part_path(folder, part, files)):
         return ShardedTensors(path) if path.is_dir() else read_tensors(path)
 
 
 def _reading(path: Path) -> AbstractContextManager[None]:
-    """Inside the context, add the unreadable file and the remedy to errors."""
+    """Inside the context, add the name of the unreadable file and the remedy to errors."""
     folder = path.parent if path.parent.name.isdigit() else path.parent.parent  # a shard is one folder deeper
     remedy = f"): remove {folder} to continue from an earlier checkpoint"
     return as_recipe_error((OSError, ValueError, KeyError, TypeError), f"cannot read {path} (", remedy, CheckpointError)
 
 
-def _holds(folder: Path, index: Mapping[str, Any]) -> bool:
-    """Whether a folder holds a readable checkpoint with this index, and therefore the same content."""
+def _contains(folder: Path, index: Mapping[str, Any]) -> bool:
+    """Whether a folder contains a readable checkpoint with this index, and therefore with the same content."""
     with suppress(CheckpointError):
         load(folder)
         return bool(read_json(folder / INDEX) == as_stored(index))

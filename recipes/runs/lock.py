@@ -23,7 +23,7 @@ from recipes.runtime.distribution import barrier
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 NO_WRITING = (errno.EROFS, errno.EIO, errno.EACCES)
 LINGERING = 20.0
-"""Number of seconds that processes of an earlier attempt may take to end after their launcher has ended."""
+"""Number of seconds that the processes of an earlier attempt may still run after their launcher has ended."""
 
 
 class VanishedError(RecipeError):
@@ -32,13 +32,13 @@ class VanishedError(RecipeError):
     def __init__(self, run_dir: Path) -> None:
         super().__init__(
             f"{run_dir} has vanished while this command was using it: it was moved, removed or replaced, or its disk "
-            "is gone, with everything saved in it. Once the folder is back in its place, the same command continues "
+            "is no longer available. Once the folder is back in its place, the same command continues "
             "from the last saved state; without the folder, it starts from the beginning"
         )
 
 
 class RunLock:
-    """A run folder that this process has locked; `new` says whether this process has created it."""
+    """A run folder that this process has locked; `new` says whether this process created it."""
 
     def __init__(self, run_dir: Path, lock: IO[str], new: bool) -> None:
         self.run_dir, self._lock, self.new = run_dir, lock, new
@@ -62,8 +62,8 @@ def lock_run(run_dir: Path, patience: float = 0.0) -> Iterator[RunLock]:
     """Lock a run's folder, creating it if necessary. The lock ends with the process at the latest.
 
     Raises:
-        RecipeError: If another process keeps it for longer than `patience` seconds, it holds a link that leads out of
-            it, or it becomes unwritable.
+        RecipeError: If another process keeps the lock for longer than `patience` seconds, the folder contains a
+            symbolic link that points outside it, or the folder becomes unwritable.
         VanishedError: If an error occurred because the folder has vanished.
     """
     check_own(run_dir, run_dir)
@@ -77,7 +77,9 @@ def lock_run(run_dir: Path, patience: float = 0.0) -> Iterator[RunLock]:
         deadline = time.monotonic() + patience
         while _locked(lock, fcntl.LOCK_EX) is False:
             if time.monotonic() >= deadline:
-                raise RecipeError(f"another process is using {run_dir}: wait for it, or use another run_dir")
+                raise RecipeError(
+                    f"another process is using {run_dir}: wait for that process to end, or use another run_dir"
+                )
             time.sleep(0.1)
         run_lock = RunLock(run_dir, lock, new)
         try:
@@ -94,14 +96,14 @@ def lock_run(run_dir: Path, patience: float = 0.0) -> Iterator[RunLock]:
 
 
 def _explain(error: OSError | SafetensorError, run_dir: Path) -> None:
-    """Raise RecipeError with an explanation of a file-system error in a locked folder."""
+    """Raise RecipeError with an explanation of an error, if it is a file-system error in a locked folder."""
     if not run_dir.exists():
         raise VanishedError(run_dir) from error
     if isinstance(error, OSError):
         number, inside = error.errno, isinstance(error.filename, str) and Path(error.filename).is_relative_to(run_dir)
     else:
-        found = re.search(r"\(os error (\d+)\)", str(error))  # the system's error number
-        number, inside = int(found[1]) if found else None, True
+        match = re.search(r"\(os error (\d+)\)", str(error))  # the system's error number
+        number, inside = int(match[1]) if match else None, True
     if number in NO_ROOM or (number in NO_WRITING and inside):
         raise RecipeError(
             f"cannot write in {run_dir} ({os.strerror(number)}): finished work is kept, and the same command "
@@ -110,7 +112,7 @@ def _explain(error: OSError | SafetensorError, run_dir: Path) -> None:
 
 
 def check_shared(run_dir: Path, patience: float) -> None:
-    """Raise RecipeError if this process does not see the first one's folder, after waiting for network file systems."""
+    """Raise RecipeError if this process cannot see the first process's folder; wait first for network file systems."""
     deadline = time.monotonic() + patience
     while not (run_dir / ".lock").exists():
         if time.monotonic() >= deadline:
@@ -122,10 +124,10 @@ def check_shared(run_dir: Path, patience: float) -> None:
 
 @contextmanager
 def lock_run_on_first_rank(run_dir: Path, runtime: Runtime) -> Iterator[RunLock | None]:
-    """Lock a run's folder in the first process, and report its errors in all processes.
+    """Lock a run's folder in the first process, and check that all processes see it.
 
     Raises:
-        RecipeError: If it is in use, not shared by all processes, vanishes, or becomes unwritable.
+        RecipeError: If the folder is in use, not shared by all processes, vanishes, or becomes unwritable.
     """
     patience = LINGERING if runtime.process.world > 1 else 0.0
     with lock_run(run_dir, patience) if runtime.main else nullcontext() as run_lock:
@@ -135,18 +137,18 @@ def lock_run_on_first_rank(run_dir: Path, runtime: Runtime) -> Iterator[RunLock 
             yield run_lock
         except Ended:
             if run_lock is not None and run_lock.new and not (run_dir / "checkpoints").exists():
-                shutil.rmtree(run_dir)  # nothing was trained, and another command may use the name
+                shutil.rmtree(run_dir)  # nothing was trained, and another command may want to use the name
             raise
         except (OSError, SaveError) as error:
             if run_lock is not None:
                 run_lock.check()  # raises if the folder has vanished
             if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
-                raise RecipeError(f"cannot write to {run_dir} ({error}): free some space") from error
+                raise RecipeError(f"cannot write to {run_dir} ({error}): free some space on its disk") from error
             raise
 
 
 def is_locked(run_dir: Path) -> bool | None:
-    """Whether a process has locked a run's folder, or None if this is unknown, as on some network file systems."""
+    """Whether a process has locked a run's folder; None if this is unknown, as on some network file systems."""
     lock = run_dir / ".lock"
     if not lock.is_file():  # opening a pipe would block
         return False
@@ -159,7 +161,7 @@ def is_locked(run_dir: Path) -> bool | None:
 
 
 def _locked(lock: IO[str], kind: int) -> bool | None:
-    """Lock a file unless another process has locked it. Return None if the file system supports no locks."""
+    """Lock a file and return True, or False if another process has locked it, or None without support for locks."""
     try:
         fcntl.flock(lock, kind | fcntl.LOCK_NB)
     except BlockingIOError:

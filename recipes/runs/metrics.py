@@ -1,6 +1,6 @@
 """Read metrics for charts: a bounded number of entries from a file of any length.
 
-A run may be writing the file, or may have crashed while writing: an invalid line is counted and skipped.
+A run may be writing the file, or may have crashed while writing, so invalid lines are counted and skipped.
 """
 
 import math
@@ -23,7 +23,7 @@ Entry = dict[str, Any]
 
 @dataclass
 class SubsampledEntries:
-    """Entries of one kind: every `stride`-th entry, and the last one."""
+    """Entries of one kind: every `stride`-th entry, and the last one; `count` is the number of all entries."""
 
     entries: list[Entry] = field(default_factory=list)
     count: int = 0
@@ -31,7 +31,7 @@ class SubsampledEntries:
     last: Entry = field(default_factory=dict)
 
     def add(self, entry: Entry) -> None:
-        """Add an entry, and drop every second entry if there are too many."""
+        """Add an entry; if too many are kept, drop every second one."""
         if self.count % self.stride == 0:
             self.entries.append(entry)
         if len(self.entries) > MAX_ENTRIES:
@@ -45,7 +45,7 @@ class SubsampledEntries:
 
 @dataclass
 class Metrics:
-    """The contents of a JSON Lines file, by the `kind` of entries; `broken` is the number of invalid lines."""
+    """The entries of a JSON Lines file, grouped by their `kind`; `broken` is the number of invalid lines."""
 
     kinds: dict[str, SubsampledEntries] = field(default_factory=dict)
     broken: int = 0
@@ -61,7 +61,7 @@ class Metrics:
 
 
 def read_metrics(path: Path, kind: str | None = None) -> Metrics:
-    """Read a JSON Lines file; `kind` is the default kind of entries. Raises OSError or ValueError if unreadable."""
+    """Read a JSON Lines file; entries without a kind have `kind`. Raises OSError or ValueError if it is unreadable."""
     check_file(path)
     metrics = Metrics()
     for line in _lines(path):
@@ -90,15 +90,15 @@ def _lines(path: Path) -> Iterator[bytes]:
 
 
 def number(value: Any) -> float:
-    """Return a number as float, or NaN for anything else."""
+    """Return a number as a float, or NaN for any other value."""
     with suppress(OverflowError):
         return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
     return math.nan
 
 
 def inner(entry: Entry, *names: str) -> dict[str, Any]:
-    """Return a nested group of an entry, or an empty one."""
-    found: Any = entry
+    """Return a nested group of an entry, or an empty dictionary if it is missing."""
+    value: Any = entry
     for name in names:
-        found = found.get(name) if isinstance(found, dict) else None
-    return found if isinstance(found, dict) else {}
+        value = value.get(name) if isinstance(value, dict) else None
+    return value if isinstance(value, dict) else {}

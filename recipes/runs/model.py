@@ -1,15 +1,14 @@
 """Load a trained model from a run's folder or an exported model.
 
-An exported model is two files, and nothing in them can execute code:
+An exported model consists of these files, and nothing in them can execute code:
 
-    model.safetensors   the network's weights, `network.…`, and the data's statistics, as `DataStatistics` stores them
-    model.json          configuration, classes, samples seen, versions, and the SHA-256 of model.safetensors
+    model.safetensors        the network's weights, `network.…`, and the data's statistics in `DataStatistics`' format
+    model.json               configuration, classes, samples seen, versions, and the SHA-256 of model.safetensors
+    corruption.safetensors   the power of the corruption, if the run was trained on corrupted data
 
-and, if the run was trained on corrupted data, corruption.safetensors, the power of the corruption.
-
-Paths are resolved independently of the working folder. A configuration keeps them as typed. A relative path is relative
-to the folder in which training was started (recorded in `run.json`); or, if run and data were moved together, to the
-same position relative to the run; or else to the working folder.
+A configuration contains paths as the user typed them. A relative path is looked up in the folder in which training was
+started (recorded in `run.json`); then, in case run and data were moved together, at the same position relative to the
+run; and last in the working folder.
 """
 
 import json
@@ -47,10 +46,10 @@ from recipes.runtime.device import Runtime
 
 Which = Literal["ema", "network"]
 Chosen = int | str | None
-"""A checkpoint by its number of samples seen, its folder, or `last` (the same as None)."""
+"""A checkpoint, given by its number of samples seen, its folder, or `last` (the same as None)."""
 T = TypeVar("T")
 CheckShapes = Callable[[Shapes], None]
-"""A function that checks the shapes of weights before they are read, and raises if they are wrong."""
+"""A function that checks the shapes of weights before they are read, and raises an error if they are wrong."""
 FORMAT_VERSION = 1
 WEIGHTS, NOTES = "model.safetensors", "model.json"
 NETWORK = "network."
@@ -60,13 +59,13 @@ PATHS = (
     "data.root", "data.urls", "data.index", "corruption.path", "modality.statistics", "modality.autoencoder.name",
     "text.name", "text.cache",
 )  # fmt: skip
-"""Keys of a run whose paths are used after training; a name on the Hub counts only if such a folder exists."""
+"""Keys of a run whose paths are used after training; a name on the Hub counts as a path only if the folder exists."""
 OTHER_VERSION = ". The run may be from another version of multisagd; see its run.json"
 
 
 @dataclass(frozen=True)
 class TrainedWeights:
-    """Weights by the network's parameter names, after `samples` samples."""
+    """Weights after `samples` samples seen, by the network's parameter names."""
 
     samples: int
     tensors: Mapping[str, Tensor]
@@ -74,11 +73,11 @@ class TrainedWeights:
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """A model for sampling: the run's `config` and `metadata` (classes and text), the data's statistics, and weights.
+    """The model in `folder`: the run's `config` and `metadata` (classes and text), the data's statistics, and weights.
 
-    It is in `folder`. `weights(which, check)` reads the last weights ("network") or their average ("ema"). An exported
-    model contains only the weights `exported`. `located` is the configuration with resolved paths, from which parts are
-    built; `given` are keys of the data from the command line.
+    `weights(which, check)` reads the last weights ("network") or their average ("ema"). `exported` says which of them
+    an exported model contains, and is None for a run. `located` is the configuration with resolved paths, from which
+    parts are built. `given` contains keys of the data from the command line.
     """
 
     folder: Path
@@ -91,9 +90,9 @@ class TrainedModel:
     given: Group = field(default_factory=dict)
 
     def assembly(self, builder: Builder) -> Assembly:
-        """Return the assembly of the model's parts.
+        """Return an `Assembly`, which builds the model's parts.
 
-        Raises RecipeError if the modality is invalid or the corruption unreadable.
+        Raises RecipeError if the modality is invalid or the corruption cannot be read.
         """
         builder = builder.of_a_run(self.given)
         modality = builder.build(self.located["modality"], Modality, "modality")  # type: ignore[type-abstract]
@@ -106,13 +105,13 @@ class TrainedModel:
 
 
 def open_model(folder: Path, builder: Builder, data: Group | None = None, checkpoint: Chosen = None) -> TrainedModel:
-    """Open a run or an exported model, and read everything except its weights.
+    """Open a run or an exported model, and return it with everything read except its weights.
 
-    `data` are keys of its data from the command line, such as their current location. `checkpoint` selects the weights;
-    None takes the last checkpoint.
+    `data` contains keys of its data from the command line, such as their current location. `checkpoint` selects the
+    weights; None selects the last checkpoint.
 
     Raises:
-        RecipeError: If the folder contains neither, or a part is missing, unreadable or of a wrong type.
+        RecipeError: If the folder contains neither, or a part is missing, unreadable or of the wrong type.
     """
     check_folder(folder)
     given, run, path = data or {}, Run(folder), folder / CONFIG
@@ -125,77 +124,77 @@ def open_model(folder: Path, builder: Builder, data: Group | None = None, checkp
 
 
 def chosen_samples(checkpoint: Chosen, run: Run) -> int | None:
-    """Return the number of samples of a checkpoint that is given by number or folder, or as None for the last one."""
+    """Return the number of samples of a checkpoint given by its number or folder, or None for the last checkpoint."""
     if checkpoint in (None, "last"):
         return None
     name = Path(str(checkpoint)).name
     if not name.isdecimal():
         known = ", ".join(str(samples_of(path)) for path in run.checkpoints.folders())
         raise RecipeError(
-            f"checkpoint={checkpoint}: expected last, or the samples seen of an existing one: {known or 'none yet'}"
+            f"checkpoint={checkpoint}: expected last, or the samples seen at an existing one: {known or 'none yet'}"
         )
     return int(name)
 
 
 def check_folder(folder: Path) -> None:
-    """Raise RecipeError, which names nearby runs, if a folder contains neither a run nor an exported model."""
+    """Raise RecipeError if a folder contains neither a run nor an exported model; the message names nearby ones."""
     marks = (CONFIG, NOTES)
     if any((folder / mark).exists() for mark in marks):
         return
-    place = folder if folder.is_dir() else folder.parent
-    near = sorted(each.parent.as_posix() for mark in marks for each in place.glob(f"*/{mark}"))
-    hint = f"; there are {', '.join(near[:5])}" if near else ": `multisagd train` makes runs, `multisagd export` models"
-    problem = "does not exist" if not folder.exists() else "holds neither" if folder.is_dir() else "is a file"
+    parent = folder if folder.is_dir() else folder.parent
+    near = sorted(each.parent.as_posix() for mark in marks for each in parent.glob(f"*/{mark}"))
+    hint = f"; there are {', '.join(near[:5])}" if near else ": create one with `multisagd train` or `multisagd export`"
+    problem = "does not exist" if not folder.exists() else "contains neither" if folder.is_dir() else "is a file"
     raise RecipeError(f"no run or exported model is in {folder}, which {problem}{hint}")
 
 
 def located(config: Config, metadata: Mapping[str, Any], folder: Path, given: Group, builder: Builder) -> Config:
-    """Return a run's configuration with resolved paths, updated by data keys from the command line.
+    """Return a run's configuration with resolved paths, and with the data keys from the command line.
 
-    `metadata` is the content of `run.json` in its `folder`; `given` are the command line's keys below `data`.
+    `metadata` is the content of `run.json` in its `folder`; `given` contains the command line's keys below `data`.
 
     Raises:
-        RecipeError: If there is a key that the run's data do not have.
+        RecipeError: If the run's data have no such key.
     """
     data = config.get("data")
     if given and isinstance(data, Mapping):
         builder.check_keys(data, Dataset, "data", given)
     homes = starting_folders(metadata, folder)
-    found: Config = config
+    resolved: Config = config
     for key in PATHS:
-        found = _replaced(found, key.split("."), homes)
+        resolved = _with_resolved_path(resolved, key.split("."), homes)
     if not given:
-        return found
-    found = {**found, "data": {**found.get("data", {}), **given}}
-    modality = found["modality"]
+        return resolved
+    resolved = {**resolved, "data": {**resolved.get("data", {}), **given}}
+    modality = resolved["modality"]
     if "root" in given and isinstance(modality, Mapping) and modality.get("statistics") is not None:
         # Latents are scaled by the statistics in their folder.
-        found["modality"] = {**modality, "statistics": given["root"]}
-    return found
+        resolved["modality"] = {**modality, "statistics": given["root"]}
+    return resolved
 
 
 def starting_folders(metadata: Mapping[str, Any], folder: Path) -> list[Path]:
-    """Return the base folders for the relative paths of a run in `folder`, most likely first."""
+    """Return the folders in which to look up the relative paths of the run in `folder`, most likely first."""
     starts = metadata.get("starts") or [{}]
     last = starts[-1] if isinstance(starts[-1], Mapping) else {}
     home, run_dir = last.get("folder"), last.get("run_dir")
     if not isinstance(home, str) or not isinstance(run_dir, str) or not home or not run_dir:
-        return []  # an exported model records no starts, and a record may have been edited
+        return []  # an exported model records no starts, and a user may have edited the record
     return [Path(home), Path(os.path.normpath(folder.absolute() / os.path.relpath(home, run_dir)))]
 
 
-def _replaced(node: Config, parts: Sequence[str], homes: Sequence[Path]) -> Config:
-    """Return a copy of nested values, with the path at a dotted key resolved."""
+def _with_resolved_path(node: Config, parts: Sequence[str], homes: Sequence[Path]) -> Config:
+    """Return a copy of nested values, with the path at the dotted key `parts` resolved."""
     name, *deeper = parts
     value = node.get(name)
     if deeper:
-        return {**node, name: _replaced(dict(value), deeper, homes)} if isinstance(value, Mapping) else node
+        return {**node, name: _with_resolved_path(dict(value), deeper, homes)} if isinstance(value, Mapping) else node
     if isinstance(value, list | tuple):
-        return {**node, name: [_found(each, homes) for each in value]}
-    return {**node, name: _found(value, homes)} if isinstance(value, str) else node
+        return {**node, name: [_resolve_path(each, homes) for each in value]}
+    return {**node, name: _resolve_path(value, homes)} if isinstance(value, str) else node
 
 
-def _found(value: Any, homes: Sequence[Path]) -> Any:
+def _resolve_path(value: Any, homes: Sequence[Path]) -> Any:
     """Return a relative path joined to the first folder in which it exists, and any other value unchanged."""
     if not isinstance(value, str) or "://" in value or "::" in value or os.path.isabs(value):  # noqa: PTH117
         return value
@@ -206,9 +205,9 @@ def _found(value: Any, homes: Sequence[Path]) -> Any:
 
 
 def check_config(config: Config, path: Path, builder: Builder) -> Config:
-    """Check the parts of a run's configuration that sampling needs.
+    """Return a run's configuration, after checking the parts that sampling needs.
 
-    Raises RecipeError that names the file and the wrong value.
+    Raises a RecipeError that names the file and the wrong value.
     """
     with as_recipe_error(RecipeError, f"{path}: ", ". Restore the file that training wrote"):
         ModelSettings.of(config, builder)
@@ -216,7 +215,7 @@ def check_config(config: Config, path: Path, builder: Builder) -> Config:
 
 
 def check_parts(config: Config, path: Path, builder: Builder) -> Config:
-    """Check a run's configuration, and that the classes of a model's parts exist and accept its keys."""
+    """Return a run's configuration, after checking it, and that the classes of the model's parts accept its keys."""
     check_config(config, path, builder)
     with as_recipe_error(RecipeError, f"{path}: ", OTHER_VERSION):
         for name in PARTS:
@@ -225,7 +224,7 @@ def check_parts(config: Config, path: Path, builder: Builder) -> Config:
 
 
 def run_settings(config: Config, path: Path, builder: Builder) -> TrainSettings:
-    """Return the training settings of a run. Raises RecipeError that names the file and the first wrong key."""
+    """Return the training settings of a run. Raises a RecipeError that names the file and the first wrong key."""
     with as_recipe_error(RecipeError, f"{path}: ", OTHER_VERSION):
         return builder.settings(TrainSettings, config, "")
 
@@ -235,7 +234,7 @@ def _run_weights(run: Run, samples: int | None, which: Which, check: CheckShapes
 
     def check_part(stored: Mapping[str, Shapes]) -> None:
         if which not in stored:
-            raise RecipeError(f"the checkpoint has no {which}: choose other weights, or another checkpoint")
+            raise RecipeError(f"the checkpoint has no {which} weights: choose other weights, or another checkpoint")
         check(_named(stored[which], prefix))
 
     checkpoints = run.checkpoints
@@ -244,7 +243,7 @@ def _run_weights(run: Run, samples: int | None, which: Which, check: CheckShapes
     else:
         state = checkpoints.chosen(samples, [which], check_part)
     if state is None:
-        raise RecipeError(f"{run.folder} has no checkpoint yet: train first")
+        raise RecipeError(f"{run.folder} has no checkpoint yet: train until one is saved")
     return TrainedWeights(state.samples, _named(state.tensors[which], prefix))
 
 
@@ -260,23 +259,25 @@ def trained_denoiser(assembly: Assembly, weights: TrainedWeights, runtime: Runti
 
 
 def check_encoder(encoder: TextEncoder | None, metadata: Mapping[str, Any], run_dir: Path) -> None:
-    """Raise RecipeError if an encoder differs from the one in the run's `metadata`."""
+    """Raise RecipeError if a text encoder is not the one in the run's `metadata`."""
     text = metadata.get("text")
     if encoder is not None and text is not None and text["fingerprint"] != encoder.fingerprint:
         raise RecipeError(
             f"the text encoder {encoder.name} differs from the one that {run_dir} was trained with, {text['name']}: "
-            "its weights differ"
+            "the weights differ. Use the original files"
         )
 
 
 def write_model(model: TrainedModel, which: Which, weights: TrainedWeights, out: Path) -> None:
-    """Write a model to a folder as two files; model.json is last, so its presence means that both are complete."""
+    """Write an exported model to a folder; model.json is written last, so its presence means that all is complete."""
     out.mkdir(parents=True, exist_ok=True)
     tensors, header = model.statistics.stored()
     tensors |= {f"{NETWORK}{name}": tensor.contiguous() for name, tensor in weights.tensors.items()}
     partial_file = out / f"{WEIGHTS}.partial"
     safetensors.torch.save_file(tensors, partial_file, header)
-    partial_file.chmod(out.stat().st_mode & 0o666)  # safetensors files are for the owner only; models are shared
+    partial_file.chmod(
+        out.stat().st_mode & 0o666
+    )  # safetensors restricts its files to their owner, but models are shared
     notes = {
         "format_version": FORMAT_VERSION,
         "weights": which,
@@ -299,14 +300,14 @@ def _needed_config(config: Config) -> Config:
     needed = {key: config[key] for key in (field.name for field in fields(ModelSettings)) if key in config}
     needed["training"] = {"condition_dropout": config["training"]["condition_dropout"]}
     needed["loss"] = {"metric": config["loss"]["metric"]}
-    for name, idle in (("text", ("cache", "device")), ("corruption", ("path",))):
+    for name, unused in (("text", ("cache", "device")), ("corruption", ("path",))):
         if isinstance(needed.get(name), Mapping):
-            needed[name] = {key: value for key, value in needed[name].items() if key not in idle}
+            needed[name] = {key: value for key, value in needed[name].items() if key not in unused}
     return dict(mapped(needed, without_secrets))
 
 
 def _needed_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the parts of a run's record that sampling needs: classes, untrained classes, and text encoder."""
+    """Return the parts of a run's metadata that sampling needs: classes, untrained classes, and text encoder."""
     text = metadata.get("text")
     text = None if text is None else {key: text[key] for key in ("name", "fingerprint", "width")}
     return {"classes": metadata["classes"], "untrained": list(metadata.get("untrained", ())), "text": text}
@@ -317,7 +318,9 @@ def _exported(run: Run, builder: Builder, given: Group, checkpoint: Chosen) -> T
     with _reading(folder):
         notes = read_object(folder / NOTES, finite=False)  # numbers are checked when objects are built
         if notes["format_version"] != FORMAT_VERSION:
-            raise ValueError(f"format version {notes['format_version']!r:.80}, this program reads {FORMAT_VERSION}")
+            raise ValueError(
+                f"its format version is {notes['format_version']!r:.80}, but this program reads {FORMAT_VERSION}"
+            )
         metadata, config = notes["metadata"], notes["config"]
         if not isinstance(metadata, dict) or not isinstance(config, dict):
             raise ValueError("its metadata or its configuration is missing")
@@ -327,7 +330,9 @@ def _exported(run: Run, builder: Builder, given: Group, checkpoint: Chosen) -> T
         if type(notes["samples"]) is not int or not 0 <= notes["samples"] < MAX_SAMPLES:
             raise ValueError(f"{notes['samples']!r:.80} is not a number of samples seen")
     if chosen_samples(checkpoint, run) not in (None, notes["samples"]):
-        raise RecipeError(f"checkpoint={checkpoint}: {folder} only contains the one after {notes['samples']} samples")
+        raise RecipeError(
+            f"checkpoint={checkpoint}: {folder} only contains the one after {notes['samples']} samples; omit checkpoint"
+        )
     config = check_parts(filled(config), folder / NOTES, builder)
     statistics = read_statistics(folder / WEIGHTS, "export it again")
     here, weights = located(config, metadata, folder, given, builder), partial(_exported_weights, folder, notes)

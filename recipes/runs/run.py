@@ -1,14 +1,14 @@
-"""The folder of a run: the names of its files, and their reading and writing.
+"""The folder of a run: the names of its files, and functions that read and write them.
 
     config.yaml              the resolved configuration
-    run.json                 metadata of the data and the model, and one entry for each start of the command
+    run.json                 metadata of the data and the model, and an entry for each start of the command
     statistics.safetensors   mean and power spectrum of the training data
-    checkpoints/             states to continue from, and to sample with
-    metrics.jsonl            metrics that depend only on configuration and seed; timing.jsonl: other metrics
-    samples/, sampled/       images drawn during training; sets drawn by `multisagd sample`
-    corruption.safetensors, restoration.safetensors   for corrupted data: the corruption, and its restoration
+    checkpoints/             states for continued training and for sampling
+    metrics.jsonl            metrics that depend only on configuration and seed; the others are in timing.jsonl
+    samples/, sampled/       samples drawn during training; sets of samples drawn by `multisagd sample`
+    corruption.safetensors, restoration.safetensors   if the data are corrupted: the corruption, and the restoration
 
-Each part is read on demand, through `untrusted`: the folder may come from someone else.
+Each part is read on demand, with the functions of `recipes.base.untrusted`: the folder may come from someone else.
 """
 
 import datetime
@@ -52,7 +52,7 @@ FREE = (
     "training.max_rollbacks", "every", "keep", "keep_every", "environment", "report", "tracking", "engine", "sampling",
     "sampler", "guidance", "validation.items", "validation.levels", "validation.bands",
 )  # fmt: skip
-"""Keys, or groups of keys, that may change when a run is continued: they do not affect the result, except that
+"""Keys, or groups of keys, that may change when a run is continued. They do not affect the result, except that
 `engine` may change rounding."""
 
 
@@ -64,7 +64,7 @@ class Run:
 
     @property
     def begun(self) -> bool:
-        """Whether training has written its configuration."""
+        """Whether training has written the configuration."""
         return (self.folder / CONFIG).exists()
 
     @cached_property
@@ -76,13 +76,13 @@ class Run:
     def metadata(self) -> dict[str, Any]:
         """The contents of `run.json`. Raises RecipeError if it cannot be read or an entry is invalid."""
         with unreadable(self.folder / METADATA, f"is {self.folder} the folder of a training run?"):
-            found = read_object(self.folder / METADATA)
-            check_metadata(found)
-        return found
+            metadata = read_object(self.folder / METADATA)
+            check_metadata(metadata)
+        return metadata
 
     @property
     def noted_metadata(self) -> dict[str, Any]:
-        """The `metadata`, or an empty mapping if a run was stopped before writing it."""
+        """The `metadata`, or an empty dictionary if the run was stopped before writing them."""
         return self.metadata if (self.folder / METADATA).exists() else {}
 
     @cached_property
@@ -104,7 +104,7 @@ class Run:
         return read_metrics(self.folder / TIMING, "timing")
 
     def corruption(self, grid: Grid, group: Mapping[str, Any] | None) -> Corruption | None:
-        """Return the corruption of the data, or None if none was saved; `group` is the configuration's.
+        """Return the saved corruption of the data, or None; `group` is the configuration's group `corruption`.
 
         Raises:
             RecipeError: If it cannot be read.
@@ -114,14 +114,14 @@ class Run:
             return Corruption.load(path, grid, shared) if path.exists() else None
 
     def restoration(self) -> GaussianRestoration:
-        """Return the restoration of the data. Raises RecipeError if it is missing or cannot be read."""
+        """Return the saved restoration of the data. Raises RecipeError if it is missing or cannot be read."""
         with unreadable(self.folder / RESTORATION, RESTORE):
             return GaussianRestoration.load(self.folder / RESTORATION)
 
     def check_config(self, config: Config, begun: bool) -> None:
-        """Check that the folder is empty or belongs to this run.
+        """Check that the folder is empty or contains a run with this configuration.
 
-        The configuration may change until the first checkpoint.
+        The configuration may change until the first checkpoint, after which `begun` is true.
 
         Raises:
             RecipeError: If the folder has other contents, or contains a run with a different configuration (the message
@@ -138,21 +138,21 @@ class Run:
             pairs = {key: [repr(each[key]) if key in each else "missing" for each in (before, now)] for key in changed}
             listed = "".join(f"\n  {key}: {' -> '.join(pairs[key])}" for key in sorted(pairs))
             raise RecipeError(
-                f"{self.folder} holds a run with a different configuration; these keys differ:{listed}\n"
-                "Use the same values to continue it, or another run_dir to begin a new run."
+                f"{self.folder} contains a run with a different configuration; these keys differ:{listed}\n"
+                "Use the same values to continue it, or another run_dir to start a new run."
             )
 
     def check_data(self, dataset: Dataset) -> None:
-        """Check that the data match the run's record, if there is one.
+        """Check that the data match the run's metadata, if there are any.
 
-        Raises RecipeError that names the differing key.
+        Raises a RecipeError that names the first key that differs.
         """
         before, now = self.noted_metadata.get("data"), data_metadata(dataset)
         key = next((key for key in now if before is not None and before[key] != now[key]), None)
         if before is not None and key is not None:
             raise RecipeError(
                 f"the data of {self.folder} have changed; {key}: {before[key]!r} -> {now[key]!r}. "
-                "Restore them to continue this run, or use another run_dir to begin a new one"
+                "Restore them to continue this run, or use another run_dir to start a new one"
             )
 
     def write(self, config: Config, statistics: DataStatistics) -> None:
@@ -181,7 +181,7 @@ class Run:
 
 
 def data_metadata(dataset: Dataset) -> dict[str, Any]:
-    """Return the metadata of the data that must not change during a run. It is independent of the data's location."""
+    """Return the metadata of the data that must not change during a run; they do not depend on the data's location."""
     return {
         "examples": len(dataset),
         "classes": None if dataset.classes is None else list(dataset.classes),
@@ -191,15 +191,15 @@ def data_metadata(dataset: Dataset) -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
     """Return the versions of Python, the platform and the main packages."""
-    found = {"python": platform.python_version(), "platform": platform.platform(), "torch": torch.__version__}
+    result = {"python": platform.python_version(), "platform": platform.platform(), "torch": torch.__version__}
     for package in PACKAGES:
         with suppress(importlib.metadata.PackageNotFoundError):
-            found[package] = importlib.metadata.version(package)
-    return found
+            result[package] = importlib.metadata.version(package)
+    return result
 
 
 def revision() -> str | None:
-    """Return the git revision of the source, marked `+changes` if the tree is modified, or None outside a checkout."""
+    """Return the git revision of the source, with `+changes` if files are modified, or None outside a checkout."""
     if not (ROOT / ".git").exists():
         return None
 
@@ -215,39 +215,39 @@ def revision() -> str | None:
 
 
 def read_statistics(path: Path, remedy: str, key: str = "") -> DataStatistics:
-    """Read a statistics file given by `key` of the configuration.
+    """Read a file of data statistics; `key` is a prefix for error messages, such as the configuration's key for it.
 
-    Raises RecipeError with the remedy if it is unreadable.
+    Raises RecipeError with the `remedy` if it cannot be read.
     """
     with unreadable(path, remedy, key):
         return DataStatistics.load(path)
 
 
 def unreadable(path: Path, remedy: str, key: str = "") -> AbstractContextManager[None]:
-    """Inside the context, add the unreadable file and the remedy to errors."""
+    """Inside the context, add the name of the unreadable file and the remedy to errors."""
     kinds = (OSError, ValueError, KeyError, SafetensorError)
     return as_recipe_error(kinds, f"{key}cannot read {path} (", f"): {remedy}")
 
 
 def check_metadata(metadata: Mapping[str, Any]) -> None:
-    """Check the entries of `run.json` that are used. Raises ValueError that names the first invalid one."""
+    """Check the entries of `run.json` that are used. Raises a ValueError that names the first invalid one."""
 
     def require(holds: bool, name: str) -> None:
         if not holds:
             raise ValueError(f"its {name} is invalid")
 
     classes, text, data = metadata.get("classes"), metadata.get("text"), metadata.get("data")
-    require("classes" in metadata and (classes is None or _texts(classes)), "classes")
+    require("classes" in metadata and (classes is None or _is_list_of_strings(classes)), "classes")
     untrained = metadata.get("untrained", [])
-    require(_texts(untrained), "untrained classes")
+    require(_is_list_of_strings(untrained), "untrained classes")
     require(set(untrained) <= set(classes or ()), "untrained classes")
     require(isinstance(metadata.get("starts", []), list), "starts")
     require(text is None or isinstance(text, dict), "text")
     if text is not None:
-        require(_texts([text.get("name"), text.get("fingerprint")]), "text")
+        require(_is_list_of_strings([text.get("name"), text.get("fingerprint")]), "text")
         require(type(text.get("width")) is int and text["width"] > 0, "width of the text")
     require(data is None or (isinstance(data, dict) and {"examples", "classes", "fingerprint"} <= data.keys()), "data")
 
 
-def _texts(values: Any) -> bool:
+def _is_list_of_strings(values: Any) -> bool:
     return isinstance(values, list) and all(isinstance(each, str) for each in values)

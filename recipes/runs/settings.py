@@ -1,4 +1,4 @@
-"""The keys of a training configuration as typed, frozen dataclasses; all values are checked before work begins."""
+"""The configurations of training and sampling as frozen dataclasses, which check all values before work begins."""
 
 import math
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ Group = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Training:
-    """Training settings; counts are in samples. Raises ValueError for invalid values."""
+    """Training settings; counts are in samples. Raises ValueError if a value is invalid."""
 
     samples: int
     batch: int
@@ -54,9 +54,9 @@ class Training:
 
 @dataclass(frozen=True)
 class Every:
-    """Intervals of reports in samples seen, and maximum time between checkpoints in minutes; 0 means never.
+    """Intervals in samples seen, and the maximum time between checkpoints in minutes; 0 means never.
 
-    Without checkpoints by samples, there are no checkpoints by minutes.
+    If `checkpoint` is 0, `checkpoint_minutes` has no effect.
     """
 
     log: int
@@ -71,7 +71,10 @@ class Every:
 
 @dataclass(frozen=True)
 class Validation:
-    """Number or fraction of held-out examples (a fraction if below 1; 0: none), and the breakdown of their loss."""
+    """The held-out examples, and the numbers of noise levels and frequency bands into which their loss is divided.
+
+    `holdout` is a number of examples, or a fraction if it is below 1.
+    """
 
     holdout: float
     items: int
@@ -99,7 +102,7 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Guidance:
-    """Classifier-free guidance in an interval of log-SNR, or everywhere if that is None."""
+    """Classifier-free guidance in an `interval` of log-SNR, or everywhere if it is None."""
 
     scale: float = 1.0
     interval: tuple[float, float] | None = None
@@ -123,12 +126,12 @@ class Loss:
 
 @dataclass(frozen=True)
 class CorruptionOptions:
-    """Handling of a corruption: the keys of its group that do not describe the corruption itself.
+    """How a corruption is handled: the keys of its group that do not describe the corruption itself.
 
     If `added`, the corruption is added to clean data, for experiments; otherwise the data are already corrupted. If
-    `redrawn`, a new corruption is drawn each time. `restored` says whether data are restored by their covariance before
-    training, to the conditional mean or a sample, or not at all (None). That covariance is measured on `examples`
-    examples, or on all (None).
+    `redrawn`, the corruption of an example is drawn again each time it is read. Before training, data are restored with
+    their covariance to the conditional mean or a sample, as `restored` says, or not at all (None). The covariance is
+    measured on `examples` examples, or on all (None).
     """
 
     added: bool = True
@@ -144,7 +147,7 @@ class CorruptionOptions:
     def of(cls, group: Group, builder: Builder) -> Self:
         """Return the options in a configuration's group `corruption`.
 
-        Raises RecipeError if a value has a wrong type.
+        Raises RecipeError if a value has the wrong type.
         """
         return builder.settings(cls, {key: group[key] for key in cls.names() & group.keys()}, "corruption")
 
@@ -175,7 +178,7 @@ class ModelParts:
     process: Group
     denoiser: Group
     network: Group
-    # Defaults for missing keys.
+    # These keys may be missing.
     text: Group = field(default_factory=dict)
     corruption: Group = field(default_factory=dict)
     padding: Mapping[str, int] | None = None
@@ -223,7 +226,7 @@ class ModelSettings(ModelParts):
 
     @classmethod
     def of(cls, config: Mapping[str, Any], builder: Builder) -> Self:
-        """Return these keys of a run's configuration. Raises RecipeError if a value is missing or wrong."""
+        """Return the settings in a run's configuration. Raises RecipeError if a value is missing or wrong."""
         own = {field.name for field in fields(cls)}
         return builder.settings(cls, {key: value for key, value in config.items() if key in own}, "")
 
@@ -261,4 +264,4 @@ class SampleSettings:
 
 def _folder(name: str, path: Path | None) -> None:
     if path is not None and path.exists() and not path.is_dir():
-        raise ValueError(f"{name}={path} is a file: give a folder")
+        raise ValueError(f"{name}={path} is a file: choose a folder")

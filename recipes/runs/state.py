@@ -1,10 +1,9 @@
 """Weights and optimiser state as named tensors, independent of parameter order and number of ranks.
 
-Sharded tensors are safetensors files, written by all ranks together and read by any number of ranks, by
-torch.distributed.checkpoint with its safetensors storage. The files' headers contain the position of each piece, so
-nothing is pickled, and two ranks can read what eight have written. Pieces must fill their tensors, so that no tensor is
-larger than the files. That module is imported only when needed: the import takes a second, and most runs have no
-shards.
+Sharded tensors are stored in safetensors files by torch.distributed.checkpoint. All ranks write them together. The
+files' headers contain the position of each piece, so nothing is pickled, and two ranks can read what eight have
+written. Pieces must fill their tensors, so that no tensor is larger than the files. torch.distributed.checkpoint is
+imported only when needed: the import takes a second, and most runs have no shards.
 """
 
 from __future__ import annotations
@@ -32,11 +31,11 @@ LARGEST_COUNT = 1 << 60
 AWAY = "remove that checkpoint to continue from an earlier one"
 STEP = "step"
 ADAM = {STEP, "exp_avg", "exp_avg_sq"}
-"""AdamW's state of each parameter; the first is a scalar, the others have the parameter's shape."""
+"""The entries of AdamW's state for a parameter; the first is a scalar, the others have the parameter's shape."""
 
 
 def save_shards(tensors: Mapping[str, Tensor], folder: Path, group: Group = None) -> None:
-    """Write every rank's pieces to a new folder; every rank must call this. Raises OSError if any rank fails."""
+    """Write every rank's pieces of tensors to a new folder. Every rank must call this. Raises OSError if any fails."""
     from torch.distributed.checkpoint.api import CheckpointException
     from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
     from torch.distributed.checkpoint.state_dict_saver import save
@@ -50,11 +49,11 @@ def save_shards(tensors: Mapping[str, Tensor], folder: Path, group: Group = None
 
 
 class ShardedTensors(Mapping[str, Tensor]):
-    """Tensors in a folder written by `save_shards`: a mapping of full tensors; `fill` reads them piece by piece.
+    """The tensors in a folder written by `save_shards`: a mapping of full tensors; `fill` reads only a rank's pieces.
 
     Raises:
         OSError: If a file cannot be read.
-        ValueError: If an entry is not a file, lacks a header of shards, or pieces do not fill their tensors.
+        ValueError: If an entry is not a file, a header does not describe shards, or pieces do not fill their tensors.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -72,17 +71,17 @@ class ShardedTensors(Mapping[str, Tensor]):
         return len(self._metadata)
 
     def empty_like(self, name: str, model: Tensor | None) -> Tensor:
-        """Return a tensor to `fill`: sharded like `model` if the shapes agree, or else a full tensor."""
+        """Return a tensor of zeros for `fill`: sharded like `model` if the shapes agree, or else a full tensor."""
         size, dtype = self._metadata[name].size, self._metadata[name].properties.dtype
         if model is not None and model.shape == size:
             return torch.zeros_like(model, dtype=dtype)
         return torch.zeros(size, dtype=dtype)
 
     def fill(self, targets: Mapping[str, Tensor]) -> None:
-        """Read into tensors in place, sharded or not. Every rank must call this.
+        """Read into tensors in place; they may be sharded. Every rank must call this.
 
         Raises:
-            ValueError: If names or shapes differ from the files.
+            ValueError: If names or shapes differ from those in the files.
         """
         if different := mismatch(self.shapes, {name: tuple(each.shape) for name, each in targets.items()}):
             raise ValueError(different)
@@ -111,27 +110,27 @@ class ShardedTensors(Mapping[str, Tensor]):
 
 
 def _metadata(folder: Path) -> dict[str, TensorStorageMetadata]:
-    """Return the tensors' metadata from the headers of all files in a folder; see `ShardedTensors`."""
+    """Return the tensors' metadata from the headers of all files in a folder. Raises the errors of `ShardedTensors`."""
     from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
     from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
     for path in folder.glob("*.safetensors"):
         check_file(path)
     try:
-        found = HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata
+        stored = HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata
     except (KeyError, TypeError, AttributeError, RuntimeError, RecursionError, OverflowError, SafetensorError) as error:
         raise ValueError(f"its headers do not describe shards: {error}") from error
-    tensors = {name: each for name, each in found.items() if isinstance(each, TensorStorageMetadata)}
+    tensors = {name: each for name, each in stored.items() if isinstance(each, TensorStorageMetadata)}
     for name, each in tensors.items():
         spans = [(piece.offsets, piece.sizes) for piece in each.chunks]
         within = all(len(start) == len(size) == len(each.size) and min(start, default=0) >= 0 for start, size in spans)
         if not within or math.prod(each.size) != sum(math.prod(size) for _, size in spans):
-            raise ValueError(f"the pieces of {name} do not make a tensor of shape {tuple(each.size)}")
+            raise ValueError(f"the pieces of {name} do not fill a tensor of shape {tuple(each.size)}")
     return tensors
 
 
 def optimizer_tensors(network: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Return an optimiser's state as `<parameter name>/<entry>`. Raises TypeError if an entry is not a tensor."""
+    """Return an optimiser's state by `<parameter name>/<entry>`. Raises TypeError if an entry is not a tensor."""
     tensors = {}
     for name, parameter in network.named_parameters():
         for entry, value in optimizer.state.get(parameter, {}).items():
@@ -148,17 +147,17 @@ def shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
 
 
-def mismatch(there: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tuple[int, ...]]) -> str | None:
-    """Return the first difference between the tensors of a checkpoint and of a module, or None."""
-    for name in (*wanted, *there):
-        if there.get(name) != wanted.get(name):
-            found, asked = (str(each.get(name, "missing")) for each in (there, wanted))
-            return f"size mismatch: {name} is {found} in the checkpoint and {asked} in the network"
+def mismatch(stored: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]]) -> str | None:
+    """Return a message about the first difference between the shapes in a checkpoint and in a network, or None."""
+    for name in (*expected, *stored):
+        if stored.get(name) != expected.get(name):
+            in_checkpoint, in_network = (str(each.get(name, "missing")) for each in (stored, expected))
+            return f"size mismatch: {name} is {in_checkpoint} in the checkpoint and {in_network} in the network"
     return None
 
 
 def load_optimizer(network: nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Restore the result of `optimizer_tensors`, without changing learning rates and other options.
+    """Load the result of `optimizer_tensors` into an optimiser, without changing learning rates and other options.
 
     Raises:
         RecipeError: If an entry has no parameter in the network, has the wrong shape, or is missing.
@@ -179,26 +178,26 @@ def load_optimizer(network: nn.Module, optimizer: torch.optim.Optimizer, tensors
 
 
 def _check_entries(
-    there: Mapping[str, tuple[int, ...]], parameters: Mapping[str, Tensor], optimizer: torch.optim.Optimizer
+    stored: Mapping[str, tuple[int, ...]], parameters: Mapping[str, Tensor], optimizer: torch.optim.Optimizer
 ) -> None:
-    # Fused kernels assume that the state has the parameter's size, and would write beyond a smaller one.
+    # Fused kernels assume that the state has the parameter's size, and would write beyond the end of a smaller one.
     entries: dict[str, set[str]] = {}
-    for key, shape in there.items():
+    for key, shape in stored.items():
         name, _, entry = key.rpartition("/")
         parameter = parameters.get(name)
         if parameter is None or shape != (() if entry == STEP else tuple(parameter.shape)):
             raise RecipeError(f"the checkpoint's optimiser state {key} does not fit this network: use another run_dir")
         entries.setdefault(name, set()).add(entry)
-    for name, found in entries.items():
-        if isinstance(optimizer, torch.optim.AdamW) and found != ADAM:
-            listed = ", ".join(sorted(found))
+    for name, present in entries.items():
+        if isinstance(optimizer, torch.optim.AdamW) and present != ADAM:
+            listed = ", ".join(sorted(present))
             raise RecipeError(
                 f"the checkpoint's optimiser state of {name} is {listed}, not AdamW's: use another run_dir"
             )
 
 
 def load_module(module: nn.Module, tensors: Mapping[str, Tensor], what: str) -> None:
-    """Load weights strictly. Raises RecipeError that names the first difference in names or shapes."""
+    """Load all weights of a module. Raises a RecipeError that says `what` differs first in names or shapes."""
     try:
         now = module.state_dict()
         if different := mismatch(shapes(tensors), shapes(now)):  # before any tensor is read
@@ -215,7 +214,7 @@ def load_module(module: nn.Module, tensors: Mapping[str, Tensor], what: str) -> 
 
 @dataclass(frozen=True)
 class Progress:
-    """A checkpoint's record of a training run; see `Learner.state`."""
+    """The progress of training in a checkpoint's record; see `Learner.state`."""
 
     window: tuple[float, float, float]
     metrics_position: int

@@ -165,7 +165,7 @@ def test_latest_falls_back_from_damage_alone(tmp_path: Path, caplog: pytest.LogC
     first, second = (checkpoints.save(state(samples)) for samples in (64, 128))
     index = (second / "checkpoint.json").read_text()
     (second / "checkpoint.json").write_text(index.replace('"format_version": 1', '"format_version": 99'))
-    with pytest.raises(VersionError, match="format version 99, this program reads version 1"):
+    with pytest.raises(VersionError, match="format version 99, but this program reads version 1"):
         checkpoints.latest()
     (second / "checkpoint.json").write_text(index)
     truncate(second)

@@ -142,8 +142,8 @@ def test_open_model_lists_the_runs_nearby_and_lock_run_needs_a_folder(tmp_path: 
     for name, remedy in (
         ("nothing", "nothing, which does not exist; there are .*real"),
         ("file", "file, which is a file; there are .*real"),
-        ("holding", "holding, which holds neither; there are .*holding/inner"),
-        ("empty", "`multisagd train` makes runs"),
+        ("holding", "holding, which contains neither; there are .*holding/inner"),
+        ("empty", "create one with `multisagd train`"),
     ):
         with pytest.raises(RecipeError, match=f"no run or exported model is in .*{remedy}"):
             open_model(tmp_path / name, Builder())
