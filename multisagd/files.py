@@ -34,7 +34,7 @@ def check_file(path: str | Path, largest: int | None = None) -> None:
 
     Raises:
         OSError: If the file does not exist, or access is denied.
-        ValueError: If it is not a regular file, or is larger than `largest`.
+        ValueError: If the path is not a regular file, or is larger than `largest`.
     """
     status = Path(path).stat()
     if not stat.S_ISREG(status.st_mode):
@@ -54,7 +54,7 @@ def read_text(path: str | Path, largest: int = LARGEST_TEXT) -> str:
 
     Raises:
         OSError: If the file cannot be read.
-        ValueError: If it is not a regular file, larger than `largest` bytes, or not UTF-8.
+        ValueError: If the path is not a regular file, larger than `largest` bytes, or not UTF-8.
     """
     check_file(path, largest)
     return Path(path).read_text(encoding="utf-8")

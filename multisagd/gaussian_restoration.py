@@ -133,7 +133,7 @@ class GaussianRestoration:
 
         Raises:
             OSError: If the file cannot be read.
-            ValueError: If it is not a restoration file, or has a different format version.
+            ValueError: If the file is not a restoration file, or has a different format version.
         """
         try:
             return cls._read(path)

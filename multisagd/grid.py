@@ -153,8 +153,7 @@ class Grid:
         The coordinate along each axis is `factor * frequency`; factors make hertz and cycles per pixel comparable.
 
         Raises:
-            ValueError: If axes without a factor have different units, or a factor is given for an axis that is not
-                named.
+            ValueError: If axes without a factor have different units, or a factor is given for an axis outside `names`.
         """
         scale = self.factors(names, factors)
         zero = torch.zeros((), dtype=torch.float64, device="cpu")

@@ -27,10 +27,10 @@ class BrokenLibraryError(ImportError):
 
 @contextmanager
 def importing(library: str, use: str) -> Iterator[None]:
-    """Convert errors of importing a library in the `with` block; messages begin with its `use`.
+    """Convert errors of importing a library in the `with` block; messages begin with `use`, the purpose of the library.
 
     Raises:
-        BrokenLibraryError: If any error is raised there.
+        BrokenLibraryError: If the block raises any other error.
     """
     try:
         yield
@@ -44,14 +44,14 @@ def check(module: str, use: str) -> None:
     """Check that a module of a library can be imported.
 
     Raises:
-        BrokenLibraryError: If it cannot.
+        BrokenLibraryError: If the import fails.
     """
     with importing(module, use):
         import_module(module)
 
 
 def failed_import(error: BaseException) -> BrokenLibraryError | None:
-    """Return a BrokenLibraryError if an error, or one of its causes, was raised by importing a library, or None."""
+    """Return a BrokenLibraryError if an error, or one of its causes, was raised by importing a library; else None."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, BrokenLibraryError):
@@ -63,7 +63,7 @@ def failed_import(error: BaseException) -> BrokenLibraryError | None:
 
 
 def _at_fault(error: BaseException) -> str | None:
-    """Return the library that the project's code was importing when the error was raised, None for any other error."""
+    """Return the library that the project's code was importing when the error was raised; None for other errors."""
     imported = [_package(frame) for frame in _imports(error) if _package(frame) not in OURS]
     if isinstance(error, ImportError) and not imported:
         missing = (error.name or "").partition(".")[0]
@@ -73,7 +73,7 @@ def _at_fault(error: BaseException) -> str | None:
 
 
 def _imports(error: BaseException) -> list[FrameType]:
-    """Return the frames of the modules that were being imported, the first import first."""
+    """Return the frames of the modules that were being imported, the outermost import first."""
     frames, trace = [], error.__traceback__
     while trace is not None:
         if trace.tb_frame.f_code.co_name == "<module>":
@@ -91,7 +91,7 @@ def _error(library: str, error: BaseException, use: str = "") -> BrokenLibraryEr
     if isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] == library:
         return BrokenLibraryError(f"{use}{name} is not installed. To install it: {remedy(library)}", name=library)
     first: BaseException = error
-    while first.__cause__ is not None:  # only the first error of PyTorch names the missing symbol
+    while first.__cause__ is not None:  # only the first of PyTorch's errors names the missing symbol
         first = first.__cause__
     frames = _imports(error)
     location = f", in {frames[-1].f_code.co_filename}" if frames else ""
@@ -99,7 +99,7 @@ def _error(library: str, error: BaseException, use: str = "") -> BrokenLibraryEr
     # pip installs missing dependencies with the library, but a broken one has to be named to be reinstalled.
     broken = () if isinstance(error, ModuleNotFoundError) else (library, *map(_package, frames[-1:]))
     inner = installed(broken[-1]) if broken else name
-    because = f", for {_with_version(inner)} fails" if inner not in ("", name) else ""
+    because = f", because {_with_version(inner)} fails" if inner not in ("", name) else ""
     return BrokenLibraryError(
         f"{use}{_with_version(name)} cannot be imported{because} ({reason}). To fix it: {remedy(library, broken)}",
         name=library,

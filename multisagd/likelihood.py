@@ -1,6 +1,6 @@
 """Compute log-likelihoods under a denoiser and its process by the probability-flow ODE (arXiv 2011.13456, §4.3).
 
-In `y = x_t/α` the flow is simple in the log-SNR λ, for any path of the schedule and any colour of the noise:
+In `y = x_t/α` the flow is simple in the log-SNR λ, for any schedule and any colour of the noise:
 
     dy/dλ = (E[x0 | x_t] - y)/2,        d log|∂y/∂y_0|/dλ = (tr J - n)/2,   J = ∂E[x0 | x_t]/∂y
 
@@ -65,16 +65,16 @@ def log_likelihood(
     gradient per call and probe.
 
     `probes` is the number of random vectors per item, drawn from its seed; they give the estimate a variance, but no
-    bias. With None the trace is exact: it needs no seeds, but one gradient per value of an example. `statistics` of the
-    data reduce the variance, more so the closer the denoiser is to a Wiener filter, and change nothing else.
+    bias. If it is None, the trace is exact: this needs no seeds, but one gradient per value of an example. `statistics`
+    of the data reduce the variance (the more, the closer the denoiser is to a Wiener filter) and change nothing else.
 
     The denoiser is called in the dtype of x0 (float32 for integers); the rest is float64. Densities refer to the scale
     of x0: for data multiplied by c, subtract `n log c`, where n is the number of values of an example.
 
     Raises:
-        ValueError: If there is no step or no probe, probes do not have one seed per item, the noise is empty at some
-            frequencies (such data have no density) or drawn on a padded grid, coefficients depend on frequency, or the
-            statistics have a different number of channels.
+        ValueError: If `steps` or `probes` is less than 1, there are probes but not one seed per item, the noise has no
+            power at some frequencies (such data have no density) or is drawn on a padded grid, coefficients depend on
+            frequency, or the statistics have a different number of channels.
     """
     process, x0 = denoiser.process, as_data(x0)
     _check(process, x0, steps, seeds, probes)
@@ -140,7 +140,7 @@ def _check(process: Process, x0: Tensor, steps: int, seeds: Sequence[int], probe
         raise ValueError("likelihoods need scalar coefficients: remove the modulation")
     if not bool(process.covariance.support(x0.shape[2:]).all()):
         raise ValueError(
-            "the noise is empty at some frequencies, where everything generated is zero, so there is no density. "
+            "the noise has no power at some frequencies, where generated data are zero, so there is no density. "
             "Use a spectrum that is positive everywhere"
         )
 
@@ -162,7 +162,7 @@ def _follow(
 
 
 def _exact(x0: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield every basis vector twice: on both sides of a matrix it selects one entry of the diagonal."""
+    """Yield pairs of equal basis vectors: on the two sides of a matrix, a pair selects one entry of the diagonal."""
     for index in range(x0[0].numel()):
         basis = torch.zeros(x0[0].numel(), dtype=torch.float64, device=x0.device)
         basis[index] = 1.0
@@ -196,7 +196,7 @@ class _Wiener:
         like = vectors[0][0]
         shape, dimensions = tuple(like.shape[2:]), process.grid.dimensions
         if like.shape[1] != len(statistics.mean):
-            raise ValueError(f"statistics of {len(statistics.mean)} channels do not match data of {like.shape[1]}")
+            raise ValueError(f"statistics have {len(statistics.mean)} channels, but the data have {like.shape[1]}")
         # Filters commute, so the colouring cancels: only the power of the probe remains.
         halves = [[to_half_spectrum(side, dimensions) for side in pair] for pair in vectors]
         power = sum(((left.conj() * right).real for left, right in halves), torch.zeros((), device="cpu")) / len(

@@ -20,14 +20,14 @@ Weighting = Literal["uniform", "min_snr", "karras", "sigmoid"]
 def squared_error(
     error: Tensor, covariance: SpectralCovariance, metric: Metric = "euclidean", mask: Tensor | None = None
 ) -> Tensor:
-    """Return the mean square of an error `(batch, channels, *grid)` over each item, `(batch,)`, in squared units.
+    """Return the mean square of an error `(batch, channels, *grid)` over each item, `(batch,)`, in its units squared.
 
     `euclidean` is the loss of arXiv 2510.09660; `mahalanobis` measures `Σ^{-1/2} error` (arXiv 2106.06406), which gives
     every frequency of the noise the same weight. A mask, true where data are valid, excludes padding from the mean. In
     the Mahalanobis metric the masked error is whitened as a whole, so edges of the padding still affect its valid part.
 
     Raises:
-        ValueError: If the metric is unknown, or items are empty and so have no mean.
+        ValueError: If the metric is unknown, or items are empty, so that they have no mean.
     """
     if error.dim() == 0 or error.shape[1:].numel() == 0:
         raise ValueError(f"expected errors (batch, channels, *grid), got empty items: {tuple(error.shape)}")
@@ -48,7 +48,7 @@ def squared_error(
 def x0_weight(
     weighting: Weighting, log_snr: Tensor, sigma_data: float, *, gamma: float = 5.0, bias: float = 2.0
 ) -> Tensor | None:
-    """Return the weight of x0's squared error at each log-SNR, shaped like it; None for `uniform`.
+    """Return the weight of x0's squared error at each log-SNR, in the shape of `log_snr`, or None for `uniform`.
 
     If the weighting is `uniform`, the loss is the unweighted error of the network's prediction.
 
@@ -106,7 +106,7 @@ class LogitNormalTimes:
     std: float = 1.0
 
     def __call__(self, uniform: Tensor, schedule: Schedule) -> Tensor:
-        """Map quantiles of the logit to times, shaped like them."""
+        """Map uniform numbers to times, in the same shape."""
         return torch.sigmoid(self.mean + self.std * torch.special.ndtri(uniform))
 
 
@@ -118,18 +118,18 @@ class LogNormalTimes:
     std: float = 1.2
 
     def __call__(self, uniform: Tensor, schedule: Schedule) -> Tensor:
-        """Map quantiles of log(σ/α) to times, shaped like them, within the schedule's ends."""
+        """Map uniform numbers to times, in the same shape, within the schedule's range."""
         return schedule.time(-2 * (self.mean + self.std * torch.special.ndtri(uniform)))
 
 
 @dataclass(frozen=True)
 class LaplaceLogSnrTimes:
-    """Draw log-SNRs from a Laplace density about `mean`, to train most where structure forms (arXiv 2407.03297)."""
+    """Draw log-SNRs from a Laplace density about `mean`, to train mainly where structure forms (arXiv 2407.03297)."""
 
     mean: float = 0.0
     scale: float = 1.5
 
     def __call__(self, uniform: Tensor, schedule: Schedule) -> Tensor:
-        """Map quantiles of the log-SNR to the schedule's times, shaped like them."""
+        """Map uniform numbers to times, in the same shape, within the schedule's range."""
         centered = uniform - 0.5
         return schedule.time(self.mean + self.scale * centered.sign() * -torch.log1p(-2 * centered.abs()))

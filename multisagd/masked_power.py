@@ -3,11 +3,11 @@
 Padding causes leakage: the transform of a record with gaps spreads strong frequencies over weak ones. So the power is
 estimated from the valid samples by EM for the circulant model (`multisagd.circulant_em`), in each channel separately.
 
-Along axes on which no mask changes (such as the frequencies of a spectrogram cut in time), a transform makes the data
-independent, so that only positions along the other axes matter. Items with the same mask share their second moments and
-one factorisation. If there are too many masks, or too large ones, items are restricted to fewer masks, chosen to lose
-few samples. If that leaves too few items, or more than `LARGEST` samples to solve for, the power comes from averages
-over pairs of valid samples instead (`multisagd.lag_window`).
+Along axes along which no mask changes (such as the frequencies of a spectrogram cut in time), a transform makes the
+data independent, so that only positions along the other axes matter. Items with the same mask share their second
+moments and one factorisation. If there are too many masks, or too large ones, items are restricted to fewer masks,
+chosen to lose few samples. If that leaves too few items, or more than `LARGEST` samples to solve for, the power comes
+from averages over pairs of valid samples instead (`multisagd.lag_window`).
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from multisagd.grid import Grid
 from multisagd.lag_window import PairAverages, pair_counts
 
 MAX_MASKS = 1024
-"""Maximum number of distinct masks; items with further masks contribute to the mean, but not to the power."""
+"""Maximum number of distinct masks; items with other masks contribute to the mean, but not to the power."""
 LARGEST = 2048
 """Maximum number of valid or missing samples, whichever is smaller, that EM solves for; masks of 4,096 samples always
 fit."""
 WORK = 1 << 29
-"""Maximum operations in a step of EM, about a second on one core; a single mask may need more."""
+"""Maximum number of operations in an EM step, about a second on one core; a single mask may need more."""
 FEWEST_ITEMS = 64
 """Minimum number of items for EM, if the data have that many."""
 MAX_NUMBERS = 1 << 25
@@ -39,7 +39,7 @@ MAX_NUMBERS = 1 << 25
 
 
 class MaskCount:
-    """Collect the masks that occur, their counts per channel, and the axes along which they change, in a first pass."""
+    """Collect the masks that occur, their counts per channel, and the axes along which they change."""
 
     def __init__(self, grid: Grid) -> None:
         self.grid = grid
@@ -80,7 +80,7 @@ def keys(mask: Tensor) -> list[bytes]:
 
 @dataclass(frozen=True)
 class Layout:
-    """Split a grid: axes along which masks change are kept, and the others are transformed into blocks."""
+    """A split of a grid: masks change along the `varying` axes; the other axes are transformed into blocks."""
 
     grid: Grid
     varying: tuple[int, ...]
@@ -106,7 +106,7 @@ class Layout:
 
     @property
     def weight(self) -> Tensor:
-        """The count of blocks in the full spectrum that each block represents, `(blocks,)`."""
+        """The number of blocks in the full spectrum that each block represents, `(blocks,)`."""
         if not self.constant:
             return torch.ones(1, dtype=torch.float64, device="cpu")
         return Grid(tuple(self.grid.axes[axis] for axis in self.constant)).multiplicity.flatten()
@@ -142,7 +142,8 @@ def masked_power(
     """Return the power about a mean of partly valid data, `(channels, *half_shape)`, and the number of items.
 
     `batches` are float64 data, each with a bool mask `(batch, 1 or channels, *grid)`. `mean` and `valid`, the number of
-    items valid at each grid point, are `(channels, *grid)`; they, `masks` and `count` belong to the same data.
+    items valid at each grid point, are `(channels, *grid)`. All arguments describe the same data; `count` is the number
+    of items.
 
     Raises:
         ValueError: If the data are too large for EM, and at some lag no item has a pair of valid samples.
@@ -191,7 +192,7 @@ def power_behind(masks: Tensor, power: Tensor, grid: Grid) -> Tensor:
 
 
 class _Channel:
-    """Accumulate the sums of one channel in the second pass, and compute its power."""
+    """Accumulate the sums of one channel in a second pass over the data, and compute the power."""
 
     def __init__(self, masks: MaskCount, layout: Layout, channel: int, usable: Tensor, count: int) -> None:
         self.layout = layout

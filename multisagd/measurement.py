@@ -1,7 +1,7 @@
 """Model measurements `y = H x0 + s n` with a linear operator H and white noise n.
 
-Each operator has a transpose, and solves `(H R Hᵀ + s²) z = y` for a covariance `R = F⁻¹ diag(P) F` that is diagonal
-in frequency, as Gaussian posteriors and guidance require:
+Each operator provides its transpose, and solves `(H R Hᵀ + s²) z = y` for a covariance `R = F⁻¹ diag(P) F` that is
+diagonal in frequency, as Gaussian posteriors and guidance require:
 
 - `Filtered`: H is diagonal in frequency like R, so one division suffices;
 - `Pooled`: means over blocks are a subsampled circulant blur. A subsampled circulant matrix is circulant on the coarse
@@ -48,7 +48,7 @@ class Measurement:
         raise NotImplementedError
 
     def restrict(self, y: Tensor) -> Tensor:
-        """Return y, shaped like it and in its units, with zeros wherever nothing was measured."""
+        """Return y, with zeros wherever nothing was measured, in the shape and units of y."""
         return y
 
     def observe(self, x0: Tensor, noise: float, seeds: Sequence[int]) -> Tensor:
@@ -82,18 +82,18 @@ class Filtered(Measurement):
 
     @classmethod
     def gaussian(cls, length: float, grid: Grid, axes: tuple[str, ...] | None = None) -> Filtered:
-        """Blur by a Gaussian of standard deviation `length`, in units of the axes (all of them by default)."""
+        """Return a Gaussian blur of standard deviation `length`, in units of the axes (all axes by default)."""
         return cls(torch.exp(-2 * (torch.pi * length * grid.radius(axes)) ** 2), grid)
 
     @classmethod
     def of_spectrum(cls, spectrum: Spectrum, grid: Grid) -> Filtered:
-        """Filter with the amplitude of a spectrum, 1 at its strongest frequency."""
+        """Return a filter with the amplitude of a spectrum, scaled to 1 at its strongest frequency."""
         power = even_power(spectrum, grid)
         return cls((power / power.max()).sqrt(), grid)
 
     @classmethod
     def of_kernel(cls, kernel: Tensor, grid: Grid) -> Filtered:
-        """Convolve periodically with a dimensionless kernel `(*sizes)`, centred at index `size // 2` of each axis.
+        """Return the periodic convolution with a dimensionless kernel `(*sizes)`, centred at `size // 2` of each axis.
 
         Raises:
             ValueError: If the kernel is larger than the grid, or has a different number of axes.
@@ -187,7 +187,7 @@ class Masked(Measurement):
     iterations: int = 500
 
     def apply(self, x: Tensor) -> Tensor:
-        """Return x, zero where nothing was measured."""
+        """Return x with zeros where nothing was measured."""
         x = as_data(x)
         return x * self.mask.to(x)
 
@@ -196,7 +196,7 @@ class Masked(Measurement):
         return self.apply(y)
 
     def restrict(self, y: Tensor) -> Tensor:
-        """Return y, zero where nothing was measured."""
+        """Return y with zeros where nothing was measured."""
         return self.apply(y)
 
     def solve(self, y: Tensor, power: Tensor, variance: float) -> Tensor:
@@ -238,7 +238,7 @@ def conjugate_gradients(matrix: Callable[[Tensor], Tensor], y: Tensor, tolerance
         worst = float((size / y.square().flatten(1).sum(1).reshape(size.shape)).nan_to_num(math.inf).max()) ** 0.5
         warnings.warn(
             f"conjugate gradients have not converged in {iterations} iterations: the largest residual is {worst:.1e} "
-            f"of y, but {tolerance:.1e} was requested. Increase the noise, the iterations or the tolerance",
+            f"times the norm of y, but {tolerance:.1e} was requested. Increase the noise, iterations or tolerance",
             RuntimeWarning,
             stacklevel=3,
         )

@@ -41,7 +41,7 @@ def power_fraction(low_pass: Spectrum, grid: Grid) -> Tensor:
 def mix_noise(low: Tensor, high: Tensor, low_pass: Spectrum, grid: Grid) -> Tensor:
     """Return `F⁻¹(√L · F low + √(1-L) · F high)` for fields `(..., *grid)`; L is the power of `low_pass`.
 
-    For independent `low` and `high` of one covariance (diagonal in frequency), the result has the same covariance.
+    If `low` and `high` are independent and have the same covariance (diagonal in frequency), so has the result.
 
     Raises:
         ValueError: If the power of `low_pass` is outside [0, 1] at some frequency, or the shapes do not match.
@@ -97,7 +97,7 @@ def sample_refined(
     Each sample depends on its seed only. `callback` is called in every round. The result has shape `shape`.
 
     Raises:
-        ValueError: If `sample` or `mix_noise` raises it.
+        ValueError: If the arguments are invalid for `sample` or `mix_noise`.
     """
     process = denoiser.process
     x0 = sample(denoiser, sampler, shape, steps, seeds, condition, spacing=spacing, times=times, callback=callback)

@@ -45,7 +45,7 @@ class Blur:
 
 @dataclass(frozen=True)
 class ColorShift:
-    """Move the noise amplitude from `late` at t = 1 to `early` at t = 0: `s = (1-γ)·w_early + γ·w_late`, `γ = t`.
+    """Shift the noise amplitude from `late` at t = 1 to `early` at t = 0: `s = (1-γ)·w_early + γ·w_late`, `γ = t`.
 
     It is meant for a white covariance. Both spectra are normalised to mean power one (arXiv 2402.04930 goes from white
     noise to blue). They must have power at every frequency at which the covariance has power.
@@ -78,7 +78,7 @@ class Prefilter:
     targets.
 
     Raises:
-        ValueError: If the spectrum is empty at some frequency; raised by calls.
+        ValueError: From calls, if the spectrum has no power at some frequency.
     """
 
     spectrum: Spectrum
@@ -102,8 +102,8 @@ class NoiseFloor:
     """Keep the noise power above a corruption's power: `b²W = max(σ²W, (1 + margin) α² c²)`, a `Modulation`.
 
     Raises:
-        ValueError: If the margin is not positive, or the noise is empty where the corruption is not, or drawn on a
-            padded grid.
+        ValueError: If the margin is not positive, or the noise has no power at a frequency where the corruption has
+            power, or is drawn on a padded grid.
     """
 
     def __init__(
@@ -114,7 +114,7 @@ class NoiseFloor:
         if not margin > 0:
             raise ValueError(f"the margin above a corruption must be positive, got {margin}")
         if bool(((corruption.power() > 0) & ~covariance.support()).any()):
-            raise ValueError("a noise floor needs noise wherever the corruption is; remove spectrum=omitting")
+            raise ValueError("a noise floor needs noise wherever the corruption has power: remove spectrum=omitting")
         self.schedule, self.covariance, self.corruption, self.margin = schedule, covariance, corruption, margin
         self._floors: Recent[Tensor] = Recent()
 

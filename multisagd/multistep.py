@@ -21,9 +21,9 @@ STILL = 1e-12
 
 @dataclass(frozen=True)
 class DPMSolver:
-    """Take DPM-Solver++ multistep steps of order 1 or 2, for the ODE or for the SDE with the same marginals.
+    """Take multistep DPM-Solver++ steps of order 1 or 2, for the ODE or for the SDE with the same marginals.
 
-    The first step is of first order, and so is the last, unless `first_order_last` is off: the last step in λ is much
+    The first step is of first order, and so is the last, unless `first_order_last` is False: the last step in λ is much
     longer than the step before, and extrapolating over it overshoots (arXiv 2211.01095, Eq. 9 and Algorithm 2, and its
     section on SDE solvers).
 
@@ -37,7 +37,7 @@ class DPMSolver:
 
     def __post_init__(self) -> None:
         if self.order not in (1, 2):
-            raise ValueError(f"DPM-Solver++ is available in orders 1 and 2, got {self.order}")
+            raise ValueError(f"the order of DPM-Solver++ must be 1 or 2, got {self.order}")
 
     @property
     def stochastic(self) -> bool:
@@ -69,7 +69,7 @@ class DPMSolver:
 
 @dataclass(frozen=True)
 class UniPC:
-    """Take UniPC steps of order 2: data prediction, `B(h) = e^h - 1`, and a corrector that needs no further estimate.
+    """Take UniPC steps of order 2: data prediction, `B(h) = e^h - 1`, and a corrector that needs no extra estimate.
 
     The estimate at the predicted point corrects that point and is reused in the next step (arXiv 2302.04867). The last
     step is a first-order prediction, for the reason given in `DPMSolver`.
@@ -107,7 +107,7 @@ class UniPC:
 
 
 def _corrector_weights(h: Tensor, r: Tensor) -> tuple[Tensor, Tensor]:
-    """Solve `ρ1 + ρ2 = q1`, `r ρ1 + ρ2 = q2` for the weights of the differences at r h and h (their Eq. 11)."""
+    """Solve `ρ1 + ρ2 = q1`, `r ρ1 + ρ2 = q2` for the weights of the differences at r h and h (2302.04867, Eq. 11)."""
     phi_1 = torch.expm1(-h)
     phi_2 = phi_1 / -h - 1
     phi_3 = phi_2 / -h - 0.5

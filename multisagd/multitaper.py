@@ -20,14 +20,14 @@ from multisagd.statistics import DataStatistics
 BANDWIDTH = 2.5
 """Half the width over which a frequency is spread, in bins."""
 TAPERS = 3
-"""Number of tapers along each axis. Up to about twice the bandwidth have little leakage; the first has the least."""
+"""Number of tapers along each axis. The first 2 · bandwidth tapers or so have little leakage."""
 
 
 def statistics_of_one(x0: Tensor, grid: Grid, mask: Tensor | None = None) -> DataStatistics:
-    """Return the mean and power of one example `(channels, *grid)`, treated as a windowed stationary signal.
+    """Return the mean and power of one example `(channels, *grid)`, treated as a window of a stationary signal.
 
     The mean is constant, one number per channel, and the mean power is the variance about it; a `mask`
-    `(1 or channels, *grid)` says where the example is valid.
+    `(1 or channels, *grid)` is true where the example is valid.
 
     Raises:
         ValueError: If the example is constant.
@@ -39,13 +39,13 @@ def statistics_of_one(x0: Tensor, grid: Grid, mask: Tensor | None = None) -> Dat
     mean = (x0.sum(dim=dims, keepdim=True) / counts).expand_as(x0)
     rest = torch.where(valid, x0 - mean, 0.0)
     if not bool(rest.abs().max() > 1e-6):
-        raise ValueError("it is constant (of one colour, or silent), so it has no spectrum")
+        raise ValueError("the example is constant (of one colour, or silent), so it has no spectrum")
     combinations = list(itertools.product(*(_tapers(size) for size in grid.shape)))
     power = torch.zeros(len(x0), *grid.half_shape, dtype=torch.float64)
     for tapers in combinations:
         tapered = rest
-        for place, taper in zip(dims, tapers, strict=True):
-            tapered = tapered * taper.reshape(-1, *(1,) * (-place - 1))
+        for dim, taper in zip(dims, tapers, strict=True):
+            tapered = tapered * taper.reshape(-1, *(1,) * (-dim - 1))
         power += torch.fft.rfftn(tapered, dim=dims, norm="ortho").abs().square()
     # Tapers weight the middle more than the edges, so the power is scaled to the variance of the whole example.
     power *= float(rest.square().sum() / valid.sum() / grid.mean(power).mean().clamp(min=1e-300))

@@ -1,4 +1,4 @@
-"""Omit from the noise a band in which the data are corrupted: selective omission (arXiv 2510.09660).
+"""Omit the band in which the data are corrupted from the noise: selective omission (arXiv 2510.09660).
 
 The data are `x' = x0 + n`, where n has a known spectrum (`Corruption`) and is confined to a band. Frequencies without
 noise (`Outside`) are not generated. There are two choices for what the network sees there:
@@ -23,20 +23,20 @@ from multisagd.statistics import DataStatistics
 class ProjectedDenoiser(Denoiser):
     """Predict only frequencies that carry noise, for noise that omits a band (`Outside`).
 
-    If `blind` (the default), its network does not see the other frequencies: they are zero in training and sampling,
-    and the estimate has the mean of the data there. If `blind` is False, the network sees the corrupted sample in
-    training and zero in sampling, and the estimate keeps the values of `x_t` there: samples are zero there, not the
-    mean. This equals predicting the noise, which is zero there, and is how arXiv 2510.09660 omits a band, in any
-    parametrisation.
+    If `blind` is True (the default), the network does not see the other frequencies: they are zero in training and
+    sampling, and the estimate has the mean of the data there. If `blind` is False, the network sees the corrupted
+    sample in training and zero in sampling, and the estimate keeps the values of `x_t` there: samples are zero there,
+    not the mean. This equals predicting the noise, which is zero there, and is how arXiv 2510.09660 omits a band, in
+    any parametrisation.
 
     If there is noise at every frequency, it is equivalent to `Denoiser`. For the other arguments see `Denoiser`.
 
     Raises:
-        ValueError: If `Denoiser` would raise it, or noise is drawn on a padded grid.
+        ValueError: If the arguments are invalid for `Denoiser`, or noise is drawn on a padded grid.
     """
 
     per_frequency = True
-    plain_input = False  # it is cut or scaled, frequency by frequency
+    plain_input = False  # the input is set to zero or scaled, frequency by frequency
 
     def __init__(
         self,
@@ -73,7 +73,7 @@ class ProjectedDenoiser(Denoiser):
         return inside.to(x.device, torch.promote_types(x.dtype, torch.float32))
 
     def error(self, x0: Tensor, t: Tensor | float, noise: Tensor, condition: Tensor | None = None) -> Tensor:
-        """Return the network's output minus its target, in its units, shaped like x0.
+        """Return the network's output minus its target, shaped like x0, in the units of the output.
 
         It is zero at frequencies without noise.
         """

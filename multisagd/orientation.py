@@ -1,7 +1,7 @@
 """Define spectra that depend on the direction of frequency: streaks, and the spots of a moiré pattern.
 
-They describe corruption of parts of the spectrum, for `Corruption`; multiplied by a `Band` or a `PowerLaw`, they are
-directional noise.
+They describe corruption of parts of the spectrum, for `Corruption`; multiplied by a `Band` or a `PowerLaw`, they
+describe directional noise.
 """
 
 from __future__ import annotations
@@ -72,9 +72,9 @@ class Spots(Spectrum):
     are in sampled data. Axes with different units need `factors` for the radius, as in `Grid.radius`.
 
     Raises:
-        ValueError: If there is no frequency, it is zero or not finite, the radius is negative, or the number of
-            harmonics is not from 1 to 1000; from `power`, if units differ and there are no factors, or no frequency of
-            the grid is within the radius.
+        ValueError: If no frequency is given, all are zero or one is not finite, the radius is negative or infinite, or
+            the number of harmonics is not from 1 to 1000; from `power`, if units differ and there are no factors, or no
+            frequency of the grid is within the radius.
     """
 
     frequency: Mapping[str, float]

@@ -15,21 +15,21 @@ from multisagd.spectrum import Spectrum
 class PaddedCovariance(SpectralCovariance):
     """The covariance of noise drawn on a grid that is longer by `padding` samples per axis, and cropped.
 
-    The noise is stationary with unit mean power, and the two ends of a padded axis are correlated like samples `padding
-    + 1` apart, not like neighbours. But cropped noise is not diagonal in frequency, so `color`, `whiten`, `apply`,
-    `solve`, `project`, `logdet` and `mahalanobis` (and with them scores, the Mahalanobis loss and `GaussianDenoiser`)
-    are refused, and `power` is the expected periodogram of the cropped noise. Drawing and adding noise, training a
-    network and all samplers do not need these operations and are exact.
+    The noise is stationary with unit mean power, and the two ends of a padded axis are correlated like samples
+    `padding + 1` apart, not like neighbours. But cropped noise is not diagonal in frequency, so `color`, `whiten`,
+    `apply`, `solve`, `project`, `logdet` and `mahalanobis` (and with them scores, the Mahalanobis loss and
+    `GaussianDenoiser`) raise ValueError, and `power` is the expected periodogram of the cropped noise. Drawing and
+    adding noise, training a network and all samplers do not need these operations and are exact.
 
     Raises:
-        ValueError: If an axis is unknown, or padding is not a whole number of at least 0.
+        ValueError: If an axis is unknown, or padding is not a non-negative integer.
     """
 
     def __init__(self, spectrum: Spectrum, grid: Grid, padding: Mapping[str, int]) -> None:
         for name, samples in padding.items():
             grid.axis(name)
             if not isinstance(samples, int) or samples < 0:
-                raise ValueError(f"padding of {name} must be a whole number of samples of at least 0, got {samples!r}")
+                raise ValueError(f"padding of {name} must be a non-negative integer, got {samples!r}")
         self.padding = {name: int(padding.get(name, 0)) for name in grid.names}
         super().__init__(spectrum, grid)
         self.drawn = SpectralCovariance(spectrum, self._extend(grid))
@@ -40,8 +40,8 @@ class PaddedCovariance(SpectralCovariance):
         """Draw noise on the longer grid and crop it to shape `(len(seeds), channels, *grid)`; see the base class."""
         shape = self.grid.shape if grid_shape is None else tuple(grid_shape)
         noise = self.drawn.sample(seeds, channels, self._extend(self.grid.resize(shape)).shape)
-        for place, size in enumerate(shape, start=-len(shape)):
-            noise = noise.narrow(place, 0, size)
+        for dim, size in enumerate(shape, start=-len(shape)):
+            noise = noise.narrow(dim, 0, size)
         return noise.contiguous()
 
     def logdet(self, shape: Sequence[int] | None = None) -> Tensor:
@@ -60,12 +60,12 @@ class PaddedCovariance(SpectralCovariance):
         extended = self._extend(grid)
         dims = tuple(range(-grid.dimensions, 0))
         lags = torch.fft.irfftn(super()._normalised_power(extended), s=extended.shape, dim=dims)
-        for place, (axis, longer) in enumerate(zip(grid.axes, extended.axes, strict=True)):
+        for dim, (axis, longer) in enumerate(zip(grid.axes, extended.axes, strict=True)):
             positive = torch.arange(axis.size, device="cpu")
-            fraction = (positive / axis.size).to(lags.dtype).reshape(-1, *(1,) * (grid.dimensions - 1 - place))
+            fraction = (positive / axis.size).to(lags.dtype).reshape(-1, *(1,) * (grid.dimensions - 1 - dim))
             # Lag m fits N - m times; the other m pairs of the periodic grid have lag m - N.
             negative = (positive - axis.size) % longer.size
-            lags = lags.index_select(place, positive) * (1 - fraction) + lags.index_select(place, negative) * fraction
+            lags = lags.index_select(dim, positive) * (1 - fraction) + lags.index_select(dim, negative) * fraction
         return torch.fft.rfftn(lags, dim=dims).real.clamp(min=0)
 
     def _filter(self, x: Tensor, gain: Gain) -> Tensor:

@@ -1,8 +1,8 @@
-"""Define the forward process by a schedule and a covariance, with everything that follows from them.
+"""Define the forward process, given by a schedule and a covariance, and conversions between its quantities.
 
 `x_t = a_t x0 + b_t ε` with `ε ~ N(0, Σ)`. By default `a_t = α_t` and `b_t = σ_t` are scalars, and only drawing the
-noise needs a Fourier transform. If there is a `modulation`, they are functions of frequency, relative to the schedule:
-`a_t(k) = α_t·m(k)`, `b_t(k) = σ_t·s(k)`; examples are blurring, time-varying colour and noise floors.
+noise needs a Fourier transform. If there is a `modulation`, the coefficients are functions of frequency, relative to
+the schedule: `a_t(k) = α_t·m(k)`, `b_t(k) = σ_t·s(k)`; examples are blurring, time-varying colour and noise floors.
 
 Sources: arXiv 2510.09660 (forward process, posterior, score and Tweedie's formula under a covariance that is diagonal
 in frequency); 2209.05557 and 2402.04930 for coefficients per frequency.
@@ -40,7 +40,7 @@ class Coefficients:
 class Process(nn.Module):
     """The forward process of tensors `(batch, channels, *grid)`, from the data at time 0 to the noise at time 1.
 
-    Times t are `(batch,)` in [0, 1], or one time for all items, also as a number; see `multisagd.inputs.as_times`.
+    Times t are `(batch,)` in [0, 1], or one time for all items, which may be a number; see `multisagd.inputs.as_times`.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class Process(nn.Module):
         t = as_times(t)
         if t.numel() not in (1, like.shape[0]):
             raise ValueError(
-                f"a batch of {like.shape[0]} needs {like.shape[0]} times or one for all items, got {t.numel()}"
+                f"expected 1 or {like.shape[0]} time values for a batch of {like.shape[0]}, got {t.numel()}"
             )
         device, dtype = like.device, torch.promote_types(like.dtype, torch.float32)
         t = t.to(device, torch.float64).reshape(-1)
@@ -111,7 +111,7 @@ class Process(nn.Module):
         return self.from_basis(at.a * self.to_basis(x0) + at.b * self.to_basis(noise), x0.shape)
 
     def in_range(self, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
-        """Return `x_t / √(α_t² + σ_t²)`, shaped like x0, for display of variance-exploding paths; t is `(1,)`."""
+        """Return `x_t / √(α_t² + σ_t²)`, shaped like x0, to display variance-exploding paths; t is `(1,)`."""
         alpha, sigma = self.schedule.alpha_sigma(t)
         return self.add_noise(x0, t, noise) / float((alpha**2 + sigma**2).sqrt())
 
@@ -126,17 +126,17 @@ class Process(nn.Module):
     def posterior(self, x0: Tensor, x_t: Tensor, t: Tensor | float, s: Tensor | float) -> tuple[Tensor, Tensor]:
         """Return the mean, shaped like x0, and the noise factor of `q(x_s | x_t, x0) = N(mean, factor² Σ)` for s < t.
 
-        The scalars are the same as in DDPM, with covariance `β̃ Σ` (arXiv 2510.09660). Multiply by the factor with
-        `scale`.
+        The scalars are the same as in DDPM, with covariance `β̃ Σ` (arXiv 2510.09660). Use `scale` to multiply by the
+        factor.
         """
         now, then = self.coefficients(t, x0), self.coefficients(s, x0)
         of_x0, of_x_t, factor = posterior_step(now, then)
         return self.from_basis(of_x0 * self.to_basis(x0) + of_x_t * self.to_basis(x_t), x0.shape), factor
 
     def to_x0(self, value: Tensor, x_t: Tensor, t: Tensor | float, quantity: Quantity) -> Tensor:
-        """Convert a value of `quantity` at x_t to the clean sample x0, shaped like both, in the units of x_t.
+        """Convert a value of `quantity` at x_t to the clean sample x0, in the shape and units of x_t.
 
-        Inverse of `from_x0`.
+        This is the inverse of `from_x0`.
 
         Raises:
             ValueError: If the quantity is unknown.
@@ -150,12 +150,12 @@ class Process(nn.Module):
         return self.from_basis(skip * self.to_basis(x_t) + out * self.to_basis(value), x_t.shape)
 
     def from_x0(self, x0: Tensor, x_t: Tensor, t: Tensor | float, quantity: Quantity) -> Tensor:
-        """Convert x0 to the noise, v, flow or score that it implies at x_t, shaped like both.
+        """Convert x0 to the noise, v, flow or score that it implies at x_t, in the same shape.
 
-        The score has the inverse units of the data, the others have the units of the data.
+        The score has the inverse units of the data, and the other quantities have the units of the data.
 
-        `v = a ε - b x0`. The flow is the tangent of the schedule's path, `ε - x0` in flow matching. The score is `-Σ⁺
-        ε/b`, with the pseudo-inverse in case the spectrum is empty somewhere.
+        `v = a ε - b x0`. The flow is the tangent of the schedule's path, `ε - x0` in flow matching. The score is
+        `-Σ⁺ ε/b`, with the pseudo-inverse, because the spectrum may have no power at some frequencies.
 
         Raises:
             ValueError: If the quantity is unknown.

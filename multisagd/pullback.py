@@ -1,4 +1,4 @@
-"""Compute a denoiser's estimate and its transposed Jacobian, for likelihoods and inverse problems."""
+"""Compute a denoiser's estimate and products with its transposed Jacobian, for likelihoods and inverse problems."""
 
 from __future__ import annotations
 

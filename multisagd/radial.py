@@ -37,7 +37,7 @@ class Radial(Spectrum):
         return self.profile(grid.radius(self.axes, self.factors), grid)
 
     def profile(self, radius: Tensor, grid: Grid) -> Tensor:
-        """Return the power at each radius, shaped like it."""
+        """Return the power at each radius, in the shape of `radius`."""
         raise NotImplementedError
 
     def on(self, *axes: str) -> Self:
@@ -52,7 +52,7 @@ class PowerLaw(Radial):
 
     `exponent` is the papers' amplitude exponent α. The papers write `w = (r + ε)^α` with ε = 1e-10 (arXiv 2510.09660,
     Eq. for plw-SAGD), which mostly changes the zero-frequency bin; `epsilon=1e-10` reproduces that. By default the
-    grid's axes declare the corner.
+    grid's axes define the corner frequency.
 
     Raises:
         ValueError: If both `corner` and `epsilon` are given, or either is not positive.
@@ -65,7 +65,7 @@ class PowerLaw(Radial):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.corner is not None and self.epsilon is not None:
-            raise ValueError("a power law takes a corner or an epsilon, not both")
+            raise ValueError("a power law accepts corner or epsilon, not both")
         for name in ("corner", "epsilon"):
             value = getattr(self, name)
             if value is not None and not value > 0:
@@ -106,7 +106,7 @@ class LowPass(Radial):
     """White noise after a Butterworth filter: power `1/(1 + (r/cutoff)^(2·order))`, 0.5 at the cutoff.
 
     Raises:
-        ValueError: If the cutoff is not positive and finite, or the order is not a whole number of at least 1.
+        ValueError: If the cutoff is not positive and finite, or the order is not a positive integer.
     """
 
     cutoff: float
@@ -115,10 +115,10 @@ class LowPass(Radial):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not (0 < self.cutoff < math.inf and self.order >= 1 and int(self.order) == self.order):
-            raise ValueError(f"expected a positive cutoff and a whole order, got {self.cutoff} and {self.order}")
+            raise ValueError(f"expected cutoff > 0 and an integer order >= 1, got {self.cutoff} and {self.order}")
 
     def profile(self, radius: Tensor, grid: Grid) -> Tensor:
-        """Return the power at each radius, shaped like it."""
+        """Return the power at each radius, in the shape of `radius`."""
         return 1 / (1 + (radius / self.cutoff) ** (2 * self.order))
 
 
@@ -183,7 +183,7 @@ class TwoBand(Radial):
 
 @dataclass(frozen=True)
 class Rings(Spectrum):
-    """Power given by rings: `levels[0]` at zero frequency, the others in rings of equal width up to the corner.
+    """Power by ring: `levels[0]` at zero frequency, the others in rings of equal width up to the spectrum's corner.
 
     For the rings see `Grid.bands`; their edges are in cycles per sample of every axis. Designed spectra use them.
 
@@ -198,8 +198,8 @@ class Rings(Spectrum):
         fit = all(math.isfinite(level) and level >= 0 for level in self.levels)
         if len(self.levels) < 2 or not fit or not any(self.levels):
             raise ValueError(
-                "rings need at least two levels of power, for zero frequency and for every ring; none "
-                "may be negative or infinite, and not all zero"
+                "rings need at least two levels of power, one for zero frequency and one for every ring; "
+                "all must be finite and at least 0, and one must be positive"
             )
 
     def power(self, grid: Grid) -> Tensor:

@@ -1,7 +1,8 @@
-"""Penalise errors in the spectrum of the estimate, as a term of the loss.
+"""Penalise errors in the spectrum of the estimate with an additional term of the loss.
 
 An estimate that minimises the squared error alone lacks the power of everything it cannot predict (Chandran et al.,
-Spectral Regularization for Diffusion Models, 2026; norms are means here, so that a weight fits grids of any size).
+Spectral Regularization for Diffusion Models, 2026; here norms are means, so that the same weight suits grids of any
+size).
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ class SpectralPenalty:
     def __call__(self, estimate: Tensor, x0: Tensor, grid: Grid, mask: Tensor | None = None) -> Tensor:
         """Return the penalty of each item, `(batch,)`; estimate and x0 are `(batch, channels, *grid)`.
 
-        A mask, true where data are valid, sets the rest of both to zero.
+        If there is a mask, true where data are valid, the invalid samples of both are set to zero first.
         """
         if mask is not None:
             estimate, x0 = estimate * mask, x0 * mask

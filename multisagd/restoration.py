@@ -65,20 +65,20 @@ class RestoringDenoiser(Denoiser):
     """Estimate clean data, also in the corrupted band, with a network that is trained on corrupted data.
 
     Outside the band it works like `Denoiser`. In the band the noise decides between the two methods in the module
-    docstring: unseen if there is no noise (`Outside`), and through a floor if there is (`NoiseFloor`). There the
+    docstring: unseen if there is no noise (`Outside`), and through a floor if there is (`NoiseFloor`). In the band the
     network's output is the residual of the Wiener filter, in units of its standard deviation, and squared errors are
     weighted by `C/(C + c²V/A)`, so that the noise of the target does not dominate other frequencies. The clean power C
     is the power in the (corrupted) `statistics` minus the corruption's power.
 
     Raises:
-        ValueError: If `Denoiser` would raise it; if preconditioning is spectral, the corruption has a different grid,
-            noise is drawn on a padded grid, noise in the band does not stay above the corruption, or several channels
-            share the corruption and the band has noise; from `loss`, if there is a penalty, or the metric is
-            Mahalanobis and the band is unseen.
+        ValueError: If the arguments are invalid for `Denoiser`; if preconditioning is spectral, the corruption has a
+            different grid, noise is drawn on a padded grid, noise in the band does not stay above the corruption, or
+            several channels share the corruption and the band has noise; from `loss`, if there is a penalty, or the
+            metric is Mahalanobis and the band is unseen.
     """
 
     per_frequency = True
-    plain_input = False  # it is cut or scaled, frequency by frequency
+    plain_input = False  # the input is set to zero or scaled, frequency by frequency
 
     def __init__(
         self,
@@ -103,11 +103,11 @@ class RestoringDenoiser(Denoiser):
         self._known: Recent[tuple[Tensor, Tensor, Tensor]] = Recent()
         seen = process.covariance.support() & (corruption.power() > 0)
         if corruption.shared and len(statistics.mean) > 1 and bool(seen.any()):
-            raise ValueError("a floor needs a corruption that channels do not share: leave the band unseen (Outside)")
+            raise ValueError("a noise floor does not support a corruption that channels share: use Outside as noise")
         like = torch.empty((1, len(statistics.mean), *process.grid.shape), dtype=torch.float64, device="cpu")
         if bool((self.band(process.coefficients(0.0, like), like).left <= 0).any()):
             raise ValueError(
-                "noise in the corrupted band must be empty (Outside) or stay above the corruption's (NoiseFloor)"
+                "noise must have no power in the corrupted band (Outside), or more than the corruption (NoiseFloor)"
             )
 
     def _known_powers(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -190,15 +190,16 @@ class RestoringDenoiser(Denoiser):
         """Convert errors of the network's output to a loss per item, `(batch,)`; see `Denoiser.weigh` for units."""
         if metric == "mahalanobis" and not bool(self.process.covariance.support(tuple(error.shape[2:])).all()):
             raise ValueError(
-                "the Mahalanobis metric ignores frequencies without noise, so the band would not be learned"
+                "the Mahalanobis metric ignores frequencies without noise, so the band would not be learned: use "
+                "the euclidean metric"
             )
         return super().weigh(error, t, mask, metric, weighting)
 
     def training_pair(self, x0: Tensor, t: Tensor | float, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """Return x_t of corrupted data x0 `(batch, channels, *grid)`, and the training target, both shaped like x0.
+        """Return x_t and the training target for corrupted data x0 `(batch, channels, *grid)`, in its shape and units.
 
-        Only the missing noise is added. Both have the units of x0. The mean of the target, given x_t and the clean
-        sample, is the clean sample.
+        Only the noise that the corruption does not already contribute is added. The mean of the target, given x_t and
+        the clean sample, is the clean sample.
         """
         x0 = as_data(x0)
         at, shape = self.process.coefficients(t, x0), x0.shape
@@ -209,7 +210,7 @@ class RestoringDenoiser(Denoiser):
 
 
 def clean_power(measured: Tensor, corruption: Tensor) -> Tensor:
-    """Return the measured power minus the corruption's, shaped like both.
+    """Return the measured power minus the corruption's power, in the same shape.
 
     In the band it is at least `QUIET` times either power.
     """

@@ -63,7 +63,7 @@ class Model:
 
 
 class Sampler(Protocol):
-    """The interface of samplers; `stochastic` says whether `step` needs noise."""
+    """The interface of samplers; `stochastic` is whether `step` needs noise."""
 
     @property
     def stochastic(self) -> bool:
@@ -83,10 +83,10 @@ def combine(*terms: tuple[Tensor, Tensor]) -> Tensor:
 
 
 def required(noise: Tensor | None, sampler: object) -> Tensor:
-    """Return the noise `(batch, channels, *grid)` in its units, after checking that it is not None.
+    """Return the noise `(batch, channels, *grid)` unchanged, after checking that it is not None.
 
     Raises:
-        ValueError: If it is None.
+        ValueError: If the noise is None.
     """
     if noise is None:
         raise ValueError(f"{sampler} needs noise for this step, got None")
@@ -132,7 +132,7 @@ class Ancestral:
     """Take DDPM's ancestral steps (arXiv 2006.11239), between any two times.
 
     `variance` chooses the variance of the posterior given x0 (`β̃`, the paper's lower choice) or of the forward step
-    (`β`). The last step always uses the posterior's: the forward step's noise would remain in the sample.
+    (`β`). The last step always uses the posterior's variance: the forward step's noise would remain in the sample.
     """
 
     variance: Literal["posterior", "forward"] = "posterior"

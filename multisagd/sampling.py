@@ -38,7 +38,7 @@ def time_steps(schedule: Schedule, steps: int, spacing: Spacing = "time", start:
     Steps are equal in the schedule's time (the default), in log-SNR, or in `(σ/α)^{1/7}` (arXiv 2206.00364, Eq. 5).
 
     Raises:
-        ValueError: If there is no step, the start is outside (0, 1], or the spacing is unknown.
+        ValueError: If `steps` is less than 1, the start is outside (0, 1], or the spacing is unknown.
     """
     if steps < 1:
         raise ValueError(f"sampling needs at least one step, got {steps}")

@@ -58,7 +58,7 @@ class Schedule:
         raise NotImplementedError
 
     def raw_time(self, log_snr: Tensor) -> Tensor:
-        """Return the time of a log-SNR, the inverse of `raw_log_snr`, shaped like its argument."""
+        """Return the time of a log-SNR, in the shape of `log_snr`: the inverse of `raw_log_snr`."""
         raise NotImplementedError
 
     def log_snr(self, t: Tensor | float) -> Tensor:
@@ -66,7 +66,7 @@ class Schedule:
         return (self.raw_log_snr(as_times(t)) - 2 * math.log(self.shift)).clamp(*self.log_snr_range)
 
     def time(self, log_snr: Tensor) -> Tensor:
-        """Return the time in [0, 1] of a log-SNR, shaped like it."""
+        """Return the time in [0, 1] of a log-SNR, in the shape of `log_snr`."""
         return self.raw_time(log_snr.clamp(*self.log_snr_range) + 2 * math.log(self.shift)).clamp(0, 1)
 
     def alpha_sigma(self, t: Tensor | float) -> tuple[Tensor, Tensor]:
@@ -74,7 +74,7 @@ class Schedule:
         return self.from_log_snr(self.log_snr(t))
 
     def from_log_snr(self, log_snr: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the point (α, σ) of the path with this log-SNR, each shaped like it."""
+        """Return the point (α, σ) of the path with this log-SNR, each in the shape of `log_snr`."""
         if self.path == "preserving":
             return torch.sigmoid(log_snr).sqrt(), torch.sigmoid(-log_snr).sqrt()
         if self.path == "exploding":
@@ -82,7 +82,7 @@ class Schedule:
         return torch.sigmoid(log_snr / 2), torch.sigmoid(-log_snr / 2)
 
     def path_parameter(self, alpha: Tensor, sigma: Tensor) -> Tensor:
-        """Return the path's dimensionless parameter at (α, σ), shaped like them.
+        """Return the path's dimensionless parameter at (α, σ), in the shape of `sigma`.
 
         It is the angle if the path is preserving, and σ otherwise.
         """
@@ -103,7 +103,7 @@ class Schedule:
 
 @dataclass(frozen=True)
 class CosineSchedule(Schedule):
-    """The cosine schedule `α = cos(πt/2)` (arXiv 2102.09672), with the small offset `s` if set (0.008 in the paper)."""
+    """The cosine schedule `α = cos(πt/2)` (arXiv 2102.09672), with an optional offset `s` (0.008 in the paper)."""
 
     offset: float = 0.0
 

@@ -32,7 +32,7 @@ def checked_seeds(seeds: Sequence[int], count: int | None = None) -> list[int]:
     Seeds may be a list, a range, or an array or tensor of integers. If `count` is None, any number is accepted.
 
     Raises:
-        ValueError: If the number of seeds differs, or a seed is not an integer from 0 to 2^64 - 1.
+        ValueError: If there are not `count` seeds, or a seed is not an integer from 0 to 2^64 - 1.
     """
     try:
         checked = [_checked(seed) for seed in seeds]
@@ -42,7 +42,7 @@ def checked_seeds(seeds: Sequence[int], count: int | None = None) -> list[int]:
             f"range({4 if count is None else count}); got {seeds!r:.80}"
         ) from error
     if count is not None and len(checked) != count:
-        raise ValueError(f"a batch of {count} needs {count} seeds, got {len(checked)}")
+        raise ValueError(f"expected {count} seeds for a batch of {count}, one per item, got {len(checked)}")
     return checked
 
 

@@ -54,12 +54,13 @@ class Autoregressive(Spectrum):
 
 @dataclass(frozen=True)
 class VelocityTuned(Spectrum):
-    """Noise that drifts at a velocity and is autoregressive in time in the moving frame.
+    """Noise that drifts at constant velocity and is autoregressive in time in the moving frame.
 
     `velocity` is in units per unit of `axis`, by axis name, for example `{"width": 8.0}` for 8 pixels per second to the
-    right. Where `f_t + v·f` is zero the noise is constant in the moving frame; elsewhere its power is that of
-    `Autoregressive` at that frequency: `x_n(r) = ρ x_{n-1}(r - vΔ) + √(1-ρ²) ξ_n(r)` on a periodic grid, with `ρ =
-    e^{-Δ/time_constant}`. An empty `velocity` gives `Autoregressive`. For noise with several velocities, add spectra.
+    right. Where `f_t + v·f` is zero the noise is constant in the moving frame; elsewhere its power equals the power of
+    `Autoregressive` at that frequency: `x_n(r) = ρ x_{n-1}(r - vΔ) + √(1-ρ²) ξ_n(r)` on a periodic grid, with
+    `ρ = e^{-Δ/time_constant}`. An empty `velocity` gives `Autoregressive`. For noise with several velocities, add
+    spectra.
 
     Raises:
         ValueError: If the time constant is not positive and finite, or a velocity is along time or not finite.
@@ -76,7 +77,8 @@ class VelocityTuned(Spectrum):
         finite = all(isinstance(v, int | float) and math.isfinite(v) for v in self.velocity.values())
         if self.axis in self.velocity or not finite:
             raise ValueError(
-                f"velocity must be finite, in units per {self.axis}, along other axes; got {dict(self.velocity)}"
+                f"velocity must map axes other than {self.axis!r} to finite numbers, in units per unit of "
+                f"{self.axis!r}; got {dict(self.velocity)}"
             )
 
     def power(self, grid: Grid) -> Tensor:
@@ -128,7 +130,7 @@ class HarmonicStop(Spectrum):
             raise ValueError(
                 f"a {self.axis} of {axis.size * axis.spacing:.4g} {axis.unit} has frequencies "
                 f"{1 / (axis.size * axis.spacing):.4g} apart, so stops of width={self.width:g} miss harmonics of "
-                f"{self.fundamental:g}: make width at least that, or the grid longer"
+                f"{self.fundamental:g}: make width at least that spacing, or the grid longer"
             )
         return (~stopped).to(torch.float64).expand(grid.half_shape)
 

@@ -59,8 +59,8 @@ class Spectrum:
 def even_power(spectrum: Spectrum, grid: Grid) -> Tensor:
     """Evaluate the power of a real field of this spectrum: unnormalised, even, `(*half_shape,)`, float64 on the CPU.
 
-    At the Nyquist frequency of an axis of even size, which is both +1/2 and -1/2 cycles per sample, it is the mean of
-    both, so that spectra that are mirror images along an axis remain mirror images on any grid.
+    At the Nyquist frequency of an axis of even size, which is both +1/2 and -1/2 cycles per sample, the result is the
+    mean over the two signs, so that spectra that are mirror images along an axis remain mirror images on any grid.
     """
     with torch.device("cpu"):  # regardless of the default device
         return grid.even(_mean_of_signs(spectrum, grid, grid.names[:-1]))
@@ -114,7 +114,7 @@ class Sum(Spectrum):
 
 @dataclass(frozen=True)
 class Power(Spectrum):
-    """A spectrum raised to an exponent; empty bins remain empty, even for exponents of zero and below."""
+    """A spectrum raised to an exponent; bins without power stay empty, even if the exponent is zero or negative."""
 
     base: Spectrum
     exponent: float
@@ -148,7 +148,7 @@ class Flat(Spectrum):
         return torch.full(grid.half_shape, float(self.level), dtype=torch.float64, device="cpu")
 
     def on(self, *axes: str) -> Spectrum:
-        """Return itself: it is constant along every axis."""
+        """Return this spectrum, which is constant along every axis."""
         return self
 
 

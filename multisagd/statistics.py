@@ -121,7 +121,7 @@ class DataStatistics:
         """Return the power, averaged over channels, as a spectrum for noise, such as `statistics.spectrum() ** p`.
 
         If a `floor` is given, the power is at most that many decibels below the largest power. Otherwise, frequencies
-        without data power (caused by black borders, for example) get no noise, and can be neither trained nor
+        without data power (caused by black borders, for example) get no noise, so they are neither learned nor
         generated.
         """
         power = self.power.mean(0)
@@ -160,16 +160,16 @@ class DataStatistics:
         """Read statistics written by `save`.
 
         Raises:
-            ValueError: If it is not a statistics file, or has a different format version.
+            ValueError: If the file is not a statistics file, or has a different format version.
         """
         check_file(path)
         with safe_open(str(path), framework="pt") as file:
             described: Any = parse_json((file.metadata() or {}).get("statistics", "{}"))
             if not isinstance(described, dict) or described.get("format_version") != FORMAT_VERSION:
-                raise ValueError(f"{path} is not data statistics of format {FORMAT_VERSION}; measure them again")
+                raise ValueError(f"{path} is not a statistics file of format {FORMAT_VERSION}: measure the data again")
             grid = read_axes(described["axes"])
             if type(count := described["count"]) is not int or count < 1:
-                raise ValueError(f"the count in {path} should be a number of examples, got {count!r:.80}")
+                raise ValueError(f"the count in {path} must be a positive number of examples, got {count!r:.80}")
             # Before reading: a header may declare any shape, and a grid any size.
             shapes = [tuple(file.get_slice(name).get_shape()) for name in ("mean", "power")]
             if shapes != [(*shapes[0][:1], *shape) for shape in (grid.shape, grid.half_shape)]:
@@ -187,7 +187,7 @@ def describe_axes(grid: Grid) -> list[dict[str, Any]]:
 
 
 def read_axes(described: Any) -> Grid:
-    """Return the grid of axes from `describe_axes`, in a file that may come from an untrusted source.
+    """Return the grid with the axes that `describe_axes` wrote; the file may come from an untrusted source.
 
     Raises:
         ValueError: If the axes are invalid.

@@ -21,8 +21,8 @@ class Table(Spectrum):
     per unit), and constant beyond the highest tabulated frequency.
 
     Raises:
-        ValueError: If values have a different shape, or are negative or not finite; from `power`, if the grid has other
-            axis names or units.
+        ValueError: If values have a different shape, or are negative or not finite; from `power`, if the grid has
+            different axis names or units.
     """
 
     values: Tensor

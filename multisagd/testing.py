@@ -24,7 +24,7 @@ from multisagd.grid import Grid
 from multisagd.spectrum import Flat
 
 LARGEST = 20.0
-"""Maximum magnitude of encoded data: far beyond [-1, 1], they hide noise of unit variance, and no schedule fits."""
+"""Maximum magnitude of encoded data. Data far beyond [-1, 1] hide noise of unit variance, so no schedule suits them."""
 
 
 def check_modality(
@@ -65,9 +65,7 @@ def _check_grid(modality: Any, path: Path) -> Grid:
         "grid() must return the same grid at every call: noise and statistics are defined on it",
     )
     channels = modality.channels
-    _require(
-        isinstance(channels, int) and channels >= 1, f"channels must be a whole number of at least 1, got {channels!r}"
-    )
+    _require(isinstance(channels, int) and channels >= 1, f"channels must be a positive integer, got {channels!r}")
     suffixes = modality.suffixes
     valid = isinstance(suffixes, tuple) and suffixes and all(s == s.lower() and s.startswith(".") for s in suffixes)
     _require(valid, f'suffixes must be a tuple of lower-case endings such as (".wav",), got {suffixes!r}')
@@ -88,7 +86,7 @@ def _check_loading(modality: Any, path: Path, grid: Grid) -> Tensor:
         _check_tensor(x0, (modality.channels, *grid.shape), f"encode(load(path, seed={seed}))")
         _require(torch.equal(x0, encoded(seed)), f"load(path, seed={seed}) must give the same result each time")
         largest = float(x0.abs().max())
-        _require(largest <= LARGEST, f"encode must return values of about [-1, 1], got one of size {largest:.3g}")
+        _require(largest <= LARGEST, f"encode must return values of about [-1, 1], got one of magnitude {largest:.3g}")
         _check_mask(modality, modality.load(path, seed), grid)
     with ThreadPoolExecutor(4) as pool:
         for seed, x0 in zip([None, 0, 1, 2] * 2, pool.map(encoded, [None, 0, 1, 2] * 2), strict=True):
@@ -167,7 +165,7 @@ def _check_near(again: Tensor, x0: Tensor, tolerance: float | None, what: str) -
     error, size = float((again - x0).square().mean().sqrt()), float(x0.square().mean().sqrt())
     _require(
         error <= tolerance * size,
-        f"{what} to {tolerance:g} of its size, but the error is {error / max(size, 1e-30):.3g}",
+        f"{what} within a relative error of {tolerance:g}, but the error is {error / max(size, 1e-30):.3g}",
     )
 
 

@@ -1,7 +1,7 @@
 """Take U-turns: add noise to an example up to some time, and sample back to a more or less similar example.
 
-The features that survive a turn at a time show which features belong to which noise level (arXiv 2308.07421). If the
-time is short enough, the class of the example is preserved; beyond that it changes.
+The features that survive a U-turn at a given time show which features belong to which noise level (arXiv 2308.07421).
+At small times the class of the example is preserved; at large times it may change.
 """
 
 from __future__ import annotations

@@ -39,8 +39,9 @@ def bootstrap_error(
 
     Both sets consist of consecutive groups. `sizes` are the group sizes of both sets or, if `others` is given, of the
     first set only; `others` are then the group sizes of the second set. The result is multiplied by sqrt(N / (N - C))
-    for N items in C groups, which is exact for means of values with equal variance in every group. It is None for fewer
-    than two resamples or a group of one item, where it would be undefined.
+    for N items in C groups. This correction for small groups is exact for means of values with equal variance in every
+    group. The result is None if there are fewer than two resamples or a group has one item, where it would be
+    undefined.
     """
     groups = [size for size in (*sizes, *(sizes if others is None else others)) if size]
     if resamples < 2 or min(groups, default=0) < 2:
@@ -57,8 +58,8 @@ def bootstrap_error(
 
 
 def mean_error(values: Tensor) -> float | None:
-    """Return the standard error of the mean of values `(count,)`, or None for one value.
+    """Return the standard error of the mean of values `(count,)`, or None if there is only one value.
 
-    It is the limit of the bootstrap.
+    It is the limit of the bootstrap for many resamples.
     """
     return float(values.double().std() / len(values) ** 0.5) if len(values) > 1 else None

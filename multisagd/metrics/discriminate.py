@@ -1,8 +1,8 @@
-"""Test whether a logistic classifier can distinguish generated from real items by one frequency band.
+"""Test whether a logistic classifier can distinguish generated from real items by a single frequency band.
 
-As in 2505.11278: if the generated distribution is right, the two are indistinguishable, and the accuracy on unseen
-items is 0.5; otherwise the accuracy shows which bands are wrong. The test uses the log power of single frequencies, but
-no phases and no joint structure of several frequencies.
+As in arXiv 2505.11278, if the generated distribution is correct, the two kinds are indistinguishable, and the accuracy
+on unseen items is 0.5; otherwise the accuracy shows which bands are wrong. The test uses the log power of single
+frequencies, but no phases and no joint structure of several frequencies.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def discriminability(real: Tensor, made: Tensor, seed: int = 0) -> BandAccuracy:
     model.fit(x, y)
     fractions = [float((model.predict(left[:, used].numpy()) == n).mean()) for n, (_, left) in enumerate(halves)]
     counts = [len(left) for _, left in halves]
-    # Add one right and one wrong prediction: otherwise a few items, all right, would have a standard error of zero.
+    # Add one correct and one wrong prediction: otherwise a few items, all correct, would have a standard error of zero.
     likely = [(fraction * count + 1) / (count + 2) for fraction, count in zip(fractions, counts, strict=True)]
     variance = sum(fraction * (1 - fraction) / count for fraction, count in zip(likely, counts, strict=True)) / 4
     return BandAccuracy(sum(fractions) / 2, variance**0.5, sum(counts))

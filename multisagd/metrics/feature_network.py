@@ -16,7 +16,7 @@ NORMS: dict[int, type[nn.Module]] = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn
 
 
 class FeatureNetwork(nn.Module):
-    """Classify data in 1 to 3 dimensions by convolutions, a mean over the grid, and standardised features."""
+    """Classify data in 1 to 3 dimensions with convolutions, a mean over the grid, and standardised features."""
 
     def __init__(self, channels: int, dimensions: int, classes: int, widths: Sequence[int]) -> None:
         super().__init__()

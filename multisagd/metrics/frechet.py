@@ -18,7 +18,7 @@ def frechet_distance(features_a: Tensor, features_b: Tensor) -> float:
     decomposition of the centred features. No matrix root is taken, so singular covariances lose no digits.
 
     Raises:
-        ValueError: If the features do not match or are not finite, or a set has fewer than two.
+        ValueError: If the features do not match or are not finite, or a set has fewer than two items.
     """
     if features_a.ndim != 2 or features_b.ndim != 2 or features_a.shape[1] != features_b.shape[1]:
         shapes = f"{tuple(features_a.shape)} and {tuple(features_b.shape)}"
@@ -52,9 +52,9 @@ def take(groups: Sequence[Tensor], counts: Sequence[int], skip: Sequence[int] | 
 def matched_counts(requested: Sequence[int], available: Sequence[int], reference: int) -> tuple[list[int], list[int]]:
     """Return how many samples and how many real examples to compare in each group, in the proportions of `requested`.
 
-    These are all samples and `reference` real examples in total, if both sets and the sets of the noise floor can be
-    drawn from `available` without overlap. Otherwise the reference is reduced to the number of samples, and then both
-    are reduced.
+    These are all samples and `reference` real examples in total, if the reference and the additional real sets that
+    measure the metric's noise floor can be drawn from `available` without overlap. Otherwise the reference is reduced
+    to the number of samples, and then both numbers are reduced.
     """
     real_per_sample = min(
         (have / count for count, have in zip(requested, available, strict=True) if count), default=0.0

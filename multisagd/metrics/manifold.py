@@ -45,7 +45,9 @@ def manifold(real: Tensor, made: Tensor, neighbours: int = 3, density_neighbours
     """
     maximum = max(neighbours, density_neighbours)
     if min(len(real), len(made)) <= maximum:
-        raise ValueError(f"{maximum} neighbours need more items in each set, got {len(real)} and {len(made)}")
+        raise ValueError(
+            f"{maximum} neighbours need at least {maximum + 1} items in each set, got {len(real)} and {len(made)}"
+        )
     # The nearest neighbour of an item in its own set is the item itself, at index 0.
     nearest_real, nearest_made = (smallest_distances(each, each, maximum + 1)[1] for each in (real, made))
     centre = real.double().mean(0)

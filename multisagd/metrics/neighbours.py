@@ -17,14 +17,15 @@ REPEATED = 1 / 3
 def smallest_distances(points: Tensor, others: Tensor, count: int, block: int = 256) -> tuple[Tensor, Tensor]:
     """Return the increasing Euclidean distances of each point to its `count` nearest others, and their indices.
 
-    `points` and `others` are `(…, dimensions)`, both results `(points, count)`. Neighbours are found in float32 by
-    matrix products; their distances are then computed by subtraction, so that equal vectors are at distance 0.
+    `points` and `others` are `(…, dimensions)`; each of the two results is `(points, count)`. Neighbours are found in
+    float32 by matrix products; their distances are then computed by subtraction, so that equal vectors are at distance
+    0.
 
     Raises:
         ValueError: If there are fewer than `count` others.
     """
     if len(others) < count:
-        raise ValueError(f"the nearest {count} of only {len(others)} vectors were requested")
+        raise ValueError(f"cannot return the {count} nearest of only {len(others)} vectors")
     # With the mean subtracted, the products below lose fewer digits.
     centre = others.float().mean(0)
     points, others = points.float() - centre, others.float() - centre

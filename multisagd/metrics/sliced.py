@@ -17,7 +17,7 @@ def directions(dimensions: int, count: int, seed: int = 0) -> Tensor:
 
 
 def project(data: Tensor, lines: Tensor) -> Tensor:
-    """Return the projections of data `(count, …)` on lines `(dimensions, lines)`: `(count, lines)`."""
+    """Return the projections of data `(count, …)` onto lines `(dimensions, lines)`: `(count, lines)`."""
     return torch.cat([part.flatten(1).float() @ lines for part in data.split(1024)])
 
 

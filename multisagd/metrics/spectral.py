@@ -1,4 +1,4 @@
-"""Measure errors of the generated power spectrum in decibels: by radius, along every axis, and in bands.
+"""Measure errors of the generated power spectrum in decibels: radially averaged, along every axis, and in bands.
 
 Every item has its own curve, and the curve of a set is their mean. Items are independent but the points of one curve
 are not, so uncertainties come from resampling items.
@@ -36,7 +36,7 @@ class Curves:
 
 
 def item_curves(batches: Iterable[Tensor | tuple[Tensor, Tensor | None]], grid: Grid, bands: int) -> dict[str, Curves]:
-    """Return the items' curves by "radius", along every axis by its name, and in "bands" (`Grid.bands`).
+    """Return each item's curves: radial ("radius"), along every axis (by its name), and in "bands" (`Grid.bands`).
 
     `batches` are as for `DataStatistics.measure`. The power is about their mean, and multiplied by count / (count - 1)
     because the mean is measured on the same data. Padding leaks into the power: compare only data with the same masks.

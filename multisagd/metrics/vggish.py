@@ -19,7 +19,7 @@ OFFSET = 0.01
 
 
 class VGGish(nn.Module):
-    """Map patches `(batch, 1, 96, 64)` to features `(batch, 128)` by six convolutions and three linear layers."""
+    """Map patches `(batch, 1, 96, 64)` to features `(batch, 128)` with six convolutions and three linear layers."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -45,7 +45,7 @@ class VGGish(nn.Module):
 
 @torch.no_grad()
 def vggish_features(network: nn.Module, waveform: Tensor, rate: int) -> Tensor:
-    """Return the mean features `(128,)` of a recording `(channels, samples)`; short ones are padded with silence."""
+    """Return the mean features `(128,)` of a recording `(channels, samples)`, padded with silence if short."""
     with importing("torchaudio", "vggish"):
         from torchaudio.functional import resample
     device = next(network.parameters()).device

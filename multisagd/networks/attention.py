@@ -1,4 +1,4 @@
-"""Compute attention over the samples of a grid, with two backends, and positions for any number of dimensions."""
+"""Compute attention over the samples of a grid, with two backends, and rotary positions for any number of axes."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def _import_xformers() -> Any | None:
 
 def _fall_back(reason: str, strict: bool) -> None:
     if strict:
-        raise RuntimeError(f'{reason}. Or use attention="sdpa", or strict=False to fall back to it')
+        raise RuntimeError(f'{reason}. Alternatively, set attention="sdpa", or strict=False to fall back to it')
     if reason not in _reported:
         _reported.add(reason)
         _logger.warning("%s: attention falls back to sdpa, with the same result", reason)
@@ -111,7 +111,7 @@ def rotary_positions(
     if odd or pairs < len(sizes):
         raise ValueError(
             f"rotary positions need an even number of features per head, at least {2 * len(sizes)} for "
-            f"{len(sizes)} axes; got {features}: increase the width or take fewer heads"
+            f"{len(sizes)} axes; got {features}: increase the width or use fewer heads"
         )
     angles = []
     for axis, size in enumerate(sizes):

@@ -1,4 +1,4 @@
-"""Embed the noise level and the class, a network's inputs besides the noisy sample."""
+"""Embed the noise level and the class, which are inputs of a network in addition to the noisy sample."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class NoiseLevelFeatures(nn.Module):
         """Return the features `(batch, features)` of log-SNRs `(batch,)`, at least in float32."""
         wide = torch.promote_types(log_snr.dtype, torch.float32)
         # Computed here and not stored as a buffer: `.to(torch.bfloat16)` would round a buffer with the weights, so that
-        # a trained network would see other levels; building a network on the meta device would lose it.
+        # a trained network would see different noise levels; building a network on the meta device would lose it.
         fraction = torch.linspace(0, 1, self.periods, dtype=wide, device=log_snr.device)
         periods = LONGEST_PERIOD * (SHORTEST_PERIOD / LONGEST_PERIOD) ** fraction
         phase = log_snr.to(wide)[:, None] * (2 * math.pi / periods)
@@ -43,11 +43,11 @@ class NoiseLevelFeatures(nn.Module):
 class Conditioning(nn.Module):
     """Embed noise level and class label as one vector per sample: (batch,) and (batch,) or None -> (batch, width).
 
-    Labels run from 0 to `classes - 1`; the label `classes` is the null label, which stands for "no class", and
-    `None` applies it to the whole batch. So one network serves both sides of classifier-free guidance (2207.12598).
+    Labels run from 0 to `classes - 1`; the label `classes` is the null label, which means "no class", and `None`
+    applies it to the whole batch. So one network serves both sides of classifier-free guidance (2207.12598).
 
     Raises:
-        ValueError: From `forward`, if the log-SNR is not (batch,), labels have a wrong shape or dtype or are out of
+        ValueError: From `forward`, if the log-SNR is not (batch,), labels have the wrong shape or dtype or are out of
             range, or the network has no classes but labels are given. The range is checked on the CPU only and outside
             compiled graphs: reading values back from an accelerator would stall every step, and there the lookup itself
             fails with a device-side assertion.
@@ -74,8 +74,7 @@ class Conditioning(nn.Module):
         if self.labels is None or self.classes is None:
             if condition is not None:
                 raise ValueError(
-                    "this network takes no condition but was given one: "
-                    "build it with classes=N, or context=WIDTH for text"
+                    "this network takes no condition, but got one: build it with classes=N, or context=WIDTH for text"
                 )
             return embedding
         if condition is None:

@@ -58,7 +58,7 @@ def check_input(x: Tensor, channels: int, dimensions: int) -> None:
     """
     if x.ndim != dimensions + 2 or x.shape[1] != channels:
         grid = ", ".join(f"n{axis}" for axis in range(1, dimensions + 1))
-        raise ValueError(f"this network takes (batch, {channels}, {grid}), got {tuple(x.shape)}")
+        raise ValueError(f"this network expects shape (batch, {channels}, {grid}), got {tuple(x.shape)}")
 
 
 def group_norm(channels: int) -> nn.GroupNorm:

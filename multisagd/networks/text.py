@@ -27,13 +27,13 @@ class Text(NamedTuple):
 class TextInput(nn.Module):
     """Convert text embeddings to normalised tokens and a projection of their mean (batch, width).
 
-    A prompt without tokens, or no condition, becomes one learned token, which stands for "no text". So one network
-    serves both sides of classifier-free guidance (2207.12598). Tokens are normalised one by one, because the scale of
+    A prompt without tokens, or no condition, becomes one learned token, which means "no text". So one network serves
+    both sides of classifier-free guidance (2207.12598). Tokens are normalised one by one, because the scale of
     embeddings differs a hundredfold among text encoders. The projection of their mean is added to the embedding of the
-    noise level, like that of a class (as in Imagen, 2205.11487, section 2.3).
+    noise level, like a class embedding (as in Imagen, 2205.11487, section 2.3).
 
     Raises:
-        ValueError: If `context` is below 1; from `forward`, if embeddings have a wrong shape or dtype.
+        ValueError: If `context` is below 1; from `forward`, if embeddings have the wrong shape or dtype.
     """
 
     def __init__(self, context: int, width: int) -> None:
@@ -72,8 +72,8 @@ class CrossAttention(nn.Module):
     """Let the samples of a grid attend to the tokens of a prompt: (batch, samples, width) -> the same.
 
     Queries and keys are normalised as in `SelfAttention`. The last layer starts at zero, so at first prompts have no
-    effect (as in PixArt-α, 2310.00426). It always uses PyTorch's own attention, the only backend that takes masks
-    without copying them for every head and query.
+    effect (as in PixArt-α, 2310.00426). This layer always uses PyTorch's own attention, the only backend that takes
+    masks without copying them for every head and query.
 
     Raises:
         ValueError: If `heads` does not divide `width`.
@@ -105,5 +105,5 @@ def text_input(context: int | None, classes: int | None, width: int) -> TextInpu
         ValueError: If both classes and text are requested.
     """
     if context is not None and classes is not None:
-        raise ValueError("a network learns classes or text, not both: remove classes or context")
+        raise ValueError("a network supports classes or text, not both: remove classes or context")
     return None if context is None else TextInput(context, width)

@@ -20,8 +20,8 @@ class Transformer(nn.Module):
     Call it as `network(x, log_snr, condition)` with x (batch, channels, *grid) and log_snr (batch,). The condition is
     `None`; or labels (batch,), where the label `classes` means no class; or text embeddings (batch, tokens, context),
     where a row of zeros is not a token. It returns (batch, out_channels, *grid) in the dtype of x. Grids may have any
-    size: they are padded to whole patches and cropped back. Positions are relative, so a network also runs on sizes
-    that it was not trained on. The output of an untrained network is exactly 0.
+    size: they are padded to whole patches, and the output is cropped. Positions are relative, so a network also runs on
+    sizes that it was not trained on. The output of an untrained network is exactly 0.
 
     A patch of samples is one token, and the cost of attention grows with the square of the number of tokens.
     `Transformer(channels=3, dimensions=2)` has 32,405,388 parameters, and
@@ -41,10 +41,11 @@ class Transformer(nn.Module):
         rotary_base: the slowest pair of features rotates by about 1 / base radians per token. 100 suits axes of up to a
             few hundred tokens, and 10,000 axes of many thousands, such as raw audio.
         out_channels: channels of the output; `channels` by default.
-        context: width of text embeddings, or `None` for a network without text; classes and text exclude each other.
+        context: width of text embeddings, or `None` for a network without text; classes and text are mutually
+            exclusive.
 
     Raises:
-        ValueError: If the architecture is impossible; from `forward`, if an input has an invalid shape or label.
+        ValueError: If the architecture is invalid; from `forward`, if an input has an invalid shape or label.
         RuntimeError: If `strict` is true and the attention backend does not work.
     """
 
@@ -149,7 +150,7 @@ def modulate(tokens: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
 def patchify(x: Tensor, patch: Sequence[int]) -> Tensor:
     """Cut features into patches: (batch, channels, *grid) -> (batch, tokens, channels * samples).
 
-    The last axis varies fastest. Every axis must be a whole number of patches long.
+    The last axis varies fastest. The size of every axis must be a multiple of the patch size.
     """
     axes = len(patch)
     for axis, size in enumerate(patch):

@@ -1,4 +1,4 @@
-"""Implement a convolutional U-Net with adaptive norm, for grids of one, two and three dimensions."""
+"""Implement a convolutional U-Net with adaptive normalisation, for grids of one, two and three dimensions."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class UNet(nn.Module):
     Call it as `network(x, log_snr, condition)` with x (batch, channels, *grid) and log_snr (batch,). The condition is
     `None`; or labels (batch,), where the label `classes` means no class; or text embeddings (batch, tokens, context),
     where a row of zeros is not a token. It returns (batch, out_channels, *grid) in the dtype of x. Grids may have any
-    size: they are padded to the network's stride, 2 to the power of (levels - 1), and cropped back. The output of an
-    untrained network is exactly 0.
+    size: they are padded to the network's stride, 2 to the power of (levels - 1), and the output is cropped. The output
+    of an untrained network is exactly 0.
 
     A level has `blocks` residual blocks on the way down and as many on the way up, and `width * multiplier` channels.
     The number of channels changes at the coarser of two resolutions, where convolutions are cheap. With the default
@@ -43,10 +43,11 @@ class UNet(nn.Module):
         attention: attention backend, "sdpa" or "xformers".
         strict: raise, instead of falling back to "sdpa", if the backend does not work.
         out_channels: channels of the output; `channels` by default.
-        context: width of text embeddings, or `None` for a network without text; classes and text exclude each other.
+        context: width of text embeddings, or `None` for a network without text; classes and text are mutually
+            exclusive.
 
     Raises:
-        ValueError: If the architecture is impossible; from `forward`, if an input has an invalid shape or label.
+        ValueError: If the architecture is invalid; from `forward`, if an input has an invalid shape or label.
         RuntimeError: If `strict` is true and the attention backend does not work.
     """
 
@@ -68,7 +69,7 @@ class UNet(nn.Module):
     ) -> None:
         super().__init__()
         if dimensions not in CONVOLUTIONS:
-            raise ValueError(f"a UNet has 1 to 3 grid dimensions, got {dimensions}: the Transformer takes any number")
+            raise ValueError(f"UNet supports 1 to 3 grid dimensions, got {dimensions}: use Transformer instead")
         if not multipliers or min(*multipliers, channels, width, blocks, heads) < 1:
             raise ValueError(
                 "channels, width, multipliers, blocks and heads must be at least 1, got "
@@ -138,8 +139,8 @@ class Block(nn.Module):
     """Apply a residual block with scale and shift from the embedding, then self-attention unless `heads` is 0.
 
     Takes (batch, channels, *grid) and (batch, embedding), and returns (batch, channels, *grid). If `context`, the width
-    of text embeddings, is given, attention to the text follows. All branches end in zeros, so that at first the block
-    is the identity.
+    of text embeddings, is given, attention to the text follows. The last layer of every branch starts at zero, so at
+    first the block is the identity.
     """
 
     def __init__(

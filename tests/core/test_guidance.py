@@ -344,5 +344,8 @@ def test_guidance_and_measurements_refuse_what_they_cannot_follow():
         ("does not fit a grid", lambda: ms.Filtered.of_kernel(torch.ones(5, 1), plane)),
         ("a factor of 4 does not divide width", lambda: ms.Pooled({"height": 2, "width": 4}, plane)),
         ("no axis 'depth'", lambda: ms.Pooled({"depth": 2}, plane)),
-        ("a batch of 2 needs 2 seeds, got 1", lambda: ms.Pooled({}, plane).observe(torch.zeros(2, 1, 4, 6), 0.1, [1])),
+        (
+            "expected 2 seeds for a batch of 2, one per item, got 1",
+            lambda: ms.Pooled({}, plane).observe(torch.zeros(2, 1, 4, 6), 0.1, [1]),
+        ),
     )

@@ -254,7 +254,7 @@ def test_seeded_functions_take_one_integer_of_any_kind_for_each_item(name):
         with pytest.raises(ValueError, match="seeds must be integers, one for each item of the batch"):
             call(seeds)
     if name != "sample of a covariance":  # which draws as many items as there are seeds
-        with pytest.raises(ValueError, match="a batch of 2 needs 2 seeds, got 3"):
+        with pytest.raises(ValueError, match="expected 2 seeds for a batch of 2, one per item, got 3"):
             call(range(3))
 
 

@@ -193,7 +193,7 @@ def test_log_likelihood_refuses_what_has_no_density_and_impossible_counts():
         ("2 seeds", white, None, {"seeds": [1]}),
         ("at least one step", white, None, {"steps": 0}),
         ("at least one step and one probe", white, None, {"probes": 0}),
-        ("2 channels do not match data of 1", white, None, {"statistics": two_channels}),
+        ("statistics have 2 channels, but the data have 1", white, None, {"statistics": two_channels}),
     ):
         model = Estimate(ms.Process(ms.CosineSchedule(), covariance, modulation))
         with pytest.raises(ValueError, match=message):

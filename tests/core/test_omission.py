@@ -232,8 +232,8 @@ def test_restoration_refuses_impossible_settings_and_keeps_some_clean_power() ->
     process, foreign = denoiser.process, ms.Corruption(BAND, ms.Grid.of(time=17))
     x0, t = torch.zeros(1, 2, 16), torch.ones(1)
     assert_refused(
-        ("must be empty", lambda: build(white)),
-        ("needs noise wherever the corruption is", lambda: ms.NoiseFloor(COSINE, gapped, corruption)),
+        ("must have no power", lambda: build(white)),
+        ("needs noise wherever the corruption has power", lambda: ms.NoiseFloor(COSINE, gapped, corruption)),
         ("margin", lambda: ms.NoiseFloor(COSINE, white, corruption, margin=0.0)),
         ("on different grids", lambda: ms.RestoringDenoiser(Affine(), process, foreign, denoiser.statistics)),
         ("none or karras", lambda: build(preconditioning="spectral")),
@@ -243,6 +243,6 @@ def test_restoration_refuses_impossible_settings_and_keeps_some_clean_power() ->
         ("remove the padding", lambda: ms.ProjectedDenoiser(Affine(), ms.Process(COSINE, padded))),
         ("remove the padding", lambda: build(padded)),
         ("remove the padding", lambda: ms.NoiseFloor(COSINE, padded, corruption)),
-        ("channels do not share", lambda: build(white, shared, ms.NoiseFloor(COSINE, white, shared))),
+        ("corruption that channels share", lambda: build(white, shared, ms.NoiseFloor(COSINE, white, shared))),
         ("no data", lambda: residual_power(denoiser, [])),
     )

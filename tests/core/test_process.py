@@ -247,9 +247,9 @@ def test_add_noise_in_half_precision_under_autocast_stays_finite(dtype):
 def test_process_refuses_impossible_arguments():
     p, one, three = process(), torch.zeros(1, 1, 4, 5), torch.zeros(3, 1, 4, 5)
     assert_refused(
-        ("a batch of 2 needs 2 seeds, got 1", lambda: p.noise((2, 1, 4, 5), [1])),
+        ("expected 2 seeds for a batch of 2, one per item, got 1", lambda: p.noise((2, 1, 4, 5), [1])),
         ("expected .batch, channels, y, x.", lambda: p.noise((4, 5), [1, 2, 3, 4])),
         ("unknown quantity", lambda: p.to_x0(one, one, double([0.5]), "mean")),
         ("unknown quantity", lambda: p.from_x0(one, one, double([0.5]), "mean")),
-        ("needs 3 times or one for all", lambda: p.add_noise(three, double([0.5, 0.5]), three)),
+        ("expected 1 or 3 time values", lambda: p.add_noise(three, double([0.5, 0.5]), three)),
     )

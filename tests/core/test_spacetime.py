@@ -67,7 +67,7 @@ def test_spectra_of_directions_refuse_impossible_parameters() -> None:
         ("make the radius larger", lambda: ms.Spots({"height": 0.11}, 0.001).power(ms.Grid.of(height=8))),
         ("no axis 'depth'", lambda: ms.Spots({"depth": 0.11}, 0.1).power(ms.Grid.of(height=8))),
         ("time_constant must be positive", lambda: ms.VelocityTuned({"width": 1.0}, 0.0)),
-        ("other axes", lambda: ms.VelocityTuned({"frame": 1.0}, 1.0)),
+        ("must map axes other than", lambda: ms.VelocityTuned({"frame": 1.0}, 1.0)),
         ("finite", lambda: ms.VelocityTuned({"width": float("inf")}, 1.0)),
         ("finite", lambda: ms.VelocityTuned({"width": None}, 1.0)),
         ("0 < width < fundamental", lambda: ms.HarmonicStop(50.0, width=60.0, axis="time")),

@@ -62,7 +62,7 @@ def test_statistics_file_keeps_every_bit_and_a_foreign_file_is_refused(tmp_path)
     assert torch.equal(loaded.power, statistics.power)
     assert (loaded.grid, loaded.count) == (grid, 7)
     save_file({"mean": torch.zeros(1)}, str(tmp_path / "other.safetensors"))
-    with pytest.raises(ValueError, match=r"other\.safetensors is not data statistics.*measure them again"):
+    with pytest.raises(ValueError, match=r"other\.safetensors is not a statistics file.*measure the data again"):
         ms.DataStatistics.load(tmp_path / "other.safetensors")
 
 

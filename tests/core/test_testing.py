@@ -108,7 +108,7 @@ BROKEN = {
     "in place": (changed(decode=lambda self, x0: decode(self, x0.mul_(0.5))), "must not change its argument"),
     "NaN": (changed(decode=lambda self, x0: decode(self, x0.nan_to_num())), "decode of a tensor with NaN must raise"),
     "not saved": (changed(save=lambda self, media, path: None), "the file is missing"),
-    "quiet": (quiet, "what save wrote.* to 0.3 of its size, but the error is 0.9"),
+    "quiet": (quiet, "what save wrote.* within a relative error of 0.3, but the error is 0.9"),
     "no refusal": (changed(load=load_anything), "but nothing was raised"),
     "float mask": (changed(mask=lambda self, media: torch.ones(1, self.samples)), "mask must return None or bool"),
     "mask shape": (

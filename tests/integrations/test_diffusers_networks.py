@@ -157,7 +157,7 @@ MISTAKES = [
     ({"dimensions": 1}, "UNet2DModel is for 2 grid dimensions, but the data have 1: choose UNet1DModel"),
     ({"dimensions": 4}, "the data have 4: use a network of multisagd.networks"),
     ({"context": 8}, "UNet2DModel does not support text: remove text=encoder"),
-    ({**TEXT, "classes": 2}, "a network learns classes or text, not both"),
+    ({**TEXT, "classes": 2}, "a network supports classes or text, not both"),
     ({"name": "UNet1DModel", "dimensions": 1, "classes": 3}, "UNet1DModel does not support classes"),
     ({"classes": 5, "options": {"num_class_embeds": 5}}, "num_class_embeds=5 means 4 classes and the null class, but"),
     ({**TEXT, "options": {"cross_attention_dim": 9}}, "cross_attention_dim=9, but the text embeddings have width 8"),

@@ -50,7 +50,7 @@ def test_manifold_gives_copies_of_duplicates_full_scores(offset: float) -> None:
     assert means(manifold(twice, twice[:100]))[0] == 1.0
     density, reversed_density = (manifold(twice, x, density_neighbours=6).density for x in (twice, twice.flip(0)))
     assert density.tolist() == reversed_density.flip(0).tolist()
-    with pytest.raises(ValueError, match="need more items"):
+    with pytest.raises(ValueError, match=r"need at least [0-9]+ items"):
         manifold(once[:5], once)
 
 

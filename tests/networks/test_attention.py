@@ -91,8 +91,8 @@ def test_attention_refuses_unknown_backends_and_impossible_widths():
     assert_refused(
         ("choose one of sdpa, xformers", lambda: SelfAttention(8, 2, "flash")),
         ("10 channels, 4 heads", lambda: SelfAttention(10, 4)),
-        ("increase the width or take fewer heads", lambda: rotary_positions((4, 4), 7)),
-        ("increase the width or take fewer heads", lambda: rotary_positions((4, 4, 4), 4)),
+        ("increase the width or use fewer heads", lambda: rotary_positions((4, 4), 7)),
+        ("increase the width or use fewer heads", lambda: rotary_positions((4, 4, 4), 4)),
     )
 
 

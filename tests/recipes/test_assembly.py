@@ -39,7 +39,7 @@ def test_assembly_pads_the_noise_as_configured(tmp_path: Path) -> None:
     [
         (["padding={time:5}"], "padding: the grid has no axis 'time'"),
         (["padding={frame:-1}"], "padding: padding of frame"),
-        (["padding={frame:many}"], "padding: padding of frame must be a whole number"),
+        (["padding={frame:many}"], "padding: padding of frame must be a non-negative integer"),
         (["spectrum=pink", "padding={frame:5}"], "spectrum: the grid has no axis 'time'"),
         (["padding={frame:5}", "loss=mahalanobis"], "cannot be whitened"),
         (["spectrum=pink"], "spectrum: the grid has no axis 'time'"),

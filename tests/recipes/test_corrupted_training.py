@@ -95,7 +95,7 @@ NO_CORRUPTION = "requires corrupted data, but no corruption is configured: choos
         ("spectrum=omitting denoiser=restoring corruption.restored=mean", "both restore the data"),
         ("spectrum=omitting denoiser=restoring loss=mahalanobis", "denoiser=restoring requires loss=euclidean"),
         ("spectrum=omitting denoiser=projected padding={height:4}", "remove the padding"),
-        ("denoiser=restoring", r"must be empty .* or stay above"),
+        ("denoiser=restoring", r"must have no power .* or more than the corruption"),
     ],
 )
 def test_train_refuses_parts_that_do_not_fit_the_corruption(words: str, message: str, tmp_path: Path) -> None:

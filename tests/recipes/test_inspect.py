@@ -64,7 +64,7 @@ def test_inspect_measures_exact_data_and_replaces_only_its_own_files(tmp_path: P
 
 def test_inspect_refuses_constant_data_and_an_impossible_count(tmp_path: Path) -> None:
     Image(size=8).save(torch.full((3, 8, 8), 70, dtype=torch.uint8), tmp_path / "photos" / "only.png")
-    with pytest.raises(RecipeError, match="it is constant"):
+    with pytest.raises(RecipeError, match="the example is constant"):
         run(tmp_path / "look", "experiment=image_folder", f"data.root={tmp_path / 'photos'}")
     with pytest.raises(RecipeError, match="count must be a whole number"):
         run(tmp_path / "look", "count=0")

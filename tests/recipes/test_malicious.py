@@ -336,7 +336,7 @@ STATISTICS: dict[str, tuple[Poison, str]] = {
     "absurd grid": (statistics([{**AXES[0], "size": 10**12}, AXES[1]]), "do not match a grid"),
     "no dimension": (statistics(AXES, mean=torch.tensor(1.0)), "do not match a grid"),
     "axes that are a number": (statistics([3]), "axes of the grid are invalid"),
-    "count that is text": (statistics(AXES, "many"), "should be a number of examples"),
+    "count that is text": (statistics(AXES, "many"), "must be a positive number of examples"),
     "pipe": (pipe("statistics.safetensors"), "is a pipe and not a file"),
 }
 
