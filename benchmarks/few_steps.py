@@ -2,8 +2,8 @@
 
 Samples from a run by Heun's method on Karras' steps, with increasing numbers of steps, using the trained network and
 the exact denoiser of its training examples: `E[x0 | x_t]` if x0 is one of them (of the requested class). The exact
-denoiser tests metric and steps: its error must not increase with the number of steps. Then the exact denoiser replaces
-the network in a range of log-SNRs only, which shows where the errors arise.
+denoiser tests the metric and the steps: its error must not increase with the number of steps. Then the exact denoiser
+replaces the network in a range of log-SNRs only, which shows where the errors arise.
 
 Entries are Fréchet distances of classifier features / spectrum errors in dB, mean and standard deviation over seeds.
 Rows are appended to benchmarks/results/results.jsonl and not measured again.
@@ -101,7 +101,7 @@ def measure(run_dir: Path, options: argparse.Namespace) -> None:
         even = torch.linspace(1, 0, arm["steps"] + 1, dtype=torch.float64)
         noisiest, cleanest = (math.exp(-log_snr / 2) for log_snr in ends)
         log_snrs = KarrasSchedule(sigma_min=cleanest, sigma_max=noisiest).log_snr(even)
-        if ends[1] < FULL[1]:  # one more step, or what noise is left there would be judged
+        if ends[1] < FULL[1]:  # one more step removes the remaining noise, which would affect the metrics
             log_snrs = torch.cat([log_snrs, torch.tensor(FULL[1:], dtype=torch.float64)])
         times = process.schedule.time(log_snrs)
         chosen: Any = network if exact_in is None else Spliced(network, exact, exact_in)

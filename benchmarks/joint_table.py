@@ -1,13 +1,13 @@
 """Errors with designed steps, and with designed noise and steps: `python -m benchmarks.joint_table NAME=FOLDER …`.
 
 FOLDER contains the statistics written by `multisagd analyze`. Each entry is the root mean square error per frequency
-and channel of DDIM on Gaussian data of that spectrum (2-Wasserstein distance over the root of their number), relative
-to the standard deviation of the data: with white noise and the cosine schedule, with white noise and designed steps,
-and with noise of the data's power to a designed exponent (in brackets) and the steps designed with it. Steps go between
-the log-SNRs that `multisagd design` takes by default, those of the cosine schedule too. "power law" is power ∝ (r +
-1/64)^-2.5 on 32×32 with ends at ᾱ = 1e-4 and .9999.
+and channel of DDIM on Gaussian data with that spectrum (2-Wasserstein distance divided by the root of their number),
+relative to the standard deviation of the data. The columns are white noise with the cosine schedule, white noise with
+designed steps, and noise of the data's power to a designed exponent (in brackets) with the steps designed for it. All
+steps, including those of the cosine schedule, lie between the default log-SNRs of `multisagd design`. "power law" is
+power ∝ (r + 1/64)^-2.5 on 32×32 with ends at ᾱ = 1e-4 and .9999.
 
-It is arithmetic: the same on every machine to the digits shown.
+The numbers are computed without sampling, so they are the same on every machine to the digits shown.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def power_law(size: int = 32) -> DataStatistics:
 
 
 def entries(statistics: DataStatistics, steps: int, ends: tuple[float, float] | None, restarts: int) -> list[str]:
-    """Return the three errors in this many steps."""
+    """Return the three errors with this number of steps."""
     process = Process(CosineSchedule(), SpectralCovariance(Flat(), statistics.grid))
     ends = ends or spectral_ends(statistics, process)
     times = process.schedule.time(baselines(steps, ends)["cosine"])

@@ -3,12 +3,12 @@
 Run on an idle machine: `python -m benchmarks.loading [--media clips] [--root FOLDER]`. Ours is `Folder.batch` with the
 medium's modality, once with one thread and once with --threads. Plain is a loop of the usual calls that returns tensors
 of the same shape: Pillow and torchvision for images, soundfile and torchaudio for audio, PyAV from the start of the
-file and torchvision for clips, and torchcodec where it is installed. All read the same batch of files in turn, so that
+file and torchvision for clips, and torchcodec if it is installed. All read the same batch of files in turn, so that
 ratios are paired; they are medians with their quartiles, and above 1 ours is slower.
 
 Without --root, synthetic files are used: JPEG of 640×480; WAV of 3 s at 44.1 kHz, stereo; MP4 of 8 s at 25 frames
-per second and 480×360, with a keyframe every 2 s. After that --memory clips are loaded with --threads threads, and the
-memory that this process holds is printed ten times on the way, with its slope over all but the first two.
+per second and 480×360, with a keyframe every 2 s. After that, --memory clips are loaded with --threads threads, and the
+memory of this process is printed ten times, with its slope over all but the first two values.
 """
 
 from __future__ import annotations
@@ -96,10 +96,10 @@ def read_sound(path: Path, draw: random.Random) -> Tensor:
     import soundfile
 
     samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
-    sound = torchaudio.functional.resample(torch.from_numpy(samples).mean(1), rate, RATE)
+    waveform = torchaudio.functional.resample(torch.from_numpy(samples).mean(1), rate, RATE)
     wanted = round(SECONDS * RATE)
-    start = draw.randint(0, max(0, len(sound) - wanted))
-    excerpt = sound[start : start + wanted]
+    start = draw.randint(0, max(0, len(waveform) - wanted))
+    excerpt = waveform[start : start + wanted]
     return torch.nn.functional.pad(excerpt, (0, wanted - len(excerpt)))[None]
 
 
@@ -110,18 +110,18 @@ def read_clip(path: Path, draw: random.Random) -> Tensor:
         stream.codec_context.thread_count = 1
         duration = float((container.duration or 0) / av.time_base)
         start = draw.uniform(0, max(0.0, duration - VIDEO.frames / VIDEO.fps))
-        pictures: list[Tensor] = []
+        frames: list[Tensor] = []
         for frame in container.decode(stream):
-            if frame.time >= start + len(pictures) / VIDEO.fps:
-                pictures.append(torch.from_numpy(frame.to_ndarray(format="rgb24")).permute(2, 0, 1))
-            if len(pictures) == VIDEO.frames:
+            if frame.time >= start + len(frames) / VIDEO.fps:
+                frames.append(torch.from_numpy(frame.to_ndarray(format="rgb24")).permute(2, 0, 1))
+            if len(frames) == VIDEO.frames:
                 break
-    pictures += pictures[-1:] * (VIDEO.frames - len(pictures))
-    return resize(torch.stack(pictures)).transpose(0, 1).float() / 127.5 - 1
+    frames += frames[-1:] * (VIDEO.frames - len(frames))
+    return resize(torch.stack(frames)).transpose(0, 1).float() / 127.5 - 1
 
 
 def read_clip_by_torchcodec(path: Path, draw: random.Random) -> Tensor:
-    """Read a random window with torchcodec, which seeks too."""
+    """Read a random window with torchcodec, which also seeks."""
     from torchcodec.decoders import VideoDecoder
 
     decoder = VideoDecoder(str(path), num_ffmpeg_threads=1)
@@ -216,7 +216,7 @@ def main() -> None:
     parser.add_argument("--memory", type=int, default=2000, help="clips to load while memory is watched, or 0 (2000)")
     options = parser.parse_args()
     if options.root and len(options.media) > 1:
-        parser.error("--root holds files of one medium: name it with --media")
+        parser.error("--root contains files of one medium: specify it with --media")
     torch.set_num_threads(1)
     print(machine())
     print(f"batches of {options.batch}, {options.repeats} interleaved repeats\n")

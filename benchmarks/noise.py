@@ -38,7 +38,7 @@ def measure(shape: tuple[int, ...], repeats: int) -> dict[str, list[float]]:
     seeds = range(batch)
     ours, theirs = coloured.color(white.sample(seeds, channels)), white.sample(seeds, channels)
     theirs = torch.fft.ifftn(torch.fft.fftn(theirs, dim=dims) * weight, dim=dims).real
-    torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)  # like for like
+    torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)  # both compute the same
 
     return interleave(
         {

@@ -1,4 +1,4 @@
-"""Spectral preconditioning in parts, each of which can be scalar: for the ablation only."""
+"""Spectral preconditioning in which each part can be replaced by a scalar; only for the ablation."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ class PartlySpectral(Denoiser):
     """`D = μ + skip·y + out·F(into·y)`, each factor from the power at every frequency or its mean over frequencies.
 
     Every factor is optimal for its purpose under the Gaussian model, given the others: `into` scales the input to unit
-    variance, `skip` is the best linear estimate, `out` scales the residual of the skip to unit variance. All scalar is
-    Karras preconditioning; all spectral is the spectral preconditioning of `Denoiser`. Not centred means that the mean
-    is set to zero, and σ_data and the power of the data are about zero. `sigma_data` replaces the standard deviation of
-    the data in all scalar factors: with 1 they are those of v-prediction, for any path.
+    variance, `skip` is the best linear estimate, `out` scales the residual of the skip to unit variance. If all are
+    scalar, this is Karras preconditioning; if all are spectral, it is the spectral preconditioning of `Denoiser`. If
+    not `centred`, the mean is set to zero, and σ_data and the power of the data are computed about zero. `sigma_data`
+    replaces the standard deviation of the data in all scalar factors; with 1, they equal the factors of v-prediction
+    for any path.
     """
 
     def __init__(

@@ -159,10 +159,12 @@ def show(data: str, size: str) -> None:
             found.setdefault(arm["arm"], {})[arm["seed"]] = [value(row, group, key) for _, group, key in COLUMNS]
     titles = [title for title, *_ in COLUMNS]
     table = Table("arm", *titles, "seeds", box=box.SIMPLE, title=f"{data}, {size}")
-    paired = Table("arm", "minus", *titles, box=box.SIMPLE, title="differences seed by seed, ± standard error")
+    paired = Table(
+        "arm", "difference from", *titles, box=box.SIMPLE, title="differences seed by seed, ± standard error"
+    )
     shaped = {name for name, words in (one_at_a_time() | matrix()).items() if any("spectrum=" in w for w in words)}
     for name, seeds in found.items():
-        shown = slice(0, -1 if name in shaped else None)  # denoising errors of different noise do not compare
+        shown = slice(0, -1 if name in shaped else None)  # denoising errors depend on the noise
         cells = [spread(each, 3) for each in zip(*seeds.values(), strict=True)][shown]
         table.add_row(name, *cells, *[""] * (name in shaped), str(len(seeds)))
         other = AGAINST.get(name, BASELINE)
@@ -175,7 +177,7 @@ def show(data: str, size: str) -> None:
 
 
 def paired_difference(mine: tuple[float, ...], theirs: tuple[float, ...]) -> str:
-    """Write the mean difference of two arms over seeds and its standard error."""
+    """Format the mean difference between two arms over seeds, and its standard error."""
     each = [a - b for a, b in zip(mine, theirs, strict=True)]
     return f"{mean(each):+.3f} ± {stdev(each) / sqrt(len(each)):.3f}"
 

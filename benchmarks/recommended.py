@@ -56,7 +56,7 @@ DATA: dict[str, list[str]] = {
 
 
 def designs(name: str, arguments: list[str], options: argparse.Namespace) -> dict[str, Path]:
-    """Measure the data and return the folders of the designs, of recommended noise and of white noise."""
+    """Measure the data, and return the folders of the designs for recommended noise and for white noise."""
     work = options.work / f"{name.replace(' ', '_')}_{options.steps}"
     if not (work / "white" / "design.json").exists():
         analyze(configuration.load("analyze", [*arguments, f"run_dir={work / 'look'}"]))

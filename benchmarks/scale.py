@@ -1,7 +1,7 @@
 """Training speed of a large model with white and coloured noise: samples per second, FLOPs utilisation, peak memory.
 
     python -m benchmarks.scale                  a transformer of DiT-B's size (arXiv 2212.09748) at 256×256, on a GPU
-    python -m benchmarks.scale --size small     a small one at 32×32, to test on a CPU
+    python -m benchmarks.scale --size small     a small transformer at 32×32, to test on a CPU
     torchrun --standalone --nproc-per-node 8 -m benchmarks.scale engine.distribution=fsdp
 
 The step is the recipe's own (`recipes.training.learner`): noise, network, loss, clipping, AdamW and the weight average,
@@ -93,18 +93,18 @@ class Training:
 
 def measure(words: Sequence[str], noises: Sequence[str], steps: int, rounds: int, warm_up: int) -> dict[str, Any]:
     """Alternate between the training loops, and return the measurements of each."""
-    trainings: dict[str, Training] = {}
+    loops: dict[str, Training] = {}
     for name in noises:
-        runtime = next(iter(trainings.values())).runtime if trainings else None
-        trainings[name] = Training([*words, *NOISES[name]], runtime)
-    for training in trainings.values():
-        training.run(warm_up)
-    seconds: dict[str, list[float]] = {name: [] for name in trainings}
+        runtime = next(iter(loops.values())).runtime if loops else None
+        loops[name] = Training([*words, *NOISES[name]], runtime)
+    for loop in loops.values():
+        loop.run(warm_up)
+    seconds: dict[str, list[float]] = {name: [] for name in loops}
     for number in range(rounds):
-        order = list(trainings) if number % 2 == 0 else list(trainings)[::-1]
+        order = list(loops) if number % 2 == 0 else list(loops)[::-1]
         for name in order:
-            seconds[name].append(trainings[name].run(steps))
-    one = next(iter(trainings.values()))
+            seconds[name].append(loops[name].run(steps))
+    one = next(iter(loops.values()))
     runtime, batch = one.runtime, one.settings.training.batch
     peak = one.settings.engine.peak_flops or peak_flops(runtime.device, runtime.products)
     found: dict[str, Any] = {
@@ -163,7 +163,7 @@ def show(found: dict[str, Any], noises: Sequence[str]) -> None:
     if "coloured_over_white" in found:
         ratio = found["coloured_over_white"]
         spread = "" if ratio["deviation"] is None else f" ± {ratio['deviation']:.3f}"
-        print(f"  time of coloured over white {ratio['mean']:.3f}{spread}")
+        print(f"  time of coloured / white noise {ratio['mean']:.3f}{spread}")
     print(f"  peak memory {found['memory_gib']:.2f} GiB")
 
 

@@ -1,12 +1,12 @@
 """The reference table of schedule design: `python -m benchmarks.schedule_table`, from the repository.
 
-32×32 images with power ∝ 1/r², r = 1/64 at zero frequency, mean power .25, no mean; white noise, DDIM. Each entry is
-the 2-Wasserstein distance (root of the sum) and the Kullback-Leibler divergence (sum over the 1,024 frequencies) of the
-data and the samples after this number of steps. Optimised steps go from ᾱ = 1e-4 to .9999, to which the cosine schedule
-is also clipped;
-the linear and Karras' schedules keep their own ends.
+The data are 32×32 images with power ∝ 1/r² (r = 1/64 at zero frequency), mean power .25 and zero mean; they are sampled
+by DDIM with white noise. Each entry is the 2-Wasserstein distance (root of the sum) and the Kullback-Leibler divergence
+(sum over the 1,024 frequencies) between the data and the samples after this number of steps. Optimised steps go from
+ᾱ = 1e-4 to .9999, to which the cosine schedule is also clipped; the linear and Karras' schedules keep their own ends.
 
-It is arithmetic: the same on every machine to the digits shown, some minutes on one core.
+The numbers are computed without sampling, so they are the same on every machine to the digits shown. This takes some
+minutes on one core.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ def reference_data(size: int = 32) -> DataStatistics:
 
 
 def errors(statistics: DataStatistics, process: Process, log_snrs: Tensor) -> tuple[float, float]:
-    """Return the Wasserstein distance and the divergence of DDIM on these log-SNRs."""
+    """Return the Wasserstein distance and the divergence of DDIM at these log-SNRs."""
     transfer = transfer_function(DDIM(), process, process.schedule.time(log_snrs), statistics)
     return float(objective_value(transfer, "w2")), float(objective_value(transfer, "kl"))
 
 
 def rows(steps: int, restarts: int) -> dict[str, tuple[float, float]]:
-    """Return the two errors of every schedule in this many steps."""
+    """Return the two errors of every schedule with this number of steps."""
     statistics = reference_data()
     process = Process(CosineSchedule(), SpectralCovariance(Flat(), statistics.grid))
     chosen = baselines(steps)

@@ -6,8 +6,8 @@ All methods read batches of random examples in turn, with --threads threads, so 
 costs without a network) and from a web server in this process (`http://`, which uses the same processor).
 Everything is in the page cache: the cost of a network or a cold disk is not measured here.
 
-Then --examples are streamed from the local shards as in training, in its order, --workers batches ahead, and the memory
-that this process holds is printed ten times on the way, with its slope over all but the first two. Finally the consumer
+Then --examples examples are streamed from the local shards in the order of training, --workers batches ahead. The
+memory of this process is printed ten times, with its slope over all but the first two values. Finally the consumer
 pauses for --pause seconds, during which only these batches may be read ahead.
 """
 
@@ -77,7 +77,7 @@ def measure(ways: dict[str, MediaFiles], options: argparse.Namespace) -> None:
 
 
 def stream(data: TarShards, options: argparse.Namespace) -> None:
-    """Print the memory used while a long stream is read, and how far a waiting consumer is read ahead."""
+    """Print the memory used while a long stream is read, and the number of batches read ahead during a pause."""
     order, read = Order(len(data), 0, data.groups), [0]
 
     def fetch(start: int) -> Batch:
@@ -106,7 +106,7 @@ def stream(data: TarShards, options: argparse.Namespace) -> None:
 def main() -> None:
     """Print throughput and memory."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--files", type=int, default=300, help="files to make (300)")
+    parser.add_argument("--files", type=int, default=300, help="files to write (300)")
     parser.add_argument("--batch", type=int, default=32, help="items in a batch (32)")
     parser.add_argument("--repeats", type=int, default=20, help="paired repeats, at least 2 (20)")
     parser.add_argument("--threads", type=int, default=4, help="threads that read a batch (4)")

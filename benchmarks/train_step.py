@@ -1,8 +1,8 @@
 """Cost of a training step: coloured and white noise, ours and a plain diffusers loop, and our defaults.
 
-    1. our step with coloured noise over our step with white noise
-    2. like for like: a plain diffusers DDPM training loop (DDPMScheduler.add_noise, UNet2DModel, AdamW) over ours,
-       with the same network, batch, data and prediction (noise); above 1, ours is faster
+    1. our step with coloured noise / our step with white noise
+    2. same network: a plain diffusers DDPM training loop (DDPMScheduler.add_noise, UNet2DModel, AdamW) / ours, with the
+       same network, batch, data and prediction (noise); above 1, ours is faster
     3. our defaults (own U-Net with about the same number of parameters, v, clipping, weight average), as separate rows
 
 All run in turn in one process. Run on an idle machine: `python -m benchmarks.train_step [--threads 2] [--repeats 30]`.
@@ -135,13 +135,13 @@ def main() -> None:
     )
     for label, name in rows:
         print(f"  {label:<36}{milliseconds(times, name):8.1f} ms per step")
-    print("\n1. coloured over white, the cost of colour (at most 1.02)")
+    print("\n1. coloured / white, the cost of colour (at most 1.02)")
     print(f"     same network as diffusers  {ratio(times, 'coloured', 'white')}")
     print(f"     our defaults               {ratio(times, 'own coloured', 'own white')}")
-    print("2. speed like for like, diffusers' time over ours (at least 0.97)")
+    print("2. same network, time of diffusers / ours (at least 0.97)")
     print(f"     white                      {ratio(times, 'diffusers', 'white')}")
     print(f"     coloured                   {ratio(times, 'diffusers', 'coloured')}")
-    print("3. speed of our defaults, diffusers' time over ours")
+    print("3. our defaults, time of diffusers / ours")
     print(f"     white                      {ratio(times, 'diffusers', 'own white')}")
     print(f"     coloured                   {ratio(times, 'diffusers', 'own coloured')}")
 

@@ -3,7 +3,7 @@
     python examples/audio_from_scratch.py                # about five minutes on one CPU core
     python examples/audio_from_scratch.py --exponent 0   # white noise
 
-On the grid, neighbouring samples are 1/4000 s apart. So the power law is flat below 60 Hz and pink above it,
+The grid states that neighbouring samples are 1/4000 s apart. So the power law is flat below 60 Hz and pink above it,
 regardless of the length and the sample rate of the clips.
 """
 
@@ -28,12 +28,12 @@ def strings(count: int) -> Tensor:
     time = torch.arange(LENGTH) / RATE
     pitch = 110 * 2 ** (torch.randint(0, 24, (count, 1), generator=draw) / 12)
     decay = 4 + 12 * torch.rand(count, 1, generator=draw)
-    sounds = torch.zeros(count, LENGTH)
+    waveforms = torch.zeros(count, LENGTH)
     for overtone in range(1, 5):
         phase = 2 * math.pi * torch.rand(count, 1, generator=draw)
         wave = torch.sin(2 * math.pi * overtone * pitch * time + phase)
-        sounds += wave * torch.exp(-decay * overtone * time) / overtone
-    return (0.9 * sounds / sounds.abs().amax(1, keepdim=True)).unsqueeze(1)
+        waveforms += wave * torch.exp(-decay * overtone * time) / overtone
+    return (0.9 * waveforms / waveforms.abs().amax(1, keepdim=True)).unsqueeze(1)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -1,6 +1,6 @@
 """Train and sample with diffusers using coloured noise: only two lines differ from the script with white noise.
 
-    python examples/diffusers_training.py                  # 8x8 digits of scikit-learn, a few minutes on one CPU core
+    python examples/diffusers_training.py                  # scikit-learn's 8x8 digits, a few minutes on one CPU core
     python examples/diffusers_training.py --mnist folder   # MNIST, downloaded to that folder if missing
 
 The loop is the usual one: UNet2DModel, DDPMScheduler, accelerate, a cosine learning rate schedule, averaged

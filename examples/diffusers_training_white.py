@@ -1,6 +1,6 @@
 """Train and sample with diffusers using white noise; `diffusers_training.py` changes only two lines of this script.
 
-    python examples/diffusers_training_white.py                  # 8x8 digits of scikit-learn
+    python examples/diffusers_training_white.py                  # scikit-learn's 8x8 digits
     python examples/diffusers_training_white.py --mnist folder   # MNIST, downloaded to that folder if missing
 
 The loop is the usual one: UNet2DModel, DDPMScheduler, accelerate, a cosine learning rate schedule, averaged

@@ -2,9 +2,9 @@
 
     python examples/shaped_vs_white.py   # about three minutes on one CPU core
 
-Both training runs see the same digits at the same times. The script prints the error of the generated power in each
-frequency ring, in decibels (positive: too much power), and the noise floor, which is the error of the same number of
-real digits.
+Both training runs see the same digits at the same diffusion times. The script prints the error of the generated power
+in each frequency ring, in decibels (positive: too much power), and the noise floor, which is the error of the same
+number of real digits.
 """
 
 import argparse

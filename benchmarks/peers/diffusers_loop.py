@@ -116,15 +116,15 @@ class DiffusersLoop:
 
 def log_snrs(scheduler: Any) -> Tensor:
     """Return the log-SNR of every timestep of a scheduler, float32 `(timesteps,)`."""
-    share = scheduler.alphas_cumprod.double()
-    return (share / (1 - share)).log().float()
+    signal = scheduler.alphas_cumprod.double()
+    return (signal / (1 - signal)).log().float()
 
 
 @torch.no_grad()
 def draw(
     network: nn.Module, scheduler: Any, initial: Tensor, labels: Tensor | None, steps: int, batch: int = 64
 ) -> Tensor:
-    """Draw samples from noise by a deterministic scheduler of diffusers, with the shape of `initial`, on the CPU."""
+    """Draw samples with a deterministic diffusers scheduler from the noise `initial`, and return them on the CPU."""
     network.eval()
     levels = log_snrs(scheduler).to(initial.device)
     made = []

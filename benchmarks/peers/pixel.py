@@ -20,7 +20,7 @@ class PixelCovariance(SpectralCovariance):
     """Covariance of independent noise at every point of a grid; `deviation` is its standard deviation, `(*grid)`.
 
     It is scaled to unit mean variance, every channel alike. `power` is the expectation of the noise's periodogram,
-    which is flat; the covariance itself is not diagonal in frequency, so code that assumes so (spectral
+    which is flat; the covariance itself is not diagonal in frequency, so code that assumes this (spectral
     preconditioning, `GaussianDenoiser`) is wrong for it. Sampling noise, adding noise, the Mahalanobis loss, the
     training of a network and every sampler are exact.
 
