@@ -20,7 +20,7 @@ MAX_ROWS = 300
 def comparison_blocks(
     runs: Sequence[Overview], sets: Sequence[Sequence[SampleSet]], pictures: int, budget: Budget
 ) -> list[Block | None]:
-    """Return the blocks that compare runs."""
+    """Return the blocks of a page that compares runs."""
     blocks: list[Block | None] = [_facts(runs), _differences(runs)]
     description = (
         "Losses of runs with different noise, data or weighting measure different predictions: such curves "
@@ -31,11 +31,11 @@ def comparison_blocks(
         ("both-validation", "Validation loss", [run.validation for run in runs]),
     ):
         series = [
-            over_samples(run.name, entries[place], loss, f"c{place % 8}", place) for place, run in enumerate(runs)
+            over_samples(run.name, entries[number], loss, f"c{number % 8}", number) for number, run in enumerate(runs)
         ]
         blocks.append(draw(name, title, description, SEEN, Axis("loss", "log"), series))
     blocks.append(_metrics(runs, sets))
-    blocks += _pictures(runs, pictures, budget)
+    blocks += _images(runs, pictures, budget)
     return [*blocks, *_spectra(runs, sets)]
 
 
@@ -47,7 +47,7 @@ def _facts(runs: Sequence[Overview]) -> Table:
         "folder": lambda run: str(run.folder),
         "state": lambda run: STATES[run.state],
         "samples seen": lambda run: f"{run.seen:,}",
-        "minutes in training steps, about": lambda run: f"{training_seconds(run) / 60:.1f}",
+        "minutes in training steps (approximate)": lambda run: f"{training_seconds(run) / 60:.1f}",
         "training loss, last entry": lambda run: last(run.train),
         "validation loss, last entry": lambda run: last(run.validation),
     }
@@ -56,44 +56,45 @@ def _facts(runs: Sequence[Overview]) -> Table:
 
 
 def _differences(runs: Sequence[Overview]) -> Block:
-    known = [flatten(run.config or {}) for run in runs]
-    keys = dict.fromkeys(key for each in known for key in each)
+    """Return a table of the configuration keys that differ between the runs."""
+    configs = [flatten(run.config or {}) for run in runs]
+    keys = dict.fromkeys(key for config in configs for key in config)
     rows = []
     for key in keys:
-        values = [shown(each[key]) if key in each else ABSENT for each in known]
+        values = [shown(config[key]) if key in config else ABSENT for config in configs]
         if len(set(values)) > 1 and key != "run_dir":
             rows.append((key, *values))
     if not rows:
-        return Note("Their configurations are the same.")
+        return Note("The configurations of the runs are the same.")
     return Table("Differing configuration keys", ("key", *(run.name for run in runs)), rows[:MAX_ROWS])
 
 
 def _metrics(runs: Sequence[Overview], sets: Sequence[Sequence[SampleSet]]) -> Block:
     """Return the metrics of the newest evaluation of each run, side by side."""
-    found: list[dict[tuple[str, str], dict[str, Any]]] = []
+    rows_by_run: list[dict[tuple[str, str], dict[str, Any]]] = []
     for of_run in sets:
         rows: dict[tuple[str, str], dict[str, Any]] = {}
-        judged = next((each for each in of_run if (each.folder / EVALUATION).exists()), None)
-        if judged is not None:
+        evaluated = next((each for each in of_run if (each.folder / EVALUATION).exists()), None)
+        if evaluated is not None:
             try:
-                rows = {(kind, str(row.get("name"))): row for kind, row in metric_rows(judged.evaluation())}
+                rows = {(kind, str(row.get("name"))): row for kind, row in metric_rows(evaluated.evaluation())}
             except MALFORMED:
                 rows = {}
-        found.append(rows)
-    keys = dict.fromkeys(key for rows in found for key in rows)
+        rows_by_run.append(rows)
+    keys = dict.fromkeys(key for rows in rows_by_run for key in rows)
     if not keys:
         return Note("No run has an evaluation (multisagd evaluate), so there are no metrics to compare.")
     table = []
     for kind, name in keys:
-        cells = [with_error(rows.get((kind, name), {}), "value", "error") for rows in found]
-        floors = [with_error(rows[kind, name], "floor", "floor_error") for rows in found if (kind, name) in rows]
+        cells = [with_error(rows.get((kind, name), {}), "value", "error") for rows in rows_by_run]
+        floors = [with_error(rows[kind, name], "floor", "floor_error") for rows in rows_by_run if (kind, name) in rows]
         table.append((f"{kind}: {name}", *cells, floors[0]))
-    header = ("metric", *(run.name for run in runs), "noise floor (of the first run with one)")
-    return Table("Metrics of the newest evaluation; compare only equal counts", header, table[:MAX_ROWS])
+    header = ("metric", *(run.name for run in runs), "noise floor (of the first run that has one)")
+    return Table("Metrics of the newest evaluation; compare only values for equal counts", header, table[:MAX_ROWS])
 
 
-def _pictures(runs: Sequence[Overview], maximum: int, budget: Budget) -> list[Block]:
-    """Return the images drawn by each run during training, side by side, at equal numbers of samples seen."""
+def _images(runs: Sequence[Overview], maximum: int, budget: Budget) -> list[Block]:
+    """Return the images saved by each run during training, side by side, at equal numbers of samples seen."""
     shared = sorted(set.intersection(*(set(run.images) for run in runs)))
     frames = []
     for seen in evenly_spaced(shared, maximum):
@@ -107,11 +108,11 @@ def _pictures(runs: Sequence[Overview], maximum: int, budget: Budget) -> list[Bl
 
 
 def _spectra(runs: Sequence[Overview], sets: Sequence[Sequence[SampleSet]]) -> Sequence[Block | None]:
-    """Return the spectra of the runs' samples, if all runs have the same grid and some samples can be measured."""
-    known = [run.statistics for run in runs if run.statistics is not None]
-    if len(known) < len(runs) or any(each.grid != known[0].grid for each in known):
+    """Return charts of the spectra of the runs' samples, if all runs have the same grid and there are such samples."""
+    statistics = [run.statistics for run in runs if run.statistics is not None]
+    if len(statistics) < len(runs) or any(each.grid != statistics[0].grid for each in statistics):
         return []
-    powers = {"data": known[0].power}
-    for run, data, of_run in zip(runs, known, sets, strict=True):
+    powers = {"data": statistics[0].power}
+    for run, data, of_run in zip(runs, statistics, sets, strict=True):
         powers |= {f"samples of {run.name}": power for power in sample_powers(data, of_run[:1])[0].values()}
-    return spectrum_charts(powers, known[0].grid, "both-spectrum") if len(powers) > 1 else []
+    return spectrum_charts(powers, statistics[0].grid, "both-spectrum") if len(powers) > 1 else []

@@ -31,14 +31,14 @@ HEAD = 400
 LARGEST = 64 << 20
 """Maximum size of a media file, in bytes."""
 MAX_OMITTED = 20
-"""Maximum number of omitted files that are named."""
+"""Maximum number of omitted files whose names are listed."""
 DECODERS = ("PIL", "av")
 """Packages whose errors mean that a file is damaged."""
 
 
 @dataclass(frozen=True)
 class Note:
-    """A remark, or a missing part and the command that creates it."""
+    """A remark; if it is about a missing part, `command` is the command that creates this part."""
 
     text: str
     command: str | None = None
@@ -53,7 +53,7 @@ class Facts:
 
 @dataclass(frozen=True)
 class Table:
-    """A table; its first column contains row headers. A row with a single cell separates groups."""
+    """A table whose first column contains row headers. A row with a single cell is the heading of a group of rows."""
 
     caption: str
     header: Sequence[str]
@@ -91,7 +91,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Gallery:
-    """Items side by side; a `strip` is in order from left to right, and does not wrap."""
+    """Items side by side. The items of a `strip` are in order from left to right, in a single line."""
 
     title: str
     items: Sequence[Item]
@@ -100,7 +100,7 @@ class Gallery:
 
 @dataclass(frozen=True)
 class Slider:
-    """Galleries, one shown at a time, or all if scripts are disabled."""
+    """Galleries of which the page shows one at a time, or all of them if scripts are disabled."""
 
     label: str
     frames: Sequence[Gallery]
@@ -130,7 +130,7 @@ class Budget:
         """Return a file's content as a data URI. Raises ValueError if it exceeds the budget."""
         size = -(-len(data) // 3) * 4
         if size > self.left:
-            raise ValueError("beyond megabytes=…")
+            raise ValueError("the page would exceed megabytes=…")
         self.left -= size
         return data_url(kind, data)
 
@@ -141,11 +141,11 @@ class Budget:
 
 
 def item(title: str, path: Path, root: Path, budget: Budget, description: str = "") -> Item | None:
-    """Return a media file with the files of the same name next to it (image, audio, video), or None.
+    """Return an item with a media file and the files of the same name next to it (image, audio, video).
 
-    Files that resolve to a path outside `root` are refused.
+    Return None if none of them can be read. Files that resolve to a path outside `root` are refused.
     """
-    found: dict[str, str] = {}
+    addresses: dict[str, str] = {}
     small = False
     for suffix, read in ((".png", image_content), (".wav", audio_content), (".mp4", video_content)):
         file = path.with_suffix(suffix)
@@ -153,16 +153,18 @@ def item(title: str, path: Path, root: Path, budget: Budget, description: str = 
             continue
         try:
             if not inside(file, root):
-                raise ValueError("a link that leads out of the run")
+                raise ValueError("a symbolic link that points outside the run")
             check_file(file, LARGEST)
             kind, data, shrunk = read(file)
             small = small or shrunk
-            found[suffix] = budget.data_uri(kind, data)
+            addresses[suffix] = budget.data_uri(kind, data)
         except Exception as error:
             if not isinstance(error, MALFORMED) and type(error).__module__.partition(".")[0] not in DECODERS:
                 raise
             budget.note(f"{'/'.join(file.parts[-3:])}: {shortened(error, 200)}")
-    return Item(title, found.get(".png"), found.get(".wav"), found.get(".mp4"), description, small) if found else None
+    if not addresses:
+        return None
+    return Item(title, addresses.get(".png"), addresses.get(".wav"), addresses.get(".mp4"), description, small)
 
 
 def failure_note(error: BaseException) -> Note:
@@ -205,13 +207,13 @@ def is_report(text: str) -> bool:
 
 
 def check_out(out: Path) -> None:
-    """Check that a page may be written there. Raises RecipeError if the path holds another file."""
+    """Check that a page may be written to `out`. Raises RecipeError if another file is there."""
     if out.suffix.lower() not in (".html", ".htm"):
-        raise RecipeError(f"out={out}: the page is HTML, so its name should end in .html")
+        raise RecipeError(f"out={out}: the page is HTML, so its name must end in .html or .htm")
     for path in (out, out.with_name(f"{out.name}.partial")):
         if path.is_symlink() or (path.exists() and not path.is_file()):
-            raise RecipeError(f"{path} is a link or not a file, so the page cannot be written there: remove it")
+            raise RecipeError(f"{path} is a symbolic link or not a file, so the page cannot replace it: remove it")
     if out.exists():
         with out.open(encoding="utf-8", errors="replace") as file:
             if not is_report(file.read(HEAD)):
-                raise RecipeError(f"{out} is not a page that this command wrote: remove it, or choose another out")
+                raise RecipeError(f"{out} was not written by this command: remove it, or choose another out")

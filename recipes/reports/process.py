@@ -1,4 +1,4 @@
-"""The noise of a run: its schedule and remaining signal, noisy data, and power spectra."""
+"""The noise of a run: its schedule, the remaining signal, noisy data, and power spectra."""
 
 import math
 import tempfile
@@ -35,7 +35,7 @@ from recipes.runs.settings import Group, ModelSettings, TrainSettings
 BANDS = 6
 LOG_SNRS = (6.0, 3.0, 0.0, -3.0, -6.0)
 """Log-SNRs of the noisy data shown between the clean data and t = 1."""
-INSTEAD = 2
+FALLBACK_SAMPLES = 2
 """Number of samples shown at increasing noise levels if there are no data."""
 BATCH = 32
 ABOUT = (
@@ -50,7 +50,7 @@ def _unsupported(*_: Any, **__: Any) -> Any:
 
 @dataclass(frozen=True)
 class _Measured(Modality):
-    """A modality that has only the shape of its data, which is enough for a process."""
+    """A modality that has only the shape of its data, which suffices to build a process."""
 
     statistics: DataStatistics
     suffixes = ()
@@ -67,12 +67,12 @@ class _Measured(Modality):
 def _assembly(run: Overview, builder: Builder) -> Assembly:
     """Return an assembly that builds a run's process; the run's modality need not be importable or allowed."""
     if run.config is None or run.statistics is None:
-        raise RecipeError("the process needs config.yaml and statistics.safetensors, and one is missing")
+        raise RecipeError("the process requires config.yaml and statistics.safetensors, but one of them is missing")
     config: Config = check_config(run.config, run.folder / "config.yaml", builder)
     modality, kept = _Measured(run.statistics), None
     if (run.folder / CORRUPTION).exists():
         if not inside(run.folder / CORRUPTION, run.folder):
-            raise RecipeError(f"{CORRUPTION} is a link that leads out of the run")
+            raise RecipeError(f"{CORRUPTION} is a symbolic link that points outside the run")
         kept = Run(run.folder).corruption(modality.grid(), config.get("corruption"))
     return Assembly(ModelSettings.of(config, builder), builder, modality, run.statistics, None, None, kept)
 
@@ -80,9 +80,10 @@ def _assembly(run: Overview, builder: Builder) -> Assembly:
 def forward_blocks(
     run: Overview, sets: Sequence[SampleSet], count: int, data: Group, builder: Builder, budget: Budget
 ) -> list[Block | None]:
-    """Return the schedule, the remaining signal, and `count` examples or a few samples at increasing noise levels.
+    """Return blocks with the schedule, the remaining signal, and examples or samples at increasing noise levels.
 
-    `data` are keys of the run's data from the command line, such as their current location.
+    `count` examples are shown, or a few samples if there are no data. `data` are keys of the run's data from the
+    command line, such as their current location.
     """
     parts = _assembly(run, builder)
     process = parts.process()
@@ -90,40 +91,40 @@ def forward_blocks(
     try:
         config = located(run.config or {}, run.metadata, run.folder, data, builder)
         modality = builder.build(config["modality"], Modality, "modality")  # type: ignore[type-abstract]
-        x0, of = None, "Example"
+        x0, noun = None, "Example"
         if count:
             try:
                 x0 = _examples(config, modality, builder, count)
             except MALFORMED as error:
                 blocks.append(Note(f"The run's data are not available. {shortened(error)}"))
         if x0 is None and sets:
-            x0, of = sets[0].read(parts.statistics, INSTEAD), "Sample"
+            x0, noun = sets[0].read(parts.statistics, FALLBACK_SAMPLES), "Sample"
         if x0 is not None:
-            return [*blocks, *_strips(x0, modality, process, parts.settings.seed, budget, of)]
+            return [*blocks, *_strips(x0, modality, process, parts.settings.seed, budget, noun)]
         command = f"multisagd sample {setting('run_dir', run.folder)}"
-        return [*blocks, Note("Neither data nor samples are available to show at increasing noise levels.", command)]
+        return [*blocks, Note("There are no data and no samples to show at increasing noise levels.", command)]
     except MALFORMED as error:
         text = "No noisy data can be shown. A report downloads nothing, not even autoencoders from the Hub."
         return [*blocks, Note(f"{text} {shortened(error)}")]
 
 
 def _process_blocks(parts: Assembly, process: Process) -> list[Block | None]:
-    """Return the description of a process without data: settings, signal and noise over time, warnings."""
+    """Return the blocks that describe a process without data: settings, signal and noise over time, and warnings."""
     grid, schedule = process.grid, process.schedule
     times = torch.linspace(0.01, 0.99, 33, dtype=torch.float64)
     by_time = [terminal_snr(process, parts.statistics, BANDS, limit=math.inf, time=float(t)) for t in times]
     last = terminal_snr(process, parts.statistics, BANDS, limit=math.inf)
     names = [f"{band.low:.2f}-{band.high:.2f}" if band.high else "0" for band in last]
     series = []
-    for place, name in enumerate(names):
-        ratios = [_decibels(bands[place].snr) for bands in by_time]
-        series.append(Series(f"band {name}", times.tolist(), ratios, ordered(place, len(names)), place))
+    for number, name in enumerate(names):
+        ratios = [_decibels(bands[number].snr) for bands in by_time]
+        series.append(Series(f"band {name}", times.tolist(), ratios, ordered(number, len(names)), number))
     own = 10 / math.log(10) * schedule.log_snr(times)
     series.append(Series("schedule", times.tolist(), own.tolist(), "c1", 1))
     chart = draw(
         "snr", "Signal and noise over time", "Ratio of the data power (including the mean) to the noise power, in dB, "
-        "in bands of frequency (cycles per sample of every axis, 0 is the mean of an example). The schedule's log-SNR "
-        "refers to data of variance one and white noise.",
+        "in frequency bands (in cycles per sample of every axis; band 0 is the mean of an example). The schedule's "
+        "log-SNR refers to data of variance one and white noise.",
         Axis("time t, 0 data to 1 noise"), Axis("dB", level=0.0), series,
     )  # fmt: skip
     groups = [group for group in ("spectrum", "schedule", "process", "padding") if getattr(parts.settings, group)]
@@ -139,7 +140,7 @@ def _process_blocks(parts: Assembly, process: Process) -> list[Block | None]:
 
 
 def _in_words(node: Any) -> str:
-    """Return the description of an object: its class, and the settings that are not null."""
+    """Return the description of a configured object: its class, and its settings other than null."""
     if not isinstance(node, Mapping):
         return shown(node)
     name = str(node.get("_target_", "")).rsplit(".", 1)[-1]
@@ -159,39 +160,40 @@ def _examples(config: Config, modality: Modality, builder: Builder, count: int) 
         return dataset.batch(Order(len(dataset), settings.seed).indices(0, min(count, len(dataset)))).x0
 
 
-def _strips(x0: Tensor, modality: Modality, process: Process, seed: int, budget: Budget, of: str) -> list[Block]:
+def _strips(x0: Tensor, modality: Modality, process: Process, seed: int, budget: Budget, noun: str) -> list[Block]:
     """Return data `(count, channels, *grid)` at increasing noise levels, with the run's noise and with white noise.
 
-    Both use the same random numbers. Errors of decoding and writing are raised.
+    Both noises use the same random numbers. Errors of decoding and writing are raised.
     """
     power = process.covariance.power()
-    both = {"the run's noise": process}
+    processes = {"the run's noise": process}
     if process.modulation is not None or float(power.max() - power.min()) > 1e-9 * float(power.max()):
-        both["white noise"] = Process(process.schedule, SpectralCovariance(Flat(), process.grid))
-    drawn = seeds.derive_many(seed, "report", 0, range(len(x0)))
+        processes["white noise"] = Process(process.schedule, SpectralCovariance(Flat(), process.grid))
+    noise_seeds = seeds.derive_many(seed, "report", 0, range(len(x0)))
     blocks: list[Block] = []
     for number, each in enumerate(x0):
-        for name, noising in both.items():
-            noise = noising.noise(each[None].shape, drawn[number : number + 1])
-            items = _strip(each[None], noise, modality, noising, budget)
-            blocks.append(Gallery(f"{of} {number + 1}, {name}", items, strip=True))
+        for name, forward in processes.items():
+            noise = forward.noise(each[None].shape, noise_seeds[number : number + 1])
+            items = _strip(each[None], noise, modality, forward, budget)
+            blocks.append(Gallery(f"{noun} {number + 1}, {name}", items, strip=True))
     return blocks
 
 
 def _strip(x0: Tensor, noise: Tensor, modality: Modality, process: Process, budget: Budget) -> list[Item]:
+    """Return one example `(1, channels, *grid)` without noise, and at increasing noise levels."""
     names = ["clean", *(f"log-SNR {log_snr:.0f}" for log_snr in LOG_SNRS), "t = 1"]
     levels = process.schedule.time(torch.tensor(LOG_SNRS, dtype=torch.float64))
     times = torch.cat([levels.new_zeros(1), levels, levels.new_ones(1)])
-    found = []
+    items = []
     # No warning about values beyond full scale, because noise always exceeds it.
     with tempfile.TemporaryDirectory() as folder, quiet("multisagd"):
-        for place, (name, t) in enumerate(zip(names, times, strict=True)):
-            noisy = process.in_range(x0, t[None], noise) if place else x0
-            path = Path(folder) / f"{place}.png"
+        for number, (name, t) in enumerate(zip(names, times, strict=True)):
+            noisy = process.in_range(x0, t[None], noise) if number else x0
+            path = Path(folder) / f"{number}.png"
             modality.save_grid([modality.decode(noisy[0])], path)
-            if made := item(name, path, Path(folder), budget, f"t = {float(t):.2f}" if place else ""):
-                found.append(made)
-    return found
+            if made := item(name, path, Path(folder), budget, f"t = {float(t):.2f}" if number else ""):
+                items.append(made)
+    return items
 
 
 def _decibels(ratio: float) -> float:
@@ -201,22 +203,22 @@ def _decibels(ratio: float) -> float:
 def spectrum_blocks(run: Overview, sets: Sequence[SampleSet], builder: Builder) -> list[Block | None]:
     """Return the charts of the power of data, noise and samples, where available."""
     if run.statistics is None:
-        return [Note("The spectrum of the data is missing; it is measured when training begins.")]
+        return [Note("The spectrum of the data is missing; it is measured at the beginning of training.")]
     powers: dict[str, Tensor] = {"data": run.statistics.power}
     notes: list[Block] = []
     try:
         powers["noise"] = run.statistics.sigma_data**2 * _assembly(run, builder).process().covariance.power()
     except MALFORMED as error:
         notes.append(failure_note(error))
-    drawn, problems = sample_powers(run.statistics, sets[:2])
+    of_samples, problems = sample_powers(run.statistics, sets[:2])
     if not sets:
         command = f"multisagd sample {setting('run_dir', run.folder)} count=256"
-        problems.append(Note("There are no samples yet whose spectrum could be compared.", command))
-    return [*spectrum_charts(powers | drawn, run.statistics.grid), *notes, *problems]
+        problems.append(Note("There are no samples yet whose spectrum could be shown.", command))
+    return [*spectrum_charts(powers | of_samples, run.statistics.grid), *notes, *problems]
 
 
 def sample_powers(data: DataStatistics, sets: Sequence[SampleSet]) -> tuple[dict[str, Tensor], list[Block]]:
-    """Return the power of sets of samples about their mean, by name, and notes on sets that could not be measured."""
+    """Return the power about their mean of sets of samples, by name, and notes on sets that could not be measured."""
     powers: dict[str, Tensor] = {}
     problems: list[Block] = []
     for each in sets:
@@ -237,7 +239,7 @@ def spectrum_charts(powers: Mapping[str, Tensor], grid: Grid, name: str = "spect
     The first power is the data's; powers with names that begin with "samples" are also shown relative to it in dB.
     """
     blocks: list[Block | None] = []
-    over = "Ratio of the samples' power to the data's, in dB: 0 means equal."
+    explanation = "Ratio of the samples' power to the data's power, in dB: 0 means equal."
     for place, along in enumerate((RADIUS, *grid.names) if grid.dimensions > 1 else grid.names):
         where = ", radially averaged" if along == RADIUS else f" along {along}"
         x = Axis(unit_of(along, grid), "log")
@@ -250,8 +252,8 @@ def spectrum_charts(powers: Mapping[str, Tensor], grid: Grid, name: str = "spect
                 decibels = 10 * (profile.power / data).log10()
                 ratios.append(_series(key, number, profile, decibels, data))
         blocks.append(draw(f"{name}-{place}", f"Power{where}", ABOUT, x, Axis("power", "log"), curves))
-        title = f"Samples over data{where}"
-        blocks.append(draw(f"{name}-{place}-ratio", title, over, x, Axis("dB", level=0.0), ratios))
+        title = f"Samples relative to data{where}"
+        blocks.append(draw(f"{name}-{place}-ratio", title, explanation, x, Axis("dB", level=0.0), ratios))
     return blocks
 
 

@@ -1,7 +1,7 @@
 """Read the folder of a run for a report. The run may be training, have crashed, or be incomplete.
 
-A folder may come from someone else. Nothing in it is executed, links that lead out of it are not followed, and
-unreadable parts are listed as missing.
+A folder may come from someone else. Nothing in it is executed, symbolic links that point outside it are not followed,
+and unreadable parts are listed as missing.
 """
 
 import json
@@ -31,13 +31,13 @@ MALFORMED = (
     RecipeError, SafetensorError, OSError, ValueError, TypeError, KeyError, IndexError, AttributeError, ArithmeticError,
     RuntimeError, MemoryError,
 )  # fmt: skip
-"""Errors raised when invalid files are read or drawn."""
+"""Errors raised by reading or drawing invalid files."""
 MAX_SAMPLES = 1000
-"""Maximum number of samples of a set whose spectrum is measured."""
+"""Maximum number of samples of a set for measuring its spectrum."""
 MAX_NUMBERS = 1 << 25
 """Maximum number of values in these samples."""
 LONGEST = 300
-"""Maximum number of characters shown of a value."""
+"""Number of characters after which a value is cut off."""
 
 State = Literal["finished", "in progress", "interrupted", "not begun"]
 
@@ -52,7 +52,7 @@ class SampleSet:
 
     @property
     def title(self) -> str:
-        """A readable name."""
+        """A readable name: samples seen by the model, sampler and steps, or the folder's name."""
         seen = number(self.made.get("samples_seen"))
         after = "" if math.isnan(seen) else f"after {seen:,.0f} samples seen, "
         return f"{after}{self.sampler or self.folder.name}"
@@ -65,11 +65,11 @@ class SampleSet:
         return f"{name} in {settings.get('steps')} steps" if name else ""
 
     def evaluation(self) -> Any:
-        """Return its evaluation by `multisagd evaluate`. Raises the same errors as `own_json`."""
+        """Return the set's evaluation by `multisagd evaluate`. Raises the same errors as `own_json`."""
         return own_json(self.folder / EVALUATION, self.root)
 
     def read(self, statistics: DataStatistics, maximum: int = MAX_SAMPLES) -> Tensor:
-        """Return its first samples, `(count, channels, *grid)`.
+        """Return the first samples of the set, `(count, channels, *grid)`.
 
         Raises ValueError if their shape differs from the data's.
         """
@@ -83,7 +83,7 @@ class SampleSet:
         return x0
 
     def names(self, classes: Sequence[str], count: int) -> list[str]:
-        """Return the class or prompt of each of its first samples, or an empty list if unknown."""
+        """Return the class or prompt of each of the first `count` samples, or an empty list if unknown."""
         prompts = self.made.get("prompts")
         if isinstance(prompts, list):
             return [str(each) for each in prompts[:count]]
@@ -95,7 +95,7 @@ class SampleSet:
 
 @dataclass(frozen=True, eq=False)
 class Overview:
-    """The readable parts of a run. `missing` lists unreadable parts; `config` and `statistics` may be None."""
+    """The readable parts of a run. `missing` describes the other parts; `config` and `statistics` may be None."""
 
     folder: Path
     name: str
@@ -112,8 +112,8 @@ class Overview:
     @cached_property
     def starts(self) -> list[dict[str, Any]]:
         """The recorded starts of training."""
-        found = self.metadata.get("starts")
-        return [each for each in found if isinstance(each, dict)] if isinstance(found, list) else []
+        starts = self.metadata.get("starts")
+        return [each for each in starts if isinstance(each, dict)] if isinstance(starts, list) else []
 
     @cached_property
     def classes(self) -> list[str]:
@@ -122,9 +122,9 @@ class Overview:
 
     @cached_property
     def target(self) -> int | None:
-        """The run's target number of samples."""
-        found = number(inner(self.config or {}, "training").get("samples"))
-        return int(found) if 0 < found < 1e18 else None
+        """The number of samples after which training ends, or None if unknown."""
+        samples = number(inner(self.config or {}, "training").get("samples"))
+        return int(samples) if 0 < samples < 1e18 else None
 
     @cached_property
     def saved(self) -> int | None:
@@ -133,7 +133,7 @@ class Overview:
 
     @cached_property
     def seen(self) -> int:
-        """Samples seen, according to the last entry or checkpoint."""
+        """Number of samples seen, according to the last entry or checkpoint."""
         logged = [int(number(entry["samples"])) for entry in (*self.train[-1:], *self.validation[-1:])]
         return max([self.saved or 0, *logged])
 
@@ -148,7 +148,7 @@ class Overview:
 
     @cached_property
     def images(self) -> dict[int, Path]:
-        """Images drawn during training, by samples seen."""
+        """Images of samples drawn during training, by number of samples seen."""
         folder = self.folder / "samples"
         files = folder.glob("*.png") if folder.is_dir() and inside(folder, self.folder) else ()
         named = {int(path.stem): path for path in files if path.stem.isdecimal() and len(path.stem) < 19}
@@ -156,9 +156,9 @@ class Overview:
 
     @cached_property
     def sample_sets(self) -> list[SampleSet]:
-        """The sets of samples in its folder `sampled`, newest first."""
+        """The sets of samples in the run's folder `sampled`, newest first."""
         root = self.folder / "sampled"
-        found = []
+        sets = []
         for folder in root.iterdir() if root.is_dir() else ():
             samples = folder / TENSORS
             if samples.is_file() and inside(samples, self.folder):
@@ -166,32 +166,32 @@ class Overview:
                     made = own_json(folder / NOTES, self.folder)
                 except MALFORMED:
                     made = {}
-                found.append(SampleSet(folder, self.folder, made if isinstance(made, dict) else {}))
-        return sorted(found, key=lambda each: (each.folder / TENSORS).stat().st_mtime, reverse=True)
+                sets.append(SampleSet(folder, self.folder, made if isinstance(made, dict) else {}))
+        return sorted(sets, key=lambda each: (each.folder / TENSORS).stat().st_mtime, reverse=True)
 
 
 def read_run(folder: Path, name: str | None = None) -> Overview:
     """Read the available parts of a run. Raises RecipeError if the folder does not exist or has no part of a run."""
     if not folder.is_dir():
-        raise RecipeError(f"there is no folder {folder}: give the folder of a training run")
+        raise RecipeError(f"there is no folder {folder}: specify the folder of a training run")
     if not any((folder / name).exists() for name in (CONFIG, METADATA, METRICS, TIMING, STATISTICS)):
         command = f"multisagd train … {setting('run_dir', folder)}"
-        raise RecipeError(f"{folder} is not the folder of a training run; to make one: {command}")
+        raise RecipeError(f"{folder} is not the folder of a training run; to create one: {command}")
     missing: list[str] = []
     source = Run(folder)
 
-    def attempt(what: str, name: str, read: Callable[[], Any]) -> Any:
+    def attempt(effect: str, name: str, read: Callable[[], Any]) -> Any:
         path = folder / name
         try:
             if not path.exists():
                 raise FileNotFoundError(path)
             if not inside(path, folder):
-                raise ValueError("it is a link that leads out of the run")
+                raise ValueError("it is a symbolic link that points outside the run")
             return read()
         except FileNotFoundError:
-            missing.append(f"{name} is missing: {what}.")
+            missing.append(f"{name} is missing: {effect}.")
         except MALFORMED as error:
-            missing.append(f"{name} could not be read: {what}. {shortened(error)}")
+            missing.append(f"{name} could not be read: {effect}. {shortened(error)}")
         return None
 
     config = attempt("without it, settings and process are unknown", CONFIG, lambda: source.config)
@@ -201,7 +201,7 @@ def read_run(folder: Path, name: str | None = None) -> Overview:
     statistics = attempt("the spectrum of the data is unknown", STATISTICS, lambda: source.statistics)
     for entries, file in ((metrics, METRICS), (timing, TIMING)):
         if entries.broken:
-            missing.append(f"{file}: {entries.broken:,} lines are not entries, and were skipped.")
+            missing.append(f"{file}: {entries.broken:,} lines are not valid entries and were skipped.")
     return Overview(
         folder, name or folder.resolve().name, config, metadata, metrics.of("train"), metrics.of("validation"),
         timing.of("timing"), metrics.subsampled or timing.subsampled, statistics, tuple(missing),
@@ -231,12 +231,12 @@ def metric_cells(row: dict[str, Any]) -> tuple[str, str, str]:
 
 
 def with_error(row: dict[str, Any], value: str, error: str) -> str:
-    """Return a row's value with its uncertainty and unit."""
-    found, uncertainty = number(row.get(value)), number(row.get(error))
-    if math.isnan(found):
+    """Return the number under the key `value` of a row as text, with its uncertainty and unit."""
+    mean, uncertainty = number(row.get(value)), number(row.get(error))
+    if math.isnan(mean):
         return "-"
     unit = f" {row['unit']}" if row.get("unit") else ""
-    return f"{found:.4g}{unit}" if math.isnan(uncertainty) else f"{found:.4g} ± {uncertainty:.2g}{unit}"
+    return f"{mean:.4g}{unit}" if math.isnan(uncertainty) else f"{mean:.4g} ± {uncertainty:.2g}{unit}"
 
 
 def own_json(path: Path, folder: Path) -> Any:
@@ -245,17 +245,17 @@ def own_json(path: Path, folder: Path) -> Any:
     Raises OSError or ValueError if it is unreadable or outside the folder.
     """
     if not inside(path, folder):
-        raise ValueError(f"{path.name} is a link that leads out of the folder")
+        raise ValueError(f"{path.name} is a symbolic link that points outside the folder")
     return read_json(path, finite=False)
 
 
 def shown(value: Any) -> str:
-    """Return a value as text, shortened."""
+    """Return a value as text of at most `LONGEST` characters."""
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
 
 
 def shortened(error: BaseException, maximum: int = 400) -> str:
-    """Return the message of an error in one line."""
+    """Return the message of an error in one line of at most `maximum` characters."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= maximum else f"{text[:maximum]}…"

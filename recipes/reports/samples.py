@@ -18,8 +18,8 @@ from recipes.reports.run import (
 from recipes.runs.metrics import inner, number
 from recipes.sampling.sample_files import EVALUATION, FOLDER, GRID
 
-MADE_BY = ("steps", "seed", "count", "labels", "weights", "spacing", "guidance")
-"""Sampling settings to show."""
+SHOWN_SETTINGS = ("steps", "seed", "count", "labels", "weights", "spacing", "guidance")
+"""Sampling settings shown with a set of samples."""
 MAX_ROWS = 400
 """Maximum number of rows of a table."""
 
@@ -32,18 +32,18 @@ def evenly_spaced(items: Sequence[int], maximum: int) -> list[int]:
 
 
 def sample_blocks(run: Overview, sets: Sequence[SampleSet], pictures: int, media: int, budget: Budget) -> list[Block]:
-    """Return the images drawn during training as a slider, and every set of samples with its audio and video."""
+    """Return the images saved during training as a slider, and every set of samples with its audio and video."""
     blocks: list[Block] = []
-    chosen = evenly_spaced(list(run.images), pictures)
+    selected = evenly_spaced(list(run.images), pictures)
     frames = []
-    for seen in chosen:
+    for seen in selected:
         title = f"after {seen:,} samples seen"
         if made := item(title, run.images[seen], run.folder, budget, "samples of a training run"):
             frames.append(Gallery(f"{seen:,} samples seen", [made]))
     if frames:
         blocks.append(Slider("Samples over training, with fixed seeds", frames))
-    if len(chosen) < (count := len(run.images)):
-        blocks.append(Note(f"{len(chosen)} of {count} images are shown: pictures={count} shows all."))
+    if len(selected) < (count := len(run.images)):
+        blocks.append(Note(f"{len(selected)} of {count} images are shown: pictures={count} shows all."))
     if not run.images:
         blocks.append(Note("No samples were drawn during training: every.samples sets the interval."))
     for each in sets:
@@ -56,31 +56,31 @@ def sample_blocks(run: Overview, sets: Sequence[SampleSet], pictures: int, media
 
 def _set_blocks(each: SampleSet, classes: Sequence[str], media: int, budget: Budget) -> list[Block]:
     settings = inner(each.made, "settings")
-    rows = [("folder", each.folder.name), *((key, shown(settings[key])) for key in MADE_BY if key in settings)]
+    rows = [("folder", each.folder.name), *((key, shown(settings[key])) for key in SHOWN_SETTINGS if key in settings)]
     blocks: list[Block] = [Facts(rows)]
     if grid := item("all", each.folder / GRID, each.root, budget, "all samples of the set"):
-        blocks.insert(0, Gallery(f"Samples {each.title}", [grid]))
+        blocks.insert(0, Gallery(f"Samples: {each.title}", [grid]))
     try:
-        there = (each.folder / FOLDER).iterdir()
-        files = [path for path in there if path.stem.isdecimal() and path.suffix in (".wav", ".mp4")]
+        paths = (each.folder / FOLDER).iterdir()
+        files = [path for path in paths if path.stem.isdecimal() and path.suffix in (".wav", ".mp4")]
     except OSError as error:
         return [*blocks, Note(shortened(error))]
     files.sort(key=lambda path: int(path.stem))
-    asked = each.names(classes, media)
-    one_by_one = []
-    for place, path in enumerate(files[:media]):
-        name = f"{path.stem}: {asked[place]}" if place < len(asked) else path.stem
+    conditions = each.names(classes, media)
+    single = []
+    for index, path in enumerate(files[:media]):
+        name = f"{path.stem}: {conditions[index]}" if index < len(conditions) else path.stem
         if made := item(name, path, each.root, budget, "one sample"):
-            one_by_one.append(made)
-    if one_by_one:
-        blocks.append(Gallery(f"One by one, {each.title}", one_by_one))
+            single.append(made)
+    if single:
+        blocks.append(Gallery(f"Single samples: {each.title}", single))
     if len(files) > media:
-        blocks.append(Note(f"{media} of {len(files):,} are shown: media={len(files)} shows all."))
+        blocks.append(Note(f"{media} of {len(files):,} samples are shown: media={len(files)} shows all."))
     return blocks
 
 
 def evaluation_blocks(run: Overview, sets: Sequence[SampleSet], budget: Budget) -> list[Block]:
-    """Return the evaluation of every set of samples, or the command that evaluates one."""
+    """Return the evaluations of the sets of samples, or a note with the command that evaluates a set."""
     blocks: list[Block] = []
     for each in sets:
         if (each.folder / EVALUATION).exists():
@@ -104,16 +104,16 @@ def _evaluation(each: SampleSet, budget: Budget) -> list[Block]:
             last = kind
         rows.append((str(row.get("name")), *metric_cells(row)))
     count = number_text(number(inner(report, "counts").get("compared")))
-    caption = f"Evaluation of {count} samples {each.title}, each number with its noise floor"
+    caption = f"Evaluation of {count} samples ({each.title}), each value with its noise floor"
     blocks: list[Block] = [Table(caption, ("what", "samples", "real against real", "ideal"), rows[:MAX_ROWS])]
     blocks += [Note(note) for kind in inner(report, "results") for note in metric_notes(report, kind)]
-    blocks += [Note(f"Not computed: {kind}: {why}") for kind, why in inner(report, "unavailable").items()]
-    names = report.get("figures")
-    named = [name for name in names if isinstance(name, str) and "/" not in name] if isinstance(names, list) else []
-    found = [
+    blocks += [Note(f"Not computed: {kind}: {reason}") for kind, reason in inner(report, "unavailable").items()]
+    figures = report.get("figures")
+    names = [name for name in figures if isinstance(name, str) and "/" not in name] if isinstance(figures, list) else []
+    items = [
         item(name, each.folder / name, each.root, budget, f"figure of the evaluation: {name}")
-        for name in named
+        for name in names
         if name.endswith(".png")
     ]
-    pictures = [made for made in found if made is not None]
-    return [*blocks, Gallery(f"Figures of the evaluation {each.title}", pictures)] if pictures else blocks
+    readable = [made for made in items if made is not None]
+    return [*blocks, Gallery(f"Figures of the evaluation: {each.title}", readable)] if readable else blocks

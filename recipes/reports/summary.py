@@ -17,10 +17,10 @@ from recipes.reports.run import Overview, shown
 from recipes.runs.metrics import inner, number
 
 MAX_STARTS = 50
-"""Maximum number of starts of a run that are listed (the last ones)."""
+"""Maximum number of starts of a run in the list; earlier starts are omitted."""
 GROUPS = ("modality", "data", "spectrum", "schedule", "denoiser", "network")
-"""Groups of the configuration shown in the summary."""
-OF_THE_RUN = ("run_dir",)
+"""Configuration groups shown in the summary."""
+WITHOUT_DEFAULT = ("run_dir",)
 """Keys without a default."""
 STATES = {
     "finished": "finished",
@@ -32,7 +32,7 @@ STATES = {
 
 
 def summary_blocks(run: Overview) -> list[Block]:
-    """Return model, data and progress."""
+    """Return the blocks with model, data and progress."""
     target = "" if run.target is None else f" of {run.target:,}"
     rows = [("state", STATES[run.state]), ("samples seen", f"{run.seen:,}{target}")]
     if run.train:
@@ -48,14 +48,14 @@ def summary_blocks(run: Overview) -> list[Block]:
         rows.append(("parameters of the network", number_text(parameters)))
     if run.statistics is not None:
         axes = ", ".join(f"{a.name} {a.size} × {a.spacing:.4g} {a.unit}" for a in run.statistics.grid.axes)
-        rows.append(("an example", f"{run.statistics.mean.shape[0]} × ({axes})"))
+        rows.append(("channels and axes of an example", f"{run.statistics.mean.shape[0]} × ({axes})"))
         rows.append(("standard deviation of the data", f"{run.statistics.sigma_data:.3g} about their mean"))
     if run.config is not None:
-        chosen = dict(settings(run.config).choices)
-        rows += [(name, chosen[name]) for name in GROUPS if name in chosen]
+        choices = dict(settings(run.config).choices)
+        rows += [(name, choices[name]) for name in GROUPS if name in choices]
     blocks: list[Block] = [Facts(rows), *map(Note, run.missing)]
     if run.state == "interrupted":
-        blocks.append(Note(_goes_on(run)))
+        blocks.append(Note(_how_to_continue(run)))
     if run.state == "not begun":
         blocks.append(
             Note("No training has been started here yet.", f"multisagd train … {setting('run_dir', run.folder)}")
@@ -64,24 +64,27 @@ def summary_blocks(run: Overview) -> list[Block]:
 
 
 def training_seconds(run: Overview) -> float:
-    """Return the total duration of training steps, from the speed between entries. Repeated steps count twice."""
+    """Return the total duration of training steps in seconds, from the speed between entries.
+
+    Repeated steps count twice.
+    """
     entries, total = run.timing, 0.0
     first = [{"samples": 0}] if entries else []
     for before, now in pairwise([*first, *entries]):
-        rate, more = number(now.get("samples_per_second")), number(now.get("samples")) - number(before.get("samples"))
-        total += more / rate if rate > 0 and more > 0 else 0.0
+        rate, count = number(now.get("samples_per_second")), number(now.get("samples")) - number(before.get("samples"))
+        total += count / rate if rate > 0 and count > 0 else 0.0
     return total
 
 
 def configuration_blocks(run: Overview) -> list[Block]:
-    """Return the configuration, if it is readable."""
+    """Return the configuration, or a note if it is missing or unreadable."""
     if run.config is None:
         return [Note("config.yaml is missing or unreadable.")]
     return [settings(run.config)]
 
 
 def settings(config: Config) -> Settings:
-    """Return every key of a configuration, and the choice of each group."""
+    """Return all keys of a configuration with their values and defaults, and the choice of each group."""
     own = train_defaults()
     expected = flatten(own)
     choices = []
@@ -96,19 +99,19 @@ def settings(config: Config) -> Settings:
     for key, value in flatten(mapped(shareable(config), for_others)).items():
         text = shown(value)
         default = shown(expected.get(key, ABSENT)).replace("???", ABSENT)
-        rows.append(Setting(key, text, default if default != text and key not in OF_THE_RUN else None))
+        rows.append(Setting(key, text, default if default != text and key not in WITHOUT_DEFAULT else None))
     return Settings(tuple(choices), tuple(rows))
 
 
 def environment_blocks(run: Overview) -> list[Block]:
-    """Return the starts of the run, with command, device and versions."""
+    """Return tables of the run's starts, with command and device, and of the package versions."""
     starts = run.starts[-MAX_STARTS:]
     if not starts:
         return [Note("run.json records no start of this run.")]
-    header = ("at", "samples seen", "device", "revision of the source", "recorded command")
+    header = ("time", "samples seen", "device", "source revision", "command")
     rows = [
         (str(start.get("at")), number_text(number(start.get("samples"))), str(start.get("device")),
-         str(start.get("revision")),         _command(start.get("command")))
+         str(start.get("revision")), _command(start.get("command")))
         for start in starts
     ]  # fmt: skip
     versions, before = inner(starts[-1], "versions"), inner(starts[0], "versions")
@@ -120,12 +123,12 @@ def environment_blocks(run: Overview) -> list[Block]:
     ]
 
 
-def _goes_on(run: Overview) -> str:
-    why = "The reason is not recorded here: see the command's last message."
+def _how_to_continue(run: Overview) -> str:
+    """Return how an interrupted run can be continued."""
+    reason = "The reason is not recorded here: see the last message of the command."
     if run.saved is None:
-        return f"It ended before its first checkpoint: the same command starts from the beginning. {why}"
-    saved = f"Its last checkpoint is after {run.saved:,} samples"
-    return f"{saved}: the same command continues from there. {why}"
+        return f"The run ended before its first checkpoint: the same command starts from the beginning. {reason}"
+    return f"The last checkpoint is after {run.saved:,} samples: the same command continues from there. {reason}"
 
 
 def _command(words: Any) -> str:

@@ -203,7 +203,7 @@ class TestMissingParts:
         with (run_dir / "metrics.jsonl").open("a") as file:
             file.write('[1]\n{"samples": "many", "kind": "train"}\n{"samples": 128, "kind": "tra')
         run = read_run(run_dir)
-        for note in ("run.json could not be read", "statistics.safetensors could not", "3 lines are not entries"):
+        for note in ("run.json could not be read", "statistics.safetensors could not", "3 lines are not valid entries"):
             assert note in " ".join(run.missing)
         assert [entry["samples"] for entry in run.train] == [32, 64, 96]
 
@@ -218,7 +218,7 @@ class TestMissingParts:
         set_keys(run_dir, training=read_configuration(run_dir / "config.yaml")["training"] | {"samples": 128})
         assert read_run(run_dir).state == "interrupted"
         (note,) = (block.text for block in summary_blocks(read_run(run_dir)) if isinstance(block, Note))
-        assert "Its last checkpoint is after 96 samples" in note
+        assert "The last checkpoint is after 96 samples" in note
         with (run_dir / ".lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             assert read_run(run_dir).state == "in progress"
@@ -261,7 +261,7 @@ class TestHostileRuns:
         (tmp_path / "run.json").write_text('{"starts": [{"device": "a secret"}]}')
         (run_dir / "run.json").symlink_to(tmp_path / "run.json")
         page = page_of(run_dir)
-        assert "a link that leads out of the run" in page.words
+        assert "a symbolic link that points outside the run" in page.words
         assert not page.all("img")
         assert "a secret" not in page.words
 
@@ -300,8 +300,8 @@ def test_report_replaces_only_its_own_page(run_dir: Path, tmp_path: Path) -> Non
     mine = tmp_path / "mine.html"
     mine.write_text("<p>mine")
     for out, message in (
-        (mine, "is not a page that this command wrote"),
-        (tmp_path / "config.yaml", "should end in"),
+        (mine, "was not written by this command"),
+        (tmp_path / "config.yaml", "must end in"),
         (mine / "page.html", r"cannot write .*: choose another out"),
     ):
         with pytest.raises(RecipeError, match=message):
