@@ -35,6 +35,6 @@ def for_others(text: str) -> str:
 
 def _plain(match: re.Match[str]) -> str:
     rest, mark, _ = (*re.split(r"([?#])", match["rest"], maxsplit=1), "", "")[:3]
-    # A password may contain unescaped characters, so the last @ counts.
+    # A password may contain an unescaped @, so the address begins after the last one.
     _, at, address = rest.rpartition("@")
     return f"{match['scheme']}{'…@' if at else ''}{address}{f'{mark}…' if mark else ''}"

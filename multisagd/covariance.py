@@ -46,7 +46,7 @@ class SpectralCovariance(nn.Module):
         self.power()  # refuses an invalid spectrum here, not at the first draw
 
     def power(self, shape: Sequence[int] | None = None) -> Tensor:
-        """Return the normalised power W on the half spectrum of a grid shape (`grid.shape` by default), CPU float64."""
+        """Return the normalised power W on the half spectrum of a grid shape (by default `grid.shape`), in float64."""
         key = self.grid.shape if shape is None else tuple(int(size) for size in shape)
         return self._powers.get(key, lambda: self._normalised_power(self.grid.resize(key)))
 
@@ -104,7 +104,7 @@ class SpectralCovariance(nn.Module):
     def apply(self, x: Any) -> Any:
         """Return `Σ x` for x `(..., *grid)`, shaped like x.
 
-        If given a function instead, call `nn.Module.apply`.
+        If x is a function instead of a tensor, `nn.Module.apply` is called.
         """
         return self._filter(x, "apply") if isinstance(x, Tensor) else super().apply(x)
 

@@ -24,7 +24,7 @@ class DataPower(Spectrum):
     floor: float | None = None
 
     def power(self, grid: Grid) -> Tensor:
-        """Return the data's power on `grid`, shape `grid.half_shape`, interpolated if measured on another grid."""
+        """Return `C^p` on `grid`, shape `grid.half_shape`, interpolated if C was measured on another grid."""
         return (self.statistics.spectrum(self.floor) ** self.exponent).power(grid)
 
 

@@ -149,7 +149,7 @@ class GaussianRestoration:
                 raise ValueError(f"{path} is not a restoration file of format {FORMAT_VERSION}")
             grid, risk = read_axes(described["axes"]), described["risk"]
             if not isinstance(risk, float):
-                raise ValueError(f"the risk in {path} should be a number, got {risk!r:.80}")
+                raise ValueError(f"the risk in {path} must be a number, got {risk!r:.80}")
             # Before reading: a header may declare any shape.
             mean, gain, root = (tuple(file.get_slice(name).get_shape()) for name in ("mean", "gain", "root"))
             numbers = math.prod(mean)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 DEFAULT_CORNER = 1 / 256
-"""Frequency, in cycles per sample, below which a power law is flat unless the axis declares another."""
+"""Frequency, in cycles per sample, below which a power law is flat unless the axis declares another frequency."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ class Grid:
         return self.axes if names is None else tuple(self.axis(name) for name in names)
 
     def resize(self, shape: Sequence[int]) -> Grid:
-        """Return a grid with different sizes of the axes, and the same spacing, units and corner frequencies.
+        """Return a grid with axes of these sizes, and the same spacing, units and corner frequencies.
 
         Raises:
             ValueError: If `shape` has a different number of dimensions.
@@ -162,7 +162,7 @@ class Grid:
     def factors(self, names: Sequence[str] | None, factors: Mapping[str, float] | None) -> dict[str, float]:
         """Return the factor of each selected axis, 1 by default.
 
-        Raises the errors of `radius`.
+        Raises the same errors as `radius`.
         """
         axes = self.select(names)
         given = dict(factors or {})

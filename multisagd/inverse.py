@@ -6,8 +6,8 @@ guidance is a correction of the estimate of x0:
     E[x0 | x_t, y] = D + (b²/a) Σ ∇ log p(y | x_t),     D = E[x0 | x_t]
 
 With `p(y | x_t) ≈ N(H D, S)`, and S treated as independent of x_t, the correction is `(b²/a) Σ Jᵀ Hᵀ S⁻¹ (y - H D)`,
-where J is the Jacobian of D. Now `(b²/a) Σ Jᵀ = Cov[x0 | x_t]` exactly, so it is a Kalman update of D. The classes
-differ in their choice of S:
+where J is the Jacobian of D. Now `(b²/a) Σ Jᵀ = Cov[x0 | x_t]` exactly, so the correction is a Kalman update of D. The
+classes differ in their choice of S:
 
 - `DPS` (arXiv 2209.14687): a multiple of the identity;
 - `PiGDM` (ΠGDM, Song et al., ICLR 2023): `H R Hᵀ + s²`, where R models `Cov[x0 | x_t]` by one variance, as in the
@@ -48,7 +48,9 @@ class _Measured(nn.Module):
     ) -> None:
         super().__init__()
         if isinstance(denoiser.process.covariance, PaddedCovariance):
-            raise ValueError("guidance with a measurement needs noise that is diagonal in frequency, without padding")
+            raise ValueError(
+                "guidance with a measurement needs noise that is diagonal in frequency: remove the padding"
+            )
         if noise < 0:
             raise ValueError(f"the noise of a measurement must be at least 0, got {noise}")
         self.denoiser = denoiser
@@ -127,7 +129,7 @@ class DPS(_Measured):
 
 
 class PiGDM(_Measured):
-    """Guide with the uncertainty of x0, propagated through the measurement, as S (ΠGDM; Song et al., ICLR 2023).
+    """Guide with the uncertainty of x0, propagated through the measurement (ΠGDM; Song et al., ICLR 2023).
 
     `prior` describes the variation of the data. If it is a number, it is their standard deviation σ, and R has the
     paper's variance `r² = σ²b²/(a²σ² + b²)`. If it is statistics, R has one variance per frequency, which is exact for

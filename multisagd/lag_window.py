@@ -1,4 +1,4 @@
-"""Estimate the power of data with gaps from pairs of valid samples; for data too large for EM (see `masked_power`).
+"""Estimate the power of gapped data that are too large for EM (see `masked_power`), from pairs of valid samples.
 
 The autocovariance at a lag is the mean product of all pairs of valid samples at that lag: the autocovariance of the
 data divided by the autocovariance of their masks. It is unbiased, but noisy at lags with few pairs. Hann's lag window

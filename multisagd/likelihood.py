@@ -1,4 +1,4 @@
-"""Compute log-likelihoods under a denoiser and its process by the probability-flow ODE (arXiv 2011.13456, §4.3).
+"""Compute log-likelihoods under a denoiser and its process with the probability-flow ODE (arXiv 2011.13456, §4.3).
 
 In `y = x_t/α` the flow is simple in the log-SNR λ, for any schedule and any colour of the noise:
 

@@ -20,7 +20,7 @@ Weighting = Literal["uniform", "min_snr", "karras", "sigmoid"]
 def squared_error(
     error: Tensor, covariance: SpectralCovariance, metric: Metric = "euclidean", mask: Tensor | None = None
 ) -> Tensor:
-    """Return the mean square of an error `(batch, channels, *grid)` over each item, `(batch,)`, in its units squared.
+    """Return the mean square of an error `(batch, channels, *grid)` over each item, `(batch,)`, in squared units.
 
     `euclidean` is the loss of arXiv 2510.09660; `mahalanobis` measures `Σ^{-1/2} error` (arXiv 2106.06406), which gives
     every frequency of the noise the same weight. A mask, true where data are valid, excludes padding from the mean. In

@@ -3,8 +3,8 @@
 Padding causes leakage: the transform of a record with gaps spreads strong frequencies over weak ones. So the power is
 estimated from the valid samples by EM for the circulant model (`multisagd.circulant_em`), in each channel separately.
 
-Along axes along which no mask changes (such as the frequencies of a spectrogram cut in time), a transform makes the
-data independent, so that only positions along the other axes matter. Items with the same mask share their second
+If no mask changes along an axis (such as the frequency axis of a spectrogram cut in time), a transform along it makes
+the data independent, so that only positions along the other axes matter. Items with the same mask share their second
 moments and one factorisation. If there are too many masks, or too large ones, items are restricted to fewer masks,
 chosen to lose few samples. If that leaves too few items, or more than `LARGEST` samples to solve for, the power comes
 from averages over pairs of valid samples instead (`multisagd.lag_window`).

@@ -2,7 +2,7 @@
 
 A video sampled from independent noise may flicker, because noisy clips in training keep a trace of the clip in their
 lowest frequencies, and pure noise does not. FreeInit (arXiv 2312.07537) samples a clip, adds noise again, keeps the low
-frequencies of the result, replaces the others by new noise, and samples once more. Three differences here ensure that
+frequencies of the result, replaces the others with new noise, and samples once more. Three differences here ensure that
 sampling starts from the distribution seen in training. The paper's mask L weighs amplitudes, and the sum loses variance
 where `L² + (1-L)² < 1`; here L is a fraction of power. The paper adds the first noise again, which is correlated with
 the sample made from it; here the noise is new. The paper goes back to t = 1, where usual schedules leave nothing of the

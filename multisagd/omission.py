@@ -1,4 +1,4 @@
-"""Omit the band in which the data are corrupted from the noise: selective omission (arXiv 2510.09660).
+"""Omit the corrupted band of the data from the noise: selective omission (arXiv 2510.09660).
 
 The data are `x' = x0 + n`, where n has a known spectrum (`Corruption`) and is confined to a band. Frequencies without
 noise (`Outside`) are not generated. There are two choices for what the network sees there:
@@ -25,9 +25,9 @@ class ProjectedDenoiser(Denoiser):
 
     If `blind` is True (the default), the network does not see the other frequencies: they are zero in training and
     sampling, and the estimate has the mean of the data there. If `blind` is False, the network sees the corrupted
-    sample in training and zero in sampling, and the estimate keeps the values of `x_t` there: samples are zero there,
-    not the mean. This equals predicting the noise, which is zero there, and is how arXiv 2510.09660 omits a band, in
-    any parametrisation.
+    sample in training and zero in sampling, and the estimate keeps the values of `x_t` there: samples are zero there
+    instead of the mean. This is equivalent to predicting the noise, which is zero there, and is how arXiv 2510.09660
+    omits a band, in any parametrisation.
 
     If there is noise at every frequency, it is equivalent to `Denoiser`. For the other arguments see `Denoiser`.
 

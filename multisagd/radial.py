@@ -22,7 +22,7 @@ BandUnit = Literal["cycles", "nyquist", "diagonal"]
 
 @dataclass(frozen=True)
 class Radial(Spectrum):
-    """Base class of functions of the radius over `axes` (default: all), in cycles per unit, scaled by `factors`."""
+    """Base class of spectra that depend on the radius over `axes`, in cycles per unit times `factors`."""
 
     _: KW_ONLY
     axes: tuple[str, ...] | None = None

@@ -65,10 +65,10 @@ class RestoringDenoiser(Denoiser):
     """Estimate clean data, also in the corrupted band, with a network that is trained on corrupted data.
 
     Outside the band it works like `Denoiser`. In the band the noise decides between the two methods in the module
-    docstring: unseen if there is no noise (`Outside`), and through a floor if there is (`NoiseFloor`). In the band the
-    network's output is the residual of the Wiener filter, in units of its standard deviation, and squared errors are
-    weighted by `C/(C + c²V/A)`, so that the noise of the target does not dominate other frequencies. The clean power C
-    is the power in the (corrupted) `statistics` minus the corruption's power.
+    docstring: unseen if there is no noise (`Outside`), and through a floor if there is noise (`NoiseFloor`). In the
+    band the network's output is the residual of the Wiener filter, in units of its standard deviation, and squared
+    errors are weighted by `C/(C + c²V/A)`, so that the noise of the target does not dominate other frequencies. The
+    clean power C is the power in the (corrupted) `statistics` minus the corruption's power.
 
     Raises:
         ValueError: If the arguments are invalid for `Denoiser`; if preconditioning is spectral, the corruption has a

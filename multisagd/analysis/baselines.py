@@ -24,8 +24,8 @@ def baselines(steps: int, ends: tuple[float, float] = ENDS) -> dict[str, Tensor]
     """Return the increasing log-SNRs `(steps + 1,)`, float64, of the usual schedules by name.
 
     Schedules that end at infinite log-SNRs (sigmoid, flow matching) run between `ends`. The outermost log-SNRs of the
-    cosine schedule are clamped to `ends`, as is usual; if more of them lie outside, it runs between `ends` too. Karras'
-    and the linear schedule keep their own ends.
+    cosine schedule are clamped to `ends`, as is usual; if more of them lie outside, it runs between `ends` too. The
+    Karras and linear schedules keep their own ends.
     """
     even = torch.linspace(1, 0, steps + 1, dtype=torch.float64, device="cpu")
 
@@ -50,8 +50,8 @@ def transfers(
 ) -> dict[str, Transfer]:
     """Return a sampler's transfer function for each named sequence of log-SNRs `(steps + 1,)`.
 
-    Sequences that leave the range of the process's schedule, or do not increase strictly, are omitted: 1,000 discrete
-    levels, for example, have at most 1,000 steps.
+    Sequences that leave the range of the process's schedule, or do not increase strictly, are omitted. For example, a
+    schedule of 1,000 discrete levels allows at most 1,000 steps.
     """
     low, high = process.schedule.log_snr(torch.tensor([1.0, 0.0], dtype=torch.float64, device="cpu"))
     results = {}
@@ -75,16 +75,17 @@ def trajectory_regular(
 ) -> Tensor:
     """Return increasing log-SNRs `(steps + 1,)` that minimise the summed errors of single DDIM steps.
 
-    A single step starts on the exact trajectory, `x - aμ ∝ √(a²C + V)`, and its error is the distance from it at the
-    end, the root of the sum over all frequencies (arXiv 2405.11326, Section 4, with the trajectories of Gaussian data).
+    A single step starts on the exact trajectory, `x - aμ ∝ √(a²C + V)`, and its error is the distance from that
+    trajectory at the end of the step: the root of the sum of squares over all frequencies (arXiv 2405.11326, Section 4,
+    with the trajectories of Gaussian data).
 
     Raises:
-        ValueError: If there are not more candidates than steps.
+        ValueError: If `candidates` does not exceed `steps`.
     """
     if steps >= candidates:
         raise ValueError(f"{steps} steps need more than {steps} candidates, got {candidates}")
     spectra = Spectra.of(statistics, process)
-    # Only frequencies with both noise and data: pairs of candidates times frequencies must fit in memory.
+    # Keep only frequencies with both noise and data, to save memory: tensors have candidates × frequencies elements.
     both = ((spectra.data > 0) & (spectra.noise > 0)).expand(statistics.power.shape)
     data, noise, weight = (
         each.expand(statistics.power.shape)[both] for each in (spectra.data, spectra.noise, spectra.weight)
@@ -98,12 +99,12 @@ def trajectory_regular(
         gain = ratio + (a[i + 1 :] - ratio * a[i]) * a[i] * data / total[i]
         missed = (gain * total[i].sqrt() - total[i + 1 :].sqrt()) ** 2
         cost[i, i + 1 :] = (missed * weight).sum(1).sqrt()
-    minimum, came = cost[0], []
+    minimum, predecessors = cost[0], []
     for _ in range(steps - 1):
         # The cheapest path from the first candidate to j with one more step, minimised over the previous candidate i.
-        minimum, place = (minimum[:, None] + cost).min(0)
-        came.append(place)
+        minimum, predecessor = (minimum[:, None] + cost).min(0)
+        predecessors.append(predecessor)
     path = [candidates - 1]
-    for place in reversed(came):
-        path.append(int(place[path[-1]]))
+    for predecessor in reversed(predecessors):
+        path.append(int(predecessor[path[-1]]))
     return log_snr[[0, *reversed(path)]]

@@ -1,8 +1,8 @@
 """Compute a sampler's output for non-stationary Gaussian data, on grids small enough for full matrices.
 
-The transfer function uses only the data's power per frequency, as if the data were stationary. Here the covariance is
-a matrix K, the optimal denoiser is `μ + aK(a²K + b²Σ)⁻¹(x - aμ)`, and the responses of a run are matrices. Compare its
-error with that of the transfer function to learn whether the stationary model is good enough for a design.
+The transfer function uses only the data's power per frequency, as if the data were stationary. Here the covariance is a
+matrix K, the optimal denoiser is `μ + aK(a²K + b²Σ)⁻¹(x - aμ)`, and the responses of a run are matrices. Compare the
+error with the transfer function's error to learn whether the stationary model is good enough for a design.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class DenseLaw:
     covariance: Tensor
 
     def wasserstein(self, other: DenseLaw) -> float:
-        """Return the 2-Wasserstein distance between two Gaussian distributions (Bures' formula)."""
+        """Return the 2-Wasserstein distance to another Gaussian distribution (Bures' formula)."""
         half = _matrix_root(self.covariance)
         cross = _matrix_root(half @ other.covariance @ half)
         spread = torch.trace(self.covariance) + torch.trace(other.covariance) - 2 * torch.trace(cross)

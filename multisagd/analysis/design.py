@@ -176,7 +176,7 @@ def design_schedule(
     seed: int = 0,
     method: Method = "L-BFGS-B",
 ) -> DesignedSteps:
-    """Return the log-SNRs with which a sampler (DDIM by default) best generates these Gaussian data.
+    """Return the log-SNRs with which a sampler (DDIM by default) best generates Gaussian data with these statistics.
 
     `ends` are the first and last log-SNR, clamped to the range of the process's schedule; with `free_ends` they are
     only bounds, and the design may begin later and end earlier. The result is the best of the minima that are reached

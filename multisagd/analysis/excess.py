@@ -12,7 +12,7 @@ from multisagd.statistics import DataStatistics
 
 
 class NoExcessError(ValueError):
-    """No frequency has more power than expected."""
+    """Raised if no frequency has more power than expected."""
 
 
 FEWEST = 5
@@ -22,12 +22,12 @@ FEWEST = 5
 def excess_power(data: DataStatistics, expected: Tensor, errors: float = 4.0, count: int | None = None) -> Tensor:
     """Return the significant excess of the data's power over the expected power: an estimate of `b²(k)`.
 
-    `expected` is a power on the half spectrum: either the power of clean data (`DataStatistics.power.mean(0)`, with
-    their `count`), or a fitted power law (`multisagd.analysis.profiles`; `count` is then None). A measured power is a
-    mean of `count` squared magnitudes, so for Gaussian data its relative standard error is at most `1/√count` (times
-    `√2` at self-conjugate frequencies), with equality if all channels are equal. Excesses within `errors` standard
-    errors count as zero. Real data have heavier tails than a Gaussian, so use a large value of `errors`, or check the
-    result.
+    `expected` is a power on the half spectrum: either the power of clean data (`DataStatistics.power.mean(0)`; `count`
+    is then their number), or a fitted power law (`multisagd.analysis.profiles`; `count` is then None). A measured power
+    is a mean of `count` squared magnitudes, so for Gaussian data its relative standard error is at most `1/√count`
+    (times `√2` at self-conjugate frequencies), with equality if all channels are equal. Excesses within `errors`
+    standard errors count as zero. Real data have heavier tails than a Gaussian, so use a large value of `errors`, or
+    check the result.
 
     Raises:
         ValueError: If the expected power has a different shape, or is not positive everywhere.
@@ -56,7 +56,7 @@ def estimate_corruption(
     that stands out from the spectrum counts as corruption, so `minimum` should be large.
 
     Raises:
-        NoExcessError: If no excess is that large.
+        NoExcessError: If no frequency has such an excess.
         ValueError: If the grids differ, or a power law cannot be fitted.
     """
     if clean is not None and data.grid != clean.grid:
@@ -96,7 +96,7 @@ def fitted_power(data: DataStatistics, decibels: float = 3.0) -> Tensor:
 
 
 def measured_corruption(excess: Tensor, grid: Grid) -> Corruption:
-    """Return the corruption that has this power `(*half_shape,)` on a grid.
+    """Return the corruption whose power on a grid is `excess`, `(*half_shape,)`.
 
     Raises:
         NoExcessError: If the power is zero everywhere.

@@ -63,7 +63,7 @@ class Profile:
 def axis_profile(power: Tensor, grid: Grid, name: str) -> Profile:
     """Return the profile along one axis of a power `(..., *half_shape)`, averaged over leading dimensions.
 
-    Frequencies are in cycles per unit of the axis; opposite signs and all other axes are averaged.
+    Frequencies are in cycles per unit of the axis; the result is averaged over opposite signs and all other axes.
     """
     axis = grid.axis(name)
     frequency = torch.fft.rfftfreq(axis.size, d=axis.spacing, dtype=torch.float64, device="cpu")
@@ -73,7 +73,7 @@ def axis_profile(power: Tensor, grid: Grid, name: str) -> Profile:
 
 
 def radial_profile(power: Tensor, grid: Grid, rings: int | None = None) -> Profile:
-    """Return the radial profile, in cycles per sample of every axis, of a power `(..., *half_shape)`.
+    """Return the radial profile of a power `(..., *half_shape)`, with the radius in cycles per sample of every axis.
 
     The first point is zero frequency; the others are `rings` of equal width up to the corner of the spectrum (by
     default one bin wide along the longest axis). The frequency of a ring is the mean radius of its bins. Leading
@@ -86,7 +86,7 @@ def radial_profile(power: Tensor, grid: Grid, rings: int | None = None) -> Profi
 
 
 def profile_of(power: Tensor, grid: Grid, along: str, rings: int | None = None) -> Profile:
-    """Return the profile of a power `(..., *half_shape)` by "radius" or along an axis, averaged over the rest.
+    """Return the profile of a power `(..., *half_shape)` along an axis or radially ("radius"), averaged over the rest.
 
     Frequencies are in the unit given by `unit_of`; for `rings` see `radial_profile`.
     """
@@ -96,7 +96,7 @@ def profile_of(power: Tensor, grid: Grid, along: str, rings: int | None = None) 
 
 
 def unit_of(along: str, grid: Grid) -> str:
-    """Return the unit of the frequencies of a profile by "radius" or along an axis."""
+    """Return the unit of the frequencies of a profile along an axis or a radial profile ("radius")."""
     return f"cycles per {'sample' if along == RADIUS else grid.axis(along).unit}"
 
 
@@ -124,8 +124,8 @@ def measure_profiles(
 
     Power is averaged over channels, `(points,)`, in squared units of the data.
 
-    `batches` are the same as in `DataStatistics.measure`; the power is about the mean of the statistics. Padding leaks
-    into the power of single examples: if there is padding, the curves come from the statistics, and only their relative
+    `batches` are as in `DataStatistics.measure`; power is measured about the mean of `statistics`. Padding leaks into
+    the power of single examples: if there is padding, the curves come from the statistics, and only their relative
     errors come from single examples.
 
     Raises:

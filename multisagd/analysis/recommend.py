@@ -71,7 +71,7 @@ class Candidate:
         """Return the reason why the candidate is omitted, or None if it is usable."""
         if self.conditioning > limits.conditioning:
             return f"its power spans {self.conditioning:.1f} dB, more than the {limits.conditioning:g} allowed"
-        # By default steps begin where the strongest frequency has this ratio: rounding must not decide.
+        # By default steps begin where the strongest frequency has this ratio, so the comparison allows for rounding.
         if self.terminal_snr > 1.01 * limits.terminal_snr:
             return (
                 f"at the start of sampling a band has a signal-to-noise ratio of {self.terminal_snr:.2g}, more "
@@ -129,26 +129,27 @@ def recommend(
     good = [candidate for candidate in usable if candidate.error <= limits.error]
     best = min(usable, key=lambda each: each.error)
     if good:
-        chosen = good[0]
+        recommended = good[0]
         reasons.append(
-            f"{_sentence(chosen.name)} is the whitest with an error below {limits.error:.0%} ({chosen.error:.1%}): "
-            "a trained network's own error is about as large, so shaping further would gain little."
+            f"{_sentence(recommended.name)} is the whitest with an error below {limits.error:.0%} "
+            f"({recommended.error:.1%}): a trained network's own error is about as large, so shaping further would "
+            "gain little."
         )
     elif white.error < limits.gain * best.error:
-        chosen = white
+        recommended = white
         reasons.append(
             f"No noise brings the error below {limits.error:.0%}, and {best.name}, the best with {best.error:.1%}, is "
             f"not {limits.gain:g} times better: white noise is kept, since it is the easiest to learn."
         )
     else:
-        chosen = best
+        recommended = best
         reasons.append(
             f"No noise brings the error below {limits.error:.0%}; {best.name} comes closest with {best.error:.1%}, "
             f"{white.error / best.error:.2g} times better than white noise."
         )
     if objection := white.objection(limits):
         reasons.append(f"Check the start of sampling with any noise: with white noise, {objection}.")
-    return Recommendation(chosen, candidates, tuple(reasons))
+    return Recommendation(recommended, candidates, tuple(reasons))
 
 
 def _sentence(text: str) -> str:

@@ -195,8 +195,8 @@ def check_sampler(sampler: Sampler) -> None:
 class BandError:
     """The error in one frequency band, `low <= r < high` (cycles per sample, `Grid.bands`).
 
-    `power` is the generated power divided by the data's, `bias` the squared error of the mean divided by the data's
-    power, and `fraction` the band's fraction of the total squared 2-Wasserstein distance.
+    `power` is the generated power divided by the data's power, `bias` the squared error of the mean divided by the
+    data's power, and `fraction` the band's fraction of the total squared 2-Wasserstein distance.
     """
 
     low: float

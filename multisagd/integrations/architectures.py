@@ -1,7 +1,7 @@
 """List the supported diffusers network classes, and complete their options with defaults.
 
-diffusers' own defaults are large models of hundreds of millions of parameters. The defaults here are small, and
-consistent if only some options are given.
+diffusers' own defaults are large models of hundreds of millions of parameters. The defaults here are small, and remain
+consistent with each other if only some options are given.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ def count_classes(name: str, kind: Architecture, given: dict[str, Any], classes:
 
 
 def add_null_class(name: str, options: dict[str, Any]) -> str | None:
-    """Add the class "no class" to the number of classes in the options; return the weight that needs one more row.
+    """Add the class "no class" to the number of classes; return the name of the weight that needs one more row.
 
     Return None, and leave the options unchanged, if the class or the options have no classes.
     """

@@ -63,7 +63,7 @@ def shaped_class(base: Any) -> Any:
 
 
 class _ShapedPipeline:
-    """Mark shaped pipelines."""
+    """Base class that marks shaped pipelines."""
 
 
 def _initialiser(base: Any) -> Callable[..., None]:

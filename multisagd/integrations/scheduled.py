@@ -43,8 +43,8 @@ class ScheduledDenoiser(nn.Module):
     and a scheduler: `DDPMPipeline(ScheduledDenoiser(denoiser, scheduler, channels=3), scheduler)`.
 
     Raises:
-        ValueError: From `forward`, if the scheduler's noise levels or prediction are not supported, it expects its
-            model to predict a variance, or both a class and text are given.
+        ValueError: From `forward`, if the scheduler's noise levels or prediction are not supported, the scheduler
+            expects its model to predict a variance, or both a class and text are given.
     """
 
     def __init__(self, denoiser: AnyDenoiser, scheduler: Any, channels: int | None = None) -> None:

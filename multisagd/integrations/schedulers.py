@@ -35,10 +35,10 @@ MIN_ODDS = 6.9
 def shape_scheduler(scheduler: Any, shaped: ShapedNoise) -> Any:
     """Return a new scheduler with the same configuration that draws the noise of `shaped` in its steps.
 
-    The new scheduler accepts generators, lists of generators and the caller's noise as before. Noise in a step that
-    does not have the grid's shape is an error. The initial sample is drawn elsewhere, by `shaped.noise` or, in a
-    pipeline, by `shape_pipeline`; the scheduler checks it at the first step after `set_timesteps`, and warns if it is
-    white noise.
+    The new scheduler accepts generators, lists of generators and the caller's noise as before. A step that draws noise
+    of a different shape than the grid raises ValueError. The initial sample is drawn elsewhere, by `shaped.noise` or,
+    in a pipeline, by `shape_pipeline`; the scheduler checks it at the first step after `set_timesteps`, and warns if it
+    is white noise.
 
     Raises:
         ValueError: If `scheduler` is not a diffusers scheduler.
@@ -109,7 +109,7 @@ class Shaped:
 
 
 def _initialiser(base: Any) -> Callable[..., None]:
-    """Return the initialiser of a shaped class: the base class's, plus the noise as an object or a description."""
+    """Return the initialiser of a shaped class, which also accepts the noise, as an object or a description."""
 
     @functools.wraps(base.__init__)
     def initialise(self: Any, *args: Any, shaped_noise: Any = None, **kwargs: Any) -> None:

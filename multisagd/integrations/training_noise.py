@@ -40,8 +40,8 @@ class TrainingNoise:
         """Return the training noise of a scheduler with this `scheduler_config.json`.
 
         Raises:
-            UnsupportedSchedulerError: If this library does not support the scheduler. ValueError, KeyError, TypeError,
-            AttributeError: If the configuration does not describe a scheduler.
+            UnsupportedSchedulerError: If this library does not support the scheduler.
+            ValueError, KeyError, TypeError, AttributeError: If the configuration does not describe a scheduler.
         """
         name = str(config["_class_name"])
         if not re.fullmatch(r"[\w.]{1,80}", name):

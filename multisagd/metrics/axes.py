@@ -15,7 +15,7 @@ from multisagd import Axis, Grid
 
 
 def bands_along(axis: Axis, frequency: Tensor, bands: int) -> list[tuple[str, Tensor]]:
-    """Return the names and indices of points of zero frequency and of bands of equal width up to the highest frequency.
+    """Return (name, indices of points) for zero frequency and for bands of equal width up to the highest frequency.
 
     `frequency` `(points,)` increases from zero, in cycles per unit of the axis. Bands without a point are omitted.
     """

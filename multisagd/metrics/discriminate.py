@@ -1,4 +1,4 @@
-"""Test whether a logistic classifier can distinguish generated from real items by a single frequency band.
+"""Test whether a logistic classifier can distinguish generated from real items using a single frequency band.
 
 As in arXiv 2505.11278, if the generated distribution is correct, the two kinds are indistinguishable, and the accuracy
 on unseen items is 0.5; otherwise the accuracy shows which bands are wrong. The test uses the log power of single

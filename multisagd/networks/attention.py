@@ -137,7 +137,7 @@ def rotate(x: Tensor, positions: tuple[Tensor, Tensor]) -> Tensor:
 
 
 class SelfAttention(nn.Module):
-    """Apply multi-head self-attention with normalised queries and keys: (batch, tokens, width) -> the same.
+    """Apply multi-head self-attention with normalised queries and keys to tokens (batch, tokens, width).
 
     Queries and keys are divided by their root mean square and multiplied by a gain per feature (2302.05442), so no
     logit exceeds √features times the gains: attention cannot saturate, and training stays stable in half precision.

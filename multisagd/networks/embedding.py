@@ -84,7 +84,7 @@ class Conditioning(nn.Module):
 
 
 def check_labels(labels: Tensor, batch: int, classes: int) -> None:
-    """Check labels for a network of `classes` classes: integers (batch,), where `classes` means no class.
+    """Check labels for a network with `classes` classes: integers (batch,), where `classes` means no class.
 
     Their range is checked on the CPU only and outside compiled graphs.
 

@@ -18,7 +18,7 @@ CONVOLUTIONS: dict[int, type[nn.Conv1d] | type[nn.Conv2d] | type[nn.Conv3d]] = {
 
 
 def pad_to_multiple(x: Tensor, multiples: Sequence[int]) -> Tensor:
-    """Pad features (batch, channels, *grid): repeat the last sample of each grid axis until its size is a multiple.
+    """Pad each grid axis of features (batch, channels, *grid) to a multiple, by repeating its last sample.
 
     The border is not reflected, because reflection needs more samples than it adds and so fails on short axes, and not
     filled with zeros, because zeros are atypical of noisy data. Concatenation supports any number of axes and any

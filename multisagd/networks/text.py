@@ -69,7 +69,7 @@ class TextInput(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """Let the samples of a grid attend to the tokens of a prompt: (batch, samples, width) -> the same.
+    """Let the samples of a grid, features (batch, samples, width), attend to the tokens of a prompt.
 
     Queries and keys are normalised as in `SelfAttention`. The last layer starts at zero, so at first prompts have no
     effect (as in PixArt-α, 2310.00426). This layer always uses PyTorch's own attention, the only backend that takes

@@ -104,7 +104,7 @@ class Transformer(nn.Module):
 
 
 class Block(nn.Module):
-    """Apply attention and an MLP, each scaled, shifted and gated by the embedding: (batch, tokens, width) -> the same.
+    """Apply attention and an MLP to tokens (batch, tokens, width), each scaled, shifted and gated by the embedding.
 
     All modulations, gates included, start at zero (adaLN-Zero, 2212.09748, section 3.2), so at first the block is the
     identity. The MLP is SwiGLU (2002.05202) with as many parameters as a plain MLP of four times the width. If

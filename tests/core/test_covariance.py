@@ -239,5 +239,5 @@ def test_loss_uses_padded_noise_and_gaussian_denoiser_refuses_it() -> None:
     loss = denoiser.loss(torch.zeros(2, 1, 6, 8), torch.tensor([0.3, 0.7]), seeds=[4, 5])
     assert torch.allclose(loss, covariance.sample([4, 5]).square().flatten(1).mean(1))
     statistics = dense.stationary(np.ones(CLIP.shape), CLIP)
-    with pytest.raises(ValueError, match="padded grid"):
+    with pytest.raises(ValueError, match="remove the padding"):
         ms.GaussianDenoiser(process, statistics)

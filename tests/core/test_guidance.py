@@ -332,7 +332,7 @@ def test_guidance_and_measurements_refuse_what_they_cannot_follow():
         ("must increase", lambda: ms.ClassifierFree(Conditional(), 2.0, (3.0, -3.0))),
         ("must increase", lambda: ms.Autoguidance(Conditional(), Conditional(), 2.0, (3.0, 3.0))),
         ("needs a condition", lambda: ms.ClassifierFree(Conditional(), 2.0)(X, T)),
-        ("without padding", lambda: ms.DPS(padded, measurement, y, 0.1)),
+        ("remove the padding", lambda: ms.DPS(padded, measurement, y, 0.1)),
         ("at least 0", lambda: ms.DPS(denoiser, measurement, y, -0.1)),
         ("in log-SNR", lambda: ms.DPS(denoiser, measurement, y, 0.1, interval=(2.0, 1.0))),
         ("in log-SNR", lambda: ms.PiGDM(denoiser, measurement, y, 0.1, 1.0, gradient=(1.0, 1.0))),
