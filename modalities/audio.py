@@ -48,7 +48,7 @@ class Audio(Modality):
     """Audio clips of `seconds` at `rate` samples per second, mixed to mono or stereo, and encoded by `representation`.
 
     Files with any sample rate and number of channels are resampled and mixed: mono is the mean of all channels; stereo
-    repeats the channel of a mono file. From longer files an excerpt is taken. The seed determines its start; if there
+    repeats the channel of a mono file. An excerpt is taken from longer files. The seed determines its start; if there
     is no seed, it is the middle of the file. If the excerpt is silent, other excerpts of the same file are tried, and
     finally the first part that is not silent. `short` determines how shorter files are handled: "mask" pads them with
     silence that losses and statistics omit (a frame counts as data if its centre lies in the file); "silence" pads them

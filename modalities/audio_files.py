@@ -214,7 +214,7 @@ def _open_mp4(path: Path) -> Iterator[AudioFile]:
                 for packet in container.decode(stream):
                     for frame in resampler.resample(packet):
                         if frame.pts is None or frame.time_base is None:
-                            raise ValueError("its frames have no times")
+                            raise ValueError("its frames have no timestamps: encode it again")
                         position = round(frame.pts * frame.time_base * rate) - start
                         first, reached = max(0, position), min(count, position + frame.samples)
                         if reached > first:

@@ -101,10 +101,10 @@ def pluck(
 ) -> np.ndarray:
     """Synthesise a plucked string, float64 of shape (samples,), with arbitrary loudness.
 
-    A burst of noise runs round a loop of one period that averages neighbouring samples (Karplus and Strong, Computer
-    Music Journal 7(2), 1983). An all-pass filter tunes the loop between whole samples, a factor shortens its decay, a
-    comb filter on the burst sets where the string is plucked, and a low-pass filter sets how softly (Jaffe and Smith,
-    same issue).
+    A burst of noise circulates in a delay loop of one period, which averages neighbouring samples (Karplus and Strong,
+    Computer Music Journal 7(2), 1983). An all-pass filter tunes the loop between whole samples, a factor shortens its
+    decay, a comb filter on the burst sets where the string is plucked, and a low-pass filter sets how softly it is
+    plucked (Jaffe and Smith, same issue).
 
     Args:
         frequency: pitch in Hz.

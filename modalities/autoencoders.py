@@ -91,7 +91,7 @@ class DiffusersAutoencoder(Autoencoder):
         """Return the latents of data; see `Autoencoder`.
 
         Raises:
-            ValueError: If the weights cannot be loaded, or the grid has a different number of dimensions.
+            ValueError: If the weights cannot be loaded, or the model does not support the grid's number of dimensions.
         """
         fitted, undo = self._fit(x)
         output = self._call("encode", fitted)
@@ -105,7 +105,7 @@ class DiffusersAutoencoder(Autoencoder):
         """Return the data of latents; see `Autoencoder`.
 
         Raises:
-            ValueError: If the weights cannot be loaded, or the grid has a different number of dimensions.
+            ValueError: If the weights cannot be loaded, or the model does not support the grid's number of dimensions.
         """
         fitted, undo = self._fit(z)
         options = {"num_frames": len(fitted) // len(z)} if self.kind in PER_FRAME else {}

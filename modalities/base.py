@@ -56,7 +56,7 @@ class Modality(ABC):
         """Read one file, cropped to at most the size of the grid.
 
         Random choices (crop, flip, start of the excerpt) depend on `seed` only. If it is None, as in validation, the
-        middle is taken and nothing is augmented.
+        middle of the file is taken and nothing is augmented.
 
         Raises:
             Exception: If this file cannot be used; datasets report the message and continue with another file.

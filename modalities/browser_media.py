@@ -54,14 +54,14 @@ def image_content(path: Path) -> tuple[str, bytes, bool]:
 
     Raises:
         ValueError: If the file is not PNG, or has more pixels than any image that a run writes.
-        OSError: If it is damaged.
+        OSError: If the file is damaged.
     """
     with importing("PIL", "images in a report"):
         import PIL.Image
     data = path.read_bytes()
     with PIL.Image.open(io.BytesIO(data), formats=("PNG",)) as image:
         if image.width * image.height > MAX_PIXELS:
-            raise ValueError(f"{image.width}×{image.height} pixels")
+            raise ValueError(f"it has {image.width}×{image.height} pixels, but at most {MAX_PIXELS} are allowed")
         small = max(image.size) < SMALL
         if len(data) <= EXACT:
             image.verify()
@@ -77,8 +77,8 @@ def audio_content(path: Path) -> tuple[str, bytes, bool]:
     Long clips are compressed as MP3 at 128 kbit/s.
 
     Raises:
-        av.error.FFmpegError: If it is damaged.
-        ValueError: If it contains no audio.
+        av.error.FFmpegError: If the file is damaged.
+        ValueError: If the file contains no audio.
     """
     with importing("av", "audio in a report"):
         import av
@@ -105,7 +105,7 @@ def video_content(path: Path) -> tuple[str, bytes, bool]:
     Pixel formats that only some browsers play are re-encoded.
 
     Raises:
-        av.error.FFmpegError: If it is damaged.
+        av.error.FFmpegError: If the file is damaged.
         ValueError: If the file contains no video, or has more pixels than any clip that a run writes.
     """
     with importing("av", "clips in a report"):
@@ -115,7 +115,7 @@ def video_content(path: Path) -> tuple[str, bytes, bool]:
             raise ValueError("it contains no video")
         stream = source.streams.video[0]
         if stream.width * stream.height > MAX_PIXELS:
-            raise ValueError(f"{stream.width}×{stream.height} pixels")
+            raise ValueError(f"it has {stream.width}×{stream.height} pixels, but at most {MAX_PIXELS} are allowed")
         small = max(stream.width, stream.height) < SMALL
         if stream.pix_fmt == "yuv420p":
             return "video/mp4", path.read_bytes(), small
@@ -124,6 +124,6 @@ def video_content(path: Path) -> tuple[str, bytes, bool]:
         maximum = MAX_PIXELS // (stream.width * stream.height)
         frames = [pixels(frame, sides, 1.0) for frame in islice(source.decode(stream), maximum + 1)]
     if not 0 < len(frames) <= maximum:
-        raise ValueError(f"it has no frames, or more than {maximum}")
+        raise ValueError(f"it must have from 1 to {maximum} frames")
     twice = torch.stack(frames, dim=1).repeat_interleave(2, dim=-2).repeat_interleave(2, dim=-1)
     return "video/mp4", file_content("clip.mp4", lambda path: write_video(twice, path, rate)), small

@@ -74,7 +74,9 @@ class Source:
         origin = self.system.fs if isinstance(self.system, CachingFileSystem) else self.system
         facts = with_retries(self.url, lambda: origin.info(self.path))
         if not isinstance(facts.get("size"), int):
-            raise OSError(f"{self.url}: its server does not report its size, so it cannot be read in parts")
+            raise OSError(
+                f"{self.url}: its server does not report a size, so parts cannot be read: copy the file to this machine"
+            )
         return facts["size"], next((str(facts[key]) for key in IDENTITY if facts.get(key)), "")
 
     def read(self, start: int, stop: int) -> bytes:

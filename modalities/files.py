@@ -100,7 +100,7 @@ class Folder(MediaFiles):
         return self.files[index]
 
     def load(self, index: int, seed: int | None) -> Any:
-        """Read one file with the modality."""
+        """Return the media of one file, as read by the modality."""
         return self.modality.load(self.root / self.files[index], seed)
 
     def label(self, index: int) -> int | None:

@@ -63,7 +63,7 @@ class Image(Modality):
             )
         object.__setattr__(self, "size", (int(sides[0]), int(sides[1])))
         if self.channels not in (1, 3):
-            raise ValueError(f"channels must be 1 (grey) or 3 (RGB), got {self.channels}")
+            raise ValueError(f"channels must be 1 (greyscale) or 3 (RGB), got {self.channels}")
         if self.resize not in ("crop", "center", "stretch", "pad"):
             raise ValueError(f"resize must be one of crop, center, stretch, pad; got {self.resize!r}")
 
@@ -135,7 +135,7 @@ class Image(Modality):
         return _scale(pixels[..., top : top + window[0], left : left + window[1]], height, width)
 
     def mirror(self, pixels: Tensor, seed: int | None) -> Tensor:
-        """Return pixels, mirrored left to right if `flip` is set and the seed selects it."""
+        """Mirror pixels left to right if `flip` is set, for half of the seeds."""
         return pixels.flip(-1) if self.flip and seed is not None and derive(seed, "flip") % 2 else pixels
 
     def encode(self, media: Tensor) -> Tensor:

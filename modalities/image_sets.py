@@ -168,7 +168,7 @@ class CIFAR10(Pixels):
         try:
             source = torchvision.datasets.CIFAR10(str(root), train=train)
         except RuntimeError as error:
-            raise _missing("CIFAR10", root, "the folder cifar-10-batches-py, complete") from error
+            raise _missing("CIFAR10", root, "the complete folder cifar-10-batches-py") from error
         images = torch.from_numpy(source.data).permute(0, 3, 1, 2).contiguous()
         super().__init__(modality, images, torch.tensor(source.targets), source.classes)
 

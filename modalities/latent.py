@@ -61,7 +61,8 @@ class LatentScale:
         try:
             record = read_json(path)
             if record["format_version"] != FORMAT_VERSION:
-                raise ValueError(f"format version {record['format_version']}, this version reads {FORMAT_VERSION}")
+                version = record["format_version"]
+                raise ValueError(f"its format version is {version}, but this version reads {FORMAT_VERSION}")
             return cls(tuple(map(float, record["mean"])), tuple(map(float, record["std"])), dict(record["encoding"]))
         except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
             raise ValueError(

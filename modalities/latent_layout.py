@@ -70,7 +70,7 @@ class _Probe:
         )
 
     def encoded(self, size: tuple[int, ...]) -> Tensor:
-        """Return the latents of zeros of a given size."""
+        """Return the latents of an all-zero example of a given size."""
         return self.autoencoder.encode(torch.zeros(1, self.channels, *size, device=self.device))
 
     def decoded(self, size: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -1,4 +1,4 @@
-"""Mel bands: their positions, their triangular filters, and the estimation of a waveform from its power in the bands.
+"""Mel bands: positions, triangular filters, and the estimation of a waveform from its power in the bands.
 
 The mel scale follows O'Shaughnessy (Speech Communication, 1987): 2595·log10(1 + f/700).
 """
@@ -26,7 +26,9 @@ def centres(bands: int, low: float, high: float, window: int, rate: int) -> list
             samples.
     """
     if not low < high <= rate / 2:
-        raise ValueError(f"bands from {low:g} to {high:g} Hz do not fit below half the rate, {rate / 2:g} Hz")
+        raise ValueError(
+            f"bands from {low:g} to {high:g} Hz do not fit below half the rate, {rate / 2:g} Hz: reduce high"
+        )
     first, last = (2595 * math.log10(1 + hertz / 700) for hertz in (low, high))
     mels = [first + (last - first) * index / (bands + 1) for index in range(bands + 2)]
     bins = [700 * (10 ** (mel / 2595) - 1) * window / rate for mel in mels]

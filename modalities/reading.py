@@ -107,7 +107,9 @@ def read_batch(dataset: Dataset, indices: Sequence[int], seeds: Sequence[int] | 
     if bool(broken.any()):
         wrong = (broken if batch.mask is None else broken & batch.mask).flatten(1).any(1).nonzero()
         if len(wrong):
-            raise UnreadableFilesError(f"example {indices[int(wrong[0])]} of the data contains NaN or infinity")
+            raise UnreadableFilesError(
+                f"example {indices[int(wrong[0])]} of the data contains NaN or infinity: remove it"
+            )
     return batch
 
 

@@ -39,7 +39,7 @@ class Representation(ABC):
 
     @abstractmethod
     def channels(self, audio_channels: int) -> int:
-        """Return the number of tensor channels for a number of audio channels."""
+        """Return the number of channels of the tensor, given the number of audio channels."""
 
     @abstractmethod
     def grid(self, samples: int, rate: int) -> Grid:
@@ -237,7 +237,9 @@ class LogMel(Spectrogram):
     def grid(self, samples: int, rate: int) -> Grid:
         """Return the grid (mel, time), one band and one hop apart."""
         if samples < self.window:
-            raise ValueError(f"waveforms of {samples} samples are shorter than the window of {self.window}")
+            raise ValueError(
+                f"waveforms of {samples} samples are shorter than the window of {self.window}: reduce window"
+            )
         edge, centre, *_ = mel.centres(*self.settings(rate))
         axis = Axis("mel", self.bands, centre - edge, "mel", MEL_CORNER)
         return Grid((axis, self.time_axis(samples, rate)))

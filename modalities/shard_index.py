@@ -88,7 +88,7 @@ class Index:
 
     @classmethod
     def load(cls, root: Path) -> Index:
-        """Read the index of a folder.
+        """Return the index that a folder contains.
 
         Raises:
             ValueError: If the index does not exist, cannot be read, or has a different format version.
@@ -97,7 +97,7 @@ class Index:
         try:
             record = dict(read_json(path, LARGEST_INDEX))
             if (version := record.pop("format_version")) != FORMAT_VERSION:
-                raise ValueError(f"format version {version}, this version reads {FORMAT_VERSION}")
+                raise ValueError(f"its format version is {version}, but this version reads {FORMAT_VERSION}")
             _check_types(record)
             shards = [ShardFacts(**facts) for facts in record["shards"]]
             if [shard.file for shard in shards] != sorted({Path(shard.file).name for shard in shards}):

@@ -47,7 +47,7 @@ class VideoFile:
     `counted` is True if timestamps do not give display times, so that frames are counted; `seekable` is False if
     timestamps cannot be trusted after a seek. `origin` is the timestamp of the first frame, `aspect` the width of a
     pixel divided by its height, `step` the nominal time between frames and `declared` the duration declared by the
-    header, both in seconds; None if it declares no duration.
+    header, both in seconds; it is None if the header declares none.
     """
 
     path: Path

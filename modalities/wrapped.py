@@ -56,7 +56,7 @@ class Wrapped(Dataset):
 
     @property
     def fingerprint(self) -> str:
-        """The fingerprint of the inner dataset; a wrapper's effect follows from the configuration."""
+        """The fingerprint of the inner dataset; a wrapper's effect is identified by the configuration."""
         return self.inner.fingerprint
 
     def stored(self) -> Iterable[Source]:
@@ -104,7 +104,7 @@ class Captioned(Wrapped):
 
 
 class Transformed(Wrapped):
-    """A dataset that transforms the tensor of every example; `positions` are its indices in the whole dataset."""
+    """A dataset that transforms the tensor of every example; `positions` are the examples' indices in the whole set."""
 
     def __init__(self, inner: Dataset) -> None:
         super().__init__(inner)
