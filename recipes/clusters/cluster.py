@@ -22,7 +22,7 @@ FORWARDED_SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1,SIGUSR2"
 
 @dataclass(frozen=True)
 class Job:
-    """One command and its words, all printable; it is run as `multisagd COMMAND WORDS`."""
+    """One command and its arguments, all printable; it is run as `multisagd COMMAND WORDS`."""
 
     command: str
     words: tuple[str, ...]
@@ -37,7 +37,7 @@ class Job:
 
 
 class Cluster(ABC):
-    """The place where jobs run. Each subclass is a choice of the group `cluster`, and its fields are the settings."""
+    """Where jobs run. Each subclass is a choice of the group `cluster`, and its fields are the settings."""
 
     @property
     @abstractmethod
@@ -69,9 +69,9 @@ def check_printable(name: str, value: Any) -> None:
     if isinstance(value, list | tuple):
         for each in value:
             check_printable(name, each)
-    elif isinstance(value, str | Path) and (found := CONTROL_CHARACTERS.search(str(value))):
-        place = f"{name!r:.200} has the control character {found[0]!a} at position {found.start()}"
-        raise RecipeError(f"{place}, which could start a new line in the launched script: remove it")
+    elif isinstance(value, str | Path) and (match := CONTROL_CHARACTERS.search(str(value))):
+        problem = f"{name!r:.200} has the control character {match[0]!a} at position {match.start()}"
+        raise RecipeError(f"{problem}, which could start a new line in the launched script: remove it")
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ class Local(Cluster):
 
 
 def run(command: Sequence[str]) -> tuple[int, int | None]:
-    """Run a command and pass signals on to it; return its exit status, and the number of the first signal if any."""
+    """Run a command and pass signals on to it; return its exit status, and the number of the first signal or None."""
     received: list[int] = []
     running: list[subprocess.Popen[bytes]] = []
 

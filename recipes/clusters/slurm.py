@@ -1,12 +1,12 @@
 """Submit jobs to Slurm with submitit, and requeue them when they are stopped.
 
 Each process is a task, and each command a job, or an element of the job array of a sweep. submitit writes the sbatch
-script, and next to the logs a pickle of the `SlurmJob` that the processes call. It holds only the words of the command.
-A job unpickles this file, so nobody else may have write access to its folder. Importing this file imports
-nothing heavy, because a job imports it before it can handle signals.
+script and, next to the logs, a pickle of the `SlurmJob` that the processes call. The pickle holds only the words of the
+command. A job unpickles this file, so nobody else may have write access to its folder. This module imports no large
+library, because a job imports it before it can handle signals.
 
 After a signal during the training loop, training saves a checkpoint and stops; at any other time the command ends at
-once. In both cases the first process asks Slurm to run the same job again, and that continues from the checkpoint.
+once. In both cases the first process asks Slurm to run the same job again, which continues from the checkpoint.
 
 The job is requeued only if Slurm reports it as running: then the signal was the warning before a time limit (USR2, by
 `--signal`) or before a pre-emption with GraceTime (TERM), or came from a person (`scancel --signal=USR2`). In other
@@ -14,8 +14,8 @@ states Slurm is ending the job itself: pre-emption with PreemptMode=REQUEUE and 
 `scancel` it should not run again. After SIGINT, training saves a checkpoint and the job ends for good.
 
 Outside the training loop a signal can get lost: the exception raised by its handler may be swallowed, and no handler
-runs while a process waits for the others inside a C++ call. So a thread also reads the signal numbers from the file
-descriptor to which Python writes them on arrival, and ends the process if nothing else has done so after a while.
+runs while a process waits for the others inside a C++ call. Therefore a thread also reads the signal numbers from the
+file descriptor to which Python writes them on arrival, and ends the process if nothing else has done so after a while.
 """
 
 import math
@@ -39,7 +39,7 @@ from recipes.base.signals import postponed
 from recipes.clusters.cluster import Cluster, Job
 
 GRACE = 5.0
-"""Number of seconds that the main thread has to handle a signal itself."""
+"""Number of seconds within which the main thread must handle a signal itself."""
 REQUEUING_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 """Signals after which a job is requeued."""
 
@@ -77,7 +77,8 @@ class Slurm(Cluster):
                 raise ValueError(f"extra: {option!r:.80} is not an option of sbatch, such as mail-type")
         if self.processes is not None and self.gpus and self.processes > self.gpus:
             raise ValueError(
-                f"processes={self.processes} of a node cannot share its gpus={self.gpus}: each process needs one GPU"
+                f"processes={self.processes} per node cannot share gpus={self.gpus} per node: each process needs one "
+                "GPU"
             )
 
     @property
@@ -91,7 +92,7 @@ class Slurm(Cluster):
         return self.nodes * self.tasks
 
     def show(self, jobs: Sequence[Job]) -> str:
-        """Return the script for sbatch, and the commands of its jobs as comments."""
+        """Return the script for sbatch, followed by the commands of its jobs as comments."""
         slurm = _submitit()
         command = f"{shlex.quote(sys.executable)} -u -m submitit.core._submit {shlex.quote(str(self.logs.absolute()))}"
         count = len(jobs) if len(jobs) > 1 else None
@@ -105,7 +106,7 @@ class Slurm(Cluster):
         """
         slurm = _submitit()
         if shutil.which("sbatch") is None or shutil.which("srun") is None:
-            raise RecipeError("there is no sbatch here: run this on a machine from which jobs are submitted to Slurm")
+            raise RecipeError("there is no sbatch here: run this command on a machine that can submit jobs to Slurm")
         executor = slurm.SlurmExecutor(self.logs)
         executor.update_parameters(**self._parameters())
         try:
@@ -159,7 +160,7 @@ def _submitit() -> Any:
 
 @dataclass(frozen=True)
 class SlurmJob(Job):
-    """A job, as called by each of its processes."""
+    """A Slurm job, which each of its processes calls."""
 
     max_requeues: int
 
@@ -188,7 +189,7 @@ class SlurmJob(Job):
             except Interrupted as stop:
                 tell(str(stop))
             finally:
-                # Even if something else has failed since, as happens when another process has already ended.
+                # Even if something else has failed since, for example because another process has already ended.
                 number = received[0] if received else status - 128
                 if number in REQUEUING_SIGNALS or number == signal.SIGINT:
                     for each in REQUEUING_SIGNALS:
@@ -260,14 +261,14 @@ def requeue(restarts: int, maximum: int) -> str:
     job = job_id()
     if restarts >= maximum:
         return f"job {job} has been requeued {restarts} times and is not requeued again: cluster.max_requeues={maximum}"
-    shown = scontrol("show", "job", "--oneliner", job)
-    found = re.search(r"\bJobState=(\w+)", shown.stdout)
-    state = found[1] if found else f"unknown to scontrol ({shown.stderr.strip()})"
+    description = scontrol("show", "job", "--oneliner", job)
+    match = re.search(r"\bJobState=(\w+)", description.stdout)
+    state = match[1] if match else f"unknown to scontrol ({description.stderr.strip()})"
     if state != "RUNNING":
         return f"job {job} is {state}: Slurm decides whether it runs again"
-    done = scontrol("requeue", job)
-    if done.returncode:
-        return f"job {job} could not be requeued: {done.stderr.strip()}"
+    requeued = scontrol("requeue", job)
+    if requeued.returncode:
+        return f"job {job} could not be requeued: {requeued.stderr.strip()}"
     return f"job {job} is requeued ({restarts + 1} of at most {maximum} times)"
 
 
@@ -278,7 +279,7 @@ def job_id() -> str:
 
 
 def scontrol(*words: str) -> subprocess.CompletedProcess[str]:
-    """Run `scontrol`; if it is missing or does not answer, return a failure that says so."""
+    """Run `scontrol`; if it is missing or does not answer, return status 1 with the error as its stderr."""
     command = ["scontrol", *words]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)

@@ -1,8 +1,8 @@
-"""Checks of `multisagd doctor`, run in another process, so that a crash does not end the others.
+"""Run the checks of `multisagd doctor` in another process, so that a crash does not end the remaining checks.
 
-A library built for a different processor crashes its process, and an unavailable file system blocks it. The running
-check is then reported, and a new process runs the remaining checks. The modules of checks are imported in that process
-too.
+A library built for a different processor crashes its process, and an unavailable file system blocks it. The check that
+was running is then reported, and a new process runs the remaining checks. The modules of the checks are also imported
+only in that process.
 """
 
 import multiprocessing
@@ -21,7 +21,7 @@ State = Literal["ok", "absent", "warning", "broken"]
 
 @dataclass(frozen=True)
 class Finding:
-    """The result of a check, and the remedy if there is one."""
+    """The result of a check, and the remedy for a problem, if there is one."""
 
     state: State
     message: str
@@ -30,7 +30,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Check:
-    """A check: `function` (`module:name`) returns the finding; training requires the `essential` checks."""
+    """A check: `function` (`module:name`) returns the finding; training works only if the `essential` checks pass."""
 
     area: str
     name: str
@@ -41,7 +41,7 @@ class Check:
 
 def run_isolated(checks: Sequence[Check], seconds: float) -> Iterator[tuple[Check, Finding]]:
     """Yield every check with its finding, in order, as soon as it is known. A check may take up to `seconds`."""
-    # A fork is safe in a process that has imported no library, and prints no warning.
+    # Forking is safe and prints no warning in a process that has imported no library.
     context, waiting = multiprocessing.get_context("fork"), list(checks)
     while waiting:
         receiver, sender = context.Pipe(duplex=False)
@@ -53,13 +53,13 @@ def run_isolated(checks: Sequence[Check], seconds: float) -> Iterator[tuple[Chec
                 while waiting and receiver.poll(seconds):
                     yield waiting[0], receiver.recv()
                     del waiting[0]
-                problem = f"it hangs: no result within {seconds:.0f} s"
+                problem = f"the check hangs: no result within {seconds:.0f} s"
             except EOFError:
                 process.join()
                 status = process.exitcode or 0
                 how = f"by {signal.Signals(-status).name}" if status < 0 else f"with status {status}"
                 printed = output.read().decode(errors="replace").strip().splitlines()[-1:]
-                problem = ": ".join([f"it ended the process {how}", *printed])
+                problem = ": ".join([f"the check ended its process {how}", *printed])
             process.kill()
             process.join()
             if waiting:
@@ -67,7 +67,7 @@ def run_isolated(checks: Sequence[Check], seconds: float) -> Iterator[tuple[Chec
 
 
 def _run_all(checks: Sequence[Check], sender: Connection, output: str) -> None:
-    """Run checks and send their findings; the file `output` holds the printed output of the last one."""
+    """Run checks and send their findings; the file `output` receives what the last check prints."""
     for stream in (1, 2):
         os.dup2(os.open(output, os.O_WRONLY | os.O_APPEND), stream)
     for check in checks:
@@ -77,6 +77,7 @@ def _run_all(checks: Sequence[Check], sender: Connection, output: str) -> None:
 
 
 def _run(check: Check) -> Finding:
+    """Run a check and return its finding; errors are findings too."""
     try:
         finding: Finding = pkgutil.resolve_name(check.function)(*check.arguments)
         return finding

@@ -43,11 +43,13 @@ def cpu() -> Finding:
 def gpus() -> Finding:
     """Compute on every GPU that PyTorch can use, or report why no GPU can be used."""
     file = Path("/proc/driver/nvidia/version")
-    found = re.search(r"\b\d{3}\.\d+(\.\d+)?\b", file.read_text() if file.exists() else "")
-    described = [f"NVIDIA driver {found[0]}"] if found else []
-    if found and not torch.cuda.is_available():
+    driver = re.search(r"\b\d{3}\.\d+(\.\d+)?\b", file.read_text() if file.exists() else "")
+    described = [f"NVIDIA driver {driver[0]}"] if driver else []
+    if driver and not torch.cuda.is_available():
         message = f"{described[0]}, but PyTorch for CUDA {torch.version.cuda} finds no GPU"
-        remedy = "install a PyTorch for a CUDA that nvidia-smi shows as supported: https://pytorch.org/get-started"
+        remedy = (
+            "install PyTorch for a CUDA version that nvidia-smi shows as supported: https://pytorch.org/get-started"
+        )
         return Finding("warning", message, remedy)
     for number in range(torch.cuda.device_count()):
         properties, (free, total) = torch.cuda.get_device_properties(number), torch.cuda.mem_get_info(number)
@@ -58,18 +60,16 @@ def gpus() -> Finding:
         described.append(f"{properties.name}, {memory}, compute capability {capability}")
         product = torch.ones(64, 64, device=f"cuda:{number}") @ torch.ones(64, 64, device=f"cuda:{number}")
         if float(product.sum()) != 64.0**3 or float(torch.fft.rfft2(product)[0, 0].real) != 64.0**3:
-            return Finding(
-                "broken", f"{'; '.join(described)}: the results of its computation are wrong", "engine.device=cpu"
-            )
+            return Finding("broken", f"{'; '.join(described)}: this GPU computes wrong results", "engine.device=cpu")
     if described:
         return Finding("ok", "; ".join(described))
-    return Finding("absent", "none for CUDA; training runs on the CPU, which suits small models only")
+    return Finding("absent", "no CUDA GPU; training runs on the CPU, which suits only small models")
 
 
 def attention(backend: str) -> Finding:
     """Compare an attention backend with softmax(q kᵀ / √features) v written out in double precision."""
     if backend == "xformers" and not torch.cuda.is_available():
-        return Finding("absent", "it requires CUDA, and sdpa gives the same results")
+        return Finding("absent", "xformers requires CUDA; sdpa gives the same results")
     query, key, value = torch.randn(3, 2, 16, 4, 32, generator=torch.Generator().manual_seed(0)).to(DEVICE)
     result = attend(query, key, value, backend, strict=True)
     scores = torch.einsum("bqhf,bkhf->bhqk", query.double(), key.double()) / 32**0.5
@@ -79,12 +79,12 @@ def attention(backend: str) -> Finding:
 
 
 def compiler() -> Finding:
-    """Compile a function; this requires a C++ compiler and Python's headers, and takes minutes."""
+    """Compile a function with torch.compile, which requires a C++ compiler and Python's headers, and takes minutes."""
     values = torch.linspace(0.0, 1.0, 64, device=DEVICE)
     try:
-        found = torch.compile(lambda x: torch.sin(x) * 2.0 + x)(values)
+        result = torch.compile(lambda x: torch.sin(x) * 2.0 + x)(values)
     except Exception as error:  # each compiler backend raises its own errors
         message = f"engine.compile=true, which engine=gpu sets, does not work: {summary(error)}"
         return Finding("absent", message, "apt-get install g++ python3-dev")
-    torch.testing.assert_close(found, torch.sin(values) * 2.0 + values)
+    torch.testing.assert_close(result, torch.sin(values) * 2.0 + values)
     return Finding("ok", f"torch.compile works on {DEVICE}")

@@ -29,11 +29,11 @@ EXTRAS = {
     "metrics": "metrics=[inception]", "remote": "shards in object storage and on the web", "text": "text=encoder",
     "tracking": "tracking=tensorboard and wandb", "wavelets": "loss.penalty.kind=wavelet",
 }  # fmt: skip
-"""The optional dependencies, and the features that need them."""
+"""The extras (sets of optional dependencies), and the features that need them."""
 
 
 def packages(extra: str = "") -> Finding:
-    """Compare the installed packages with the requirements, or with an optional dependency's."""
+    """Compare the installed packages with the base requirements, or with the requirements of an extra."""
     description = (
         EXTRAS[extra] if extra else f"Python {platform.python_version()}, {sys.executable}, {platform.platform()}"
     )
@@ -44,27 +44,27 @@ def packages(extra: str = "") -> Finding:
 
 
 def foreign_package() -> Finding:
-    """Check for a foreign package `modalities`: a package on PyPI has the same name."""
-    if (place := foreign_modalities()) is None:
+    """Check that the package `modalities` is multisagd's own: a package on PyPI has the same name."""
+    if (location := foreign_modalities()) is None:
         return Finding("ok", f"multisagd's own, in {ROOT}")
     remedy = "install multisagd in its own environment, or start it in another folder"
-    return Finding("broken", f"`modalities` is {place or 'missing'}, not the one in {ROOT}", remedy)
+    return Finding("broken", f"`modalities` is {location or 'missing'}, not the package in {ROOT}", remedy)
 
 
 def console_command() -> Finding:
     """Check that the `multisagd` on PATH belongs to this checkout."""
     if (command := shutil.which("multisagd")) is None:
         return Finding("absent", "`multisagd` is not on PATH", f"export PATH='{sys.prefix}/bin':\"$PATH\"")
-    shown = subprocess.run([command, "--version"], capture_output=True, text=True, check=False).stdout.strip()
-    if f" in {ROOT}, " in shown:
+    version = subprocess.run([command, "--version"], capture_output=True, text=True, check=False).stdout.strip()
+    if f" in {ROOT}, " in version:
         return Finding("ok", command)
     return Finding(
-        "warning", f"{command} is another installation: {shown or 'it prints no version'}", f"pip install {source()}"
+        "warning", f"{command} is another installation: {version or 'it prints no version'}", f"pip install {source()}"
     )
 
 
 def pytorch() -> Finding:
-    """Import PyTorch."""
+    """Import PyTorch and return its version."""
     try:
         torch = import_module("torch")
     except Exception as error:  # a broken installation may raise any error
@@ -90,10 +90,10 @@ def library(module: str) -> Finding:
 
 
 def data_folder() -> Finding:
-    """List the data folders where the project's configurations expect them, such as `images/mnist`."""
+    """List the datasets in the folder where the project's configurations expect them, such as `images/mnist`."""
     root = Path(os.environ.get("MULTISAGD_DATA", "data"))
-    if found := sorted(path.relative_to(root).as_posix() for path in root.glob("*/*") if path.is_dir()):
-        return Finding("ok", f"{root}: {', '.join(found[:20])}")
+    if datasets := sorted(path.relative_to(root).as_posix() for path in root.glob("*/*") if path.is_dir()):
+        return Finding("ok", f"{root}: {', '.join(datasets[:20])}")
     message = f"no datasets in {root}/; data=digits needs no files, and data=folder reads your own"
     return Finding("absent", message, "export MULTISAGD_DATA=/path/to/data")
 
@@ -109,19 +109,21 @@ def writable(folder: str) -> Finding:
     free = shutil.disk_usage(existing).free
     message = f"{existing}, {free / 2**30:,.1f} GiB free"
     if free < 5 * 2**30:
-        return Finding("warning", f"{message}, which checkpoints soon fill", "keep=1, or a run_dir on another disk")
+        return Finding(
+            "warning", f"{message}, which checkpoints may soon fill", "set keep=1, or a run_dir on another disk"
+        )
     return Finding("ok", message)
 
 
 def memory() -> Finding:
-    """Check the memory, which a container may limit, and the shared memory."""
+    """Check the size of the memory, which a container may limit, and of the shared memory."""
     total, limit = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), Path("/sys/fs/cgroup/memory.max")
     if limit.exists() and (text := limit.read_text().strip()).isdigit():
         total = min(total, int(text))
     shared = shutil.disk_usage("/dev/shm").total if Path("/dev/shm").is_dir() else total
     message = f"{total / 2**30:,.1f} GiB; /dev/shm has {shared / 2**30:,.1f} GiB"
     if shared < 2**28:  # NCCL, and processes that share tensors, need more
-        return Finding("warning", message, "docker run --shm-size=8g, or in Kubernetes an emptyDir in memory")
+        return Finding("warning", message, "docker run --shm-size=8g, or in Kubernetes an in-memory emptyDir")
     return Finding("ok" if total >= 3 * 2**30 else "warning", message)
 
 
@@ -134,7 +136,7 @@ def encoding() -> Finding:
 
 
 def requirements(extra: str = "") -> list[Requirement]:
-    """Return the requirements that apply here: the base requirements, or those of an extra."""
+    """Return the requirements that apply here: the base requirements, or the requirements of an extra."""
     if (file := ROOT / "pyproject.toml").exists():  # metadata of a checkout may be outdated
         project = tomllib.loads(file.read_text("utf-8"))["project"]
         lines = project["optional-dependencies"][extra] if extra else project["dependencies"]
@@ -147,11 +149,11 @@ def requirements(extra: str = "") -> list[Requirement]:
 def unmet(required: Requirement) -> str:
     """Return the problem with the installed package, or ""; `fsspec[http]` includes the packages of its extra."""
     try:
-        found = metadata.version(required.name)
+        version = metadata.version(required.name)
     except metadata.PackageNotFoundError:
         return f"{required.name} is not installed"
-    if not required.specifier.contains(found, prereleases=True):
-        return f"{required.name} is {found}, but {required.specifier} is required"
+    if not required.specifier.contains(version, prereleases=True):
+        return f"{required.name} is {version}, but {required.specifier} is required"
     environments = [{"extra": extra} for extra in required.extras]
     below = map(Requirement, metadata.requires(required.name) or [])
     used = (each for each in below if each.marker and any(map(each.marker.evaluate, environments)))

@@ -16,7 +16,7 @@ from recipes.runs.run import Run, versions
 
 
 def run_folder(run_dir: str) -> Finding:
-    """Check that a folder is writable, and read its run or exported model as the commands do."""
+    """Check that a folder is writable, and read the run or exported model in it as the commands do."""
     folder, space = Path(run_dir), writable(run_dir)
     if space.state == "broken":
         return space
@@ -35,20 +35,20 @@ def run_folder(run_dir: str) -> Finding:
 
 
 def _trained(folder: Path) -> Finding:
-    """Read configuration, record, statistics, lock, and the newest intact checkpoint."""
+    """Read the configuration, record, statistics, lock and newest intact checkpoint of a run."""
     run = Run(folder)
     settings, metadata, _ = run.config, run.metadata, run.statistics  # each is read and checked
     before, now = (metadata.get("starts") or [{}])[-1].get("versions", {}), versions()
     changed = [name for name in ("multisagd", "torch") if before.get(name, now[name]) != now[name]]
     notes = [
-        f"last started with {name} {before[name]}, now {now[name]}: results will not be bit for bit the same"
+        f"last started with {name} {before[name]}, now {now[name]}: results will not be bit-for-bit identical"
         for name in changed
     ]
     in_use = is_locked(folder)
     if in_use:
-        notes.append("another process is using it, so a second one would be refused")
+        notes.append("another process is using the folder, so a second one would be refused")
     elif in_use is None:
-        notes.append("on this file system it is unknown whether another process is using it")
+        notes.append("on this file system it is unknown whether another process is using the folder")
     checkpoints = run.checkpoints.folders()
     for checkpoint in reversed(checkpoints):
         try:
@@ -66,7 +66,9 @@ def _trained(folder: Path) -> Finding:
     size = sum(file.stat().st_size for file in checkpoint.rglob("*") if file.is_file())
     if shutil.disk_usage(folder).free < 2 * size:
         message = f"two more checkpoints of {size / 2**20:,.1f} MiB do not fit on the disk"
-        return Finding("broken", message, "keep=1, or free space, or move the run folder")
+        return Finding("broken", message, "set keep=1, free some space, or move the run folder")
     total = (settings.get("training") or {}).get("samples")
-    found = f"checkpoint after {state.samples:,} of {total} samples, {size / 2**20:,.1f} MiB, intact (SHA-256 compared)"
-    return Finding("warning" if notes else "ok", "; ".join([found, *notes]))
+    intact = (
+        f"checkpoint after {state.samples:,} of {total} samples, {size / 2**20:,.1f} MiB, intact (SHA-256 compared)"
+    )
+    return Finding("warning" if notes else "ok", "; ".join([intact, *notes]))

@@ -2,10 +2,10 @@
 
     README.md       description, data and evaluation of the model; the Hub's metadata at the top
     spectrum.png    power of noise and data along every axis
-    samples.png     the last samples drawn during training, if drawn with these weights
+    samples.png     the last samples drawn during training, if they were drawn with these weights
     evaluate.json   the results of `multisagd evaluate` for these weights, if any
 
-Everything comes from the records of a run, which may be someone else's, so all text is escaped.
+Everything comes from the records of a run. They may come from someone else, so all text is escaped.
 """
 
 import json
@@ -40,16 +40,16 @@ from recipes.sampling.sample_files import EVALUATION
 CARD, SPECTRUM, SAMPLES = "README.md", "spectrum.png", "samples.png"
 TASKS = {"image": "text-to-image", "audio": "text-to-audio", "video": "text-to-video"}
 WITHOUT_TEXT = {"image": "unconditional-image-generation"}
-"""The task names of the Hub; it has no names for unconditional audio and video."""
-LARGEST_PICTURE = 32 << 20
+"""The Hub's task names for models without text; it has no names for unconditional audio and video."""
+MAX_IMAGE_BYTES = 32 << 20
 PNG = b"\x89PNG\r\n\x1a\n"
 DRAWN = ("sampler", "steps", "guidance", "seed")
 MAX_ROWS = 100
 """Maximum number of results from an evaluation in a card."""
-PLACES = ("root", "urls", "index", "manifest", "match", "pattern", "path", "statistics", "cache", "folder")
-"""Settings that contain locations or names of files."""
+LOCATION_KEYS = ("root", "urls", "index", "manifest", "match", "pattern", "path", "statistics", "cache", "folder")
+"""Keys of settings that contain locations or names of files."""
 LONGEST = 200
-"""Maximum number of characters of a name or setting."""
+"""Number of characters after which a name or setting is cut off."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Subject:
 
 
 def check_license(name: str | None) -> None:
-    """Raise ValueError if a licence is not an SPDX identifier, `other` or `unknown`, as required by the Hub."""
+    """Raise ValueError if a licence is not an SPDX identifier, `other` or `unknown`; the Hub requires one of these."""
     if name is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.+-]{0,63}", name):
         raise ValueError(f"license={name!r:.80} is not an SPDX identifier, such as apache-2.0, mit or cc-by-4.0")
 
@@ -72,7 +72,7 @@ def check_license(name: str | None) -> None:
 def write_exported(
     model: TrainedModel, builder: Builder, which: Which, out: Path, license: str | None = None
 ) -> TrainedWeights:
-    """Write a model and its card as `multisagd export` does, and return its weights.
+    """Write a model and its card as `multisagd export` does, and return the model's weights.
 
     Raises:
         RecipeError: If the weights cannot be read or do not fit.
@@ -86,19 +86,18 @@ def write_exported(
 
 def write_card(subject: Subject, out: Path) -> None:
     """Write the card and its figures to the folder of the exported model."""
-    from recipes.plotting.figures import (
-        draw_profiles,
-    )  # importing matplotlib takes half a second, which loading a pipeline avoids
+    # Imported here, because importing matplotlib takes half a second, which loading a pipeline avoids.
+    from recipes.plotting.figures import draw_profiles
 
     process, source = subject.assembly.process(), subject.model.folder
     powers = {"data": subject.model.statistics.power, "noise": process.covariance.power()[None]}
     draw_profiles(powers, process.grid, out / SPECTRUM)
-    picture = last_samples(source, subject.weights.samples, subject.which)
-    if picture is None:
+    image = last_samples(source, subject.weights.samples, subject.which)
+    if image is None:
         (out / SAMPLES).unlink(missing_ok=True)  # left by an earlier export
-    elif picture.resolve() != (out / SAMPLES).resolve():
-        replace_file(out / SAMPLES, lambda path: shutil.copyfile(str(picture), path))
-    evaluation = found_evaluation(source, subject.weights.samples, subject.which)
+    elif image.resolve() != (out / SAMPLES).resolve():
+        replace_file(out / SAMPLES, lambda path: shutil.copyfile(str(image), path))
+    evaluation = latest_evaluation(source, subject.weights.samples, subject.which)
     if evaluation is not None and not subject.model.exported:
         evaluation["data"] = last_part(subject.model.config["data"])
     if evaluation is None:
@@ -107,7 +106,7 @@ def write_card(subject: Subject, out: Path) -> None:
         write_text(out / EVALUATION, json.dumps(mapped(evaluation, for_others), indent=1, ensure_ascii=False))
     name = out.resolve().name
     head = yaml.safe_dump(fields_of_the_hub(subject, name, evaluation), sort_keys=False, allow_unicode=True)
-    text = text_of_the_card(subject, name, process, evaluation, picture is not None)
+    text = text_of_the_card(subject, name, process, evaluation, image is not None)
     write_text(out / CARD, f"---\n{head}---\n\n{text}")
 
 
@@ -165,7 +164,7 @@ def text_of_the_card(
         parameters=sum(each.numel() for each in subject.weights.tensors.values()),
         versions={key: packages[key] for key in ("multisagd", "torch", "python") if key in packages},
         revision=last.get("revision", ""),
-        evaluation=_told(evaluation),
+        evaluation=_evaluation_values(evaluation),
         copies=any("repetitions" in str(row.get("name")) for _, row in rows_of(evaluation)),
         pictured=pictured,
         run_dir=setting("run_dir", name),
@@ -173,8 +172,8 @@ def text_of_the_card(
     )
 
 
-def _told(evaluation: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """Return the evaluation results for the card."""
+def _evaluation_values(evaluation: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Return the template's values for an evaluation, or None if there is no evaluation."""
     if evaluation is None:
         return None
     count = number(inner(evaluation, "counts").get("compared"))  # type: ignore[arg-type]
@@ -190,29 +189,29 @@ def _told(evaluation: Mapping[str, Any] | None) -> dict[str, Any] | None:
 
 
 def last_samples(source: Path, samples: int, which: Which) -> Path | None:
-    """Return the image with samples of these weights in a run or an exported model, or None.
+    """Return the path of the image with samples drawn from these weights, in a run or an exported model, or None.
 
-    Training draws with averaged weights only. Links out of the folder are ignored, except links from snapshots/COMMIT
-    to blobs in the cache of the Hub.
+    Training draws samples only with averaged weights. Symbolic links that point outside the folder are ignored, except
+    links from snapshots/COMMIT to blobs in the Hub's cache.
     """
-    place = source.resolve()
-    homes = [place, place.parents[1] / "blobs"] if place.parent.name == "snapshots" else [place]
+    folder = source.resolve()
+    allowed = [folder, folder.parents[1] / "blobs"] if folder.parent.name == "snapshots" else [folder]
     drawn = [source / "samples" / f"{samples:012d}.png"] if which == "ema" else []
     for path in (*drawn, source / SAMPLES):
         try:
-            check_file(path, LARGEST_PICTURE)
+            check_file(path, MAX_IMAGE_BYTES)
             with path.open("rb") as file:
-                is_picture = file.read(len(PNG)) == PNG
+                is_png = file.read(len(PNG)) == PNG
         except (OSError, ValueError):
             continue
-        if is_picture and any(path.resolve().is_relative_to(home) for home in homes):
+        if is_png and any(path.resolve().is_relative_to(each) for each in allowed):
             return path
     return None
 
 
-def found_evaluation(source: Path, samples: int, which: Which) -> dict[str, Any] | None:
+def latest_evaluation(source: Path, samples: int, which: Which) -> dict[str, Any] | None:
     """Return counts, rows and notes of the latest evaluation of these weights, with its sampling settings, or None."""
-    found: list[tuple[float, Path, dict[str, Any]]] = []
+    evaluations: list[tuple[float, Path, dict[str, Any]]] = []
     for path in source.glob(f"sampled/*/{EVALUATION}"):
         try:
             made = read_json(path.with_name("sample.json"), finite=False)
@@ -220,10 +219,10 @@ def found_evaluation(source: Path, samples: int, which: Which) -> dict[str, Any]
             if made["samples_seen"] == samples and settings["weights"] == which:
                 drawn = {"sampler": last_part(settings["sampler"]).lower(), "steps": settings["steps"],
                          "guidance": settings["guidance"]["scale"], "seed": settings["seed"]}  # fmt: skip
-                found.append((path.stat().st_mtime, path, drawn))
+                evaluations.append((path.stat().st_mtime, path, drawn))
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             continue
-    newest = max(found, key=lambda each: each[0], default=None)
+    newest = max(evaluations, key=lambda each: each[0], default=None)
     path = newest[1] if newest else source / EVALUATION
     try:
         report = read_json(path, finite=False)
@@ -245,17 +244,17 @@ def found_evaluation(source: Path, samples: int, which: Which) -> dict[str, Any]
 
 
 def rows_of(evaluation: Mapping[str, Any] | None) -> list[tuple[str, dict[str, Any]]]:
-    """Return the kinds and rows of an evaluation whose value is a number."""
+    """Return the rows of an evaluation whose value is a finite number, each with the name of its metric."""
     return [(kind, row) for kind, row in metric_rows(evaluation or {}) if math.isfinite(number(row.get("value")))]
 
 
 def innermost(modality: Any) -> Modality:
-    """Return the encoded modality of latents, and any other modality unchanged."""
+    """Return the modality that latents encode, or any other modality unchanged."""
     return innermost(modality.modality) if hasattr(modality, "modality") else modality
 
 
 def in_words(process: Process) -> str:
-    """Return a description of noise power relative to white noise, at zero frequency and in three bands."""
+    """Describe the noise power relative to white noise, at zero frequency and in three bands."""
     grid, power = process.grid, process.covariance.power()
     radius = grid.radius(factors={axis.name: axis.spacing for axis in grid.axes})
     top, mean = float(radius.max()), float(grid.mean(power))
@@ -263,17 +262,17 @@ def in_words(process: Process) -> str:
     def decibels(value: float) -> str:
         return f"{10 * math.log10(value / mean):+.1f} dB" if value > 1e-12 * mean else "no noise at all"
 
-    said = [f"at zero frequency {decibels(float(power.flatten()[0]))}"]
+    levels = [f"at zero frequency {decibels(float(power.flatten()[0]))}"]
     for third, band in enumerate(("lowest", "middle", "highest")):
         weight = grid.multiplicity * ((radius > third * top / 3) & (radius <= (third + 1.001) * top / 3))
         if bool(weight.any()):
             level = float((power * weight).sum() / weight.sum())
-            said.append(f"in the {band} third of frequencies {decibels(level)}")
-    return ", ".join(said) + ", relative to white noise of the same power"
+            levels.append(f"in the {band} third of frequencies {decibels(level)}")
+    return ", ".join(levels) + ", relative to white noise of the same power"
 
 
 def described(node: Mapping[str, Any]) -> str:
-    """Return a configuration group as a name and its settings, without file locations."""
+    """Return a configuration group as escaped Markdown: the class name and the settings, without file locations."""
     kept = {key: value for key, value in node.items() if key != "_target_" and value is not None}
     settings = ", ".join(f"{shown(key)}={_setting(value)}" for key, value in kept.items() if not _private(key, value))
     name = shown(last_part(node))
@@ -281,12 +280,12 @@ def described(node: Mapping[str, Any]) -> str:
 
 
 def last_part(node: Mapping[str, Any]) -> str:
-    """Return the class name of a configuration group."""
+    """Return the name of the class that a configuration group builds."""
     return str(node.get("_target_") or "none").rsplit(".", 1)[-1]
 
 
 def shown(value: object) -> str:
-    """Return a value as one short line of escaped Markdown: without links, markup or HTML."""
+    """Return a value as one short line of escaped Markdown, without links, markup or HTML."""
     return re.sub(r"([\\`*_\[\]<>|#~&!$])", r"\\\1", one_line(value))
 
 
@@ -297,7 +296,7 @@ def one_line(value: object) -> str:
 
 
 def slug(text: str) -> str:
-    """Return text in the form of the Hub's identifiers."""
+    """Return text as an identifier for the Hub: lower-case letters and digits, joined by hyphens."""
     plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
     return re.sub(r"[^a-z0-9]+", "-", plain.lower()).strip("-") or "unnamed"
 
@@ -310,7 +309,7 @@ def _private(key: Any, value: Any) -> bool:
         return False
     if key == "name":
         return Path(value).is_absolute() or re.fullmatch(r"[\w.-]+(/[\w.-]+)?", value) is None
-    return key in PLACES or re.search(r"[\\/:?#@~]", value) is not None
+    return key in LOCATION_KEYS or re.search(r"[\\/:?#@~]", value) is not None
 
 
 def _setting(value: Any) -> str:

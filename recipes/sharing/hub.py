@@ -1,6 +1,6 @@
 """Find models by folder, or by name on the Hugging Face Hub. Only the requested files are fetched, and no code.
 
-Fetched files are kept in the cache of the Hub. Nothing is fetched if a folder of that name exists.
+Fetched files are kept in the Hub's cache. Nothing is fetched if a local folder with that name exists.
 """
 
 import re
@@ -15,11 +15,13 @@ NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 
 def local_folder(name: str | Path, files: Sequence[str], revision: str | None = None) -> Path:
-    """Return a folder unchanged, or for a model on the Hub a folder with its `files` (names or patterns).
+    """Return a local folder unchanged; for a model on the Hub, fetch its `files` and return their folder.
+
+    `files` are names or patterns.
 
     Raises:
-        BrokenLibraryError: If it must be fetched, but huggingface_hub cannot be imported.
-        RecipeError: If it does not exist or cannot be fetched (no network, unknown revision).
+        BrokenLibraryError: If a model must be fetched, but huggingface_hub cannot be imported.
+        RecipeError: If the model does not exist or cannot be fetched (no network, unknown revision).
     """
     folder = Path(name)
     if folder.is_dir():
@@ -39,5 +41,5 @@ def local_folder(name: str | Path, files: Sequence[str], revision: str | None = 
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise RecipeError(
             f"there is no folder {name}, and it cannot be fetched from the Hub ({reason}): check the name and the "
-            "network, or copy the model here and give its folder"
+            "network, or copy the model to this machine and specify its folder"
         ) from error

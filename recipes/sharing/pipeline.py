@@ -1,11 +1,11 @@
-"""Use a trained model in a few lines of Python, similar to diffusers pipelines.
+"""Use a trained model in a few lines of Python, as with diffusers pipelines.
 
     pipeline = Pipeline.from_pretrained("models/digits")
     drawn = pipeline(count=4, steps=20, labels="3-6")
     drawn.images[0]
 
-It draws the same samples as `multisagd sample` with an exported model, bit for bit. It is not in the core because it
-uses media. Loading runs no code of the model's folder: see `recipes.runs.model`.
+A pipeline draws the same samples as `multisagd sample` with an exported model, bit for bit. It is not in the core,
+because it uses media. Loading runs no code from the model's folder: see `recipes.runs.model`.
 """
 
 import tempfile
@@ -59,7 +59,7 @@ class PipelineOutput:
     """Names of the classes that `labels` index."""
 
     def __repr__(self) -> str:
-        """Return a short description: count, modality and size."""
+        """Return a short description: count, modality and tensor shape."""
         return f"{type(self).__name__}({len(self.samples)} of {type(self.modality).__name__}, {_sizes(self.modality)})"
 
     @property
@@ -72,7 +72,7 @@ class PipelineOutput:
         """PIL images.
 
         Raises:
-            AttributeError: If the model is of a different medium; the same holds for `audios` and `videos`.
+            AttributeError: If the model generates a different medium. `audios` and `videos` raise it likewise.
         """
         from torchvision.transforms.functional import to_pil_image
 
@@ -80,7 +80,7 @@ class PipelineOutput:
 
     @property
     def audios(self) -> list[Tensor]:
-        """Waveforms `(channels, samples)`, float32 about [-1, 1]; `modality.rate` is in samples per second."""
+        """Waveforms `(channels, samples)`, float32, about in [-1, 1]; `modality.rate` is in samples per second."""
         return self._of(Audio, "audios")
 
     @property
@@ -89,7 +89,7 @@ class PipelineOutput:
         return self._of(Video, "videos")
 
     def save(self, folder: str | Path) -> None:
-        """Write the samples as `multisagd sample` does: each as a file in `samples/`, all as one image, and tensors.
+        """Write the samples as `multisagd sample` does: as files in `samples/`, as one image, and as tensors.
 
         Raises:
             RecipeError: If the folder has other contents.
@@ -99,7 +99,7 @@ class PipelineOutput:
 
     def _of(self, kind: type[Modality], name: str) -> list[Any]:
         if not isinstance(innermost(self.modality), kind):
-            raise AttributeError(f"these samples are not {name}, but of {type(self.modality).__name__}: use .media")
+            raise AttributeError(f"these are samples of {type(self.modality).__name__}, not {name}: use .media")
         return self.media
 
 
@@ -107,11 +107,12 @@ class PipelineOutput:
 class SamplingOptions:
     """Options of sampling, except the numbers of samples and steps.
 
-    Samples are a function of `seed`, as in `multisagd sample`; `seeds` gives the seed of each sample, and a `generator`
-    draws the seeds. `labels` are classes to cycle through, by name or number ("3", "0-9", ["cat", "dog"]), "all",
-    or None for no class. `prompts` are prompts to cycle through, embedded by the encoder at `text_model` if it has
-    moved since training. `guidance` is applied within `guidance_interval` in log-SNR, or everywhere if that is None.
-    `sampler` is a sampler, or the name of one in configs/sampler. `batch` samples are computed at a time.
+    Samples are a function of `seed`, as in `multisagd sample`. Instead, `seeds` can specify the seed of each sample, or
+    a `generator` can draw the seeds. `labels` are classes to cycle through, by name or number ("3", "0-9",
+    ["cat", "dog"]), "all", or None for no class. `prompts` are prompts to cycle through; `text_model` is the path of
+    their encoder, if it has moved since training. `guidance` is applied within `guidance_interval` in log-SNR, or
+    everywhere if that is None. `sampler` is a sampler, or the name of one in configs/sampler. `batch` samples are
+    computed at a time.
     """
 
     seed: int = 0
@@ -128,7 +129,7 @@ class SamplingOptions:
     progress: bool = True
 
     def seeds_of(self, count: int) -> list[int]:
-        """Return the seed of each sample: `seeds` if given, else `count` derived seeds."""
+        """Return the seed of each sample: `seeds` if given, else `count` seeds from the generator or from `seed`."""
         if self.seeds is not None:
             return [int(each) for each in self.seeds]
         if self.generator is not None:
@@ -154,14 +155,15 @@ class Pipeline:
         cls, name: str | Path, revision: str | None = None, device: str = "auto", weights: Which | None = None,
         allow_targets: Sequence[str] = (), precision: str = "float32", checkpoint: Chosen = None,
     ) -> Self:  # fmt: skip
-        """Load an exported model or a run, from a folder or by its name on the Hub with a `revision`.
+        """Load an exported model or a run, from a folder or from the Hub (by name, and optionally `revision`).
 
-        `weights` of a run are the averaged ("ema", the default) or the last ones ("network"); `checkpoint` is a number
-        of samples seen, by default that of the last checkpoint. `allow_targets` are additional packages that its
-        configuration may name.
+        `weights` selects the averaged weights of a run ("ema", the default) or its last ones ("network"). `checkpoint`
+        is a number of samples seen, by default that of the last checkpoint. `allow_targets` are additional packages
+        that the model's configuration may name.
 
         Raises:
-            RecipeError: If it does not exist, cannot be fetched, read or built, or names a package that is not allowed.
+            RecipeError: If the model does not exist, cannot be fetched, read or built, or names a package that is not
+                allowed.
         """
         builder = Builder(tuple(allow_targets))
         engine = builder.settings(EngineSettings, {"device": device, "precision": precision}, "engine")
@@ -174,7 +176,7 @@ class Pipeline:
         return cls(model, which, denoiser, assembly.modality, builder, runtime, folder)
 
     def __repr__(self) -> str:
-        """Return a description in a few lines, without weights."""
+        """Return a description of the model in a few lines, without its weights."""
         classes, text = self.model.metadata["classes"], self.model.metadata.get("text")
         condition = f"{len(classes)} classes" if classes else "captions" if text else "no condition"
         count = sum(each.numel() for each in self.denoiser.parameters())
@@ -194,41 +196,45 @@ class Pipeline:
                 unknown or does not support the model's process.
             TypeError: If an option does not exist.
         """
-        chosen = SamplingOptions(**options)
-        seeds = chosen.seeds_of(count)
-        if not seeds or steps < 1 or chosen.batch < 1:
-            raise RecipeError("count, steps and batch must be at least 1")
-        if chosen.prompts is not None and self.model.metadata.get("text") is None:
+        settings = SamplingOptions(**options)
+        seeds = settings.seeds_of(count)
+        if not seeds or steps < 1 or settings.batch < 1:
+            raise RecipeError(
+                f"count, steps and batch must be at least 1, got {len(seeds)}, {steps} and {settings.batch}"
+            )
+        if settings.prompts is not None and self.model.metadata.get("text") is None:
             raise RecipeError("prompts: this model was trained without text; remove them")
-        given = [chosen.prompts] if isinstance(chosen.prompts, str) else list(chosen.prompts or ())
-        texts = [given[slot % len(given)] for slot in range(len(seeds))] if given else None
-        scale = {"scale": chosen.guidance, "interval": chosen.guidance_interval}
+        given = [settings.prompts] if isinstance(settings.prompts, str) else list(settings.prompts or ())
+        prompts = [given[slot % len(given)] for slot in range(len(seeds))] if given else None
+        scale = {"scale": settings.guidance, "interval": settings.guidance_interval}
         guidance = self.builder.settings(Guidance, scale, "guidance")
-        labels = checked_labels(self.model, len(seeds), chosen.labels, texts, guidance)
-        condition = chosen_condition(self.model, labels, texts, chosen.text_model, self.builder, self.runtime.device)
-        sampler = self._sampler(chosen.sampler)
-        request = SamplingRequest(sampler, steps, chosen.spacing, guidance=guidance, batch=chosen.batch)
-        with Display("sampling", len(seeds), quiet=not chosen.progress) as display:
-            drawn = (seeds, condition.tensor, self.runtime, display.update)
-            x0 = generate(self.denoiser, request, self.modality.tensor_shape, *drawn)
+        labels = checked_labels(self.model, len(seeds), settings.labels, prompts, guidance)
+        condition = chosen_condition(
+            self.model, labels, prompts, settings.text_model, self.builder, self.runtime.device
+        )
+        sampler = self._sampler(settings.sampler)
+        request = SamplingRequest(sampler, steps, settings.spacing, guidance=guidance, batch=settings.batch)
+        shape = self.modality.tensor_shape
+        with Display("sampling", len(seeds), quiet=not settings.progress) as display:
+            x0 = generate(self.denoiser, request, shape, seeds, condition.tensor, self.runtime, display.update)
         classes = self.model.metadata["classes"]
         return PipelineOutput(
             x0, self.modality, seeds, condition.labels, condition.prompts, None if classes is None else tuple(classes)
         )
 
     def to(self, device: str) -> Self:
-        """Move the model to a device and return it."""
+        """Move the model to a device and return the pipeline."""
         engine = EngineSettings(device=device, precision=self.runtime.settings.precision)
         self.runtime = Runtime.start(engine)
         self.denoiser.to(self.runtime.device)
         return self
 
     def save_pretrained(self, folder: str | Path, license: str | None = None) -> None:
-        """Write the model and its card as `multisagd export` does. Weights are read again from their source.
+        """Write the model and its card as `multisagd export` does. The weights are read again from their source.
 
         Raises:
             RecipeError: If the folder has other contents, or the weights no longer exist.
-            ValueError: If the license is not an SPDX identifier.
+            ValueError: If `license` is not an SPDX identifier.
         """
         check_license(license)
         out = Path(folder)
@@ -236,9 +242,9 @@ class Pipeline:
         write_exported(self.model, self.builder, self.which, out, license)
 
     def push_to_hub(self, name: str, license: str | None = None, **options: Any) -> None:
-        """Upload the model and its card as `owner/name`, created if necessary with `options` of `HfApi.create_repo`.
+        """Upload the model and its card to the repository `name` (owner/name), which is created if necessary.
 
-        Requires huggingface_hub, and a login (`hf auth login`).
+        `options` are arguments of `HfApi.create_repo`. Requires huggingface_hub, and a login (`hf auth login`).
         """
         with importing("huggingface_hub", "uploading a model"):
             from huggingface_hub import HfApi

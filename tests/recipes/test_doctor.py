@@ -89,10 +89,10 @@ def test_run_isolated_survives_checks_that_crash_hang_or_raise(tmp_path: Path, m
     monkeypatch.syspath_prepend(tmp_path)
     expected = [
         ("trouble:fine", "ok", "as it should be"),
-        ("trouble:crash", "broken", "it ended the process by SIGKILL"),
-        ("trouble:hang", "broken", "it hangs: no result within 5 s"),
+        ("trouble:crash", "broken", "the check ended its process by SIGKILL"),
+        ("trouble:hang", "broken", "the check hangs: no result within 5 s"),
         ("trouble:fail", "broken", "OSError: no such thing"),
-        ("trouble:leave", "broken", "it ended the process with status 127: undefined symbol: x"),
+        ("trouble:leave", "broken", "the check ended its process with status 127: undefined symbol: x"),
         ("unusable:check", "absent", "not checked, because an import failed: ImportError: built for another PyTorch"),
         ("trouble:fine", "ok", "as it should be"),
     ]
@@ -181,7 +181,7 @@ def test_writable_and_data_folder_report_files_space_and_data(tmp_path: Path, mo
     limit_disk(monkeypatch, 2**40)
     assert environment.writable(str(tmp_path / "a" / "b")).state == "ok"
     limit_disk(monkeypatch, 2**20)
-    assert "checkpoints soon fill" in environment.writable(str(tmp_path)).message
+    assert "checkpoints may soon fill" in environment.writable(str(tmp_path)).message
     monkeypatch.setenv("MULTISAGD_DATA", str(tmp_path))
     assert environment.data_folder().state == "absent"
     (tmp_path / "images" / "mnist").mkdir(parents=True)
@@ -207,7 +207,7 @@ def test_run_folder_reports_lock_space_and_foreign_files(
 ) -> None:
     check(intact, "ok", "checkpoint after 96 of 96 samples")
     with lock_run(intact):
-        check(intact, "warning", "another process is using it")
+        check(intact, "warning", "another process is using the folder")
     check(tmp_path / "new", "ok")
     check(tmp_path, "ok")
     (tmp_path / "thesis.tex").touch()

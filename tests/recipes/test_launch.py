@@ -77,7 +77,7 @@ def test_planned_accepts_every_command_with_its_own_settings() -> None:
         ("run_dir=r training.batch=0", "training: batch must be above 0"),
         ("run_dir=r cluster.processes=3", "training.batch=64 cannot be split over 3 processes"),
         ("run_dir=r cluster=slurm cluster.nodes=3 cluster.gpus=2", "cannot be split over 6 processes"),
-        ("run_dir=r cluster=slurm cluster.processes=4 cluster.gpus=2", "processes=4 of a node cannot share its gpus=2"),
+        ("run_dir=r cluster=slurm cluster.processes=4 cluster.gpus=2", "processes=4 per node cannot share gpus=2"),
         ("run_dir=r cluster=slurm cluster.hours=0", "hours must be above 0"),
         ("run_dir=r seed=0,1", "two jobs would use r: multisagd train run_dir=r seed=0 and"),
         ("run_dir=r/${seed} seed=0,1 training.batch=64,7 cluster.processes=2", "cannot be split over 2 processes"),

@@ -225,9 +225,9 @@ FOREIGN: dict[str, tuple[Poison, str]] = {
     "a pickle renamed": (weights(TENSORS, TENSOR_FILES["pickle"]), "cannot read the weights"),
     "a pickle": (only_pickle, "a format that can run code when read"),
     "torch.save": (weights(TENSORS, torch_bomb), "cannot read the weights"),
-    "an index that leads above": (indexed("../../secret.safetensors"), "not safetensors files of its folder"),
-    "an index that leads elsewhere": (indexed("/tmp/secret.safetensors"), "not safetensors files of its folder"),
-    "an index of pickles": (indexed("weights.bin"), "not safetensors files of its folder"),
+    "an index that leads above": (indexed("../../secret.safetensors"), "not safetensors files in its folder"),
+    "an index that leads elsewhere": (indexed("/tmp/secret.safetensors"), "not safetensors files in its folder"),
+    "an index of pickles": (indexed("weights.bin"), "not safetensors files in its folder"),
     "64 GiB": (lambda folder: write_sparse_tensor(folder / TENSORS, "conv_in.weight"), DO_NOT_FIT),
     **{f"weights: {kind}": (weights(TENSORS, content), f"cannot read|{DO_NOT_FIT}")
        for kind, content in TENSOR_FILES.items() if kind not in ("pickle", "torch.save")},

@@ -113,7 +113,7 @@ def test_pipeline_returns_and_saves_images(pipeline: Pipeline, tmp_path: Path) -
     assert "Image of 1 × 8 × 8, 10 classes" in repr(pipeline)
     assert repr(drawn) == "PipelineOutput(2 of Image, 1 × 8 × 8)"
     pixels = ((drawn.samples[:, 0] + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).numpy()
-    with pytest.raises(AttributeError, match=r"these samples are .* audios, but of Image: use .media"):
+    with pytest.raises(AttributeError, match=r"these are samples of .*Image, not audios: use .media"):
         _ = drawn.audios
     drawn.save(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"grid.png", "sample.json", "samples", "samples.safetensors"}
