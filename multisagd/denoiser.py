@@ -83,7 +83,7 @@ class Denoiser(nn.Module):
         if preconditioning != "none" and prediction is not None:
             raise ValueError(f"{preconditioning} preconditioning fixes what the network predicts: omit {prediction=}")
         if preconditioning == "spectral" and statistics is None:
-            raise ValueError("spectral preconditioning needs the statistics of the data")
+            raise ValueError("spectral preconditioning needs the statistics of the data: pass statistics")
         if preconditioning == "spectral" and isinstance(process.covariance, PaddedCovariance):
             raise ValueError("spectral preconditioning needs noise that is diagonal in frequency: remove the padding")
         if prediction not in (None, "x0", "noise", "v", "flow"):

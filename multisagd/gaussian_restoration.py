@@ -68,7 +68,7 @@ class GaussianRestoration:
 
     @classmethod
     def fit(cls, batches: Iterable[Tensor], corruption: Corruption) -> GaussianRestoration:
-        """Fit to corrupted data: batches `(batch, channels, *grid)` in any units, which are read twice.
+        """Fit the estimate to batches `(batch, channels, *grid)` of corrupted data in any units, which are read twice.
 
         S gets a ridge on its diagonal and is shrunk towards the covariance of stationary data of the same spectrum.
         Both amounts minimise Stein's unbiased estimate of the squared error: S is computed from one half of the

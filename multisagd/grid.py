@@ -141,7 +141,7 @@ class Grid:
         return values.reshape([-1 if i == index else 1 for i in range(self.dimensions)])
 
     def turned(self, name: str) -> Grid:
-        """Return this grid with the opposite sign of one axis's Nyquist frequency.
+        """Return this grid with the sign of one axis's Nyquist frequency reversed.
 
         The bin of that frequency represents both signs.
         """
@@ -204,7 +204,7 @@ class Grid:
         return (values * weights).sum(dim=tuple(range(-self.dimensions, 0)))
 
     def even(self, values: Tensor) -> Tensor:
-        """Average values on the half spectrum with the values at -k if both are stored, shape `(*half_shape)`.
+        """Return values on the half spectrum, averaged with the values at -k where both are stored, shape `(*half_shape)`.
 
         The power of a real field is even. A spectrum of signed frequencies need not be even at Nyquist, where +1/2 and
         -1/2 share a bin: see `multisagd.spectrum.even_power`, which handles the signs of all axes.

@@ -60,7 +60,7 @@ class ClassifierFree(_Guided):
     def weak_estimate(self, x_t: Tensor, t: Tensor, condition: Tensor | None) -> Tensor:
         """Return the estimate of x0 without the condition, in the shape and units of x_t."""
         if condition is None:
-            raise ValueError("classifier-free guidance needs a condition to guide towards")
+            raise ValueError("classifier-free guidance needs a condition to guide towards; pass one, or use scale=1")
         return self.denoiser(x_t, t, None)
 
 

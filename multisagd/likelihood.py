@@ -148,7 +148,7 @@ def _check(process: Process, x0: Tensor, steps: int, seeds: Sequence[int], probe
 def _follow(
     slope: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]], z: Tensor, ends: Tensor, steps: int
 ) -> tuple[Tensor, Tensor]:
-    """Integrate z and the log-determinant between two log-SNRs by the classical Runge-Kutta scheme."""
+    """Integrate z and the log-determinant between two log-SNRs with the classical Runge-Kutta scheme."""
     determinant, h = torch.zeros(len(z), dtype=torch.float64, device=z.device), (ends[1] - ends[0]) / steps
     for step in range(steps):
         log_snr = ends[0] + step * h

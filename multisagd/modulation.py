@@ -91,7 +91,10 @@ class Prefilter:
         def make() -> Tensor:
             power = even_power(self.spectrum, grid)
             if not bool((power > 0).all()):
-                raise ValueError(f"{self.spectrum} has frequencies without power, so data cannot be divided by it")
+                raise ValueError(
+                    f"{self.spectrum} has frequencies without power, so data cannot be divided by it: use one that "
+                    "is positive everywhere"
+                )
             return (power / grid.mean(power)).rsqrt().to(times.device)
 
         signal = self._signals.get((grid, times.device), make).expand(len(times), *grid.half_shape)

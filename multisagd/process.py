@@ -57,7 +57,7 @@ class Process(nn.Module):
         return self.covariance.grid
 
     def coefficients(self, t: Tensor | float, like: Tensor) -> Coefficients:
-        """Return the coefficients at times t for a tensor of the shape of `like`, in its dtype but computed in float64.
+        """Return the coefficients at times t for tensors shaped like `like`, in at least float32, computed in float64.
 
         Their shape is `(batch or 1, 1, ..., 1)`, or `(batch or 1, 1, *half_shape)` if there is a modulation.
 

@@ -41,7 +41,7 @@ class Radial(Spectrum):
         raise NotImplementedError
 
     def on(self, *axes: str) -> Self:
-        """Restrict the radius to these axes; factors of other axes are dropped."""
+        """Return this spectrum with its radius restricted to these axes; factors of other axes are dropped."""
         factors = None if self.factors is None else {k: v for k, v in self.factors.items() if k in axes}
         return replace(self, axes=axes, factors=factors)
 

@@ -144,7 +144,7 @@ class LinearSchedule(Schedule):
         return -torch.expm1(decay).log()
 
     def raw_time(self, log_snr: Tensor) -> Tensor:
-        """Solve the quadratic for t in a numerically stable form."""
+        """Return t, the solution of a quadratic equation, in a numerically stable form."""
         decay = F.softplus(-log_snr)
         change = self.beta_max - self.beta_min
         return 2 * decay / (self.beta_min + (self.beta_min**2 + 2 * change * decay).sqrt())
@@ -166,7 +166,7 @@ class SigmoidSchedule(Schedule):
         return ((high - value).clamp(min=0) / (value - low).clamp(min=0)).log().to(t.dtype)
 
     def raw_time(self, log_snr: Tensor) -> Tensor:
-        """Invert the sigmoid."""
+        """Return t from the inverse of the sigmoid."""
         low, high = self._ends()
         value = high - torch.sigmoid(log_snr.double()) * (high - low)
         return ((torch.logit(value) * self.temperature - self.start) / (self.end - self.start)).to(log_snr.dtype)
@@ -241,14 +241,14 @@ class TabulatedSchedule(Schedule):
         super().__post_init__()
 
     def raw_log_snr(self, t: Tensor) -> Tensor:
-        """Interpolate the knots."""
+        """Return λ(t), interpolated linearly between the knots."""
         knots = torch.tensor(self.log_snrs, device=t.device, dtype=t.dtype)
         position = t.clamp(0, 1) * (len(knots) - 1)
         left = position.floor().long().clamp(max=len(knots) - 2)
         return torch.lerp(knots[left], knots[left + 1], position - left)
 
     def raw_time(self, log_snr: Tensor) -> Tensor:
-        """Interpolate the time between the knots around a log-SNR."""
+        """Return the time of a log-SNR, interpolated linearly between the knots."""
         knots = torch.tensor(self.log_snrs, device=log_snr.device, dtype=log_snr.dtype)
         left = (torch.searchsorted(-knots, -log_snr.contiguous(), right=True) - 1).clamp(0, len(knots) - 2)
         return (left + (knots[left] - log_snr) / (knots[left] - knots[left + 1])) / (len(knots) - 1)

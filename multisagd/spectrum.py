@@ -29,14 +29,14 @@ class Spectrum:
     """Base class of noise power as a function of frequency; subclasses are frozen dataclasses with `power`."""
 
     def power(self, grid: Grid) -> Tensor:
-        """Evaluate the unnormalised power on the half spectrum of `grid`, float64, shape `grid.half_shape`.
+        """Return the unnormalised power on the half spectrum of `grid`, float64, shape `grid.half_shape`.
 
         It may depend on the signs of the frequencies; noise uses `even_power`.
         """
         raise NotImplementedError
 
     def on(self, *axes: str) -> Spectrum:
-        """Restrict this spectrum to some axes, so that it is constant along all others.
+        """Return this spectrum restricted to some axes, so that it is constant along all others.
 
         Raises:
             TypeError: If this class of spectrum cannot be restricted.
@@ -57,7 +57,7 @@ class Spectrum:
 
 
 def even_power(spectrum: Spectrum, grid: Grid) -> Tensor:
-    """Evaluate the power of a real field of this spectrum: unnormalised, even, `(*half_shape,)`, float64 on the CPU.
+    """Return the power of a real field with this spectrum: unnormalised, even, `(*half_shape,)`, float64 on the CPU.
 
     At the Nyquist frequency of an axis of even size, which is both +1/2 and -1/2 cycles per sample, the result is the
     mean over the two signs, so that spectra that are mirror images along an axis remain mirror images on any grid.
@@ -88,11 +88,11 @@ class Product(Spectrum):
     right: Spectrum
 
     def power(self, grid: Grid) -> Tensor:
-        """Evaluate both factors and multiply."""
+        """Return the product of both powers."""
         return self.left.power(grid) * self.right.power(grid)
 
     def on(self, *axes: str) -> Spectrum:
-        """Restrict both factors."""
+        """Return the product with both factors restricted to these axes."""
         return Product(self.left.on(*axes), self.right.on(*axes))
 
 
@@ -104,11 +104,11 @@ class Sum(Spectrum):
     right: Spectrum
 
     def power(self, grid: Grid) -> Tensor:
-        """Evaluate both terms and add."""
+        """Return the sum of both powers."""
         return self.left.power(grid) + self.right.power(grid)
 
     def on(self, *axes: str) -> Spectrum:
-        """Restrict both terms."""
+        """Return the sum with both terms restricted to these axes."""
         return Sum(self.left.on(*axes), self.right.on(*axes))
 
 
@@ -120,12 +120,12 @@ class Power(Spectrum):
     exponent: float
 
     def power(self, grid: Grid) -> Tensor:
-        """Evaluate the base and raise it to the exponent."""
+        """Return the power of the base, raised to the exponent."""
         base = self.base.power(grid)
         return torch.where(base > 0, base.clamp(min=torch.finfo(base.dtype).tiny) ** self.exponent, 0.0)
 
     def on(self, *axes: str) -> Spectrum:
-        """Restrict the base."""
+        """Return this spectrum with its base restricted to these axes."""
         return Power(self.base.on(*axes), self.exponent)
 
 
@@ -172,7 +172,7 @@ class Offset(Spectrum):
         return self.strength**2 * math.prod(axis.size for axis in axes) * zero.to(torch.float64)
 
     def on(self, *axes: str) -> Spectrum:
-        """Restrict to a constant along these axes only."""
+        """Return the offset along these axes only."""
         return replace(self, axes=axes)
 
 
@@ -197,5 +197,5 @@ class Outside(Spectrum):
         return (inner <= SUPPORT_THRESHOLD * inner.max()).to(torch.float64)
 
     def on(self, *axes: str) -> Spectrum:
-        """Restrict the other spectrum."""
+        """Return this spectrum with the other spectrum restricted to these axes."""
         return Outside(self.inner.on(*axes))

@@ -51,7 +51,7 @@ class DataStatistics:
             shapes = f"{tuple(self.mean.shape)} and {tuple(self.power.shape)}"
             raise ValueError(f"statistics of shapes {shapes} do not match a grid of shape {self.grid.shape}")
         if not bool(torch.isfinite(self.mean).all() and torch.isfinite(self.power).all()):
-            raise ValueError("the statistics are not finite: some data contain NaN or infinity")
+            raise ValueError("the statistics are not finite: some data contain NaN or infinity; remove these data")
 
     @classmethod
     def measure(cls, batches: Iterable[Tensor | tuple[Tensor, Tensor | None]], grid: Grid) -> DataStatistics:
@@ -250,7 +250,7 @@ def _on_grid(mask: Tensor, x: Tensor) -> Tensor:
 
 def _check_same(count: int, again: int) -> None:
     if again != count:
-        raise ValueError(f"the data changed between two passes: {count} items, then {again}")
+        raise ValueError(f"the data must be the same in both passes, but had {count} items, then {again}")
 
 
 def _check(x: Tensor, mask: Tensor, grid: Grid, first: int) -> None:

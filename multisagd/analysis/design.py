@@ -121,7 +121,7 @@ ENDS = (-math.log(1e4 - 1), math.log(1e4 - 1))
 def spectral_ends(statistics: DataStatistics, process: Process, fraction: float = 0.01) -> tuple[float, float]:
     """Return the range of log-SNRs that matters for these data, within the range of the process's schedule.
 
-    At the first log-SNR, the strongest frequency, mean included, has a signal-to-noise ratio of `fraction`; at the
+    At the first log-SNR, the strongest frequency, including the mean, has a signal-to-noise ratio of `fraction`; at the
     last, the noise-to-signal ratio of the weakest frequency is `fraction` (frequencies more than 60 dB below the
     strongest are ignored). Frequencies without noise do not matter.
 

@@ -46,7 +46,8 @@ class Spectra:
         """
         if isinstance(process.covariance, PaddedCovariance):
             raise ValueError(
-                "noise drawn on a padded grid is not diagonal in frequency, so it has no transfer function"
+                "noise drawn on a padded grid is not diagonal in frequency, so it has no transfer function: remove the "
+                "padding"
             )
         described = [[(axis.name, axis.unit) for axis in grid.axes] for grid in (process.grid, statistics.grid)]
         if described[0] != described[1]:

@@ -53,11 +53,11 @@ class DiscreteSchedule(Schedule):
         super().__post_init__()
 
     def raw_log_snr(self, t: Tensor) -> Tensor:
-        """Interpolate λ(t) linearly between the levels; the result is shaped like t."""
+        """Return λ(t), interpolated linearly between the levels, in the shape of t."""
         return self._table.raw_log_snr(t)
 
     def raw_time(self, log_snr: Tensor) -> Tensor:
-        """Interpolate the time of a log-SNR linearly between the levels; the result is shaped like the log-SNR."""
+        """Return the time of a log-SNR, interpolated linearly between the levels, in the shape of `log_snr`."""
         return self._table.raw_time(log_snr)
 
     def _levels(self) -> Tensor:

@@ -18,7 +18,7 @@ CONVOLUTIONS: dict[int, type[nn.Conv1d] | type[nn.Conv2d] | type[nn.Conv3d]] = {
 
 
 def pad_to_multiple(x: Tensor, multiples: Sequence[int]) -> Tensor:
-    """Pad each grid axis of features (batch, channels, *grid) to a multiple, by repeating its last sample.
+    """Pad features (batch, channels, *grid) to multiples of the given sizes, by repeating the last sample of each axis.
 
     The border is not reflected, because reflection needs more samples than it adds and so fails on short axes, and not
     filled with zeros, because zeros are atypical of noisy data. Concatenation supports any number of axes and any
