@@ -204,7 +204,7 @@ class Grid:
         return (values * weights).sum(dim=tuple(range(-self.dimensions, 0)))
 
     def even(self, values: Tensor) -> Tensor:
-        """Return values on the half spectrum, averaged with the values at -k where both are stored, shape `(*half_shape)`.
+        """Return values `(*half_shape)` on the half spectrum, averaged with the values at -k where both are stored.
 
         The power of a real field is even. A spectrum of signed frequencies need not be even at Nyquist, where +1/2 and
         -1/2 share a bin: see `multisagd.spectrum.even_power`, which handles the signs of all axes.

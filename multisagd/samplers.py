@@ -54,7 +54,7 @@ class SamplerState:
 
 @dataclass(frozen=True)
 class Model:
-    """What a step needs: functions that return the estimate at a point and the point at a time, the process, and `steps`."""
+    """What a step needs: functions for the estimate at a point and the point at a time, the process, and `steps`."""
 
     estimate: Callable[[Tensor, Point], Tensor]
     point: Callable[[Tensor], Point]
