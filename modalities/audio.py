@@ -76,7 +76,7 @@ class Audio(Modality):
         check("soundfile", "audio files")
         if not RATES[0] <= self.rate <= RATES[1] or int(self.rate) != self.rate:
             raise ValueError(
-                f"rate must be a whole number of samples per second from {RATES[0]} to {RATES[1]}, got {self.rate}"
+                f"rate must be an integer number of samples per second from {RATES[0]} to {RATES[1]}, got {self.rate}"
             )
         object.__setattr__(self, "rate", int(self.rate))
         if not (self.seconds < math.inf and self.seconds * self.rate >= 1):

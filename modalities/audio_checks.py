@@ -131,7 +131,7 @@ def _last_box_end(file: BinaryIO, size: int) -> int:
 
 
 def _last_page_end(file: BinaryIO, size: int) -> int:
-    """Return the position where the last page of an Ogg stream should end.
+    """Return the declared end of the last page of an Ogg stream.
 
     Raises:
         ValueError: If that page is not marked as the end of a stream.

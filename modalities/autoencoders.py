@@ -34,7 +34,7 @@ CONVOLUTIONS = {nn.Conv1d: 1, nn.Conv2d: 2, nn.Conv3d: 3}
 
 
 class Autoencoder(Protocol):
-    """Encodes and decodes batches of data with values of approximately [-1, 1].
+    """Encodes and decodes batches of data with values approximately in [-1, 1].
 
     Both methods return float32, and use neither randomness nor gradients. The autoencoder's settings are stored next to
     the latents and compared before the latents are used, so it should be a frozen dataclass. If it has a `fingerprint`

@@ -64,7 +64,7 @@ class Modality(ABC):
 
     @abstractmethod
     def encode(self, media: Any) -> Tensor:
-        """Convert media to a float32 tensor of shape `(channels, *grid)`, with values of approximately [-1, 1]."""
+        """Convert media to a float32 tensor of shape `(channels, *grid)`, with values approximately in [-1, 1]."""
 
     @abstractmethod
     def decode(self, x0: Tensor) -> Any:

@@ -57,7 +57,7 @@ def _plain(value: Any, name: str, owner: str) -> Any:
     except (TypeError, ValueError) as error:
         raise ValueError(
             f"{name} cannot be compared with that of earlier latents ({error}): make {owner} a frozen dataclass "
-            "with plain settings (numbers, strings, lists), and let names of other attributes begin with _"
+            "with plain settings (numbers, strings, lists), and begin the names of all other attributes with _"
         ) from error
 
 

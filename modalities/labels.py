@@ -106,7 +106,7 @@ def from_folders(root: Path, files: Sequence[str], required: bool) -> list[str] 
     names = sorted(set(classes))
     if SPLITS.issuperset(name.lower() for name in names):
         log.warning(
-            "the subfolders of %s (%s) are taken as classes, but are named like splits of a dataset: "
+            "the subfolders of %s (%s) are used as classes, but are named like splits of a dataset: "
             "set match to select one of them, such as ^%s/, or set labels=none",
             root.joinpath(*common), ", ".join(names), "/".join((*common, names[0])),
         )  # fmt: skip

@@ -31,8 +31,8 @@ OPEN_SHARDS = 64
 class LatentShards(Dataset):
     """The data that `multisagd encode` wrote to `root`, scaled by `modality`.
 
-    The examples are those of the encoded dataset, in the same order. If it was encoded in several passes, the seed
-    selects a pass; if there is no seed, the first pass, which is not augmented, is used. Rows are read on demand
+    The examples are the same as in the encoded dataset, in the same order. If it was encoded in several passes, the
+    seed selects a pass; if there is no seed, the first pass, which is not augmented, is used. Rows are read on demand
     through a memory map; if `verify` is True, all shards are first read once and compared with their SHA-256.
 
     Raises:

@@ -226,7 +226,7 @@ def _examples(read: Read, size: int, options: ScanOptions) -> tuple[dict[str, Me
             for key_of, target in ((options.label_key, labels["json"]), (options.text_key, texts["json"])):
                 if (value := values.get(key_of)) is not None:
                     if isinstance(value, bool) or not isinstance(value, str | int):
-                        raise ValueError(f"{member.name!r}: {key_of} must be text or a whole number, got {value!r}")
+                        raise ValueError(f"{member.name!r}: {key_of} must be text or an integer, got {value!r}")
                     target[key] = str(value).strip()
         else:
             (labels if ending == "cls" else texts)[ending][key] = _content(read, member)

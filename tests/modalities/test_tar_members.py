@@ -142,8 +142,8 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "deep JSON": (archive(("a.jpg", b"1"), ("a.json", b"[" * 100_000)), "'a.json' is not valid JSON"),
     "JSON list": (archive(("a.jpg", b"1"), ("a.json", b"[1]")), "'a.json' should be one JSON object"),
     "JSON number of many digits": (archive(("a.json", b'{"label": ' + b"9" * 9000 + b"}")), "not valid JSON"),
-    "JSON class of a list": (archive(("a.json", b'{"label": [1]}')), "label must be text or a whole number"),
-    "JSON class true": (archive(("a.json", b'{"label": true}')), "label must be text or a whole number"),
+    "JSON class of a list": (archive(("a.json", b'{"label": [1]}')), "label must be text or an integer"),
+    "JSON class true": (archive(("a.json", b'{"label": true}')), "label must be text or an integer"),
 }  # fmt: skip
 
 
