@@ -22,7 +22,7 @@ from modalities.representation import LOUDEST
 from multisagd.libraries import importing
 
 RATES = (1_000, 768_000)
-"""Lowest and highest sample rate, in Hz: all hardware rates, bounded by memory."""
+"""Lowest and highest supported sample rate, in Hz: they cover all audio hardware and limit memory."""
 MAX_CHANNELS = 32
 TOLERANCE = 0.1
 """Seconds by which MP3 and MP4 files may end early: their lengths are rounded to frames, and some are estimates."""

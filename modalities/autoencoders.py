@@ -215,12 +215,12 @@ class DiffusersAutoencoder(Autoencoder):
 
 def _diffusers_class(kind: str) -> Any:
     """Return the diffusers autoencoder class with this name; no other class of that library is accepted."""
-    # Importing it takes seconds and prints warnings about xformers.
+    # Importing diffusers takes seconds and prints warnings about xformers.
     named = kind.startswith("Autoencoder") or kind == "VQModel"
     with importing("diffusers", "autoencoders"), quiet("xformers"):
         import diffusers
 
-        # Its classes are imported on first access.
+        # diffusers imports its classes on first access.
         candidate = getattr(diffusers, kind, None) if named else None
     if isinstance(candidate, type) and issubclass(candidate, diffusers.ModelMixin):
         return candidate

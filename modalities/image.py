@@ -106,7 +106,7 @@ class Image(Modality):
         with PIL.Image.open(path, formats=FORMATS) as image:
             if image.width * image.height > self.max_pixels:
                 raise ValueError(f"{image.width}×{image.height} pixels exceed max_pixels={self.max_pixels}")
-            # A JPEG can be decoded at a fraction of its size, much faster; at twice the target size, `fit` still does
+            # A JPEG can be decoded much faster at a fraction of its size; at twice the target size, `fit` still does
             # the filtering.
             image.draft(None, (2 * max(self.sides), 2 * max(self.sides)))
             pixels = np.array(_flatten(PIL.ImageOps.exif_transpose(image), "L" if self.channels == 1 else "RGB"))
@@ -198,7 +198,7 @@ def _scale(pixels: Tensor, height: int, width: int) -> Tensor:
 
     if pixels.shape[-2:] == (height, width):
         return pixels
-    # In float32: the uint8 kernel rounds differently from one processor to another, and fails on 1×1 results.
+    # In float32, because the uint8 kernel rounds differently on different processors and fails on 1×1 results.
     scaled = resize(pixels.float(), [height, width], interpolation=InterpolationMode.BICUBIC, antialias=True)
     return scaled.round_().clamp_(0, 255).to(torch.uint8)
 

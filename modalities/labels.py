@@ -168,6 +168,6 @@ def sidecars(root: Path, files: Sequence[str]) -> list[str]:
 
 
 def _natural(name: str) -> tuple[list[str | tuple[int, str]], str]:
-    # Compared by length and then as text, since Python does not parse numbers of thousands of digits.
+    # Numbers are compared by length and then as text, since Python does not parse numbers of thousands of digits.
     parts = [part.lstrip("0") if index % 2 else part for index, part in enumerate(re.split(r"([0-9]+)", name))]
     return [(len(part), part) if index % 2 else part for index, part in enumerate(parts)], name

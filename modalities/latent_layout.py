@@ -94,7 +94,7 @@ def _strides(probe: _Probe, inputs: tuple[int, ...], latents: tuple[int, ...]) -
     even = [n / m for n, m in pairs]
     causal = [(n - 1) / (m - 1) if m > 1 else math.inf for n, m in pairs]
     strides = [c if c.is_integer() else e for e, c in zip(even, causal, strict=True)]
-    # 9 frames in 3 latents are either 3×3 or 1 + 2×4; more frames decide which.
+    # 9 frames in 3 latents are either 3×3 or 1 + 2×4; encoding more frames shows which.
     more = [
         math.lcm(int(e), int(c)) if e.is_integer() and c.is_integer() and e != c else 0
         for e, c in zip(even, causal, strict=True)

@@ -126,7 +126,7 @@ class LatentShards(Dataset):
             )
         minimum = index.channels * math.prod(axis["size"] for axis in index.grid)
         for number, shard in enumerate(index.shards):
-            rows = index.rows(number).stop - index.rows(number).start  # `len` fails on huge numbers
+            rows = index.rows(number).stop - index.rows(number).start  # `len` fails for huge ranges
             if shard.file != shard_name(number) or shard.rows != rows or rows * minimum > shard.bytes:
                 raise ValueError(
                     f"{self.root / INDEX} describes {shard.file} wrongly: {rows:,} rows of {minimum:,} "
