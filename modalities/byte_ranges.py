@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 ATTEMPTS = 7
 PAUSE = 0.5
-"""Approximate pause before the second attempt, in seconds; each pause is twice the previous one, half a minute in total."""
+"""Approximate pause before the second attempt, in seconds; each pause is twice the previous one (30 s in total)."""
 
 OPEN_FILES = 64
 """Maximum number of local files kept open."""
