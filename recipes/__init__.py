@@ -1,1 +1,1 @@
-"""The commands of multisagd: each module reads from top to bottom as the procedure that it runs."""
+"""The commands of multisagd. Each module describes, from top to bottom, the procedure that its command runs."""

@@ -1,8 +1,8 @@
 """Adopt a diffusers model: `multisagd adopt model=… out=…`, the same as `python -m recipes.adopt …`.
 
-What it does, in order: find the network and the scheduler of a saved pipeline (or of a model with its scheduler next to
-it); check that the weights fit the network; write an experiment with the original network, schedule and prediction,
-and the weights. `multisagd train --config-dir=OUT experiment=adopted` continues from there:
+The steps: find the network and the scheduler of a saved pipeline (or of a model with its scheduler next to it); check
+that the weights fit the network; write the weights, and an experiment with the original network, schedule and
+prediction. `multisagd train --config-dir=OUT experiment=adopted` trains the model further. The output folder contains:
 
     out/experiment/adopted.yaml   network, schedule and prediction, for any training run
     out/adopted.safetensors       the weights, under the parameter names of this project's network
@@ -59,13 +59,15 @@ def adopt(config: Config) -> Path:
     settings = Builder().settings(AdoptSettings, config, "")
     check_replaceable(settings.out, WEIGHTS, "multisagd adopt", key="out")
     folder = local_folder(settings.model, FILES, settings.revision)
-    place, name, options = read_network(folder)
+    network_folder, name, options = read_network(folder)
     with as_recipe_error(ImportError):
-        options = defaults(name) | options  # an older model lacks newer options; it was made with their defaults
+        options = (
+            defaults(name) | options
+        )  # a model saved by an older version lacks newer options, and used their defaults
     noise = read_scheduler(folder)
     extended = add_null_class(name, options) if settings.null_class == "added" else None
     node = {"_target_": NETWORK, "name": name, "options": options, **noise.timesteps}
-    tensors = fitting(node, stored_weights(place, name), extended)
+    tensors = fitting(node, stored_weights(network_folder, name), extended)
 
     settings.out.mkdir(parents=True, exist_ok=True)
     (settings.out / EXPERIMENT).parent.mkdir(exist_ok=True)
@@ -75,23 +77,23 @@ def adopt(config: Config) -> Path:
     count = sum(each.numel() for each in tensors.values())
     trained = f"trained with {noise.scheduler} to predict {noise.prediction}"
     print(f"{name} with {count:,} weights, {trained}, in {settings.out}")
-    print(f"Train it on: {training(settings.out)} run_dir=…")
+    print(f"To continue its training: {training(settings.out)} run_dir=…")
     return settings.out
 
 
 def fitting(node: Mapping[str, Any], stored: Stored, extended: str | None) -> dict[str, Tensor]:
-    """Return the weights under the names of our network, after checking their shapes and before reading them.
+    """Return the weights under the parameter names of this project's network. Their shapes are checked before reading.
 
     The embedding of "no class" is the mean of the class embeddings; the embedding of "no text" is zero. Raises
     RecipeError if the weights do not fit the network.
     """
-    there = dict(stored.shapes)
-    if extended in there:
-        there[extended] = (there[extended][0] + 1, *there[extended][1:])
-    there = {f"model.{name}": shape for name, shape in there.items()}
-    wanted = weight_shapes(node, 4 * len(there) + 4, 4 * sum(map(math.prod, there.values())) + 10**6)
-    token = {name: shape for name, shape in wanted.items() if name == "null"}
-    if different := mismatch(there | token, wanted):
+    present = dict(stored.shapes)
+    if extended in present:
+        present[extended] = (present[extended][0] + 1, *present[extended][1:])
+    present = {f"model.{name}": shape for name, shape in present.items()}
+    expected = weight_shapes(node, 4 * len(present) + 4, 4 * sum(map(math.prod, present.values())) + 10**6)
+    token = {name: shape for name, shape in expected.items() if name == "null"}
+    if different := mismatch(present | token, expected):
         raise RecipeError(f"{MISFIT}: {different}")
     tensors = {f"model.{name}": tensor.contiguous() for name, tensor in stored.read().items()}
     if (embedding := tensors.get(f"model.{extended}")) is not None:
@@ -102,12 +104,12 @@ def fitting(node: Mapping[str, Any], stored: Stored, extended: str | None) -> di
 def weight_shapes(node: Mapping[str, Any], count: int, elements: int) -> dict[str, tuple[int, ...]]:
     """Return the shapes of a network's weights.
 
-    Raises RecipeError if the network cannot be built, or has more than `count` weight tensors or `elements` numbers.
+    Raises RecipeError if the network cannot be built, or has more than `count` weight tensors or `elements` values.
     """
     channels, dimensions = node["options"].get("in_channels"), KINDS[node["name"]].dimensions
     if type(channels) is not int or channels < 1:
         raise RecipeError(
-            f"{node['name']}: its config.json says in_channels={channels!r:.80}, not a number of channels"
+            f"{node['name']}: its config.json has in_channels={channels!r:.80}, which is not a number of channels"
         )
     try:
         with torch.device("meta"), at_most(count, elements, MISFIT):
@@ -118,7 +120,7 @@ def weight_shapes(node: Mapping[str, Any], count: int, elements: int) -> dict[st
 
 
 def experiment(settings: AdoptSettings, node: Mapping[str, Any], noise: TrainingNoise, weights: Path) -> str:
-    """Return the experiment as YAML."""
+    """Return the YAML file of an experiment that trains the adopted model."""
     options, name = node["options"], node["name"]
     size = options.get("sample_size")
     choices = {"schedule": noise.kind, "denoiser": "adopted", "network": "diffusers"}
@@ -128,7 +130,7 @@ def experiment(settings: AdoptSettings, node: Mapping[str, Any], noise: Training
     keys["schedule"] = noise.schedule
     keys["denoiser"] = {"prediction": noise.prediction}
     keys["network"] = {key: value for key, value in node.items() if key != "_target_"}
-    # A low learning rate, so that the first steps do not undo what the model has learned.
+    # A low learning rate keeps the first steps from undoing what the model has learned.
     keys["training"] = {"initial": str(weights.absolute()), "learning_rate": 1e-4}
     lines = [
         f"{name} of {settings.model}, trained with {noise.scheduler}: its own network, schedule and prediction.",
@@ -140,7 +142,7 @@ def experiment(settings: AdoptSettings, node: Mapping[str, Any], noise: Training
 
 
 def training(out: Path) -> str:
-    """Return the command that trains the model adopted into a folder, quoted for a shell."""
+    """Return the command that trains the adopted model in the folder `out`, quoted for a shell."""
     return f"multisagd train --config-dir={shlex.quote(str(out))} experiment=adopted spectrum=power_law"
 
 

@@ -1,10 +1,10 @@
 """Measure a dataset's spectrum: `multisagd analyze …`, the same as `python -m recipes.analyze …`.
 
-It takes the configuration of a training run and writes to `run_dir`:
+The command takes the configuration of a training run, and writes to `run_dir`:
 
     statistics.safetensors  mean and power spectrum per channel, for `multisagd design statistics=…`
     spectrum.png            power, radially averaged and along every axis, with 95 % confidence bands and a power law
-    analysis.json           the curves as numbers, the fit, the coherence between channels
+    analysis.json           the curves as numbers, the fitted power law, the coherence between channels
     corruption.safetensors  with clean=…: the excess power over clean data, for `multisagd train corruption=measured`
 
 Errors, each reported in one message: the errors of data and configuration, as in training; a `run_dir` with contents
@@ -50,7 +50,7 @@ REPORT = "analysis.json"
 
 
 def analyze(config: Config) -> Path:
-    """Write the folder described above and return it."""
+    """Write the files listed at the top of this file, and return their folder."""
     builder = Builder(tuple(config["allow_targets"]))
     settings = builder.settings(TrainSettings, {key: value for key, value in config.items() if key != "clean"}, "")
     clean = clean_statistics(config.get("clean"))
@@ -58,14 +58,14 @@ def analyze(config: Config) -> Path:
     check_replaceable(out, REPORT, "analyze")
     dataset = data_as_trained_on(settings, builder)
     statistics = measure(dataset, settings)
-    chosen = Order(len(dataset), derive(settings.seed, "statistics")).indices(0, statistics.count)
-    chunks = Chunks(dataset, chosen, settings.seed)
+    indices = Order(len(dataset), derive(settings.seed, "statistics")).indices(0, statistics.count)
+    chunks = Chunks(dataset, indices, settings.seed)
     with as_recipe_error((ValueError, UnreadableFilesError), "analysing the data: "):
         profiles = measure_profiles(chunks, statistics)
         cross = cross_spectrum(chunks, statistics) if dataset.modality.channels > 1 else None
         fit = fit_power_law(profiles["radius"])
 
-    corruption = None if clean is None else found_corruption(statistics, clean)
+    corruption = None if clean is None else measured_corruption(statistics, clean)
     out.mkdir(parents=True, exist_ok=True)
     write_text(out / REPORT, "{}")
     statistics.save(out / STATISTICS)
@@ -98,7 +98,7 @@ def analyze(config: Config) -> Path:
 
 
 def clean_statistics(setting: Any) -> DataStatistics | Literal["fit"] | None:
-    """Return the statistics to which the key `clean` refers. Raises RecipeError if it does not name any."""
+    """Return the statistics that the key `clean` names, "fit" or None. Raises RecipeError if it is none of these."""
     if setting is None or setting == "fit":
         return "fit" if setting else None
     if not isinstance(setting, str):
@@ -108,15 +108,15 @@ def clean_statistics(setting: Any) -> DataStatistics | Literal["fit"] | None:
     return read_statistics(path, "create it with multisagd analyze on clean data, or set clean=fit", "clean: ")
 
 
-def found_corruption(statistics: DataStatistics, clean: DataStatistics | Literal["fit"]) -> Corruption | None:
-    """Return the corruption by which a spectrum differs from the clean one, or None.
+def measured_corruption(statistics: DataStatistics, clean: DataStatistics | Literal["fit"]) -> Corruption | None:
+    """Return the corruption by which the data's spectrum exceeds that of clean data, or None if it does not.
 
-    Raises RecipeError if the two spectra cannot be compared.
+    With `clean="fit"`, the clean spectrum is estimated too. Raises RecipeError if the spectra cannot be compared.
     """
     expected = None if clean == "fit" else clean
     if expected is not None and expected.grid != statistics.grid:
         shapes = f"{expected.grid.shape}, not {statistics.grid.shape}"
-        raise RecipeError(f"clean: the clean data are on a grid of shape {shapes}")
+        raise RecipeError(f"clean: the clean data are on a grid of shape {shapes}: use data of the same shape")
     try:
         return estimate_corruption(statistics, expected)
     except NoExcessError:
@@ -126,7 +126,7 @@ def found_corruption(statistics: DataStatistics, clean: DataStatistics | Literal
 
 
 def describe_corruption(corruption: Corruption) -> dict[str, Any]:
-    """Return a corruption's noise level, its number of frequencies, and their radii (1 is the corner)."""
+    """Return a corruption's noise level, its number of frequencies, and their radii (1: corner of the spectrum)."""
     grid, inside = corruption.grid, corruption.power() > 0
     radius = grid.radius(factors={axis.name: axis.spacing for axis in grid.axes}) * 2 / math.sqrt(grid.dimensions)
     return {
@@ -138,20 +138,20 @@ def describe_corruption(corruption: Corruption) -> dict[str, Any]:
 
 
 def verdict(corruption: Mapping[str, Any] | None, out: Path) -> str:
-    """Return a summary of what `describe_corruption` found, and how to train on such data."""
+    """Return a summary of the result of `describe_corruption`, and the command that trains on such data."""
     if corruption is None:
-        return "no frequency stands out: the spectrum shows no corruption"
+        return "the spectrum shows no corruption: no frequency has excess power"
     low, high = corruption["radius"]
     return (
         f"corrupted: {corruption['frequencies']} of {corruption['of']} frequencies, radius {low:.2f} to {high:.2f} "
-        f"(1 is the corner), by noise of standard deviation {corruption['std']:.3g}\n"
+        f"(1 is the corner of the spectrum), by noise with standard deviation {corruption['std']:.3g}\n"
         f"to omit or restore these frequencies: multisagd train … corruption=measured "
         f"{setting('corruption.path', out / CORRUPTION)}"
     )
 
 
 def draw(profiles: Mapping[str, Profile], fit: PowerLawFit, grid: Grid, path: Path) -> None:
-    """Plot every profile with its confidence band, and the fitted power law on top of the radially averaged power."""
+    """Plot every profile with its confidence band, and the fitted power law over the radially averaged power."""
     figure = Figure(figsize=(COLUMN * len(profiles), 3.4), layout="constrained")
     plots = figure.subplots(1, len(profiles), squeeze=False)[0]
     for plot, (name, profile) in zip(plots, profiles.items(), strict=True):
@@ -166,14 +166,14 @@ def draw(profiles: Mapping[str, Profile], fit: PowerLawFit, grid: Grid, path: Pa
 
 
 def summary(statistics: DataStatistics, fit: PowerLawFit, report: Mapping[str, Any], out: Path) -> str:
-    """Return a summary of the results in a few lines, and where the files are."""
+    """Return a summary of the results, with the paths of the files."""
     power = statistics.power.mean(0)
-    share = float(power.flatten()[0] / (statistics.grid.mean(power) * statistics.grid.numel))
+    fraction = float(power.flatten()[0] / (statistics.grid.mean(power) * statistics.grid.numel))
     lines = [
         f"{report['examples']:,} of {report['of']:,} examples, standard deviation {statistics.sigma_data:.3f}",
         f"power falls as radius^{fit.exponent:.2f} above {fit.knee:.3g} cycles per sample; the fit deviates by "
         f"{fit.residual:.1f} dB (root mean square)",
-        f"the powers span {_decibels(power)}; zero frequency holds {share:.0%} of the variance",
+        f"the powers span {_decibels(power)}; zero frequency has {fraction:.0%} of the variance",
     ]
     if report["coherence"]:
         matrices = torch.stack([band["matrix"] for band in report["coherence"]]).float()

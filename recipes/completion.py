@@ -1,6 +1,6 @@
 """Command-line completion: a shell script that calls `multisagd __complete SHELL …` for candidates.
 
-It runs at each press of the Tab key, so only the standard library and YAML are imported. Completion libraries are
+It runs whenever the Tab key is pressed, so only the standard library and YAML are imported. Completion libraries are
 unsuitable: they complete a parser's options, whereas these words are `key=value` and the keys depend on earlier words.
 """
 
@@ -23,28 +23,28 @@ HELP = """examples:
   eval "$(multisagd completion bash)"         for this shell, in bash or zsh
   multisagd completion fish | source          in fish
 
-The first lines of the script say how to install it permanently.
+The first lines of the script explain how to install it permanently.
 read more: docs/command-line.md"""
 Candidate = tuple[str, str]
-"""A candidate for the whole word, and its description."""
+"""A candidate for the word, and its description."""
 SHELLS = ("bash", "zsh", "fish")
 OPTIONS = {
     "--help": "explain every setting",
     "--show": "print the configuration",
     "--config-dir=": "folder with your own choices",
 }
-"""Options of every configured command."""
+"""Options of all configured commands."""
 TOOL_OPTIONS = {"doctor": ("--json", "--deep"), "list": ("--json", "--config-dir=")}
 
 
 def complete(words: Sequence[str]) -> list[Candidate]:
-    """Return candidates for the last of the words after `multisagd`."""
+    """Return candidates for the last of the `words` after `multisagd`."""
     *before, word = words or [""]
     return [(each, description) for each, description in _candidates(before, word) if each.startswith(word)]
 
 
 def _candidates(before: Sequence[str], word: str) -> Iterable[Candidate]:
-    """Return everything that may follow the earlier words, whether or not it begins with the word."""
+    """Return everything that may follow the earlier words; some candidates may not begin with `word`."""
     descriptions = {name: command.summary for name, command in COMMANDS.items()}
     if not before:
         return {**descriptions, "help": "list the commands", "--help": "", "--version": ""}.items()
@@ -79,14 +79,14 @@ def _configured(command: str, word: str, settings: Sequence[str]) -> Iterable[Ca
         commands.append(chosen_words(settings, {"command"}).get("command", "train"))
     key_table = KeyTable(chosen_words(settings, groups(folder)), folder)
     keys = [key_table.keys(each) for each in commands]
-    found = _values(bare, commands, keys, key_table) if "=" in bare else _keys(bare, commands, keys, folder)
-    return [(f"{sign}{each}", description) for each, description in found]
+    candidates = _values(bare, commands, keys, key_table) if "=" in bare else _keys(bare, commands, keys, folder)
+    return [(f"{sign}{each}", description) for each, description in candidates]
 
 
 def _keys(
     word: str, commands: Sequence[str], key_trees: Sequence[Mapping[str, Any]], folder: str | Path | None
 ) -> Iterator[Candidate]:
-    """Return groups and keys, one level deeper than the word."""
+    """Yield groups and keys, one level below the dotted key that `word` begins with."""
     head, dot, _ = word.rpartition(".")
     known = groups(folder)
     descriptions = {group: description for group, (_, description) in choice_kinds(folder).items()}
@@ -102,43 +102,43 @@ def _keys(
                 yield f"{full}=", "" if value == "???" else f"now {typed(value)}"
     for each in {each for command in commands for each in opened(command)}:
         if word.startswith(f"{each}."):
-            yield from ((f"{each}.{name}=", "where the run's data are now") for name in ("root", "urls"))
+            yield from ((f"{each}.{name}=", "current location of the run's data") for name in ("root", "urls"))
         else:
             yield f"{each}.", "keys of the run's data"
     if not head:
-        # Groups whose default choice leaves no keys behind, such as an experiment.
+        # Groups whose default choice has no keys, such as experiments.
         left = [group for group in known if "/" not in group and not any(group in tree for tree in key_trees)]
-        chosen = {group for command in commands for group in offered(command)}
-        yield from ((f"{group}=", descriptions[group]) for group in left if group in chosen)
+        own = {group for command in commands for group in offered(command)}
+        yield from ((f"{group}=", descriptions[group]) for group in left if group in own)
 
 
 def _values(
     word: str, commands: Sequence[str], keys: Sequence[Mapping[str, Any]], key_table: KeyTable
 ) -> Iterable[Candidate]:
-    """Return values for the key before the equals sign."""
+    """Return candidate values for the key before the equals sign."""
     key, folder = word.partition("=")[0], key_table.folder
     now = next((value for each in keys if (value := _below(each, key)) is not None), None)
-    found: Iterable[Candidate]
+    values: Iterable[Candidate]
     if choices := groups(folder).get(key):
-        found = [(choice, summary(key, choice, folder)) for choice in choices]
+        values = [(choice, summary(key, choice, folder)) for choice in choices]
     elif key == "command":
-        found = [(name, known.summary) for name, known in CONFIGURED.items() if name != "launch"]
+        values = [(name, known.summary) for name, known in CONFIGURED.items() if name != "launch"]
     elif key == "metrics":
         metrics = [(f"[{name}]", metric.description) for name, metric in METRICS.items()]
-        found = [("all", "every available metric"), *metrics]
+        values = [("all", "every available metric"), *metrics]
     elif isinstance(now, bool):
-        found = [("true", ""), ("false", "")]
+        values = [("true", ""), ("false", "")]
     elif isinstance(now, int | float | list):
-        found = [(typed(now), "current value")]
-    elif now in (few := [value for each in commands for value in listed_values(key_table.comment(each, key))]):
-        found = dict.fromkeys(few, "").items()
+        values = [(typed(now), "current value")]
+    elif now in (listed := [value for each in commands for value in listed_values(key_table.comment(each, key))]):
+        values = dict.fromkeys(listed, "").items()
     else:  # any string, usually a file name
         return _files(word)
-    return [(f"{key}={value}", description) for value, description in found]
+    return [(f"{key}={value}", description) for value, description in values]
 
 
 def listed_values(comment: str) -> list[str]:
-    """Return the values that a comment lists at its end, as `precision: float32 (exact), bfloat16 or float64`."""
+    """Return the values that a comment lists at its end, such as `precision: float32 (exact), bfloat16 or float64`."""
     end = re.sub(r" \([^()]*\)", "", comment.rpartition(": ")[2])
     return re.split(", | or ", end) if re.fullmatch(r"\w+(, \w+)* or \w+", end) else []
 
@@ -151,7 +151,7 @@ def _below(keys: Any, path: str) -> Any:
 
 
 def _files(word: str) -> Iterator[Candidate]:
-    """Return files and folders that match the text after the equals sign."""
+    """Yield files and folders that match the text after the equals sign."""
     key, _, begun = word.partition("=")
     folder, name = os.path.split(begun)
     try:
@@ -159,7 +159,7 @@ def _files(word: str) -> Iterator[Candidate]:
     except OSError:
         return
     for entry in entries:
-        # A name with line breaks would become several candidates, and a shell could run a part of it as a command.
+        # A name with line breaks would become several candidates, and a shell could run part of it as a command.
         if re.search("[\x00-\x1f\x7f-\x9f\u2028\u2029]", entry.name):
             continue
         if entry.name.startswith(name) and (name.startswith(".") or not entry.name.startswith(".")):
@@ -167,7 +167,7 @@ def _files(word: str) -> Iterator[Candidate]:
 
 
 def words_of(line: str) -> list[str]:
-    """Split a possibly incomplete line as a shell does; the last word may be empty or have an open quotation mark."""
+    """Split a line as a shell does; its last word may be empty, or may lack the closing quotation mark."""
     for closing in ("", "'", '"'):
         with suppress(ValueError):
             return [word.removesuffix("\0") for word in shlex.split(f"{line}\0{closing}")]
@@ -176,19 +176,19 @@ def words_of(line: str) -> list[str]:
 
 def for_bash(line: str, breaks: str = "") -> list[str]:
     """Return candidates for bash, which starts a word after any of `breaks` and inserts candidates unchanged."""
-    found = [each for each, _ in complete(words_of(line)[1:])]
+    candidates = [each for each, _ in complete(words_of(line)[1:])]
     try:
         shlex.split(line)
     except ValueError:
-        # After a quotation mark, bash treats everything as one word, unless the word closes or opens quotation marks.
-        return [each for each in found if not set(each) & set("'\"`$\\")]
+        # After an opening quotation mark, bash treats everything as one word, unless the word has further marks.
+        return [each for each in candidates if not set(each) & set("'\"`$\\")]
     raw = re.split(r"(?<!\\)\s", line)[-1]
     begun = max((raw.rfind(mark) for mark in breaks if mark in "=:"), default=-1)
-    return [re.sub(r"([\s'\"\\$`&|;<>()*?!#\[\]{}])", r"\\\1", each)[begun + 1 :] for each in found]
+    return [re.sub(r"([\s'\"\\$`&|;<>()*?!#\[\]{}])", r"\\\1", each)[begun + 1 :] for each in candidates]
 
 
 def answer(arguments: Sequence[str]) -> int:
-    """Print candidates for a shell, without error messages, which would appear in the line being typed."""
+    """Print candidates for a shell, and return the exit status. Error messages would disturb the line being typed."""
     shell, *words = arguments or [""]
     with suppress(Exception):
         if shell == "bash":
@@ -210,12 +210,12 @@ def script(shell: str) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the script for a shell, and return the exit status."""
+    """Print the completion script of a shell, and return the exit status."""
     import argparse
 
     parser = argparse.ArgumentParser(
         "multisagd completion", epilog=HELP, formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="Prints a script with which a shell completes commands, choices, keys and files of multisagd.",
+        description="Prints a script that lets a shell complete the commands, choices, keys and files of multisagd.",
     )  # fmt: skip
     parser.add_argument("shell", choices=SHELLS, help="your shell")
     show(script(parser.parse_args(arguments).shell).rstrip("\n"))

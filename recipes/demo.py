@@ -1,14 +1,14 @@
-"""`multisagd demo`: the same small model trained with white and with shaped noise, in a few minutes on a CPU.
+"""Train the same small model with white and with shaped noise, in a few minutes on a CPU: `multisagd demo`.
 
-Trains on scikit-learn's digits (8×8 pixels, enlarged to 16×16), so nothing is downloaded, and leaves in the folder:
+The data are scikit-learn's digits (8×8 pixels, enlarged to 16×16), so nothing is downloaded. Outputs in `run_dir`:
 
     forward.png        one image with increasing noise under both processes, and the two spectra
-    loss.png           the training and validation curves of both runs
+    loss.png           the training and validation losses of both runs
     samples_white.png, samples_shaped.png
     white/, shaped/    the two runs, for `multisagd sample` and `multisagd train`
 
 Both runs have the same seed, so they see the same images at the same times; only the spectrum of the noise differs. The
-two losses are not comparable as numbers: each is the error of predicting its own noise.
+two losses are not comparable as numbers: each is the error of a prediction with its own kind of noise.
 """
 
 import shutil
@@ -64,7 +64,7 @@ def demo(config: Config) -> None:
     check_replaceable(out, "forward.png", "multisagd demo")
     out.mkdir(parents=True, exist_ok=True)
     draw_forward({"white": Flat(), "shaped": PowerLaw(exponent=exponent, corner=corner)}, out / "forward.png")
-    print(f"the two forward processes are in {out / 'forward.png'}")
+    print(f"the two forward processes are shown in {out / 'forward.png'}")
     for name, choice in choices.items():
         print(f"\n{name} noise:", flush=True)
         numbers = {
@@ -99,7 +99,7 @@ def draw_forward(spectra: Mapping[str, Spectrum], path: Path) -> None:
 
 
 def _draw_spectrum(axes: Axes, process: Process) -> None:
-    """Plot the radially averaged power of the noise, and of the digits for comparison."""
+    """Plot the radially averaged power of the noise, and that of the digits for comparison."""
     digits = Digits(Image(size=16, channels=1)).batch(range(500)).x0[:, 0].double()
     data = torch.fft.rfft2(digits - digits.mean(0), norm="ortho").abs().square().mean(0)
     axes.loglog(*_radial(data, process), color="0.6")
@@ -130,13 +130,13 @@ def draw_losses(out: Path) -> None:
 
 
 def ending(out: Path) -> str:
-    """Return where the files are, and what to do next."""
+    """Return a message that lists the files, and commands to run next."""
     return f"""Done. Look at
   {out / "samples_white.png"}   samples of the model trained with white noise
   {out / "samples_shaped.png"}  samples of the model trained with shaped noise
   {out / "forward.png"}         the effect of both kinds of noise on an image
   {out / "loss.png"}            the losses
-More samples of either:
+More samples of either model:
   multisagd sample {setting("run_dir", out / "shaped")} labels=7 count=16
 A folder of your own images, with one subfolder per class:
   multisagd train experiment=image_folder data.root=FOLDER spectrum=power_law run_dir=runs/mine"""

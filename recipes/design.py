@@ -1,14 +1,14 @@
 """Design steps, and optionally noise, from a spectrum: `multisagd design …`, the same as `python -m recipes.design …`.
 
-Leaves in `out`:
+The command writes to `out`:
 
-    steps.json                     log-SNRs to visit: `multisagd sample … steps_file=steps.json`, on any trained run
-    config/schedule/designed.yaml  a schedule through them, and with `noise=…` config/spectrum/designed.yaml:
+    steps.json                     log-SNRs of the steps, for any run: `multisagd sample … steps_file=steps.json`
+    config/schedule/designed.yaml  a schedule through these log-SNRs; unless noise=given, config/spectrum/designed.yaml:
                                    `multisagd train --config-dir …/config schedule=designed spectrum=designed …`
     transfer.png                   generated power divided by data power, for the design and the usual schedules
-    design.json                    the table of errors that is printed, the noise, and the reasons of a recommendation
+    design.json                    the printed table of errors, the noise, and the reasons for a recommendation
 
-Errors are computed in the Gaussian model: the error of this number of steps with a perfect network and Gaussian data.
+The errors of steps are computed for Gaussian data and a perfect network.
 
 Errors, each reported in one message: statistics that are missing or invalid, noise or a schedule that is incompatible
 with them, ends that do not increase, an invalid sampler.
@@ -69,7 +69,7 @@ class DesignSettings:
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.restarts < 1:
-            raise ValueError(f"expected steps >= 1 and restarts >= 1, got {self.steps} and {self.restarts}")
+            raise ValueError(f"steps and restarts must be at least 1, got {self.steps} and {self.restarts}")
         if self.ends is not None and not self.ends[0] < self.ends[1]:
             raise ValueError(f"ends must increase from the first log-SNR to the last, got {list(self.ends)}")
         if self.free_ends and self.noise != "given":
@@ -78,7 +78,7 @@ class DesignSettings:
 
 @dataclass(frozen=True)
 class Outcome:
-    """A design: the steps, their noise, the noise as a configuration group, and the reasons."""
+    """A design: steps, noise (as a spectrum and as a configuration group), and the reasons for a recommendation."""
 
     steps: DesignedSteps
     spectrum: Spectrum
@@ -88,7 +88,7 @@ class Outcome:
 
 
 def design(config: Config) -> Path:
-    """Create the configured design and return its folder."""
+    """Create the configured design, and return its folder."""
     builder = Builder(tuple(config["allow_targets"]))
     settings = builder.settings(DesignSettings, config, "")
     path = settings.statistics / STATISTICS if settings.statistics.is_dir() else settings.statistics
@@ -127,7 +127,7 @@ def design(config: Config) -> Path:
     show(rows, settings)
     for reason in outcome.reasons:
         print(f"- {reason}")
-    print(f"in {out}: steps.json for `multisagd sample steps_file=…`, config/ for `multisagd train --config-dir`")
+    print(f"in {out}: steps.json for `multisagd sample steps_file=…`, config/ for `multisagd train --config-dir=…`")
     return out
 
 
@@ -135,12 +135,12 @@ def choose(
     settings: DesignSettings, statistics: DataStatistics, process: Process, sampler: Sampler, given: Spectrum,
     ends: tuple[float, float],
 ) -> Outcome:  # fmt: skip
-    """Design the steps, and the noise unless it is given."""
+    """Return the designed steps, and the designed noise unless it is given."""
     steps, objective = settings.steps, settings.objective
     shared: dict[str, Any] = {"sampler": sampler, "ends": ends, "restarts": settings.restarts, "seed": settings.seed}
     if settings.noise == "given":
-        found = design_schedule(statistics, process, steps, objective, free_ends=settings.free_ends, **shared)
-        return Outcome(found, given, settings.spectrum)
+        designed = design_schedule(statistics, process, steps, objective, free_ends=settings.free_ends, **shared)
+        return Outcome(designed, given, settings.spectrum)
     if settings.noise == "recommend":
         advice = recommend(statistics, process.schedule, steps, objective, **shared)
         best, columns = advice.chosen, ("exponent", "error", "conditioning", "terminal_snr")
@@ -159,12 +159,12 @@ def choose(
 
 
 def data_power(exponent: float) -> Group:
-    """Return the configuration group of noise shaped like the data's power, with the floor that a design assumes."""
+    """Return the configuration group for noise shaped like the data's power, with the floor that the design assumes."""
     return {"_target_": "multisagd.data_spectra.DataPower", "exponent": exponent, "floor": FLOOR}
 
 
 def schedule_group(steps: DesignedSteps, path: str) -> dict[str, Any]:
-    """Return a schedule through the designed log-SNRs, in whose time the designed steps are equally spaced."""
+    """Return the configuration group of a schedule in whose time the designed log-SNRs are equally spaced."""
     return {
         "_target_": "multisagd.TabulatedSchedule",
         "log_snrs": [float(each) for each in reversed(steps.log_snrs)],
@@ -175,7 +175,7 @@ def schedule_group(steps: DesignedSteps, path: str) -> dict[str, Any]:
 
 
 def show(rows: dict[str, dict[str, float]], settings: DesignSettings) -> None:
-    """Print the errors as a table; the last row is the sampler that is exact on Gaussian data."""
+    """Print the errors as a table; the last row is the Gaussian sampler, which is exact on Gaussian data."""
     table = Table(
         "log-SNRs", "W2", "relative", "KL", "L1 of power", box=box.SIMPLE,
         title=f"{settings.steps} steps of {settings.sampler['_target_'].rsplit('.', 1)[-1]}, Gaussian model",

@@ -41,7 +41,7 @@ HEADINGS: dict[State, str] = {"broken": "To repair", "warning": "To check", "abs
 
 
 def doctor(run_dir: str, deep: bool, as_json: bool) -> int:
-    """Run the checks, print the findings, and return the exit status."""
+    """Run the checks, print the findings, and return the exit status. `deep` also checks compilation."""
     compiler = [Check("Compiler", "torch.compile", "recipes.diagnosis.device:compiler")] if deep else []
     run = [Check(RUN, "run", "recipes.diagnosis.run_folder:run_folder", (run_dir,), True)] if run_dir else []
     findings = list(run_isolated([*CHECKS, *compiler, *run], 600.0 if deep else 120.0))
@@ -56,7 +56,7 @@ def doctor(run_dir: str, deep: bool, as_json: bool) -> int:
 
 
 def report(findings: Sequence[tuple[Check, Finding]]) -> Iterator[str]:
-    """Return the findings by area, then the remedies, one command per line."""
+    """Yield lines with the findings by area, and then one line for each remedy."""
     colourful = sys.stdout.isatty() and "NO_COLOR" not in os.environ
     for area, members in itertools.groupby(findings, key=lambda each: each[0].area):
         yield f"\n{area}"
@@ -70,7 +70,7 @@ def report(findings: Sequence[tuple[Check, Finding]]) -> Iterator[str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit status."""
+    """Run the command and return the exit status."""
     parser = argparse.ArgumentParser("multisagd doctor", description=__doc__)
     parser.add_argument("run_dir", nargs="?", metavar="run_dir=FOLDER", help="also check the folder of a run")
     parser.add_argument("--json", action="store_true", help="print the findings as JSON")
@@ -78,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = parser.parse_args(arguments)
     key, _, run_dir = (words.run_dir or "run_dir=").partition("=")
     if key != "run_dir" or (words.run_dir and not run_dir):
-        parser.error(f"cannot read {words.run_dir!r}: a run's folder is written run_dir=FOLDER")
+        parser.error(f"cannot read {words.run_dir!r}: write the folder of a run as run_dir=FOLDER")
     try:
         return doctor(run_dir, words.deep, words.json)
     except KeyboardInterrupt:

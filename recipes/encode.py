@@ -1,9 +1,9 @@
-"""Encode a dataset into latents, once: `multisagd encode …`; training takes them with `data=latents`.
+"""Encode a dataset into latents once: `multisagd encode …`. Training uses the latents with `data=latents`.
 
-In order: build the autoencoder's modality and the data; encode the shards that are missing or damaged; measure the mean
-and the standard deviation of each latent channel. `modalities/shard_index.py` describes the folder's files. Every row
-is a function of the data, the seed and the row number, so on a CPU a command that was stopped and started again writes
-the same bytes as an uninterrupted one.
+The steps: build the autoencoder's modality and the dataset; encode the shards that are missing or damaged; measure the
+mean and the standard deviation of each latent channel. `modalities/shard_index.py` describes the folder's files. Every
+row depends only on the data, the seed and the row number, so on a CPU a command that was stopped and started again
+writes the same bytes as an uninterrupted one.
 
 Errors, each reported in one message: a modality without an autoencoder, weights that cannot be loaded, unreadable data,
 latents that overflow the stored precision, a folder that contains latents of a different configuration or of other
@@ -44,12 +44,12 @@ FREE = (
     "run_dir", "data.root", "data.urls", "data.index", "data.threads", "engine", "batch", "allow_targets",
     "modality.autoencoder.device",
 )  # fmt: skip
-"""Keys, or groups of keys, that may change when encoding is continued; some of them change rounding."""
+"""Keys, or groups of keys, that may change when encoding is continued; some of them may change rounding."""
 
 
 @dataclass(frozen=True)
 class EncodeSettings:
-    """All keys of `configs/encode.yaml`. Raises ValueError for counts below 1."""
+    """All keys of `configs/encode.yaml`. Raises ValueError if a count is below 1."""
 
     run_dir: Path
     seed: int
@@ -67,11 +67,11 @@ class EncodeSettings:
 
 
 def encode(config: Config) -> None:
-    """Encode the configured data, continuing after the folder's last complete shard.
+    """Encode the configured data; complete shards in the folder are kept.
 
     Raises:
         RecipeError: If there is one of the errors listed at the top of this file.
-        Interrupted: After SIGINT or SIGTERM; finished shards are kept.
+        Interrupted: After a stop request; finished shards are kept.
     """
     builder = Builder(tuple(config["allow_targets"]))
     settings = builder.settings(EncodeSettings, config, "")
@@ -79,7 +79,7 @@ def encode(config: Config) -> None:
     with lock_run(settings.run_dir):
         before = earlier(settings.run_dir, config)
         latent = builder.build(settings.modality, Latent, "modality")
-        # The dataset uses the encoded modality, so that every dataset works and whole batches are encoded at once.
+        # The dataset uses the modality that is encoded, so that every dataset works and full batches are encoded.
         dataset = build_dataset(settings.data, latent.modality, builder)
         with as_recipe_error((ValueError, UnreadableFilesError)):
             index = plan(config, settings, latent, dataset, before)
@@ -88,7 +88,7 @@ def encode(config: Config) -> None:
 
 
 def earlier(run_dir: Path, config: Config) -> Index | None:
-    """Return the index of the folder's shards, or None if there are no shards.
+    """Return the index of the shards from an earlier start, or None if there are no shards.
 
     Raises RecipeError if the folder contains other files, or latents of a different configuration (the message names
     the keys).
@@ -103,19 +103,19 @@ def earlier(run_dir: Path, config: Config) -> Index | None:
         return None
     if different := differences(index.config, fixed(config)):
         raise RecipeError(
-            f"{run_dir} holds latents from a different configuration; these keys differ: {different}. "
+            f"{run_dir} contains latents from a different configuration; these keys differ: {different}. "
             "Use the same values to continue, or another run_dir to encode again"
         )
     return index
 
 
 def fixed(config: Config) -> Config:
-    """Return the keys of a configuration that all shards of a folder share."""
+    """Return the keys of a configuration that must be equal for all shards of a folder."""
     return {key: value for key, value in flatten(config).items() if not under(key, FREE)}
 
 
 def plan(config: Config, settings: EncodeSettings, latent: Latent, dataset: Dataset, before: Index | None) -> Index:
-    """Return the index to fill, with the intact shards of `before`. Raises RecipeError if these contain other data."""
+    """Return the index to fill, with the intact shards of `before`. Raises RecipeError if those contain other data."""
     new = Index(
         encoding=latent.encoding(),
         config=fixed(config),
@@ -130,7 +130,7 @@ def plan(config: Config, settings: EncodeSettings, latent: Latent, dataset: Data
     )
     if before is None:
         return new
-    for what, then, now in (("data", before.source, new.source), ("modality", before.encoding, new.encoding)):
+    for what, then, now in (("data", before.source, new.source), ("settings", before.encoding, new.encoding)):
         if different := differences(then, now):
             raise RecipeError(
                 f"the {what} of {settings.run_dir} have changed; {different}. "
@@ -141,7 +141,7 @@ def plan(config: Config, settings: EncodeSettings, latent: Latent, dataset: Data
 
 
 def fill(index: Index, settings: EncodeSettings, latent: Latent, dataset: Dataset, stop: StopRequest) -> None:
-    """Encode the missing shards and measure all shards.
+    """Encode the missing shards, and write the statistics of all shards.
 
     Raises Interrupted after a stop request, without saving the current shard.
     """
@@ -172,17 +172,17 @@ def fill(index: Index, settings: EncodeSettings, latent: Latent, dataset: Datase
 
 
 def batches(dataset: Dataset, rows: range, settings: EncodeSettings) -> Iterator[Batch]:
-    """Yield batches of rows, prefetched by threads and, except in the first pass, augmented."""
+    """Return an iterator over batches of rows, prefetched in threads; rows after the first pass are augmented."""
     examples = len(dataset)
-    # A batch never contains rows of two passes.
+    # A batch never contains rows from two passes.
     starts = [row for row in rows if (row - rows.start) % settings.batch == 0 or row % examples == 0]
     pieces = [range(*ends) for ends in pairwise([*starts, rows.stop])]
 
     def read(number: int) -> Batch:
-        turn = pieces[number].start // examples
+        pass_number = pieces[number].start // examples
         indices = [row % examples for row in pieces[number]]
-        seeds = [derive(settings.seed, "augmentation", turn, index) for index in indices]
-        return dataset.batch(indices, seeds if turn else None)
+        seeds = [derive(settings.seed, "augmentation", pass_number, index) for index in indices]
+        return dataset.batch(indices, seeds if pass_number else None)
 
     return prefetch(read, range(len(pieces)), settings.engine.workers)
 
@@ -196,10 +196,10 @@ def introduction(index: Index, latent: Latent, done: int) -> str:
 
 
 def ending(index: Index, run_dir: Path) -> str:
-    """Return where the files are, and how to train on them."""
+    """Return a message with the folder and the command that trains on it."""
     size = sum(shard.bytes for shard in index.shards)
     count = len(index.unreadable)
-    unreadable = f"{count} files could not be read; {run_dir / INDEX} names them\n" if count else ""
+    unreadable = f"{count} files could not be read; {run_dir / INDEX} lists them\n" if count else ""
     return (
         f"done. {index.count} shards, {size / 1e6:,.1f} MB, and their statistics are in {run_dir}\n{unreadable}"
         "Train on them, with the same modality settings as this command:\n"

@@ -17,13 +17,13 @@ Outputs, next to the samples:
     evaluate.json             `scores`, the most informative numbers; every number with uncertainty and noise floor;
                               metrics that could not be computed
     evaluate_spectra.png      power, radially averaged and along every axis, and its ratio to the data in dB
-    evaluate_bands.png        accuracy of distinguishing samples from data by a single frequency band
-    evaluate_classes.png      the classes that a classifier assigns to samples
+    evaluate_bands.png        accuracy with which samples can be distinguished from data by a single frequency band
+    evaluate_classes.png      the classes that a classifier assigns to the samples
     evaluate_neighbours.png   the samples nearest to a training example, each followed by that example
 
 Errors, each reported in one message: a missing run, metrics requested by name that do not exist or cannot be computed
 here, reference_split=test without held-out data, samples that have the wrong shape, are not finite or are too few,
-weight files that contain anything but tensors.
+weight files that contain anything other than tensors.
 """
 
 import json
@@ -55,7 +55,7 @@ MODEL_SETTINGS = {"run_dir", "data", "checkpoint", "weights"}
 
 
 def evaluate(config: Config) -> dict[str, Any]:
-    """Evaluate samples as configured, and return the contents of evaluate.json in the first process.
+    """Evaluate samples as configured; return the contents of evaluate.json, or an empty dictionary in other processes.
 
     Raises:
         RecipeError: If there is one of the errors listed at the top of this file.
@@ -64,26 +64,26 @@ def evaluate(config: Config) -> dict[str, Any]:
     settings = builder.settings(EvaluateSettings, config, "")
     runtime = Runtime.start(settings.engine)
     train, test = real_data(settings.run_dir, builder, settings.data)
-    wanted, unavailable = choose_metrics(settings, train)
+    metrics, unavailable = choose_metrics(settings, train)
     real = train if settings.reference_split == "train" else test
     if real is None:
         raise RecipeError(f"reference_split=test: {NOTHING_HELD_OUT}")
 
-    drawing = {field.name: config[field.name] for field in fields(SampleSettings)}
-    judging = [field.name for field in fields(EvaluateSettings) if field.name not in drawing.keys() - MODEL_SETTINGS]
-    path = settings.samples_from or sample(drawing, reuse=True)  # in all processes
+    sampling = {field.name: config[field.name] for field in fields(SampleSettings)}
+    recorded = [field.name for field in fields(EvaluateSettings) if field.name not in sampling.keys() - MODEL_SETTINGS]
+    path = settings.samples_from or sample(sampling, reuse=True)  # in all processes
     leave()  # only the first process continues
     if not runtime.main:
         return {}
     path = path / TENSORS if path.is_dir() else path
     if settings.run_dir in path.parents:
-        check_own(path.parent, settings.run_dir)  # someone else's run may contain links that lead out of it
+        check_own(path.parent, settings.run_dir)  # someone else's run may contain symbolic links that point outside it
     x0, labels = load_samples(path, real, None if settings.samples_from is None else settings.samples)
     with Display("reading samples", len(x0)) as display:
-        seen = as_files(real.modality, x0, display.update)
-    sets = gather(real, seen, labels, settings.reference)
+        rounded = as_files(real.modality, x0, display.update)
+    sets = gather(real, rounded, labels, settings.reference)
     task = Task(settings, runtime, train, test, sets, path.parent)
-    results = compute_metrics(task, wanted, unavailable)
+    results = compute_metrics(task, metrics, unavailable)
     report: dict[str, Any] = {
         "scores": scores(results) | {"count": sets.count, "reference_count": sets.reference_count},
         "counts": {"asked": sets.requested, "compared": sets.count, "reference": sets.reference_count,
@@ -92,14 +92,14 @@ def evaluate(config: Config) -> dict[str, Any]:
         "figures": task.figures,
         "results": {name: result.as_json() for name, result in results.items()},
         "samples": str(path),
-        "settings": shareable({name: config[name] for name in judging}),
+        "settings": shareable({name: config[name] for name in recorded}),
         "versions": versions(),
     }  # fmt: skip
-    kept = path.with_name(EVALUATION)
-    write_text(kept, json.dumps(report, indent=1, ensure_ascii=False))
+    out = path.with_name(EVALUATION)
+    write_text(out, json.dumps(report, indent=1, ensure_ascii=False))
     against = f"{sets.reference_count:,} real examples, and real examples against {sets.count:,} others"
     show(f"{sets.count:,} samples against {against}", results, remarks(task, results, unavailable))
-    print(f"also in {kept}, with {', '.join(task.figures) or 'no figures'} next to it")
+    print(f"the results are also in {out}, with {', '.join(task.figures) or 'no figures'} next to it")
     stored: dict[str, Any] = as_stored(report)
     return stored
 

@@ -1,9 +1,9 @@
-"""Serve an interactive page to edit a spectrum: `multisagd explore`, the same as `python -m recipes.explore`.
+"""Serve a web page for editing a spectrum interactively: `multisagd explore`, or `python -m recipes.explore`.
 
-The page shows, for an image, an audio clip or a video clip: the noise, its spectrum and the data's, the forward process
-with white and with shaped noise, the remaining signal at its end, designed sampling steps, and the matching training
-configuration. By default only this machine can open the page. The page makes no requests to the internet. Uploaded
-files are kept in a folder that is removed when the command ends (Ctrl-C).
+The page shows, for an image, an audio clip or a video clip: the noise, the spectra of noise and data, the forward
+process with white and with shaped noise, the signal that remains at the end of the process, designed sampling steps,
+and the matching training configuration. By default only this machine can open the page. The page makes no requests to
+the internet. Uploaded files are kept in a folder that is removed when the command ends (Ctrl-C).
 
 Errors, each reported in one message: gradio cannot be imported; the address is in use or does not belong to this
 machine; invalid sizes.
@@ -37,12 +37,12 @@ if TYPE_CHECKING:
 
 HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\[\]:/@\s]+)(?::\d{1,5})?")
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
-REFUSED = b"This request names another host or site than this page's: `multisagd explore names=[NAME]` allows a name.\n"
+REFUSED = b"This request does not name this page's host or site: `multisagd explore names=[NAME]` allows a name.\n"
 
 
 @dataclass(frozen=True)
 class ExploreSettings:
-    """All keys of `configs/explore.yaml`; `port` None takes the first free port from 7860 on."""
+    """All keys of `configs/explore.yaml`; if `port` is None, the first free port from 7860 on is used."""
 
     host: str
     port: int | None
@@ -63,13 +63,13 @@ class ExploreSettings:
 
 
 def explore(config: Config) -> None:
-    """Serve the page until a signal asks to stop."""
+    """Serve the page until a signal requests a stop."""
     settings = Builder().settings(ExploreSettings, config, "")
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     with TemporaryDirectory(prefix="multisagd_explore_") as folder, StopRequest() as stop:
         page, address = serve(settings, Path(folder))
-        print(f"exploring at {address}\nCtrl-C ends it, and removes uploaded files", flush=True)
+        print(f"exploring at {address}\nPress Ctrl-C to stop and to remove uploaded files", flush=True)
         while stop.signal_number is None:
             time.sleep(0.1)
         page.close(verbose=False)
@@ -77,13 +77,13 @@ def explore(config: Config) -> None:
 
 
 def serve(settings: ExploreSettings, folder: Path) -> tuple[Any, str]:
-    """Start serving in the background, with uploads in `folder`, and return the page and its address."""
-    with refused(settings):  # fails at once; gradio would try a hundred ports
-        family, *_, place = socket.getaddrinfo(settings.host, settings.port or 0, type=socket.SOCK_STREAM)[0]
-        socket.create_server(place, family=family).close()
-    # Read when gradio is imported.
+    """Start a server in the background, with uploads in `folder`, and return the page and its address."""
+    with refused(settings):  # fails at once, whereas gradio would try a hundred ports
+        family, *_, own_address = socket.getaddrinfo(settings.host, settings.port or 0, type=socket.SOCK_STREAM)[0]
+        socket.create_server(own_address, family=family).close()
+    # Gradio reads these variables when it is imported.
     os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": str(folder), "HF_HUB_DISABLE_TELEMETRY": "1"}
-    # Gradio requests the page to check that it is up; a proxy could not reach this machine.
+    # Gradio requests the page to check that it is being served; a proxy could not reach this machine.
     os.environ["no_proxy"] = "*"
     with importing("gradio", "explore"):
         import gradio
@@ -119,7 +119,7 @@ def refused(settings: ExploreSettings) -> Iterator[None]:
 
 
 class OwnAddress:
-    """Passes requests on to `app` if they name this server's `host` or one of `names`, and come from its own site.
+    """Passes requests on to `app` only if they name this server's `host` or one of `names`, and come from its own site.
 
     A browser sends the requests of any open site to any address, including this machine, and a name may first resolve
     to another machine and later to this one (DNS rebinding). But the browser always sends the requested name (Host)
@@ -154,22 +154,22 @@ class OwnAddress:
             for name in (b"host", b"origin")
         )
         name = _name(hosts[0]) if len(hosts) == 1 else None
-        if name is None or not (name in self.own or (self.everywhere and _is_number(name))):
+        if name is None or not (name in self.own or (self.everywhere and _is_ip_address(name))):
             return False
         for origin in origins:
-            _, mark, place = origin.partition("://")
-            # A proxy may send its own name as Host, or this server's.
-            if not mark or (place != hosts[0] and _name(place) not in self.names):
+            _, mark, site = origin.partition("://")
+            # A proxy may send its own name as Host, or this server's name.
+            if not mark or (site != hosts[0] and _name(site) not in self.names):
                 return False
         return True
 
 
 def _name(address: str) -> str | None:
-    """Return the name or number of `name`, `name:port` or `[number]:port`."""
-    return None if (found := HOST.fullmatch(address)) is None else found[1].strip("[]")
+    """Return the host of `name`, `name:port` or `[number]:port`, or None if the address has another form."""
+    return None if (match := HOST.fullmatch(address)) is None else match[1].strip("[]")
 
 
-def _is_number(name: str) -> bool:
+def _is_ip_address(name: str) -> bool:
     try:
         ipaddress.ip_address(name)
     except ValueError:

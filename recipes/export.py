@@ -1,9 +1,9 @@
-"""Export a trained model as one safetensors file and one JSON, with its card: `multisagd export run_dir=… out=…`.
+"""Export a trained model as a safetensors file and a JSON file, with a card: `multisagd export run_dir=… out=…`.
 
-The export holds everything that sampling needs and nothing else: `multisagd sample run_dir=OUT` draws the same samples
-as for the run, and `load_denoiser` loads the model in a script. It cannot execute code; a class that its configuration
-names is built only if it is in an allowed package. README.md is the model card, for people and for the Hugging Face Hub
-(`recipes.sharing.card`).
+The exported folder contains everything that sampling needs and nothing else: `multisagd sample run_dir=OUT` draws the
+same samples as from the run, and `load_denoiser` loads the model in a script. The files cannot execute code; a class
+that the configuration names is built only if it is in an allowed package. README.md is the model card, for people and
+for the Hugging Face Hub (`recipes.sharing.card`).
 
 Errors, each reported in one message: a missing run or checkpoint, an output folder with other contents.
 """
@@ -41,7 +41,7 @@ class ExportSettings:
 
 
 def export(config: Config) -> Path:
-    """Export the configured run and return the output folder.
+    """Export the configured run, and return the output folder.
 
     Raises:
         RecipeError: If there is one of the errors listed at the top of this file.
@@ -52,11 +52,9 @@ def export(config: Config) -> Path:
     model = open_model(settings.run_dir, builder, checkpoint=settings.checkpoint)
     weights = write_exported(model, builder, settings.weights, settings.out, settings.license)
     size = (settings.out / WEIGHTS).stat().st_size
-    print(f"{settings.weights} after {weights.samples:,} samples, {size / 2**20:,.1f} MiB, in {settings.out}")
+    print(f"{settings.weights} weights after {weights.samples:,} samples, {size / 2**20:,.1f} MiB, in {settings.out}")
     if settings.license is None:
-        print(
-            f"Its card, {settings.out / CARD}, says that no licence was chosen: choose one, such as license=apache-2.0"
-        )
+        print(f"The model card {settings.out / CARD} states no licence: choose one, such as license=apache-2.0")
     print(f"To draw samples: multisagd sample {setting('run_dir', settings.out)}")
     return settings.out
 
@@ -67,18 +65,17 @@ def load_denoiser(
 ) -> tuple[Denoiser, Modality]:  # fmt: skip
     """Return the denoiser and the modality of an exported model or a run, for use in scripts.
 
-    For a run, `checkpoint` is the number of samples seen; None loads the last checkpoint.
-
-    `allow_targets` are additional packages that its configuration may name.
+    For a run, `checkpoint` is the number of samples seen; None loads the last checkpoint. `allow_targets` contains
+    additional packages whose classes the configuration may name.
 
     Raises:
-        RecipeError: If it cannot be read or built.
+        RecipeError: If the model cannot be read or built.
     """
     builder = Builder(tuple(allow_targets))
     model = open_model(Path(folder), builder, checkpoint=checkpoint)
     assembly = model.assembly(builder)
-    read = model.weights(weights, assembly.check_weight_shapes)
-    return trained_denoiser(assembly, read, Runtime.start(EngineSettings(device=device))), assembly.modality
+    trained = model.weights(weights, assembly.check_weight_shapes)
+    return trained_denoiser(assembly, trained, Runtime.start(EngineSettings(device=device))), assembly.modality
 
 
 main = command("export", export)

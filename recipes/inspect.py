@@ -1,12 +1,12 @@
-"""Show what a model would see: `multisagd inspect …`, the same as `python -m recipes.inspect …`.
+"""Show the input of a model: `multisagd inspect …`, the same as `python -m recipes.inspect …`.
 
-It takes the configuration of a training run and writes to `run_dir`:
+The command takes the configuration of a training run, and writes to `run_dir`:
 
     originals/ originals.png     examples as loaded, cropped and augmented as in training
-    decoded/   decoded.png       the same examples after encode and decode: what the representation keeps
-    noise/     noise.png         draws of the configured noise, about the data's mean and with their standard deviation
+    decoded/   decoded.png       the same examples, encoded and decoded: what the representation preserves
+    noise/     noise.png         samples of the configured noise, with the data's mean and standard deviation
     forward.png                  the first example at increasing times of the forward process
-    spectrum.png                 power of data and noise along every axis, in its units
+    spectrum.png                 power of data and noise along every axis, in the axis's units
     inspect.json                 sizes, units, range, round-trip error, fraction of padding, warnings about the process
 
 Errors, each reported in one message: the errors of data and configuration, as in training; a `run_dir` with contents
@@ -44,14 +44,14 @@ TIMES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 
 
 def inspect(config: Config) -> Path:
-    """Write the folder described above and return it."""
+    """Write the files listed at the top of this file, and return their folder."""
     config = dict(config)
     count = config.pop("count")
     builder = Builder(tuple(config["allow_targets"]))
     settings = builder.settings(TrainSettings, config, "")
     out = settings.run_dir
     if not isinstance(count, int) or count < 1:
-        raise RecipeError(f"count must be a whole number of at least 1, got {count!r}")
+        raise RecipeError(f"count must be a positive integer, got {count!r}")
     check_replaceable(out, REPORT, "inspect")
     dataset = data_as_trained_on(settings, builder)
     modality = dataset.modality
@@ -66,7 +66,7 @@ def inspect(config: Config) -> Path:
         shutil.rmtree(out / folder, ignore_errors=True)
     (out / "unreadable.json").unlink(missing_ok=True)
     out.mkdir(parents=True, exist_ok=True)
-    write_text(out / REPORT, "{}")  # marks the folder as one of inspect's
+    write_text(out / REPORT, "{}")  # marks the folder as an output of this command
     report = show_examples(dataset, count, settings.seed, out)
     show_noise(modality, process, statistics, count, settings.seed, out)
     show_forward(dataset, process, settings.seed, out)
@@ -88,7 +88,7 @@ def inspect(config: Config) -> Path:
 
 
 def show_examples(dataset: Dataset, count: int, seed: int, out: Path) -> dict[str, Any]:
-    """Write examples before and after encode and decode; return range, error of the round trip and padding."""
+    """Write examples before and after a round trip (encode, decode); return their range, its error and the padding."""
     modality, order = dataset.modality, Order(len(dataset), seed)
     indices = order.indices(0, min(count, len(dataset)))
     augmentation = [seeds.derive(seed, "augmentation", number) for number in range(len(indices))]
@@ -98,10 +98,10 @@ def show_examples(dataset: Dataset, count: int, seed: int, out: Path) -> dict[st
     originals = decoded
     files = untouched(dataset)
     if isinstance(files, MediaFiles):
-        # An unreadable file was replaced by another in the batch; only the tensor of the replacement is known.
+        # In the batch, an unreadable file was replaced by another one, whose tensor alone is known.
         originals = [
-            decoded[place] if files.name(index) in files.unreadable else files.load(index, augmentation[place])
-            for place, index in enumerate(indices)
+            decoded[number] if files.name(index) in files.unreadable else files.load(index, augmentation[number])
+            for number, index in enumerate(indices)
         ]
     for name, media in zip(FOLDERS, (originals, decoded), strict=False):
         save_all(modality, media, out / name)
@@ -116,9 +116,9 @@ def show_examples(dataset: Dataset, count: int, seed: int, out: Path) -> dict[st
 def show_noise(
     modality: Modality, process: Process, statistics: DataStatistics, count: int, seed: int, out: Path
 ) -> None:
-    """Write draws of the noise as media, with the mean and the standard deviation of the data."""
-    drawn = seeds.derive_many(seed, "inspect", 0, range(count))
-    noise = process.noise((count, *modality.tensor_shape), drawn)
+    """Write noise as media files, with the mean and the standard deviation of the data."""
+    noise_seeds = seeds.derive_many(seed, "inspect", 0, range(count))
+    noise = process.noise((count, *modality.tensor_shape), noise_seeds)
     x0 = statistics.mean.float() + statistics.sigma_data * noise
     save_all(modality, [modality.decode(each) for each in x0], out / "noise")
 
@@ -134,14 +134,14 @@ def show_forward(dataset: Dataset, process: Process, seed: int, out: Path) -> No
 
 
 def save_all(modality: Modality, media: Sequence[Any], folder: Path) -> None:
-    """Write media to a folder as numbered files, and next to the folder as one image."""
+    """Write media to a folder as numbered files, and as one image next to the folder."""
     for number, each in enumerate(media):
         modality.save(each, folder / f"{number:0{len(str(len(media) - 1))}d}{modality.suffixes[0]}")
     modality.save_grid(media, folder.with_suffix(".png"))
 
 
 def summary(report: dict[str, Any], out: Path) -> str:
-    """Return a summary of the results in a few lines, and where the files are."""
+    """Return a summary of the results, with the path of the folder."""
     axes = " × ".join(
         f"{axis['name']} {axis['size']} ({axis['spacing']:.4g} {axis['unit']})" for axis in report["axes"]
     )
@@ -149,10 +149,10 @@ def summary(report: dict[str, Any], out: Path) -> str:
     lines = [
         f"{report['examples']:,} examples of {report['channels']} × {axes}",
         f"values from {low:.2f} to {high:.2f}, standard deviation {report['standard_deviation']:.3f} about the mean",
-        f"decoding and encoding changes the values by {report['round_trip_error']:.2g} of their root mean square",
+        f"decoding and encoding changes the values by {report['round_trip_error']:.2g} times their root mean square",
     ]
     if report["padding"]:
-        lines.append(f"{report['padding']:.0%} of the samples shown are padding, excluded from losses and statistics")
+        lines.append(f"{report['padding']:.0%} of the values shown are padding, which losses and statistics ignore")
     if report["unreadable"]:
         lines.append(f"{report['unreadable']} files could not be read: {out / 'unreadable.json'}")
     lines += [f"note: {note}" for note in report["notes"]]

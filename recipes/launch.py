@@ -1,6 +1,6 @@
-"""Run a command in several processes, or once for each value of a sweep: `multisagd launch WORDS`.
+"""Run a command in several processes, or once for each value of a sweep: `multisagd launch …`.
 
-The configuration of every job is composed and checked here, before anything runs or is submitted. RecipeError is raised
+The configuration of every job is composed and checked here, before any job runs or is submitted. RecipeError is raised
 if a configuration is invalid, a batch cannot be divided among the processes, several jobs use one folder, several
 processes are requested for a single-process command, or the cluster cannot be reached from here.
 """
@@ -42,11 +42,11 @@ class LaunchSettings:
         if self.command not in CONFIGURED or self.command == "launch":
             raise ValueError(f"command={self.command}: there is no such command{nearest(self.command, CONFIGURED)}")
         if self.cluster.world > 1 and not COMMANDS[self.command].parallel:
-            raise ValueError(f"{self.command} runs in one process, but the cluster was asked for {self.cluster.world}")
+            raise ValueError(f"{self.command} runs in one process, but {self.cluster.world} were requested")
 
 
 def launch(arguments: Sequence[str]) -> int:
-    """Launch the jobs that the arguments describe, or show them, and return the exit status."""
+    """Launch the jobs that the arguments describe, or print them with `--show`, and return the exit status."""
     words = [word for word in arguments if word != "--show"]
     folder = take_option(words, "--config-dir")
     settings, jobs = planned(words, folder)
@@ -57,7 +57,7 @@ def launch(arguments: Sequence[str]) -> int:
 
 
 def planned(words: Sequence[str], folder: str | None = None) -> tuple[LaunchSettings, list[Job]]:
-    """Check all jobs, and return them with the settings."""
+    """Return the settings and the jobs that the words describe, after checking every job."""
     own, others = [], []
     for override in configuration.parse(words):
         if override.key_or_group.split(".")[0] in ("cluster", "command"):
@@ -75,8 +75,8 @@ def planned(words: Sequence[str], folder: str | None = None) -> tuple[LaunchSett
         job = Job(settings.command, (*combination, *options))
         run_dir = checked(settings, combination, folder).get("run_dir")
         if run_dir in folders and not COMMANDS[settings.command].reads_run:
-            both = f"two jobs would use {run_dir}: {folders[run_dir]} and {job}"
-            raise RecipeError(f"{both}. Name the folder after what differs: 'run_dir=runs/sweep/${{seed}}'")
+            conflict = f"two jobs would use {run_dir}: {folders[run_dir]} and {job}"
+            raise RecipeError(f"{conflict}. Name the folder after what differs: 'run_dir=runs/sweep/${{seed}}'")
         folders[run_dir] = job
         jobs.append(job)
     return settings, jobs
@@ -89,11 +89,11 @@ def sweep_values(override: Override) -> list[str]:
     try:
         return [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
     except (HydraException, AssertionError) as error:
-        raise RecipeError(f"{override.input_line}: list the values (0,1,2), or write range(0,3)") from error
+        raise RecipeError(f"{override.input_line}: list the values, as in 0,1,2, or write range(0,3)") from error
 
 
 def checked(settings: LaunchSettings, words: Sequence[str], folder: str | None) -> Config:
-    """Return the configuration of one job, checked as the command will check it, except for its data."""
+    """Return the configuration of one job, after all checks that the command itself makes, except those of the data."""
     config = configuration.load(settings.command, words, folder)
     kind = pkgutil.resolve_name(COMMANDS[settings.command].settings)
     builder = Builder(tuple(config.get("allow_targets", ())))
@@ -107,7 +107,7 @@ def checked(settings: LaunchSettings, words: Sequence[str], folder: str | None) 
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit status."""
+    """Run the command and return the exit status."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     if any(word in ("-h", "--help") for word in words):
         show(command_help("launch", words))

@@ -1,4 +1,4 @@
-"""List choices of configuration groups, each with the first comment of its file and the argument that selects it."""
+"""List the choices of configuration groups, each with its description and the argument that selects it."""
 
 import argparse
 import json
@@ -14,7 +14,7 @@ from recipes.evaluation.metric_table import METRICS
 
 HELP = """examples:
   multisagd list                        the kinds of choices
-  multisagd list spectra                one kind; the name of the group, spectrum, also works
+  multisagd list spectra                one kind of choices; the name of the group, spectrum, also works
   multisagd list everything
   multisagd list spectra --config-dir=mine   includes your own choices
   multisagd list experiments --json
@@ -23,7 +23,7 @@ read more: docs/command-line.md"""
 
 
 def listed(kind: str, folder: str | Path | None = None) -> list[dict[str, str]]:
-    """Return the choices of one kind: `choice`, the `override` that selects it, and `description`, one line."""
+    """Return the choices of one kind, each with `choice`, the `override` that selects it, and a `description`."""
     if kind == "commands":
         rows = [(name, f"multisagd {name}", command.summary) for name, command in COMMANDS.items()]
     elif kind == "metrics":
@@ -37,9 +37,9 @@ def listed(kind: str, folder: str | Path | None = None) -> list[dict[str, str]]:
 
 
 def find(word: str, folder: str | Path | None = None) -> str:
-    """Return the kind with this name: a group or its plural, in upper or lower case.
+    """Return the kind of choices that a word names: a group or its plural, in upper or lower case.
 
-    Raises a RecipeError that names the nearest kind if it does not exist.
+    Raises a RecipeError that names the nearest kind if there is no such kind.
     """
     plain = word.lower().rstrip("=").replace("-", "_")
     known = choice_kinds(folder)
@@ -50,13 +50,13 @@ def find(word: str, folder: str | Path | None = None) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit status."""
+    """Run the command and return the exit status."""
     parser = argparse.ArgumentParser(
         "multisagd list", description="Lists choices, with the argument that selects each.",
         epilog=HELP, formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     parser.add_argument("what", nargs="?", help="a kind of choices, such as spectra, or everything")
-    parser.add_argument("--json", action="store_true", help="print them as JSON")
+    parser.add_argument("--json", action="store_true", help="print the choices as JSON")
     own = "also list your own choices, in a folder with the structure of the project's configs"
     parser.add_argument("--config-dir", type=Path, metavar="DIR", help=own)
     words = parser.parse_args(arguments)
@@ -64,14 +64,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if folder is not None and not folder.is_dir():
             raise RecipeError(f"--config-dir: {folder.absolute()} is not a folder")
-        found = {kind: listed(kind, folder) for kind in (choice_kinds(folder) if every else [find(words.what, folder)])}
+        kinds = choice_kinds(folder) if every else [find(words.what, folder)]
+        choices = {kind: listed(kind, folder) for kind in kinds}
     except RecipeError as error:
         print(f"error: {error}", file=sys.stderr)
         return USAGE_STATUS
     if words.json:
-        show(json.dumps(found if every else next(iter(found.values())), indent=1))
+        show(json.dumps(choices if every else next(iter(choices.values())), indent=1))
         return 0
-    headed = [(*choice_kinds(folder)[kind], rows) for kind, rows in found.items()]
+    headed = [(*choice_kinds(folder)[kind], rows) for kind, rows in choices.items()]
     if words.what is None:
         counts = columns([(plural, f"{description} ({len(rows)})") for plural, description, rows in headed])
         ending = fold("`multisagd list spectra` lists one kind, with the argument that selects each choice.")

@@ -1,11 +1,12 @@
 """Pack a folder of files into tar shards in WebDataset's layout: `multisagd pack …`.
 
-`run_dir` then holds 000000.tar and so on, an index of each (000000.tar.KEY.index) so that training need not scan
-them, and pack.json with the source and settings. The same files, settings and seed give the same bytes. A shard is
-written completely or not at all, so a command that was stopped and started again continues with the first missing one.
+`run_dir` then contains the shards 000000.tar and so on, an index of each (000000.tar.KEY.index), so that training need
+not scan it, and pack.json with the source and the settings. The same files, settings and seed give the same bytes. A
+shard is written completely or not at all, so a command that was stopped and started again continues with the first
+missing shard.
 
 Errors, each reported in one message: data that are not a folder of files, files that cannot be read or change during
-packing, an output folder with shards of other data or settings, or with other contents.
+packing, an output folder with shards of other data or settings or with other contents.
 """
 
 import hashlib
@@ -47,7 +48,7 @@ RECORD = "pack.json"
 
 @dataclass(frozen=True)
 class PackSettings:
-    """All keys of `configs/pack.yaml`. Raises ValueError for a size below 1."""
+    """All keys of `configs/pack.yaml`. Raises ValueError if `shard_bytes` is below 1."""
 
     run_dir: Path
     seed: int
@@ -73,7 +74,7 @@ def pack(config: Config) -> None:
     modality = builder.build(settings.modality, Modality, "modality")  # type: ignore[type-abstract]
     folder = build_dataset(settings.data, modality, builder)
     if not isinstance(folder, Folder):
-        raise RecipeError(f"data: {type(folder).__name__} is not a folder of files: give data=folder data.root=…")
+        raise RecipeError(f"data: {type(folder).__name__} is not a folder of files: use data=folder data.root=…")
     count, run_dir = len(folder), settings.run_dir
     with as_recipe_error((OSError, ValueError)):
         order = Order(count, settings.seed).indices(0, count) if settings.shuffle else range(count)
@@ -101,7 +102,7 @@ def record(settings: PackSettings, packing: Packing) -> dict[str, Any]:
 
 
 def begin(run_dir: Path, record: dict[str, Any]) -> None:
-    """Write the record of the source and the settings, unless it exists.
+    """Write the record of the source and the settings, unless the same record exists.
 
     Raises RecipeError if the folder has other contents.
     """
@@ -115,13 +116,13 @@ def begin(run_dir: Path, record: dict[str, Any]) -> None:
         before = read_object(path)
     if different := differences(before, record):
         raise RecipeError(
-            f"{run_dir} holds shards of other files or settings; these differ: {different}. "
+            f"{run_dir} contains shards of other files or settings; these differ: {different}. "
             "Restore them to continue, or choose another run_dir"
         )
 
 
 def fill(run_dir: Path, packing: Packing, modality: Modality, display: Display, stop: StopRequest) -> None:
-    """Write missing and truncated shards, and the index of each. Raises Interrupted after a stop request."""
+    """Write the missing and truncated shards, and an index of each. Raises Interrupted after a stop request."""
 
     def until_stopped(examples: Sequence[Packed], done: int) -> Iterator[Packed]:
         for number, example in enumerate(examples, done):

@@ -1,9 +1,9 @@
 """Write one HTML page about a run: `multisagd report …`, the same as `python -m recipes.report …`.
 
-In order: draw samples, if requested; read the run's folder and those of the runs to compare it with; draw losses,
-spectra, the forward process and tables; embed images, audio and video up to a maximum size; write the page. The page is
-self-contained and needs neither network nor data. It works for a run that is training, has crashed or is finished: a
-section that cannot be shown gives the reason instead.
+The steps: draw samples, if requested; read the folders of the run and of the runs to compare it with; plot losses,
+spectra and the forward process; embed images, audio and video up to a maximum size; write the page. The page is
+self-contained and needs neither network access nor the data. The run may be training, crashed or finished: a section
+that cannot be shown gives the reason instead.
 
 A folder may come from someone else: nothing in it is executed, and all text from it is escaped in the page.
 
@@ -57,17 +57,19 @@ class ReportSettings:
 
     def __post_init__(self) -> None:
         if min(self.samples, self.examples, self.media, self.sets) < 0 or min(self.steps, self.pictures) < 1:
-            raise ValueError("expected samples, examples, media and sets >= 0, and steps and pictures >= 1")
+            raise ValueError("samples, examples, media and sets must be at least 0, and steps and pictures at least 1")
         if not 0 <= self.megabytes <= 1000:
             raise ValueError(f"megabytes must be from 0 to 1000, got {self.megabytes}")
         if self.names is not None and len(self.names) != 1 + len(self.others):
-            raise ValueError(f"names has {len(self.names)} entries for {1 + len(self.others)} runs: give one for each")
+            raise ValueError(
+                f"names has {len(self.names)} entries for {1 + len(self.others)} runs: add one name for each run"
+            )
         if len(set(self.names or ())) < len(self.names or ()):
-            raise ValueError("names has the same name twice: give each run its own")
+            raise ValueError("names contains the same name twice: use a different name for each run")
 
 
 def report(config: Config) -> Path:
-    """Write the page as configured and return its path.
+    """Write the page as configured, and return its path.
 
     Raises:
         RecipeError: If there is one of the errors listed at the top of this file.
@@ -78,24 +80,24 @@ def report(config: Config) -> Path:
     path, omitted = write_report(settings)
     print(f"{path} ({path.stat().st_size / 1e6:.1f} MB): open it in a browser")
     if omitted:
-        print(f"omitted: {len(omitted)} files, listed at the end of the page")
+        print(f"omitted because of the page's maximum size: {len(omitted)} files, listed at its end")
     return path
 
 
 def write_report(settings: ReportSettings) -> tuple[Path, list[str]]:
-    """Write the page; return its path, and the files that were omitted. Raises the same errors as `report`."""
+    """Write the page, and return its path and the omitted files. Raises the same errors as `report`."""
     out = settings.out or settings.run_dir / PAGE
     check_out(out)
     folders = (settings.run_dir, *settings.others)
     runs = [read_run(each, name) for each, name in zip(folders, settings.names or run_names(folders), strict=True)]
     budget, builder = Budget(int(settings.megabytes * 1e6)), Builder(settings.allow_targets).of_a_run(settings.data)
-    beside = f" compared with {', '.join(run.name for run in runs[1:])}" if len(runs) > 1 else ""
+    comparison = f" compared with {', '.join(run.name for run in runs[1:])}" if len(runs) > 1 else ""
     description = f"{runs[0].folder}, {STATES[runs[0].state]}, {runs[0].seen:,} samples seen"
     parts = sections(runs, settings, builder, budget)
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="minutes")
     hidden = [text for run in runs for text in hidden_values(run.config or {})]
     footer = f"Written by multisagd report at {now}. This page is self-contained."
-    text = render(f"Run {runs[0].name}{beside}", description, parts, footer, hidden)
+    text = render(f"Run {runs[0].name}{comparison}", description, parts, footer, hidden)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         write_text(out, text)
@@ -131,7 +133,7 @@ def sections(runs: Sequence[Overview], settings: ReportSettings, builder: Builde
 
 
 def section(name: str, title: str, make: Callable[[], Sequence[Block | None]], lead: str = "") -> Section:
-    """Return a section of the page; if it fails, the section gives the reason instead and the others are unaffected."""
+    """Return a section of the page, with the blocks that `make` returns, or with the reason if it fails."""
     try:
         return Section(name, title, [block for block in make() if block is not None], lead)
     except MALFORMED as error:
@@ -139,7 +141,7 @@ def section(name: str, title: str, make: Callable[[], Sequence[Block | None]], l
 
 
 def draw_samples(settings: ReportSettings) -> None:
-    """Draw samples of the run as `multisagd sample` does, into its folder."""
+    """Draw samples from the run as `multisagd sample` does, and write them to its folder."""
     from recipes.sample import sample
 
     words = ["run_dir=.", f"count={settings.samples}", f"steps={settings.steps}"]
@@ -149,7 +151,7 @@ def draw_samples(settings: ReportSettings) -> None:
 
 
 def run_names(folders: Sequence[Path]) -> list[str]:
-    """Return names of runs: their folders, with as many parent folders as make them unique."""
+    """Return names of runs: their folders' names, with as many parent folders as needed to make them unique."""
     parts = [each.resolve().parts for each in folders]
     for depth in range(1, max(map(len, parts)) + 1):
         names = ["/".join(each[-depth:]) for each in parts]

@@ -14,8 +14,8 @@ The steps, each with the file that implements it (in recipes/):
     decode x0 and write one file per sample, all of them as one image,
     the tensors, and sample.json with settings and versions               sampling/sample_files.py
 
-The run's configuration defines the model, and the command defines how to sample it. Every sample is a function of the
-seed and its number only, so the first 10 of count=100 equal those of count=10.
+The run's configuration defines the model, and the command defines how to sample from it. Every sample depends only on
+the seed and its number, so the first 10 samples of count=100 equal those of count=10.
 
 Errors, each reported in one message: a missing run or checkpoint, unknown labels, prompts for a run without text, a
 text encoder other than the run's, guidance for a run without a condition or trained without condition dropout, a
@@ -43,7 +43,7 @@ from recipes.sampling.sample_files import FOLDER, GRID, already_drawn, check_fre
 
 
 def sample(config: Config, reuse: bool = False) -> Path:
-    """Draw the configured samples and return the folder, to which the first process writes them.
+    """Draw the configured samples, and return the folder to which the first process writes them.
 
     With `reuse`, the folder is returned unchanged if it contains samples drawn with the same settings.
 
@@ -63,13 +63,13 @@ def sample(config: Config, reuse: bool = False) -> Path:
     labels = checked_labels(model, settings.count, settings.labels, prompts, settings.guidance)
     weights = model.weights(settings.weights, assembly.check_weight_shapes)
     out = settings.out or default_folder(config, settings, weights.samples, prompts, assembly.process())
-    # A folder that the user chose may hold samples of other settings; the default name depends on the settings.
+    # A folder that the user chose may contain samples with other settings; the default name depends on the settings.
     if reuse and already_drawn(out, weights.samples, None if settings.out is None else config):
         return out
     condition = chosen_condition(model, labels, prompts, settings.text_model, builder, runtime.device)
     denoiser = trained_denoiser(assembly, weights, runtime)
     request = sampling_request(settings, denoiser, model.located, assembly, runtime)
-    check_own(out, settings.run_dir)  # no link may lead out of the run's folder
+    check_own(out, settings.run_dir)  # no symbolic link may point outside the run's folder
     check_free(out, settings.count, modality.suffixes[0])
     seeds = derive_many(settings.seed, "sample", 0, range(settings.count))
     with Display("sampling", settings.count, quiet=not runtime.main) as display:
@@ -77,10 +77,10 @@ def sample(config: Config, reuse: bool = False) -> Path:
         barrier()  # only the first process writes; the others may leave now
         if not runtime.main:
             return out
-        made = {"samples_seen": weights.samples, "settings": shareable(config), "classes": assembly.classes,
-                "prompts": condition.prompts, "versions": versions()}  # fmt: skip
-        write_set(out, modality, x0, seeds, condition.labels, made)
-        display.say(f"{settings.count} samples in {out / FOLDER}, all in one image in {out / GRID}")
+        record = {"samples_seen": weights.samples, "settings": shareable(config), "classes": assembly.classes,
+                  "prompts": condition.prompts, "versions": versions()}  # fmt: skip
+        write_set(out, modality, x0, seeds, condition.labels, record)
+        display.say(f"{settings.count} samples are in {out / FOLDER}, and as one image in {out / GRID}")
     return out
 
 

@@ -7,23 +7,23 @@ The steps, each with the file that implements it (in recipes/):
     build diffusion process, network and denoiser, load the checkpoint    training/setup.py, runs/assembly.py
     write config.yaml, run.json and statistics.safetensors                training/tracking.py
     for every batch                                                       training/loop.py
-        load its examples, ahead of time and in the seed's order          data/order.py
-        draw diffusion times and noise; the denoiser's loss; gradients    training/learner.py
-        optimiser step, unless not finite; update the averaged weights    training/learner.py
+        load its examples ahead of time, in the order given by the seed   data/order.py
+        draw diffusion times and noise; compute loss and gradients        training/learner.py
+        take a step unless it is not finite; update the averaged weights  training/learner.py
         at the intervals of `every`:
             append to metrics.jsonl, TensorBoard, Weights & Biases        training/tracking.py
-            save weights, average, optimiser and samples seen             runs/checkpoint.py
-            validate on the held-out data, save an image of samples       training/validation.py
+            save weights, their average, optimiser and samples seen       runs/checkpoint.py
+            validate on held-out examples, save an image of samples       training/validation.py
         after a signal, save and stop; after many steps that are not
         finite, return to the last checkpoint
     write the run as one HTML page                                        report.py
 
-Progress is counted in samples seen. Data order, diffusion times, noise and dropout are functions of (seed, samples
-seen), so a run that was stopped and continued is, on a CPU, bit for bit the same as an uninterrupted one: weights,
-averages, optimiser and metrics. Under torchrun every batch is divided among the processes; only the first writes files
-and prints.
+Progress is counted in samples seen. Data order, diffusion times, noise and dropout depend only on (seed, samples seen).
+On a CPU, a run that was stopped and continued is therefore bit for bit the same as an uninterrupted one: weights,
+averages, optimiser and metrics. Under torchrun, every batch is divided among the processes, and only the first process
+writes files and prints.
 
-Errors, each reported in one message without a traceback: unknown keys and choices, values of a wrong type, missing or
+Errors, each reported in one message without a traceback: unknown keys and choices, values of the wrong type, missing or
 unreadable data, data or losses that are not finite, a run folder with a different configuration, unreadable
 checkpoints.
 """
@@ -52,12 +52,12 @@ from recipes.training.tracking import NullTracker, Tracker, ending, name_unreada
 
 
 def train(config: Config) -> None:
-    """Train the configured model, continuing from the run folder's last checkpoint.
+    """Train the configured model, continuing from the last checkpoint in the run folder, if there is one.
 
     Raises:
         RecipeError: If there is one of the errors listed at the top of this file.
-        Interrupted: After SIGINT or SIGTERM, once the state is saved.
-        Ended: After a signal before the first step, when there is nothing to save.
+        Interrupted: After a stop request, once the state is saved.
+        Ended: After a stop request before the first step, when there is nothing to save.
     """
     builder = Builder(tuple(config["allow_targets"]))
     settings = builder.settings(TrainSettings, config, "")
@@ -73,7 +73,7 @@ def train(config: Config) -> None:
         Run(run_dir).check_config(config, resuming)
         data = prepare_data(job, resuming)
         model = prepare_model(job, data, state)
-        # From here on files are written, and after the first step a signal saves a checkpoint before training ends.
+        # From here on, files are written, and after the first step a signal saves a checkpoint before training ends.
         with StopRequest() as stop, ExitStack() as cleanup:
             if runtime.main:
                 cleanup.callback(name_unreadable, data.dataset, run_dir)
@@ -89,16 +89,16 @@ def train(config: Config) -> None:
             watchdog = cleanup.enter_context(Watchdog(runtime, seen))
             for line in introduction(job, data, model):
                 display.say(line)
-            # Every batch: load, step; at their intervals: log, save, validate.
+            # For every batch: load it, take a step, and at the configured intervals log, save and validate.
             Loop(job, data, model, saver, watchdog, tracker, display).run(stop)
-            barrier()  # a process that leaves early can break the connections of the others
+            barrier()  # a process that ends early can break the connections of the others
             job.check_folder()
             if runtime.main:
                 display.say(ending(run_dir, checkpoints.place(model.learner.samples), data.dataset))
 
 
 def train_and_report(config: Config) -> None:
-    """Train, and write the report of the run if `report` is set. An error of the report is only printed."""
+    """Train, and write the report of the run if `report` is set. An error in the report is only printed."""
     train(config)
     if config["report"] and Rank.from_environment().rank == 0:
         run_dir = Path(config["run_dir"])
@@ -106,8 +106,8 @@ def train_and_report(config: Config) -> None:
             from recipes.report import ReportSettings, write_report
 
             path, _ = write_report(ReportSettings(run_dir, examples=1, allow_targets=tuple(config["allow_targets"])))
-            print(f"Losses, samples and spectra on one page: {path}")
-        except Exception as error:  # training succeeded; an error of the report must not hide that
+            print(f"Losses, samples and spectra are on one page: {path}")
+        except Exception as error:  # training succeeded, and an error in the report must not hide that
             reason = failed_import(error) or error
             print(
                 f"note: no report was written ({reason}); to try again: multisagd report {setting('run_dir', run_dir)}"

@@ -123,7 +123,7 @@ def written(text: str) -> str:
 
 
 def typed(value: Any) -> str:
-    """Return a value that is not text as it is typed on the command line."""
+    """Return a plain value as it is typed on the command line; text is not quoted."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     return str(value).replace(" ", "")

@@ -1,1 +1,1 @@
-"""Training: setup, one step, the loop, and reports."""
+"""Training: setup, single steps, the loop, and reports."""

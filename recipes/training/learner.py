@@ -1,7 +1,7 @@
-"""Optimiser steps, and their state.
+"""The optimiser steps of training, and the state that they change.
 
-Randomness in a step is a function of (seed, samples seen): training times are stratified over the batch, every sample
-has its own noise seed, and torch's global generator, used by dropout, is seeded in each step.
+The random numbers of a step depend only on (seed, samples seen): training times are stratified over the batch, every
+sample has its own noise seed, and torch's global generator, which dropout uses, is seeded in each step.
 
 A step with a non-finite gradient changes neither weights nor optimiser, and is counted. This is decided on the device,
 with the same result on all ranks, because they have the same norm of the averaged gradient.
@@ -27,16 +27,16 @@ from recipes.runtime.distribution import full_tensor, gathered, synchronise
 
 
 class DivergedError(RecipeError):
-    """Too many consecutive steps with a non-finite gradient."""
+    """Too many consecutive steps had a non-finite gradient."""
 
 
 class Learner:
-    """The network, its average and its optimiser.
+    """Trains a network: holds the network, its average and its optimiser.
 
-    `null_label` is the label "no class", or None if there are no classes.
+    `null_label` is the label for "no class", or None if there are no classes.
 
     Batches with text embeddings use the embeddings and ignore labels. `parallel` is the network parallelised over ranks
-    (`Runtime.parallelize`), and `denoiser` may hold a compiled form of it; all share their weights.
+    (`Runtime.parallelize`), and `denoiser` may contain a compiled form of it; all share their weights.
     """
 
     def __init__(
@@ -46,41 +46,41 @@ class Learner:
         self.denoiser, self.network, self.parallel, self.ema = denoiser.train(), network, parallel, average
         self.settings, self.runtime, self.null_label = settings, runtime, null_label
         training = settings.training
-        # The fused optimiser can skip a step by a flag on the device, without synchronisation.
+        # A flag on the device makes the fused optimiser skip a step, without synchronisation.
         self.optimizer = torch.optim.AdamW(
             network.parameters(), training.learning_rate, training.betas, weight_decay=training.weight_decay, fused=True
         )
         self.samples = self.rollbacks = 0
         self.skipped = self._in_a_row = 0  # skipped steps in total, and since the last successful one
-        self._window = (0.0, 0.0, 0.0)  # sums of loss and gradient norm, and number of steps
+        self._window = (0.0, 0.0, 0.0)  # sum of losses, sum of gradient norms, number of steps
         self._pending: list[Tensor] = []  # (loss, gradient norm) of the last steps, still on the device
-        # Reading them back synchronises an accelerator, so it is deferred to the next log or checkpoint.
+        # Reading them back synchronises an accelerator, so that is deferred to the next log entry or checkpoint.
         self._patience = 1 if runtime.device.type == "cpu" else 1000
 
     @property
     def seed(self) -> int:
-        """The current seed; it changes after each return to a checkpoint."""
+        """The current seed, which changes after each return to a checkpoint."""
         return derive(self.settings.seed, "rollback", self.rollbacks) if self.rollbacks else self.settings.seed
 
     def healthy(self) -> bool:
-        """Whether the last step was successful. Every rank must call this. Raises DivergedError as `step` does."""
+        """Whether the last step was successful. Every rank must call this. Raises DivergedError, as `step` does."""
         self._settle()
         return self._in_a_row == 0
 
     def step(self, parts: Sequence[Batch]) -> None:
-        """Train on one batch, given as equal parts whose gradients are accumulated.
+        """Take one optimiser step on a batch, given as equal parts whose gradients are accumulated.
 
         Raises:
-            DivergedError: If the gradient was not finite in `training.max_skips` consecutive steps: at once on a CPU;
-                on an accelerator within 1,000 steps, or when `averages`, `healthy` or `state` is called.
+            DivergedError: If the gradient was not finite in `training.max_skips` consecutive steps. It is raised at
+                once on a CPU; on an accelerator within 1,000 steps, or when `averages`, `healthy` or `state` is called.
         """
         seed, training = self.seed, self.settings.training
         number, slots = self.samples // training.batch, self.runtime.share(training.batch)
         uniform = stratified_uniform(seed, number, training.batch, slots.start, len(slots))
         times = self.settings.loss.times(uniform, self.denoiser.process.schedule)
-        rise = min(1.0, (self.samples + training.batch) / training.warmup) if training.warmup > 0 else 1.0
+        warmup = min(1.0, (self.samples + training.batch) / training.warmup) if training.warmup > 0 else 1.0
         for group in self.optimizer.param_groups:
-            group["lr"] = training.learning_rate * rise
+            group["lr"] = training.learning_rate * warmup
         loss = torch.zeros((), device=self.runtime.device, dtype=self.runtime.dtype)
         first = slots.start
         for part in parts:
@@ -115,10 +115,10 @@ class Learner:
         return losses.sum()
 
     def _condition(self, part: Batch, number: int, slots: range) -> Tensor | None:
-        """Return text embeddings or labels with a random fraction dropped, for classifier-free guidance."""
-        share = self.settings.training.condition_dropout
-        drawn = [draw / 2**32 for draw in derive_many(self.seed, "condition", number, slots)]
-        dropped = torch.tensor([value < share for value in drawn])
+        """Return text embeddings or labels, a random fraction of them dropped for classifier-free guidance, or None."""
+        fraction = self.settings.training.condition_dropout
+        uniform = [value / 2**32 for value in derive_many(self.seed, "condition", number, slots)]
+        dropped = torch.tensor([value < fraction for value in uniform])
         if part.embeddings is not None:
             return self.runtime.put(part.embeddings.masked_fill(dropped[:, None, None], 0.0))
         if part.labels is None or self.null_label is None:
@@ -128,8 +128,8 @@ class Learner:
     def averages(self) -> dict[str, float]:
         """Return the mean loss and gradient norm of the successful steps since the last call, and the learning rate.
 
-        The result includes `skipped_steps`, the total number of skipped steps, if not 0; it omits loss and norm if no
-        step was successful.
+        The result also contains `skipped_steps`, the total number of skipped steps, if it is not 0; loss and norm are
+        missing if no step was successful.
         """
         self._settle()
         loss, norm, count = self._window
@@ -139,7 +139,7 @@ class Learner:
         return means | {"learning_rate": self.optimizer.param_groups[0]["lr"]} | skipped
 
     def _settle(self) -> None:
-        """Read losses and gradient norms back from the device, and add them to the window's sums."""
+        """Read pending losses and gradient norms back from the device, and add them to the sums of `_window`."""
         if not self._pending:
             return
         rows = torch.stack(gathered(torch.stack(self._pending))).mean(0).tolist()  # over all ranks
@@ -160,7 +160,7 @@ class Learner:
                 )
 
     def state(self, position: int) -> State:
-        """Return the state for a checkpoint; `position` is the position of the tracker."""
+        """Return the state for a checkpoint; `position` is the tracker's position in the metrics file."""
         self._settle()
         tensors = {
             "network": dict(self.network.state_dict()),
@@ -177,9 +177,9 @@ class Learner:
         return State(self.samples, tensors, record)
 
     def restore(self, state: State) -> int:
-        """Restore a checkpoint's state and return the position of the tracker.
+        """Restore a checkpoint's state, and return the tracker's position in the metrics file.
 
-        Raises RecipeError if it does not fit.
+        Raises RecipeError if the state does not fit the network.
         """
         progress = Progress.of(state.record)
         load_module(self.network, state.tensors.get("network", {}), "network")

@@ -1,11 +1,12 @@
-"""The training loop: train, log, save, report, and recover.
+"""The training loop: train, log, save checkpoints, report, and recover from divergence.
 
-Checkpoints are saved by samples seen and, if those are far apart, by the first rank's clock. The result does not depend
-on the clock: saving uses no random numbers, and training only returns to checkpoints by samples.
+Checkpoints are saved by samples seen and, if those take long, by the first rank's clock. The result does not depend
+on the clock: saving uses no random numbers, and training only returns to checkpoints saved by samples.
 
-A state is saved before it is reported, because reports may fail, and a continued run repeats them. If a checkpoint
-cannot be written, a warning is issued, as long as training can continue without it. Non-finite steps are skipped;
-after several consecutive ones, training returns to the last checkpoint and continues with other random numbers.
+A report consists of validation and samples. The state is saved before a report, because the report may fail; a
+continued run repeats it. If a checkpoint cannot be written, a warning is printed, as long as training can continue
+without it. Steps with non-finite gradients are skipped; after several consecutive ones, training returns to the last
+checkpoint and continues with other random numbers.
 """
 
 import logging
@@ -29,17 +30,18 @@ from recipes.training.setup import Job, TrainingData, TrainingModel
 from recipes.training.tracking import NullTracker, Tracker
 from recipes.training.validation import save_samples, validate
 
-LOOK_INTERVAL = 10.0
-"""Number of seconds between two checks that the run's folder exists."""
+FOLDER_CHECK_INTERVAL = 10.0
+"""Seconds between two checks that the run's folder exists."""
 log = logging.getLogger("multisagd")
 
 
 class Saver:
-    """Writes checkpoints, `in_background` or synchronously. Leaving the context waits for the last one.
+    """Writes checkpoints, `in_background` or synchronously. Leaving the context waits for the last checkpoint.
 
-    In the background, a copy on the CPU is made at once and written by another thread, one at a time. A second Ctrl-C
-    does not wait for it: an incomplete checkpoint does no harm. An error of the thread is raised by the next `save` or
-    `finish`, which wait for it. All ranks make the same calls, so it is raised at the same point.
+    In the background, the state is copied to the CPU at once, and another thread writes the copies, one at a time. A
+    second Ctrl-C does not wait for that thread: an incomplete checkpoint does no harm. The next call of `save` or
+    `finish` waits for the thread and raises its error. All ranks make the same calls, so they raise it at the same
+    point.
     """
 
     def __init__(self, checkpoints: Checkpoints, in_background: bool) -> None:
@@ -51,10 +53,10 @@ class Saver:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        impatient = kind is KeyboardInterrupt
-        self._pool.shutdown(wait=not impatient, cancel_futures=impatient)
-        if not impatient and self._pending is not None and (failed := self._pending.exception()) is not None:
-            log.warning("%s", failed)
+        at_once = kind is KeyboardInterrupt
+        self._pool.shutdown(wait=not at_once, cancel_futures=at_once)
+        if not at_once and self._pending is not None and (error := self._pending.exception()) is not None:
+            log.warning("%s", error)
 
     def save(self, state: State) -> None:
         """Save a state; its tensors may be changed afterwards. Raises SaveError if it cannot be written."""
@@ -65,7 +67,7 @@ class Saver:
             self.checkpoints.save(state)
 
     def finish(self) -> None:
-        """Wait until the state is on disk. Raises SaveError if it could not be written."""
+        """Wait until the last saved state is on disk. Raises SaveError if it could not be written."""
         pending, self._pending = self._pending, None
         if pending is not None:
             pending.result()
@@ -82,7 +84,7 @@ def staged(state: State) -> State:
 
 
 class Loop:
-    """Trains until all samples are seen; every process must make the same calls."""
+    """Trains until `training.samples` samples are seen; every process must make the same calls."""
 
     def __init__(
         self, job: Job, data: TrainingData, model: TrainingModel, saver: Saver, watchdog: Watchdog,
@@ -97,14 +99,17 @@ class Loop:
         self.monitor = Monitor(runtime, self.learner.parallel, model.flops, peak)
         folder = self.settings.run_dir / "profile"
         self.profiler = StepProfiler(folder, runtime.process.rank, runtime.device, engine.profile)
-        self._saved, self._looked, self._due = time.monotonic(), float("-inf"), False
-        self._attempts, self._returned_to = 0, -1  # number of returns to the checkpoint at that number of samples
+        self._saved, self._folder_checked, self._due = time.monotonic(), float("-inf"), False
+        self._attempts, self._returned_to = (
+            0,
+            -1,
+        )  # how often training returned to the checkpoint at this number of samples
         self._agreement = Agreement()
 
     def run(self, stop: StopRequest) -> None:
-        """Train. A continued run first repeats the report, because the earlier run may have stopped during it.
+        """Train. A continued run first repeats the last report, because the earlier process may have stopped during it.
 
-        Each state is saved before it is reported, so stopping during the first or last report loses nothing.
+        Because each state is saved before its report, stopping during the first or last report loses nothing.
 
         Raises:
             Interrupted: After a signal, once the state is saved.
@@ -120,7 +125,7 @@ class Loop:
                 try:
                     self._train(stop)
                 except DivergedError as error:
-                    self._go_back(error)
+                    self._return_to_checkpoint(error)
             self._announce(self.profiler.finish())
             with stop.interruptible(self.alone):
                 self._report(final=True)
@@ -141,13 +146,13 @@ class Loop:
             now = learner.samples
             self.watchdog.progress(now)
             self.display.update(now, self._log() if crossed(before, now, settings.every.log) else None)
-            self._look_for_folder()
+            self._check_folder()
             last, counted = now >= settings.training.samples, crossed(before, now, settings.every.checkpoint)
-            signal_number, due = self._agreement.exchange(stop.signal_number, self._late())
+            signal_number, due = self._agreement.exchange(stop.signal_number, self._checkpoint_due())
             self._due = self._due or due
             with self.monitor.paused():
                 self._announce(self.profiler.step())
-                # Not during non-finite steps: training should return to the state before them.
+                # Not after a non-finite step: training should return to a state before such steps.
                 if last or signal_number or ((counted or self._due) and learner.healthy()):
                     must = bool(last or signal_number)
                     self._save(must=must, by_clock=not (must or counted))
@@ -155,20 +160,20 @@ class Loop:
                     raise self._stopped(signal_number)
                 self._report_or_stop(stop)
 
-    def _look_for_folder(self) -> None:
+    def _check_folder(self) -> None:
         """Check periodically that the run's folder exists, so that hours of work are not lost."""
         now = time.monotonic()
-        if now - self._looked >= LOOK_INTERVAL:
-            self._looked = now
+        if now - self._folder_checked >= FOLDER_CHECK_INTERVAL:
+            self._folder_checked = now
             self.job.check_folder()
 
-    def _late(self) -> bool:
+    def _checkpoint_due(self) -> bool:
         """Whether a checkpoint by the clock is due: at most once per interval, and only on the first rank."""
         every, now = self.settings.every, time.monotonic()
-        wanted = is_first() and every.checkpoint and every.checkpoint_minutes
-        if late := bool(wanted and now - self._saved >= 60 * every.checkpoint_minutes):
+        by_clock = is_first() and every.checkpoint and every.checkpoint_minutes
+        if due := bool(by_clock and now - self._saved >= 60 * every.checkpoint_minutes):
             self._saved = now
-        return late
+        return due
 
     def _log(self) -> str:
         """Record the metrics, and return a short summary."""
@@ -181,7 +186,7 @@ class Loop:
         return f"{loss}, {speed['samples_per_second']:,.0f} samples/s"
 
     def _report_or_stop(self, stop: StopRequest) -> None:
-        """Report. With one process, a signal ends the report at once; the continued run will repeat it."""
+        """Report. With one process, a signal ends the report at once; a continued run repeats it."""
         position = self.tracker.position
         try:
             with stop.interruptible(self.alone):
@@ -191,7 +196,7 @@ class Loop:
             raise self._stopped(stop.signal_number) from None
 
     def _report(self, final: bool = False) -> None:
-        """Validate and save samples when due, or at the end (`final`) if not yet done. Checkpoints precede reports."""
+        """Validate and save samples when due, or at the end (`final`) unless just done. Checkpoints precede reports."""
         every, now = self.settings.every, self.learner.samples
         before = now - self.settings.training.batch
         if every.validation and crossed(before, now, every.validation) != final and self.data.held_out is not None:
@@ -210,9 +215,9 @@ class Loop:
             self.display.say(f"profile of {self.profiler.steps} steps in {profile}")
 
     def _save(self, must: bool, by_clock: bool = False, position: int | None = None) -> None:
-        """Save the state, with the metrics up to a position.
+        """Save the state, with a `position` in the metrics file, by default the current one.
 
-        If this fails, log a warning, or raise the error if `must` is set.
+        If this fails, print a warning, or raise SaveError if `must` is set.
         """
         self.job.check_folder()
         self._saved, self._due = time.monotonic(), False
@@ -231,8 +236,8 @@ class Loop:
         except (SaveError, FailedElsewhereError) as error:
             self.display.say(f"warning: {error}. Training continues; the next checkpoint will be attempted as usual")
 
-    def _go_back(self, error: DivergedError) -> None:
-        """Return to the last checkpoint, with new random numbers. Raises RecipeError after too many returns."""
+    def _return_to_checkpoint(self, error: DivergedError) -> None:
+        """Return to the last checkpoint, and use other random numbers. Raises RecipeError after too many returns."""
         learner, limit = self.learner, self.settings.training.max_rollbacks
         remedy = "In another run_dir, try a lower learning_rate, a longer warmup or engine.precision=float32"
         self._or_warn(self.saver.finish)
@@ -250,7 +255,7 @@ class Loop:
         self.display.say(
             f"warning: {error}; returning to the checkpoint after {state.samples:,} samples, with other random numbers"
         )
-        self._report()  # the report of the checkpoint's step was removed with the later ones
+        self._report()  # the metrics of this report were removed with the later ones
 
     def _stopped(self, signal_number: int | None) -> Interrupted:
         """Return the exception to raise after a signal, once the state is saved."""

@@ -1,4 +1,4 @@
-"""Set up training: the job, its data and condition, its model and initial weights."""
+"""Set up training: the data, the condition, the model and its initial weights."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -41,7 +41,7 @@ INITIAL = "training.initial"
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """One start of a training run: its configuration, its runtime, and the folder that its first process has locked."""
+    """One start of a training run: configuration, runtime, and the folder's lock, which the first process holds."""
 
     config: Config
     settings: TrainSettings
@@ -50,16 +50,16 @@ class Job:
     run_lock: RunLock | None
 
     def check_folder(self) -> None:
-        """Raise VanishedError in the process that has locked the folder if the folder has vanished."""
+        """In the process that has locked the run's folder, raise VanishedError if the folder has vanished."""
         if self.run_lock is not None:
             self.run_lock.check()
 
 
 @dataclass(frozen=True)
 class LearnedCondition:
-    """The condition of a network: class names, a text encoder, or neither.
+    """The condition that a network learns: classes, captions encoded by a text encoder, or neither.
 
-    `untrained` are classes without training examples.
+    `untrained` contains the classes without training examples.
     """
 
     classes: tuple[str, ...] | None = None
@@ -68,7 +68,7 @@ class LearnedCondition:
 
     @property
     def learned(self) -> bool:
-        """Whether there is a condition."""
+        """Whether the network learns a condition."""
         return self.classes is not None or self.encoder is not None
 
     @property
@@ -77,9 +77,9 @@ class LearnedCondition:
         return f"{never_trained(self.untrained)}, so it is not drawn" if self.untrained else None
 
     def embedded(self, dataset: Dataset) -> Dataset:
-        """Return the dataset with embeddings of its captions, if captions are used.
+        """Return the dataset, with embeddings of its captions if the condition is captions.
 
-        Raises RecipeError if it has no captions.
+        Raises RecipeError if the dataset has no captions.
         """
         if self.encoder is None:
             return dataset
@@ -87,70 +87,70 @@ class LearnedCondition:
             return Captioned(dataset, self.encoder)
 
     def shown(self, examples: Dataset, count: int) -> tuple[Tensor | None, list[str] | None]:
-        """Return the condition of `count` samples: trained classes in turn, or the first captions, also as text."""
+        """Return the condition of `count` samples, trained classes in turn or encoded captions, and the captions."""
         if self.encoder is not None:
-            texts = [examples.caption(slot % len(examples)) or "" for slot in range(count)]
-            return self.encoder(texts), texts
+            captions = [examples.caption(slot % len(examples)) or "" for slot in range(count)]
+            return self.encoder(captions), captions
         if self.classes is not None:
-            drawn = trained_classes(self.classes, self.untrained)
-            return torch.tensor([drawn[slot % len(drawn)] for slot in range(count)]), None
+            trained = trained_classes(self.classes, self.untrained)
+            return torch.tensor([trained[slot % len(trained)] for slot in range(count)]), None
         return None, None
 
-    def metadata(self, texts: list[str] | None) -> dict[str, Any]:
-        """Return the metadata for sampling, for `run.json`; `texts` are the captions of samples during training."""
+    def metadata(self, captions: list[str] | None) -> dict[str, Any]:
+        """Return the entries of `run.json` for sampling; `captions` belong to the samples drawn during training."""
         if self.encoder is None:
             return {"classes": self.classes, "untrained": self.untrained, "text": None}
         encoder = self.encoder
-        text = {"name": encoder.name, "fingerprint": encoder.fingerprint, "width": encoder.width, "shown": texts}
+        text = {"name": encoder.name, "fingerprint": encoder.fingerprint, "width": encoder.width, "shown": captions}
         return {"classes": None, "text": text}
 
 
 def learned_condition(
     settings: TrainSettings, training: Dataset, builder: Builder, device: torch.device
 ) -> LearnedCondition:
-    """Return the condition of a run. With `training.conditional=null`, it is the class if the data have classes.
+    """Return the condition that a run learns. With `training.conditional=null`, it is the class if there are classes.
 
     Raises:
         RecipeError: If a condition is requested but the data have none, if settings contradict each other, if the text
             encoder cannot be loaded, or if guidance is requested without a condition or without condition dropout.
     """
-    text, wanted, samples = settings.text, settings.training.conditional, settings.training.samples
-    found = LearnedCondition()
+    text, conditional, samples = settings.text, settings.training.conditional, settings.training.samples
+    condition = LearnedCondition()
     if text.get("_target_") is not None:
-        if wanted is False:
+        if conditional is False:
             raise RecipeError("training.conditional=false and text=encoder contradict each other: remove one of them")
         node = {**text, "device": text.get("device") or str(device)}
-        found = LearnedCondition(encoder=builder.build(node, TextEncoder, "text"))
-    elif training.classes is not None and wanted is not False:
-        shown: Sequence[int] = range(len(training))
+        condition = LearnedCondition(encoder=builder.build(node, TextEncoder, "text"))
+    elif training.classes is not None and conditional is not False:
+        indices: Sequence[int] = range(len(training))
         seen_count = -(-samples // settings.training.batch) * settings.training.batch
         if seen_count < len(training):  # less than an epoch
-            shown = Order(len(training), settings.seed, training.groups).indices(0, seen_count)
-        seen = distinct_classes(training, shown)
-        untrained = tuple(name for number, name in enumerate(training.classes) if number not in seen)
-        found = LearnedCondition(training.classes, untrained=untrained)
-    elif wanted:
+            indices = Order(len(training), settings.seed, training.groups).indices(0, seen_count)
+        trained = distinct_classes(training, indices)
+        untrained = tuple(name for number, name in enumerate(training.classes) if number not in trained)
+        condition = LearnedCondition(training.classes, untrained=untrained)
+    elif conditional:
         raise RecipeError(
-            "training.conditional=true, but the data have no classes: put them into subfolders, set data.labels "
-            "or leave it null"
+            "training.conditional=true, but the data have no classes: sort the files into subfolders, set data.labels, "
+            "or leave training.conditional at null"
         )
-    if settings.guidance.scale != 1.0 and not found.learned:
-        raise RecipeError("guidance.scale needs classes or text, but this run has neither: leave it at 1")
+    if settings.guidance.scale != 1.0 and not condition.learned:
+        raise RecipeError("guidance.scale needs classes or captions, but this run has neither: leave it at 1")
     if settings.guidance.scale != 1.0 and settings.training.condition_dropout == 0:
         raise RecipeError(
             "guidance.scale needs a network that is also trained without a condition: set "
-            "training.condition_dropout=0.1, or leave it at 1"
+            "training.condition_dropout=0.1, or leave guidance.scale at 1"
         )
-    return found
+    return condition
 
 
 @dataclass(frozen=True, eq=False)
 class TrainingData:
     """The data of a run: the dataset, its training and held-out parts, and what was measured on them.
 
-    `training` and `held_out` include conditions. `restoration` restores corrupted data, if it was measured in this
-    start. `shown` are the conditions of samples drawn during training, and `texts` their captions, if any. `notes` are
-    printed before the first step.
+    `training` and `held_out` include the condition. `restoration` restores corrupted data; it is None if it is not used
+    or was measured in an earlier start. `shown` contains the conditions of the samples drawn during training, and
+    `captions` their captions, if any. `notes` are printed before the first step.
     """
 
     modality: Modality
@@ -162,16 +162,16 @@ class TrainingData:
     corruption: Corruption | None
     restoration: GaussianRestoration | None
     shown: Tensor | None
-    texts: list[str] | None
+    captions: list[str] | None
     notes: tuple[str, ...]
 
 
 def prepare_data(job: Job, begun: bool) -> TrainingData:
-    """Build the data of a run, and measure them, or read the measurements if the run has already `begun`.
+    """Build the data of a run and measure them; if the run has already `begun`, read its measurements instead.
 
     Raises:
         RecipeError: If the data are unreadable or have changed since the run began, or if the settings of the
-            process are invalid for these data; this is checked before anything is measured.
+            process are invalid for these data; the settings are checked before anything is measured.
     """
     settings, builder, runtime, run = job.settings, job.builder, job.runtime, Run(job.settings.run_dir)
     modality = builder.build(settings.modality, Modality, "modality")  # type: ignore[type-abstract]
@@ -199,39 +199,39 @@ def prepare_data(job: Job, begun: bool) -> TrainingData:
     learned = condition.embedded(training)
     validated = None if held_out is None else condition.embedded(held_out)
     statistics = run.statistics if begun else measured(training, settings, runtime)
-    shown, texts = condition.shown(training if held_out is None else held_out, settings.sampling.count)
+    shown, captions = condition.shown(training if held_out is None else held_out, settings.sampling.count)
     grey = colour_note(dataset) if runtime.main and not begun else None
     notes = (changed, held_out_note(training, held_out, settings), grey, condition.note)
     return TrainingData(
-        modality, dataset, learned, validated, condition, statistics, corruption, restoration, shown, texts,
+        modality, dataset, learned, validated, condition, statistics, corruption, restoration, shown, captions,
         tuple(filter(None, notes)),
     )  # fmt: skip
 
 
 def placeholder_statistics(modality: Modality) -> DataStatistics:
-    """Return placeholder statistics (of white data), which are overwritten by the measured ones."""
+    """Return placeholder statistics (of white data), which measured statistics replace later."""
     grid, channels = modality.grid(), modality.channels
     mean = torch.ones(channels, *grid.shape, dtype=torch.float64)
     return DataStatistics(mean, torch.ones(channels, *grid.half_shape, dtype=torch.float64), grid, 1)
 
 
 def measured(dataset: Dataset, settings: TrainSettings, runtime: Runtime) -> DataStatistics:
-    """Measure the data on rank 0, and broadcast the statistics."""
-    found = measure(dataset, settings) if runtime.main else placeholder_statistics(dataset.modality)
+    """Return the statistics of the data, measured on rank 0 and broadcast to all ranks."""
+    statistics = measure(dataset, settings) if runtime.main else placeholder_statistics(dataset.modality)
     long_barrier()
-    count = torch.tensor(found.count)
-    for tensor in (found.mean, found.power, count):
+    count = torch.tensor(statistics.count)
+    for tensor in (statistics.mean, statistics.power, count):
         broadcast_from_rank0(tensor)
-    return DataStatistics(found.mean, found.power, found.grid, int(count))
+    return DataStatistics(statistics.mean, statistics.power, statistics.grid, int(count))
 
 
 @dataclass(frozen=True, eq=False)
 class TrainingModel:
-    """The model of a run: the `learner` trains its network, `averaged` is the denoiser with averaged weights.
+    """The model of a run: `learner` trains its network, and `averaged` is the denoiser with averaged weights.
 
-    `request` defines sampling during training. `initial` is the source of the initial weights, or None if they are
-    random. `position` is the position in the metrics file at the state from which training continues. `flops` are the
-    operations of a training step per sample, or None if unknown.
+    `request` defines how samples are drawn during training. `initial` is the source of the initial weights, or None
+    if they are random. `position` is the position in the metrics file from which training continues. `flops` is the
+    number of operations for one sample in a training step, or None if unknown.
     """
 
     learner: Learner
@@ -251,7 +251,7 @@ def prepare_model(job: Job, data: TrainingData, state: State | None) -> Training
     """Build the model of a run, with initial weights or with the state of a checkpoint.
 
     Raises:
-        RecipeError: If parts are incompatible with each other or the data, or weights do not match the network.
+        RecipeError: If parts are incompatible with each other or with the data, or weights do not match the network.
     """
     settings, builder, runtime = job.settings, job.builder, job.runtime
     classes, encoder = data.condition.classes, data.condition.encoder
@@ -274,14 +274,14 @@ def prepare_model(job: Job, data: TrainingData, state: State | None) -> Training
     averaged = assembly.denoiser(average.module, process).eval()
     sampler = builder.build(settings.sampler, Sampler, "sampler", statistics=data.statistics)  # type: ignore[type-abstract]
     check_sampler(sampler, process)
-    drawn = settings.sampling
-    request = SamplingRequest(sampler, drawn.steps, drawn.spacing, guidance=settings.guidance)
+    sampling = settings.sampling
+    request = SamplingRequest(sampler, sampling.steps, sampling.spacing, guidance=settings.guidance)
     position = learner.restore(state) if state is not None else 0
     return TrainingModel(learner, averaged, request, initial, position, flops)
 
 
 def introduction(job: Job, data: TrainingData, model: TrainingModel) -> Iterator[str]:
-    """Yield lines that describe the training run, and notes on data, condition and process."""
+    """Yield lines that describe the training run, and notes about data, condition and process."""
     samples, training, names = model.learner.samples, data.training, data.training.classes
     again = f"continuing after {samples:,} samples; " if samples else ""
     condition = (
@@ -300,21 +300,21 @@ def introduction(job: Job, data: TrainingData, model: TrainingModel) -> Iterator
 
 
 def load_initial(network: nn.Module, source: Path, builder: Builder) -> dict[str, Any]:
-    """Load a network's initial weights, and return their source and SHA-256, for `run.json`.
+    """Load a network's initial weights from `source`, and return their path and SHA-256 for `run.json`.
 
-    They are read only when a run begins, so a run continues without them. `source` is a safetensors file with the
+    The source is read only when a run begins, so a run continues without it. It is a safetensors file with the
     network's parameter names, or the folder of a run (its averaged weights) or of an exported model (its weights).
 
     Raises:
-        RecipeError: If they are missing, are unreadable, or do not match the network.
+        RecipeError: If the weights are missing, are unreadable, or do not match the network.
     """
-    wanted = shapes(network.state_dict())
+    expected = shapes(network.state_dict())
 
-    def check(there: Shapes) -> None:
-        if different := mismatch(there, wanted):
+    def check(stored: Shapes) -> None:
+        if different := mismatch(stored, expected):
             raise RecipeError(
-                f"{INITIAL}={source} does not match the configured network: {different}. Configure the network of these"
-                " weights, with the same number of channels and classes (training.conditional=false has none)"
+                f"{INITIAL}={source} does not match the configured network: {different}. Configure the network that "
+                "has these weights, with the same number of channels and classes (training.conditional=false has none)"
             )
 
     try:
@@ -328,7 +328,7 @@ def load_initial(network: nn.Module, source: Path, builder: Builder) -> dict[str
         raise error if str(error).startswith(INITIAL) else RecipeError(f"{INITIAL}={source}: {error}") from error
     except (OSError, ValueError) as error:
         raise RecipeError(
-            f"{INITIAL}={source} cannot be read ({error}): give a safetensors file, an exported model or a run"
+            f"{INITIAL}={source} cannot be read ({error}): choose a safetensors file, an exported model or a run"
         ) from error
     load_module(network, tensors, INITIAL)
     digest = hashlib.sha256()

@@ -1,8 +1,8 @@
-"""The outputs of a run: its record, `metrics.jsonl`, and optionally TensorBoard and Weights & Biases.
+"""The outputs of a run: its configuration and metadata, its metrics, and optionally TensorBoard and Weights & Biases.
 
-`metrics.jsonl` contains only values that depend on configuration and seed, so that two runs can be compared byte for
-byte; durations are in `timing.jsonl`. A resumed run truncates `metrics.jsonl` to its checkpoint and continues both
-files.
+`metrics.jsonl` contains only values that are determined by configuration and seed, so that two runs can be compared
+byte for byte; durations are in `timing.jsonl`. A resumed run truncates `metrics.jsonl` to the length at its checkpoint,
+and then appends to both files.
 """
 
 import errno
@@ -32,11 +32,11 @@ log = logging.getLogger("multisagd")
 
 
 def write_record(job: Job, data: TrainingData, model: TrainingModel, checkpoints: Checkpoints, begun: bool) -> None:
-    """Write the run's configuration, its metadata, and an entry for this start."""
+    """Write the run's configuration, statistics and metadata, and an entry for this start."""
     run_dir, samples = job.settings.run_dir, model.learner.samples
     for path in checkpoints.set_aside(samples):
         log.warning(
-            "%s is later than the state to continue from: it is set aside, and removed once training has passed it",
+            "%s is later than the state from which training continues: it is set aside, and later removed",
             path,
         )
     run = Run(run_dir)
@@ -47,7 +47,7 @@ def write_record(job: Job, data: TrainingData, model: TrainingModel, checkpoints
         replace_file(run_dir / RESTORATION, data.restoration.save)
     if data.corruption is not None and not begun:
         replace_file(run_dir / CORRUPTION, data.corruption.save)
-    metadata = data.condition.metadata(data.texts)
+    metadata = data.condition.metadata(data.captions)
     metadata |= {"parameters": model.parameters, "data": data_metadata(data.dataset)}
     metadata |= {"held_out": 0 if data.held_out is None else len(data.held_out)}
     metadata |= {} if model.initial is None else {"initial": model.initial}
@@ -55,7 +55,7 @@ def write_record(job: Job, data: TrainingData, model: TrainingModel, checkpoints
 
 
 def name_unreadable(dataset: Dataset, run_dir: Path) -> None:
-    """Write the list of unreadable files, if any; log a warning if it cannot be written."""
+    """Write the list of unreadable files, if there are any; log a warning if the list cannot be written."""
     try:
         if run_dir.is_dir():
             dataset.save_unreadable(run_dir / UNREADABLE)
@@ -64,7 +64,7 @@ def name_unreadable(dataset: Dataset, run_dir: Path) -> None:
 
 
 def ending(run_dir: Path, checkpoint: Path, dataset: Dataset) -> str:
-    """Return where the files are, and how to draw samples."""
+    """Return a message that lists the run's files, and the command that draws samples."""
     lines = [
         f"done. In {run_dir}:",
         *(["  samples      samples/"] if (run_dir / "samples").is_dir() else []),
@@ -87,7 +87,7 @@ class Journal:
             self.cut(position)
 
     def write(self, entry: Mapping[str, Any]) -> None:
-        """Append one entry and flush it to the operating system. If the disk is full, the entry is dropped."""
+        """Append one entry, unbuffered. An entry that cannot be written is dropped, the first one with a warning."""
         line, before = json.dumps(entry).encode() + b"\n", self.position
         try:
             if self._file.write(line) != len(line):
@@ -108,7 +108,7 @@ class Journal:
     def cut(self, position: int) -> None:
         """Truncate the file to a position."""
         if self.position < position:
-            log.warning("%s is shorter than recorded in the checkpoint; some of its entries are lost", self.path)
+            log.warning("%s is shorter than when the checkpoint was saved: some of its entries are lost", self.path)
         os.truncate(self._file.fileno(), min(position, self.position))
 
     def close(self) -> None:
@@ -117,7 +117,7 @@ class Journal:
 
 
 class Tracker:
-    """Writes metrics to the run folder and the services of `settings`; `position` and `samples` are from a checkpoint.
+    """Writes metrics to the run folder and to the services in `settings`; `position` and `samples` are a checkpoint's.
 
     Raises:
         BrokenLibraryError: If the library of a configured service cannot be imported.
@@ -133,57 +133,57 @@ class Tracker:
         self._wandb = _wandb(run_dir, settings, config) if settings.wandb else None
 
     def metrics(self, samples: int, kind: str, values: Mapping[str, Any]) -> None:
-        """Record metrics of one kind (`train`, `validation`) at a number of samples seen."""
+        """Record metrics of one `kind` ("train" or "validation") at a number of samples seen."""
         self._metrics.write({"samples": samples, "kind": kind, **values})
-        self._tell(samples, dict(scalar_items(values, kind)))
+        self._log_scalars(samples, dict(scalar_items(values, kind)))
 
     def timing(self, samples: int, values: Mapping[str, Any]) -> None:
-        """Record durations, in a separate file because they differ between runs."""
+        """Record durations, which are in a separate file because they differ between equal runs."""
         self._timing.write({"samples": samples, **values})
-        self._tell(samples, dict(scalar_items(values, "timing")))
+        self._log_scalars(samples, dict(scalar_items(values, "timing")))
 
-    def _tell(self, samples: int, scalars: Mapping[str, float]) -> None:
+    def _log_scalars(self, samples: int, scalars: Mapping[str, float]) -> None:
         if self._board is not None:
-            with self._spared("TensorBoard"):
+            with self._errors_as_warnings("TensorBoard"):
                 for name, value in scalars.items():
                     self._board.add_scalar(name, value, samples)
         if self._wandb is not None:
-            with self._spared("Weights & Biases"):
+            with self._errors_as_warnings("Weights & Biases"):
                 self._wandb.log({"samples": samples, **scalars})
 
     @contextmanager
-    def _spared(self, service: str) -> Iterator[None]:
-        """Turn any error of a service into a warning, so that training continues."""
+    def _errors_as_warnings(self, service: str) -> Iterator[None]:
+        """Inside the context, turn the first error of a service into a warning, and ignore later ones."""
         try:
             yield
         except Exception as error:
             if service not in self._failed:
-                log.warning("%s failed (%s): training continues, and %s has all metrics", service, error, METRICS)
+                log.warning("%s failed (%s): training continues, and %s contains all metrics", service, error, METRICS)
             self._failed.add(service)
 
     def cut(self, position: int) -> None:
-        """Drop the metrics after a position, when training returns to a checkpoint. The services keep both versions."""
+        """Remove the metrics after a position, when training returns to a checkpoint. Services keep both versions."""
         self._metrics.cut(position)
 
     @property
     def position(self) -> int:
-        """Length of `metrics.jsonl`, for a checkpoint."""
+        """Length of `metrics.jsonl` in bytes, for a checkpoint."""
         return self._metrics.position
 
     def close(self) -> None:
         """Close files and services."""
         self._metrics.close()
         self._timing.close()
-        with self._spared("TensorBoard"):
+        with self._errors_as_warnings("TensorBoard"):
             if self._board is not None:
                 self._board.close()
-        with self._spared("Weights & Biases"):
+        with self._errors_as_warnings("Weights & Biases"):
             if self._wandb is not None:
                 self._wandb.finish()
 
 
 class NullTracker:
-    """Replaces `Tracker` on all ranks except the first: records nothing."""
+    """Replaces `Tracker` on all ranks except the first, and records nothing."""
 
     position = 0
 
@@ -194,7 +194,7 @@ class NullTracker:
 
 
 def scalar_items(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, float]]:
-    """Yield the numbers in nested mappings with their path, such as `validation/level/t=0.10`, for the services."""
+    """Yield the path, such as `validation/level/t=0.10/loss`, and the value of each number in nested mappings."""
     for key, value in values.items():
         if isinstance(value, Mapping):
             yield from scalar_items(value, f"{prefix}/{key}")
@@ -224,7 +224,7 @@ def _wandb(run_dir: Path, settings: TrackingSettings, config: Mapping[str, Any])
     except wandb.errors.Error as error:
         reason = " ".join(str(error).split())
         raise RecipeError(
-            f"tracking.wandb: Weights & Biases does not start ({reason:.300}). Log in with `wandb login`, or set "
+            f"tracking.wandb: Weights & Biases cannot start ({reason:.300}). Log in with `wandb login`, or set "
             "WANDB_MODE=offline to keep its record in the run folder"
         ) from error
     if not identity.exists():

@@ -24,35 +24,35 @@ def validate(
     denoiser: Denoiser, dataset: Dataset, statistics: DataStatistics, settings: TrainSettings, runtime: Runtime,
     conditional: bool,
 ) -> dict[str, Any]:  # fmt: skip
-    """Measure a denoiser on the first `validation.items` examples of a dataset. Ranks divide each batch.
+    """Return the losses and errors of a denoiser on the first `validation.items` examples of a dataset.
 
-    Times, noise and examples are the same at every call, so that two validations differ only in the model. Raises
-    RecipeError if too many files cannot be read.
+    Times, noise and examples are the same in every call, so that two results differ only because of the model. Each
+    batch is divided among the ranks. Raises RecipeError if too many files cannot be read.
 
     Returns:
-        `loss`: the training loss, averaged over all levels.
-        `level`: for each level, its time and log-SNR, its training loss, and the mean squared error of x0.
-        `band`: for each level, the squared error of x0 in each band relative to the data's power there: 0 is perfect,
-            and 1 is no better than the mean of the data. Bands are in cycles per sample; the first is zero frequency.
-            For padded data, only the valid part counts in power and error.
+        `loss`: the training loss, averaged over all noise levels.
+        `level`: for each noise level, named by its time, its log-SNR, training loss, and mean squared error of x0.
+        `band`: for each noise level, the squared error of x0 in each frequency band, relative to the data's power
+            there: 0 is perfect, and 1 is no better than the mean of the data. Bands are in cycles per sample; the first
+            is zero frequency. For padded data, power and error are those of the valid part.
     """
-    grid, loss, wanted, size = statistics.grid, settings.loss, settings.validation, settings.training.batch
-    members, names = band_members(grid, wanted.bands)
+    grid, loss, validation, size = statistics.grid, settings.loss, settings.validation, settings.training.batch
+    members, names = band_members(grid, validation.bands)
     data_power = _by_band(statistics.power, members)
-    times = [(level + 0.5) / wanted.levels for level in range(wanted.levels)]
-    count = min(wanted.items, len(dataset))
+    times = [(level + 0.5) / validation.levels for level in range(validation.levels)]
+    count = min(validation.items, len(dataset))
     levels, bands, total = {}, {}, 0.0
     for number, time in enumerate(times):
         losses, errors, power, hidden = 0.0, 0.0, *torch.zeros(2, len(names), dtype=torch.float64)
         for start in range(0, count, size):
-            whole_batch = range(start, min(start + size, count))
-            # A rank without examples repeats another's, uncounted, because gathering sharded weights is collective.
-            mine = whole_batch[runtime.process.rank :: runtime.process.world]
-            items, counted = (mine, 1.0) if mine else (whole_batch[:1], 0.0)
+            full_batch = range(start, min(start + size, count))
+            # A rank without examples repeats one of another rank, uncounted: gathering sharded weights is collective.
+            mine = full_batch[runtime.process.rank :: runtime.process.world]
+            items, counted = (mine, 1.0) if mine else (full_batch[:1], 0.0)
             with as_recipe_error(UnreadableFilesError):
                 batch = read_batch(dataset, items)
-            given = batch.labels if batch.embeddings is None else batch.embeddings
-            condition = runtime.put(given) if conditional and given is not None else None
+            labels = batch.labels if batch.embeddings is None else batch.embeddings
+            condition = runtime.put(labels) if conditional and labels is not None else None
             x0, mask = runtime.put(batch.x0), None if batch.mask is None else runtime.put(batch.mask)
             noise = denoiser.process.noise(x0.shape, derive_many(settings.seed, "validation", number, items))
             t = torch.full((len(items),), time, device=x0.device)
@@ -68,8 +68,8 @@ def validate(
             errors += counted * float((error.square().flatten(1).sum(1) / valid.flatten(1).sum(1).clamp(min=1)).sum())
             power += counted * _by_band(spectrum, members)
             if mask is not None:
-                seen = power_behind(mask, statistics.power, grid)
-                hidden += counted * len(items) * _by_band(statistics.power - seen, members)
+                valid_power = power_behind(mask, statistics.power, grid)
+                hidden += counted * len(items) * _by_band(statistics.power - valid_power, members)
         sums = torch.cat([torch.tensor([losses, errors], dtype=torch.float64), power, hidden])
         losses, errors, *of_bands = torch.stack(gathered(sums)).sum(0).tolist()
         power, hidden = torch.tensor(of_bands, dtype=torch.float64).split(len(names))
@@ -87,17 +87,17 @@ def band_members(grid: Grid, bands: int) -> tuple[Tensor, list[str]]:
 
     The bands are those of `Grid.bands`: zero frequency, then rings of equal width, in cycles per sample.
     """
-    found = grid.bands(bands)
-    return torch.stack([weight for *_, weight in found]), [f"{a:.2f}-{b:.2f}" if b else "0" for a, b, _ in found]
+    rings = grid.bands(bands)
+    return torch.stack([weight for *_, weight in rings]), [f"{a:.2f}-{b:.2f}" if b else "0" for a, b, _ in rings]
 
 
 def _by_band(power: Tensor, members: Tensor) -> Tensor:
-    """Return a power `(channels, *half_shape)` summed over channels and the bins of each band, `(bands,)`."""
+    """Return the power `(channels, *half_shape)` summed over channels and over the bins of each band, `(bands,)`."""
     return (members * power.sum(0)).flatten(1).sum(1)
 
 
 def save_samples(job: Job, data: TrainingData, model: TrainingModel) -> str:
-    """Save samples drawn with the averaged weights and fixed seeds as one image, and return a message."""
+    """Draw samples with the averaged weights and fixed seeds, save them as one image, and return a message."""
     settings, samples = job.settings, model.learner.samples
     path = settings.run_dir / "samples" / f"{samples:012d}.png"
     seeds = derive_many(settings.seed, "sample", 0, range(settings.sampling.count))
@@ -106,8 +106,8 @@ def save_samples(job: Job, data: TrainingData, model: TrainingModel) -> str:
         x0 = generate(model.averaged, model.request, data.modality.tensor_shape, seeds, data.shown, job.runtime)
         if job.runtime.main:
             media = [data.modality.decode(each) for each in x0]
-            shown = None if classes is None or data.shown is None else [classes[each] for each in data.shown.tolist()]
-            save_grid(data.modality, media, path, shown)
+            titles = None if classes is None or data.shown is None else [classes[each] for each in data.shown.tolist()]
+            save_grid(data.modality, media, path, titles)
     except (ValueError, OSError) as error:
         # An error here must not end training: early weights may produce infinite samples, or the disk may be full.
         return f"note: no samples after {samples:,} samples seen: {error}"

@@ -293,7 +293,7 @@ def test_train_starts_from_a_run_or_an_exported_model_that_fits(
     monkeypatch.chdir(tmp_path)
     for word, message in {
         "training.conditional=false": "does not match the configured network: size mismatch: conditioning.labels",
-        "training.initial=nowhere": "training.initial=nowhere cannot be read .*give a safetensors file, an exported",
+        "training.initial=nowhere": "training.initial=nowhere cannot be read .*choose a safetensors file, an exported",
         "training.initial=.": r"training.initial=\.: ",
     }.items():
         with pytest.raises(RecipeError, match=message):

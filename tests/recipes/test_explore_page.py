@@ -43,7 +43,7 @@ class Served:
         assert self.process.stdout is not None
         first = self.process.stdout.readline()
         assert first.startswith("exploring at http://127.0.0.1:"), first + self.process.stdout.read()
-        assert self.process.stdout.readline() == "Ctrl-C ends it, and removes uploaded files\n"
+        assert self.process.stdout.readline() == "Press Ctrl-C to stop and to remove uploaded files\n"
         self.address = first.split()[-1]
 
 

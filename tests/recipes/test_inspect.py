@@ -66,6 +66,6 @@ def test_inspect_refuses_constant_data_and_an_impossible_count(tmp_path: Path) -
     Image(size=8).save(torch.full((3, 8, 8), 70, dtype=torch.uint8), tmp_path / "photos" / "only.png")
     with pytest.raises(RecipeError, match="the example is constant"):
         run(tmp_path / "look", "experiment=image_folder", f"data.root={tmp_path / 'photos'}")
-    with pytest.raises(RecipeError, match="count must be a whole number"):
+    with pytest.raises(RecipeError, match="count must be a positive integer"):
         run(tmp_path / "look", "count=0")
     assert not (tmp_path / "look").exists()

@@ -77,7 +77,7 @@ def test_main_names_the_remedy_of_a_mistaken_command(capsys: pytest.CaptureFixtu
         assert remedy in printed.err
         assert len(printed.err.splitlines()) <= 2
     for words, remedy in (
-        (["doctor", "rundir=x"], "a run's folder is written run_dir=FOLDER"),
+        (["doctor", "rundir=x"], "write the folder of a run as run_dir=FOLDER"),
         (["completion", "tcsh"], "choose from"),
     ):
         with pytest.raises(SystemExit, match="2"):

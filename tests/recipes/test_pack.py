@@ -164,7 +164,7 @@ def test_pack_refuses_other_files_and_settings(
     ):
         with pytest.raises(RecipeError, match=message):
             run(photos, out, *words)
-    with pytest.raises(RecipeError, match=r"data: Digits is not a folder of files: give data=folder"):
+    with pytest.raises(RecipeError, match=r"data: Digits is not a folder of files: use data=folder"):
         pack(configuration.load("pack", ["data=digits", f"run_dir={tmp_path / 'none'}"]))
     assert tars_of(out) == before
     (tmp_path / "full").mkdir()
@@ -176,7 +176,7 @@ def test_pack_refuses_other_files_and_settings(
         tar_packing.write_tar(tmp_path / "a.tar", [example])
     (photos / "cat" / "00.PNG").write_bytes(b"other")
     assert main([f"data.root={photos}", f"run_dir={out}", "shard_bytes=12000"]) == 2
-    assert "holds shards of other files or settings; these differ: sizes" in capsys.readouterr().err
+    assert "contains shards of other files or settings; these differ: sizes" in capsys.readouterr().err
 
 
 Example = tuple[int, int]
