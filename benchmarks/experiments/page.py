@@ -65,7 +65,7 @@ Notes on the numbers:
 - "Power where the data were corrupted" is relative to the power of clean data, in decibels: above zero the corruption
   was learned, at zero the clean data are restored, and at -40 or below there is practically nothing. Arms are compared
   by their distance from zero in either direction.
-- "DC" is zero frequency, the mean of an image.
+- "DC" is zero frequency, the mean of an image; a gain is DC if it comes from zero frequency.
 - Real data in place of samples give the noise floor, which a perfect model would reach.
 - `python -m benchmarks.experiments NAME --size gpu` trains an experiment at a size for a GPU, which for images is the
   papers' size; `--commands` prints the training commands instead. A section includes these results if there are any."""

@@ -171,7 +171,7 @@ def sorted_out(measured: Measured, pairs: Sequence[tuple[str, str]], metric: Met
             groups.setdefault((other, verdict(better_by)), []).append(f"`{arm}`{moved}")
     title = metric.compared[0].upper() + metric.compared[1:]
     return [
-        f"{title}, against `{other}`, {said}{' on' if 'no verdict' in said else ':'} {', '.join(arms)}."
+        f"{title} compared with `{other}`, {said}{' on' if 'no verdict' in said else ':'} {', '.join(arms)}."
         for (other, said), arms in groups.items()
     ]
 
