@@ -30,9 +30,9 @@ NOTES: Mapping[str, str] = {
     "omission_mnist": "Names such as `[.1,.2]` are frequency bands, in units in which the corner of the spectrum is 1. "
     "The arms `white` use white noise and corrupted data. The arm `real without it` consists of real digits with the "
     "band set to the mean: omitting the band cannot give better results. With the papers' omission, the band of the "
-    "samples is zero, and the network sees the corruption in training. The corruption has a standard deviation of 1; at "
-    "16×16 that is about 16, 25 and 47 times the power of clean digits in the bands that begin at .1, .2 and .4. Methods "
-    "that restore the band, in the data or in the network, can give better results than omission.",
+    "samples is zero, and the network sees the corruption in training. The corruption has a standard deviation of 1; "
+    "at 16×16 that is about 16, 25 and 47 times the power of clean digits in the bands that begin at .1, .2 and .4. "
+    "Methods that restore the band, in the data or in the network, can give better results than omission.",
 }
 """Notes that precede the numbers of an experiment."""
 NOT_RUN = "<!-- not run: trains for minutes to hours -->"
