@@ -1,7 +1,7 @@
-"""The explorer's three media, their sizes, and one example of each: built-in or from a file.
+"""The explorer's three media, their sizes, and their examples: built-in, or from a file.
 
-Built-in examples need no network: they are generated datasets, whose spectrum is measured on many examples, and a
-photograph from scikit-learn. The spectrum of a single example is estimated from that example.
+Built-in examples need no network: they are from generated datasets, whose spectrum is measured on many examples, or the
+photograph of scikit-learn. For a single file, the spectrum is estimated from that file.
 """
 
 from collections.abc import Callable, Mapping
@@ -32,7 +32,7 @@ MAX_CLIP_PIXELS = 1 << 20
 MAX_PIXELS = 50_000_000
 """Maximum number of pixels of an uploaded image, or of a frame of an uploaded clip, checked before decoding."""
 MEASURED = 64
-"""Number of examples of a built-in dataset for measuring its power spectrum."""
+"""Number of examples on which the power spectrum of a built-in dataset is measured."""
 AUDIO_STD = 0.4
 """Standard deviation to which audio is scaled, similar to that of images; the standard deviation of the noise is 1."""
 EVERYWHERE = ("white", "power_law", "band", "two_band", "gaussian", "offset", "data_power")
@@ -55,13 +55,13 @@ class Sizes:
             raise ValueError(f"the side of an image must be from 16 to {MAX_IMAGE_SIDE} pixels, got {self.image}")
         if not (4000 <= self.rate <= 48000 and self.seconds >= 0.1 and self.seconds * self.rate <= MAX_AUDIO_SAMPLES):
             raise ValueError(
-                f"audio clips must have a rate from 4000 to 48000, at least 0.1 s and "
-                f"up to {MAX_AUDIO_SAMPLES:,} samples: got {self.seconds:g} s at {self.rate}"
+                f"audio clips must have a rate from 4000 to 48000 Hz, last at least 0.1 s and have "
+                f"up to {MAX_AUDIO_SAMPLES:,} samples, got {self.seconds:g} s at {self.rate} Hz"
             )
         if not (self.frames >= 4 and self.clip >= 16 and self.frames * self.clip**2 <= MAX_CLIP_PIXELS):
             raise ValueError(
                 f"clips must have at least 4 frames, at least 16 pixels a side, and "
-                f"up to {MAX_CLIP_PIXELS:,} pixels in total: got "
+                f"up to {MAX_CLIP_PIXELS:,} pixels in total, got "
                 f"{self.frames} frames of {self.clip}×{self.clip}"
             )
         if not 1 <= self.fps <= 120:
@@ -72,11 +72,11 @@ class Sizes:
 class Medium:
     """One medium: its examples, and how its files are read, configured and shown.
 
-    `noun` names one example, and `folder` stands for the user's data in a command. `examples` maps names to choices of
-    the group `data` (None: a photograph), `representations` to choices of the group `modality`. `kinds` are the useful
-    spectra, `first` the initial one of a tab. `modality(sizes, representation, channels)` builds the modality,
-    `keys(modality)` are its configuration keys, and `tile(media, modality, description)` is HTML with the escaped
-    description.
+    `noun` is the word for one example, and `folder` stands for the user's data in a command. `examples` maps names to
+    choices of the group `data` (None means a photograph), and `representations` maps names to choices of the group
+    `modality`. `kinds` are the kinds of spectra that suit the medium, and `first` is initially selected.
+    `modality(sizes, representation, channels)` builds the modality, `keys(modality)` returns its configuration keys,
+    and `tile(media, modality, description)` returns HTML that contains the escaped description.
     """
 
     name: str
@@ -109,8 +109,8 @@ def _video_tile(media: Any, modality: Video, description: str) -> str:
 
 def _audio(sizes: Sizes, representation: str, _: int) -> Audio:
     """Return the modality of audio clips with unscaled values; see `scaled`."""
-    written_as = Stft(scale=1.0) if representation == "spectrogram" else Waveform()
-    return Audio(sizes.rate, sizes.seconds, representation=written_as, short="silence", loudness="peak")
+    built = Stft(scale=1.0) if representation == "spectrogram" else Waveform()
+    return Audio(sizes.rate, sizes.seconds, representation=built, short="silence", loudness="peak")
 
 
 MEDIA = {
@@ -164,7 +164,7 @@ class Example:
 
 
 def scaled(modality: Modality, x0: Tensor) -> tuple[Modality, Tensor]:
-    """Return a modality and its data; audio is scaled so that noise and data have similar standard deviations."""
+    """Return a modality and its data x0; audio is scaled to the standard deviation `AUDIO_STD`."""
     if not isinstance(modality, Audio) or not bool(x0.abs().max() > 0):
         return modality, x0
     representation = modality.representation
@@ -178,7 +178,7 @@ def built_in(medium: Medium, name: str, representation: str, sizes: Sizes) -> Ex
     """Return a built-in example. Raises ValueError if the medium has no example of that name."""
     if name not in medium.examples:
         choices = " or ".join(medium.examples)
-        raise ValueError(f"there is no {medium.name} example {name!r}: choose {choices}")
+        raise ValueError(f"there is no {medium.name} example named {name!r}: choose {choices}")
     if (data := medium.examples[name]) is None:
         import sklearn.datasets  # importing scikit-learn takes a second
 
@@ -196,12 +196,12 @@ def built_in(medium: Medium, name: str, representation: str, sizes: Sizes) -> Ex
 def own_file(medium: Medium, path: Path, representation: str, sizes: Sizes) -> Example:
     """Return the example in a file, cropped to its middle if it is too large.
 
-    Raises ValueError if it cannot be used.
+    Raises ValueError if the file cannot be used.
     """
     modality = medium.modality(sizes, representation, 3)
     if path.suffix.lower() not in modality.suffixes:
         raise ValueError(
-            f"{path.name} does not have the suffix of {medium.name} files; supported: {', '.join(modality.suffixes)}"
+            f"{path.name} does not have a suffix of {medium.name} files; supported: {', '.join(modality.suffixes)}"
         )
     try:
         modality, x0 = scaled(modality, modality.encode(modality.load(path)))
@@ -212,7 +212,7 @@ def own_file(medium: Medium, path: Path, representation: str, sizes: Sizes) -> E
         reason = str(error).replace(str(path), path.name)
         raise ValueError(f"{path.name} cannot be used: {reason}") from error
     note = (
-        "The spectrum is a rough estimate from this one example; multisagd analyze measures the spectrum of a "
-        "whole folder."
+        "The spectrum of the data is a rough estimate from this one example; multisagd analyze measures the spectrum "
+        "of a folder."
     )
     return Example(medium, modality, x0, statistics, (medium.representations[representation], None), note)

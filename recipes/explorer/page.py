@@ -1,4 +1,4 @@
-"""The page of `multisagd explore`: a tab per medium with its controls and outputs.
+"""The page of `multisagd explore`: one tab per medium, with its controls and outputs.
 
 Every output is a function of the controls' values; only uploaded files and measurements of them are kept between
 events. An invalid setting or an unreadable file is reported in one sentence on the page, and the other outputs stay
@@ -22,23 +22,24 @@ from recipes.explorer.process import SCHEDULES, TIMES, Pair, design_steps, recom
 from recipes.explorer.rendering import charts_html, ending, listed, media_table, mistake, spectra_charts, steps_chart
 
 INTRODUCTION = """# Explore noise shaped in frequency
-Choose a spectrum and move the sliders: they filter the same white noise, drawn once from the seed. Nothing leaves this
-computer; uploaded files are deleted when the explorer ends. `multisagd explore --help` explains the options."""
+Choose a spectrum and move the sliders: they change the filter that is applied to white noise, which is drawn once from
+the seed. Nothing leaves this computer; uploaded files are deleted when the explorer ends. `multisagd explore --help`
+explains the options."""
 CSS = (files("recipes.explorer") / "page.css").read_text(encoding="utf-8")
-PIECES = ("message", "now", "spectra", "forward")
+HTML_OUTPUTS = ("message", "now", "spectra", "forward")
 """Outputs of the page that are HTML, from top to bottom."""
-KEPT = gr.skip()
-"""Leaves an output unchanged."""
-CHOICES = ("upload", "example", "written", "kind", "axes")
+UNCHANGED = gr.skip()
+"""Value that leaves an output unchanged."""
+CHOICES = ("upload", "example", "representation", "kind", "axes")
 NUMBERS = ("band_low", "band_high", "band_weight", "offset", "schedule", "shift", "steps", "seed", "time")
 BAND = ("band_low", "band_high")
 """The sliders of the optional band."""
 
 
 class Panel:
-    """The outputs of one tab, as functions of its controls' values in the order of `inputs`.
+    """The outputs of one tab, as functions of the values of its controls in the order of `inputs`.
 
-    `controls` are the names of the sliders of its kinds of spectra, `inputs` the names of all controls.
+    `controls` are the names of the sliders of its kinds of spectra, and `inputs` the names of all controls.
     """
 
     def __init__(self, medium: Medium, sizes: Sizes) -> None:
@@ -52,20 +53,20 @@ class Panel:
         return dict(zip(self.inputs, values, strict=True))
 
     def read(self, values: tuple[Any, ...]) -> tuple[Example, Settings]:
-        """Return the selected example and settings. Raises ValueError if a file cannot be used."""
-        said = self.named(values)
-        if said["upload"] is None:
-            example = built_in(self.medium, said["example"], said["written"], self.sizes)
+        """Return the selected example and settings. Raises ValueError if an uploaded file cannot be used."""
+        named = self.named(values)
+        if named["upload"] is None:
+            example = built_in(self.medium, named["example"], named["representation"], self.sizes)
         else:
-            example = own_file(self.medium, Path(said["upload"]), said["written"], self.sizes)
+            example = own_file(self.medium, Path(named["upload"]), named["representation"], self.sizes)
         return example, Settings(
-            said["kind"], said["axes"], {name: said[name] for name in self.controls},
-            (said["band_low"], said["band_high"]), said["band_weight"], said["offset"], said["schedule"],
-            said["shift"], int(said["steps"]), said["time"], int(said["seed"] or 0),
+            named["kind"], named["axes"], {name: named[name] for name in self.controls},
+            (named["band_low"], named["band_high"]), named["band_weight"], named["offset"], named["schedule"],
+            named["shift"], int(named["steps"]), named["time"], int(named["seed"] or 0),
         )  # fmt: skip
 
     def show(self, *values: Any) -> list[Any]:
-        """Return the message, the noise, the spectra, the example over time, the final signal, YAML and command."""
+        """Return the outputs for changed values: message, noise, spectra, noisy data, final signal, YAML, command."""
         try:
             example, settings = self.read(values)
             group = spectrum_group(settings, example)
@@ -73,107 +74,115 @@ class Panel:
             title = f"the {self.medium.noun} at t = {settings.time:g}"
             now = [("the noise", pair.noise_media()), (title, pair.media_at(settings.time))]
             over_time = [(f"t = {time:g}", pair.media_at(time)) for time in TIMES]
-            drowned = f"Where the noise curve is above the data, noise dominates at t = {settings.time:g}."
+            explanation = f"Where the curve of the noise is above the data's, noise dominates at t = {settings.time:g}."
             return [
                 "",
                 f"<h3>Noise, and noisy data</h3>{media_table(now, example)}",
                 f"<h3>Spectra</h3>{charts_html(spectra_charts(pair, settings.time))}"
-                f"<p>{drowned} {html.escape(example.note)}</p>",
+                f"<p>{explanation} {html.escape(example.note)}</p>",
                 f"<h3>The forward process</h3>{media_table(over_time, example)}",
                 ending(pair),
                 configuration.spectrum_yaml(group),
                 configuration.train_command(settings, example),
             ]
         except (RecipeError, ValueError) as error:
-            return [mistake(error), *[KEPT] * 6]
+            return [mistake(error), *[UNCHANGED] * 6]
 
     def design(self, *values: Any) -> list[Any]:
-        """Return the designed schedule, and the link that downloads everything."""
+        """Return a chart of the designed steps, and a link for downloading the exported files."""
         try:
             example, settings = self.read(values)
             group = spectrum_group(settings, example)
             designed = design_steps(example, Pair.of(example, settings, group).processes["shaped"], settings.steps)
         except (RecipeError, ValueError) as error:
-            return [mistake(error), KEPT]
-        drawn = charts_html([steps_chart(designed, f"{self.medium.name}-schedule")])
+            return [mistake(error), UNCHANGED]
+        chart = charts_html([steps_chart(designed, f"{self.medium.name}-schedule")])
         source = data_url("application/zip", configuration.archive(settings, example, group, designed.steps))
         link = (
             f'<a class="download" download="{configuration.FOLDER}.zip" href="{source}">Download '
-            f"{configuration.FOLDER}.zip</a>: the spectrum, the command, and the designed steps for "
+            f"{configuration.FOLDER}.zip</a>: the spectrum, the training command, and the designed steps for "
             "<code>multisagd sample steps_file=…</code>"
         )
-        return [f"<h3>Steps designed from the spectrum</h3>{drawn}", link]
+        return [f"<h3>Steps designed from the spectrum</h3>{chart}", link]
 
     def choose(self, *values: Any) -> list[Any]:
-        """Return control updates for a newly chosen kind of spectrum, with its initial values."""
+        """Return updates of the controls for a newly selected kind of spectrum, with its initial values."""
         return self._controls(self.named(values), dict.fromkeys(self.controls))
 
     def adapt(self, *values: Any) -> list[Any]:
-        """Return control updates for newly chosen axes; controls keep their values where possible."""
-        said = self.named(values)
-        return self._controls(said, said)
+        """Return updates of the controls for newly selected axes; controls keep their values where possible."""
+        named = self.named(values)
+        return self._controls(named, named)
 
     def recommend(self, *values: Any) -> list[Any]:
-        """Return the reasons of a recommendation, its kind of spectrum, and the values of all its controls.
+        """Return the reasons for a recommendation, its kind of spectrum, and updates of all controls.
 
-        A recommendation has no band and no offset: the last two values set these to 1 and 0.
+        A recommendation has no band and no offset: the last two values set the band's weight to 1 and the offset to 0.
         """
         try:
             example, settings = self.read(values)
             process = Pair.of(example, settings, {"_target_": "multisagd.Flat"}).processes["white"]
             advice = recommend_noise(example, process, settings.steps)
         except (RecipeError, ValueError) as error:
-            return [mistake(error), *[KEPT] * (len(self.controls) + 7)]
+            return [mistake(error), *[UNCHANGED] * (len(self.controls) + 7)]
         exponent = advice.chosen.exponent
         name = "data_power" if exponent else "white"
         recommendation = f"<h3>Recommended: {html.escape(advice.chosen.name)}</h3>{listed(advice.reasons)}"
-        own = dict.fromkeys(self.controls) | {"data_exponent": exponent, "floor": 60.0}
-        return [recommendation, name, *self._controls(self.named(values) | {"kind": name}, own), 1.0, 0.0]
+        new = dict.fromkeys(self.controls) | {"data_exponent": exponent, "floor": 60.0}
+        return [recommendation, name, *self._controls(self.named(values) | {"kind": name}, new), 1.0, 0.0]
 
-    def _controls(self, said: dict[str, Any], own: dict[str, Any]) -> list[Any]:
-        """Return updates of the description, the axes and every slider; a value None in `own` is the initial one."""
-        chosen, grid = kind(said["kind"]), self.medium.modality(self.sizes, said["written"], 1).grid()
+    def _controls(self, current: dict[str, Any], new: dict[str, Any]) -> list[Any]:
+        """Return updates of the description, the axes and every slider, for the kind and axes in `current`.
+
+        `new` are the sliders' new values; None means the initial value.
+        """
+        selected = kind(current["kind"])
+        grid = self.medium.modality(self.sizes, current["representation"], 1).grid()
         choices = axes_choices(grid)
-        axes = said["axes"] if said["axes"] in choices else choices[0]
-        first = first_values(said["kind"], grid, axes)
-        updates: list[Any] = [chosen.description, gr.update(choices=choices, value=axes, visible=len(choices) > 1)]
+        axes = current["axes"] if current["axes"] in choices else choices[0]
+        first = first_values(current["kind"], grid, axes)
+        updates: list[Any] = [selected.description, gr.update(choices=choices, value=axes, visible=len(choices) > 1)]
         for name in self.controls:
-            value = own[name] if own[name] is not None and name in first else first.get(name)
-            updates.append(gr.update(**slider(name, grid, chosen.over(axes), value), visible=name in first))
-        return updates + [gr.update(**slider(name, grid, axes, said[name])) for name in BAND]
+            value = new[name] if new[name] is not None and name in first else first.get(name)
+            updates.append(gr.update(**slider(name, grid, selected.over(axes), value), visible=name in first))
+        return updates + [gr.update(**slider(name, grid, axes, current[name])) for name in BAND]
 
 
 def build(sizes: Sizes) -> gr.Blocks:
-    """Return the page, not yet served."""
+    """Build the page, without serving it."""
     with gr.Blocks(title="multisagd explore", analytics_enabled=False) as page:
         gr.Markdown(INTRODUCTION)
-        for place, (name, medium) in enumerate(MEDIA.items()):
+        for number, (name, medium) in enumerate(MEDIA.items()):
             with gr.Tab(name.title(), id=name) as tab:
                 panel = Panel(medium, sizes)
                 with gr.Row():
                     with gr.Column(scale=1, min_width=320, elem_classes="controls"):
                         controls = _controls(panel)
                     with gr.Column(scale=3, min_width=320):
-                        pieces = _pieces(name)
-                start = _wire(panel, controls, pieces)
-            # Rendering a tab takes a second, so a hidden tab is rendered when it is first opened.
-            start(tab.select if place else page.load)
+                        outputs = _outputs(name)
+                start = _connect(panel, controls, outputs)
+            # Rendering a tab takes a second, so a hidden tab is rendered when it is opened.
+            start(tab.select if number else page.load)
     return page
 
 
 def _controls(panel: Panel) -> dict[str, Any]:
-    """Create the controls of a tab: the inputs of its panel, and the recommendation."""
+    """Create the controls of a tab: the inputs of its panel, and the button and text of the recommendation."""
     medium = panel.medium
-    written = tuple(medium.representations)
-    modality = medium.modality(panel.sizes, written[0], 1)
+    representations = tuple(medium.representations)
+    modality = medium.modality(panel.sizes, representations[0], 1)
     grid, axes = modality.grid(), axes_choices(modality.grid())
     controls: dict[str, Any] = {
         "upload": gr.File(label=f"your own {medium.noun}", file_types=list(modality.suffixes), height=140),
         "example": gr.Radio(list(medium.examples), value=next(iter(medium.examples)), label="or an example"),
-        "written": gr.Radio(written, value=written[0], label="representation", visible=len(written) > 1),
+        "representation": gr.Radio(
+            representations, value=representations[0], label="representation", visible=len(representations) > 1
+        ),
         "kind": gr.Dropdown(medium.kinds, value=medium.first, label="spectrum", elem_id=f"{medium.name}-kind"),
         "description": gr.Markdown(),
-        "axes": gr.Radio(axes, value=axes[0], label="axes of the radius, and of a band", visible=len(axes) > 1),
+        "axes": gr.Radio(
+            axes, value=axes[0], label="axes of the radial frequency, and of a band", visible=len(axes) > 1
+        ),
     }
     for name in panel.controls:
         controls[name] = gr.Slider(**slider(name, grid, axes[0]), elem_id=f"{medium.name}-{name}", visible=False)
@@ -195,36 +204,38 @@ def _controls(panel: Panel) -> dict[str, Any]:
     return controls
 
 
-def _pieces(name: str) -> dict[str, Any]:
+def _outputs(name: str) -> dict[str, Any]:
     """Create the outputs of a tab."""
 
-    def piece(part: str) -> gr.HTML:
+    def html_output(part: str) -> gr.HTML:
         return gr.HTML(elem_classes="explored", elem_id=f"{name}-{part}")
 
-    parts: dict[str, Any] = {part: piece(part) for part in PIECES}
+    outputs: dict[str, Any] = {part: html_output(part) for part in HTML_OUTPUTS}
     with gr.Row():
         for part in ("ending", "design"):
             with gr.Column(min_width=320):
-                parts[part] = piece(part)
+                outputs[part] = html_output(part)
     gr.Markdown("### Export")
     label = f"{configuration.FOLDER}/spectrum/explored.yaml"
-    parts["config"] = gr.Code(language="yaml", label=label, elem_id=f"{name}-config", lines=1)
-    parts["command"] = gr.Code(language="shell", label="train with it", elem_id=f"{name}-command", lines=1)
-    return parts | {"download": piece("download")}
+    outputs["config"] = gr.Code(language="yaml", label=label, elem_id=f"{name}-config", lines=1)
+    outputs["command"] = gr.Code(
+        language="shell", label="command that trains with it", elem_id=f"{name}-command", lines=1
+    )
+    return outputs | {"download": html_output("download")}
 
 
-def _wire(panel: Panel, controls: dict[str, Any], pieces: dict[str, Any]) -> Callable[[Any], None]:
-    """Connect the controls to the panel, and return a function that renders it on a first event."""
+def _connect(panel: Panel, controls: dict[str, Any], outputs: dict[str, Any]) -> Callable[[Any], None]:
+    """Connect the controls to the panel, and return a function that makes an event render the tab."""
     own = [controls[name] for name in panel.controls]
     ranges = [controls["description"], controls["axes"], *own, *(controls[name] for name in BAND)]
-    shown = [pieces[part] for part in (*PIECES, "ending", "config", "command")]
-    designed = [pieces[part] for part in ("design", "download")]
+    shown = [outputs[part] for part in (*HTML_OUTPUTS, "ending", "config", "command")]
+    designed = [outputs[part] for part in ("design", "download")]
     inputs = [controls[name] for name in panel.inputs]
     shared: dict[str, Any] = {"inputs": inputs, "show_progress": "hidden", "api_visibility": "private"}
     showing: dict[str, Any] = {"outputs": shown, "concurrency_id": "show", **shared}
     designing: dict[str, Any] = {"outputs": designed, "concurrency_id": "design", **shared}
 
-    def answer(event: Any) -> None:
+    def render_after(event: Any) -> None:
         event.then(panel.show, **showing).then(panel.design, **designing)
 
     # A typed number outside a slider's range is clamped when the field loses focus, which is not an input event.
@@ -235,11 +246,12 @@ def _wire(panel: Panel, controls: dict[str, Any], pieces: dict[str, Any]) -> Cal
     last: dict[str, Any] = {"trigger_mode": "always_last"}
     gr.on([*dragged, controls["time"].input, controls["time"].release], panel.show, **last, **showing)
     gr.on([*dragged, controls["steps"].input, controls["steps"].release], panel.design, **last, **designing)
-    answer(controls["kind"].input(panel.choose, outputs=ranges, **last, **shared))
-    answer(gr.on([controls["axes"].input, controls["written"].input], panel.adapt, outputs=ranges, **last, **shared))
+    render_after(controls["kind"].input(panel.choose, outputs=ranges, **last, **shared))
+    adapting = [controls["axes"].input, controls["representation"].input]
+    render_after(gr.on(adapting, panel.adapt, outputs=ranges, **last, **shared))
     changed = [controls["upload"].change, controls["example"].input]
     gr.on(changed, panel.show, **last, **showing).then(panel.design, **designing)
     recommending = [controls["advice"], controls["kind"], *ranges, controls["band_weight"], controls["offset"]]
     waiting = shared | {"show_progress": "full"}
-    answer(controls["recommend"].click(panel.recommend, outputs=recommending, **waiting))
-    return lambda event: answer(event(panel.choose, outputs=ranges, **shared))
+    render_after(controls["recommend"].click(panel.recommend, outputs=recommending, **waiting))
+    return lambda event: render_after(event(panel.choose, outputs=ranges, **shared))

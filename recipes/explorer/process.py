@@ -1,7 +1,7 @@
-"""The processes of the selected settings: noise and noisy data, and designed steps and noise.
+"""The forward processes for the selected settings, noisy data, designed steps, and recommended noise.
 
-White and shaped noise use the same random draw, so that two outputs differ only in the spectrum. For speed, designs use
-few frequencies of the data.
+White and shaped noise are filtered from the same random numbers, so that two outputs differ only in the spectrum. For
+speed, steps and noise are designed for a smaller grid.
 """
 
 from collections.abc import Mapping
@@ -28,9 +28,9 @@ MAX_FREQUENCIES = 4096
 
 
 def build_process(settings: Settings, example: Example, group: Mapping[str, Any]) -> Process:
-    """Build the process whose noise has the spectrum `group`.
+    """Build the process whose noise has the spectrum of the configuration `group`.
 
-    Raises RecipeError, or ValueError if it has no power on the grid.
+    Raises RecipeError if the spectrum is invalid, or ValueError if it has no power on the grid.
     """
     schedule_group = of_choice("schedule", settings.schedule)
     schedule = Builder().build(schedule_group | {"shift": settings.shift}, Schedule, "schedule")
@@ -58,25 +58,25 @@ class Pair:
         return cls(example, processes, {name: each.noise(shape, drawn)[0] for name, each in processes.items()})
 
     def noise_media(self) -> dict[str, Any]:
-        """Return both noises as media, with the standard deviation of the data."""
+        """Return both noises as media, scaled to the standard deviation of the data."""
         sigma, modality = self.example.statistics.sigma_data, self.example.modality
         return {name: modality.decode(sigma * noise) for name, noise in self.noises.items()}
 
     def noisy_example(self, name: str, time: float) -> Tensor:
-        """Return the noisy example at a time, in the range of the data."""
+        """Return the example with noise at a time, `(channels, *grid)`, scaled to the range of the data."""
         t = torch.tensor([time], dtype=torch.float64)
         return self.processes[name].in_range(self.example.x0[None], t, self.noises[name][None])[0]
 
     def media_at(self, time: float) -> dict[str, Any]:
-        """Return the noisy example at a time under both processes, as media."""
+        """Return the example with noise at a time, under both processes, as media."""
         return {name: self.example.modality.decode(self.noisy_example(name, time)) for name in self.processes}
 
 
 @dataclass(frozen=True, eq=False)
 class Designed:
-    """Designed steps, and the increasing log-SNRs and errors of these and of the baselines, by name.
+    """Designed steps, and for them and for the baselines, by name, the increasing log-SNRs and the error.
 
-    Errors are DDIM's 2-Wasserstein distance on Gaussian data, relative to the data's standard deviation.
+    The error is DDIM's 2-Wasserstein distance on Gaussian data, relative to the data's standard deviation.
     """
 
     steps: design.DesignedSteps
@@ -108,7 +108,7 @@ def design_steps(example: Example, process: Process, steps: int) -> Designed:
 
 
 def recommend_noise(example: Example, process: Process, steps: int) -> Recommendation:
-    """Return the recommended noise for sampling in this number of steps, and the reasons.
+    """Return a recommendation of noise for sampling in this number of steps, with its reasons.
 
     Raises the same errors as `recommend`.
     """
@@ -117,5 +117,6 @@ def recommend_noise(example: Example, process: Process, steps: int) -> Recommend
 
 
 def _small(example: Example, process: Process) -> tuple[DataStatistics, Process]:
+    """Return the statistics and the process on a grid of at most `MAX_FREQUENCIES` frequencies."""
     statistics = design.on_smaller_grid(example.statistics, MAX_FREQUENCIES)
     return statistics, Process(process.schedule, SpectralCovariance(process.covariance.spectrum, statistics.grid))

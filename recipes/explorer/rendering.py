@@ -1,4 +1,4 @@
-"""HTML of the page: tables of media, charts, and lists, each with a text description."""
+"""HTML for the page: tables of media, charts, and lists; media and charts have text descriptions."""
 
 import html
 import warnings
@@ -16,14 +16,14 @@ from recipes.plotting.figures import on_logarithmic_axis
 from recipes.runs.assembly import process_notes
 
 POINTS = 150
-"""Maximum number of points of a curve; more are indistinguishable."""
+"""Maximum number of points of a curve; more points would look the same."""
 COLOURS = {"data": "c0", "white": "c1", "shaped": "c2"}
 SHOWN = 1e-9
 """Lowest power shown in a chart, relative to the largest."""
 
 
 def media_table(rows: Iterable[tuple[str, Mapping[str, Any]]], example: Example) -> str:
-    """Return a group for each row, with a title and its named media."""
+    """Return HTML with one group for each row: its title and its named media."""
     groups = []
     for title, media in rows:
         cells = [
@@ -36,14 +36,14 @@ def media_table(rows: Iterable[tuple[str, Mapping[str, Any]]], example: Example)
 
 
 def thinned(profile: Profile) -> Profile:
-    """Return the points of a profile that a logarithmic axis can show, averaged over equal fractions of an octave."""
+    """Return a profile for a logarithmic axis, averaged over equal fractions of an octave to `POINTS` points."""
     return Profile(on_logarithmic_axis(profile.frequency), profile.power).thinned(POINTS)
 
 
 def spectra_charts(pair: Pair, time: float) -> list[Chart | None]:
-    """Return a chart along every axis with the power of the data and of both noises, with the noise at `time`.
+    """Return a chart along every axis with the power of the data, and of white and shaped noise at `time`.
 
-    Noise is divided by the signal coefficient, `(σ/α)² W`: noise dominates where its curve is above the data's.
+    Noise is divided by the signal coefficient, `(σ/α)² W`, so it dominates where its curve is above the data's curve.
     """
     example = pair.example
     schedule, charts = pair.processes["shaped"].schedule, []
@@ -67,18 +67,18 @@ def spectra_charts(pair: Pair, time: float) -> list[Chart | None]:
 
 
 def steps_chart(designed: Designed, name: str) -> Chart | None:
-    """Return a chart of the log-SNR at every step: designed, and at equal steps in the time of other schedules."""
+    """Return a chart of the log-SNR at every step, for the designed steps and for equal steps of other schedules."""
     series = []
     for number, (each, log_snrs) in enumerate(designed.log_snrs.items()):
-        share = torch.linspace(0, 1, len(log_snrs)).tolist()
+        fraction = torch.linspace(0, 1, len(log_snrs)).tolist()
         label = f"{each} ({designed.errors[each]:.1%})"
-        series.append(Series(label, share, log_snrs, ("c2", "c0", "c1")[number], number))
+        series.append(Series(label, fraction, log_snrs, ("c2", "c0", "c1")[number], number))
     x, title = Axis("fraction of the steps, from noise to data"), "steps (error of the Gaussian model)"
     return draw(name, title, "Log-SNR at every designed step", x, Axis("log-SNR"), series)
 
 
 def charts_html(charts: Sequence[Chart | None]) -> str:
-    """Return charts side by side, each with its title and legend."""
+    """Return HTML with charts side by side, each with its title and legend."""
     figures = []
     for chart in filter(None, charts):
         legend = "".join(f'<li class="{each.colour}">{html.escape(each.name)}</li>' for each in chart.curves)
@@ -90,7 +90,7 @@ def charts_html(charts: Sequence[Chart | None]) -> str:
 
 
 def ending(pair: Pair) -> str:
-    """Return the remaining signal at t = 1 by band, and the library's warnings."""
+    """Return HTML with the remaining signal at t = 1 by band, and the library's warnings about the process."""
     statistics, process = pair.example.statistics, pair.processes["shaped"]
     notes = process_notes(process, Denoiser(torch.nn.Identity(), process, prediction="v"), statistics)
     with warnings.catch_warnings():
@@ -110,5 +110,5 @@ def listed(texts: Sequence[str]) -> str:
 
 
 def mistake(error: Exception) -> str:
-    """Return an error as HTML."""
+    """Return an error message as HTML."""
     return f'<div class="wrong" role="alert">{html.escape(str(error))}</div>'

@@ -362,9 +362,10 @@ def panel(medium: str, **more: Any) -> tuple[Any, list[Any]]:
 
     tab = Panel(MEDIA[medium], SMALL)
     values = dict.fromkeys(tab.inputs, 0.0) | {
-        "upload": None, "example": list(tab.medium.examples)[-1], "written": next(iter(tab.medium.representations)),
-        "kind": "white", "axes": axes_choices(shown(medium).grid)[0], "band_weight": 1.0, "schedule": "cosine",
-        "shift": 1.0, "steps": 4, "time": 0.5, **more,
+        "upload": None, "example": list(tab.medium.examples)[-1],
+        "representation": next(iter(tab.medium.representations)), "kind": "white",
+        "axes": axes_choices(shown(medium).grid)[0], "band_weight": 1.0, "schedule": "cosine", "shift": 1.0,
+        "steps": 4, "time": 0.5, **more,
     }  # fmt: skip
     return tab, [values[name] for name in tab.inputs]
 
@@ -378,7 +379,7 @@ def test_panel_shows_the_controls_of_a_kind_in_the_units_of_the_axes() -> None:
     assert visible["high"]["label"].endswith("(cycles per s)")
     assert visible["high"]["maximum"] == visible["high"]["value"] == pytest.approx(2000)
     # A power law along time has its corner in the unit of time, whatever the axes of a band.
-    tab, values = panel("audio", written="spectrogram", kind="pink", axes="frequency")
+    tab, values = panel("audio", representation="spectrogram", kind="pink", axes="frequency")
     corner = tab.choose(*values)[2 + tab.controls.index("corner")]
     assert corner["label"].endswith("(cycles per s)")
     assert corner["maximum"] == pytest.approx(4000 / 128 / 4, abs=0.01)  # half of Nyquist of its frames
