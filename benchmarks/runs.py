@@ -133,7 +133,8 @@ class Run:
             t = process.schedule.time(torch.tensor([level], dtype=torch.float64)).expand(len(x0)).to(x0.device)
             at = process.coefficients(t[:1].cpu(), power[None])
             noise_power = at.b.reshape(()) ** 2 * process.covariance.power().cpu().double()
-            wiener = self.statistics.grid.mean(power * noise_power / (at.a.reshape(()) ** 2 * power + noise_power)).mean()
+            signal_power = at.a.reshape(()) ** 2 * power
+            wiener = self.statistics.grid.mean(power * noise_power / (signal_power + noise_power)).mean()
             with torch.no_grad():
                 estimate = self.denoiser(process.add_noise(x0, t, noise), t, labels)
             errors[f"{level:g}"] = float((estimate - x0).square().mean() / wiener)
