@@ -140,8 +140,8 @@ class Slurm(Cluster):
             "signal_delay_s": self.signal_delay,
             "array_parallelism": self.parallel,
             "setup": list(self.setup) or None,
-            # Since Slurm 22.05 a step does not inherit --cpus-per-task; and when a process fails, the others must not
-            # wait for it.
+            # Since Slurm 22.05, a step does not inherit --cpus-per-task. When a process fails, the others must not wait
+            # for it.
             "srun_args": [f"--cpus-per-task={self.cpus}", "--kill-on-bad-exit=1", *self.srun],
             "stderr_to_stdout": True,
             "wckey": None,
@@ -211,8 +211,8 @@ class SignalWatchdog:
     """While active, ends the process if one of the `REQUEUING_SIGNALS` has had no effect after `GRACE` seconds.
 
     `handler` handles these signals until the training loop installs its own handler. If it has done so in the meantime,
-    the signal is sent again, so that training saves a checkpoint. `stopped` is called with the signal before the
-    process ends, for its status.
+    the signal is sent again, so that training saves a checkpoint. Otherwise `stopped` is called with the signal, and
+    the process ends with the status that it returns.
     """
 
     def __init__(self, handler: Callable[[int, FrameType | None], None], stopped: Callable[[int], int]) -> None:

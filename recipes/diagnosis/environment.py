@@ -105,7 +105,9 @@ def writable(folder: str) -> Finding:
         with tempfile.TemporaryFile(dir=existing, buffering=0) as file:
             file.write(b"x")
     except OSError as error:
-        return Finding("broken", f"cannot write there: {error}", f"make {existing} writable, or use another folder")
+        return Finding(
+            "broken", f"cannot write to {existing}: {error}", f"make {existing} writable, or use another folder"
+        )
     free = shutil.disk_usage(existing).free
     message = f"{existing}, {free / 2**30:,.1f} GiB free"
     if free < 5 * 2**30:
@@ -147,7 +149,10 @@ def requirements(extra: str = "") -> list[Requirement]:
 
 
 def unmet(required: Requirement) -> str:
-    """Return the problem with the installed package, or ""; `fsspec[http]` includes the packages of its extra."""
+    """Return what is wrong with the package installed for a requirement, or "".
+
+    The packages of a requirement's extras, as in `fsspec[http]`, are also checked.
+    """
     try:
         version = metadata.version(required.name)
     except metadata.PackageNotFoundError:
@@ -161,7 +166,10 @@ def unmet(required: Requirement) -> str:
 
 
 def source(extra: str = "") -> str:
-    """Return pip's arguments for an extra: the checkout, with its constraints if they match the installed PyTorch."""
+    """Return pip's arguments for installing multisagd, optionally with an extra.
+
+    A checkout is installed with its constraints if they match the installed PyTorch.
+    """
     constraints, named = ROOT / "constraints.txt", f"[{extra}]" if extra else ""
     if not (ROOT / "pyproject.toml").exists():
         return f"'multisagd{named}'"

@@ -34,7 +34,7 @@ REPORTS = 4
 class Training:
     """Settings for training the classifier: AdamW with a one-cycle learning rate over `samples` examples.
 
-    `widths` are the channels of the stages, each of which halves the grid; the last width is the number of features.
+    `widths` are the channels of the stages. Each stage halves the grid, and the last width is the number of features.
     Training images are shifted by up to `shift` samples along every axis.
     """
 
@@ -134,7 +134,7 @@ def cached_network(
     train: Dataset, test: Dataset | None, folder: Path | str = ".cache/features", training: Training | None = None,
     log: Callable[[str], None] = print,
 ) -> tuple[FeatureNetwork, dict[str, Any]]:  # fmt: skip
-    """Return the classifier of a dataset and its record from the cache `folder`; train and cache it if it is missing.
+    """Return a dataset's classifier and its record from the cache `folder`, after training it if it is not cached.
 
     The record, saved as `features-<hash>.json`, holds the accuracy on `test`, the counts, the classes and the settings.
     If `test` is None, a tenth of the examples are excluded from the classifier's training and used for testing.

@@ -63,7 +63,7 @@ def feature_rows(task: Task, made: Tensor, real: Tensor, prefix: str = "", fit: 
 
 
 def classes_unavailable(train: Dataset, settings: EvaluateSettings) -> str | None:
-    """Return why no classifier can be trained on the data, or None."""
+    """Return why no classifier can be trained on the data, or None if one can be trained."""
     return "the data have no classes to train a classifier on" if train.classes is None else None
 
 
@@ -102,7 +102,7 @@ def sliced(task: Task) -> Result:
 
 
 def classes(task: Task) -> Result:
-    """Compare the predicted classes of samples with the requested ones, and with the data's proportions."""
+    """Compare the predicted classes of samples with the requested classes, and their proportions with the data's."""
     made, real = task.classifier_outputs
     record, names, sets = task.classifier[1], task.train.classes or (), task.sets
     total = len(names)

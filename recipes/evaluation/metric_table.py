@@ -14,9 +14,9 @@ PRETRAINED = "recipes.evaluation.pretrained"
 class Metric:
     """A metric of `multisagd evaluate`.
 
-    `compute`, written `module:function`, takes a `Task` and returns a `Result`. `unavailable_reason`, in the same form,
-    takes the training data and the settings and returns why the metric is unavailable, or None; it is "" if the metric
-    is always available. `library` is a module that only this metric needs, or "".
+    `compute`, in the form `module:function`, takes a `Task` and returns a `Result`. `unavailable_reason`, in the same
+    form, takes the training data and the settings, and returns why the metric is unavailable or None; metrics that are
+    always available have "" instead. `library` is a module that only this metric needs, or "".
     """
 
     description: str

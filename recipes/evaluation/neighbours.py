@@ -27,8 +27,8 @@ def neighbours(task: Task) -> Result:
     held_out = torch.cat(groups)
     if labels is not None:
         # Otherwise different classes would cause different distances, however good the samples are.
-        kept = torch.cat([(labels == n).nonzero()[: len(group), 0] for n, group in enumerate(groups)]).sort().values
-        samples = samples[kept]
+        matched = torch.cat([(labels == n).nonzero()[: len(group), 0] for n, group in enumerate(groups)]).sort().values
+        samples = samples[matched]
     if len(held_out) < 2:
         raise ValueError(
             "there are fewer than 2 held-out examples of the samples' classes: remove neighbours from metrics"

@@ -78,7 +78,7 @@ VGGISH = Published("https://github.com/harritaylor/torchvggish/releases/download
 BLOCKS = (2048, 768)
 """Numbers of features of the Inception network: from its last block, and averaged from an earlier block.
 
-The second ones require fewer items.
+The features of the earlier block require fewer items.
 """
 
 
@@ -137,7 +137,7 @@ def load_inception(path: Path) -> nn.Module:
 
 @torch.no_grad()
 def inception_features(network: nn.Module, images: Tensor) -> Tensor:
-    """Return features `(batch, 2048 + 768)` of uint8 images `(batch, 1 or 3, height, width)`, as in BLOCKS."""
+    """Return features `(batch, 2048 + 768)` of uint8 images `(batch, 1 or 3, height, width)`: `BLOCKS` in order."""
     return torch.cat(network(images.expand(-1, 3, -1, -1)), dim=1).cpu()
 
 

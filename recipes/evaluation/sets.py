@@ -87,7 +87,7 @@ class Sets:
         return list(zip(data.split(BATCH), masks, strict=True))
 
     def scattered(self, count: int, stream: str) -> Tensor:
-        """Return the indices of up to `count` random samples, balanced over classes."""
+        """Return the sorted indices of up to `count` samples, drawn at random from all samples."""
         generator = torch.Generator().manual_seed(derive(0, stream))
         return torch.randperm(self.count, generator=generator)[:count].sort().values
 
@@ -259,7 +259,7 @@ def load_samples(path: Path, dataset: Dataset, maximum: int | None = None) -> tu
         if not len(x0) or not x0.is_floating_point() or (labels is not None and labels.dtype != torch.int64):
             raise ValueError("x0 is empty, or x0 or labels are not of the right type")
     if tuple(x0.shape[1:]) != (shape := dataset.modality.tensor_shape):
-        raise RecipeError(f"{path} holds samples of shape {tuple(x0.shape[1:])}, but the run's data are {shape}")
+        raise RecipeError(f"{path} holds samples of shape {tuple(x0.shape[1:])}, but the run's data have shape {shape}")
     if broken := int((~x0.flatten(1).isfinite()).any(1).sum()):
         raise RecipeError(f"{broken} of {len(x0)} samples in {path} are not finite: sample again with more steps")
     if labels is not None and (

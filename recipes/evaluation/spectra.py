@@ -70,12 +70,12 @@ def draw_spectra(
     figure = Figure(figsize=(3.9 * len(names) + 0.5, 5.6), layout="constrained")
     above, below = figure.subplots(2, len(names), squeeze=False, sharex="col", sharey="row", height_ratios=(3, 2))
     for name, upper, lower in zip(names, above, below, strict=True):
-        for shown, judged, label, colour in (
+        for shown, compared, label, colour in (
             (real[name], other[name], "data (below: one half divided by the other)", REAL),
             (made[name], made[name], "samples", SAMPLES),
         ):
             draw_power(upper, Profile(shown.frequency, shown.values.mean(0)), label, markersize=4, color=colour)
-            _draw_ratio(lower, judged, real[name], colour)
+            _draw_ratio(lower, compared, real[name], colour)
         lower.axhline(0, color="black", linewidth=0.8)
         for axis in (lower.xaxis, upper.yaxis):
             axis.set_minor_formatter(NullFormatter())

@@ -97,10 +97,10 @@ class EvaluateSettings(SampleSettings):
 
 @dataclass(frozen=True)
 class Row:
-    """One value for the samples, and its floor: the same value between real data and other real data.
+    """One value for the samples, and its noise floor: the same statistic for real data, compared with other real data.
 
-    Both have equal counts. Errors are standard deviations, or None. `ideal` is the value for equal distributions and
-    infinite counts, which shows whether larger or smaller is better.
+    The value and the floor are for equal counts. Errors are standard deviations, or None. `ideal` is the value for
+    equal distributions and infinite counts, which shows whether larger or smaller is better.
     """
 
     name: str

@@ -70,7 +70,7 @@ CONTROLS: dict[str, Control] = {
     "band_low": Control("band from", 0.0, 1.0, 0.005, "frequency"),
     "band_high": Control("band to", 0.0, 1.0, 0.005, "frequency"),
 }
-"""All controls by name: those of the kinds of spectra, and those of the optional band."""
+"""All controls by name, for the kinds of spectra and for the optional band."""
 
 
 @dataclass(frozen=True)
@@ -165,7 +165,7 @@ def slider(name: str, grid: Grid, axes: str, value: float | None = None) -> dict
 
 
 def first_values(name: str, grid: Grid, axes: str) -> dict[str, float]:
-    """Return the initial values of a kind's controls: from its configuration, unless their effect is hardly visible."""
+    """Return the initial values of a kind's controls: from its configuration, or others if those are hardly visible."""
     selected, values = kind(name), {}
     for control, keys in selected.controls.items():
         highest = slider(control, grid, selected.over(axes))["maximum"]

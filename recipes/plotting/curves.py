@@ -54,7 +54,7 @@ _STYLED = threading.Lock()
 class Series:
     """One curve: `x` are numbers, or indices of an axis's `ticks`.
 
-    `colour` is a key of `COLOURS`. `dashes` is an index of `DASHES`, whose patterns repeat.
+    `colour` is a key of `COLOURS`. `dashes` is an index of `DASHES`; larger numbers wrap around.
     """
 
     name: str
@@ -139,7 +139,7 @@ def draw(name: str, title: str, description: str, x: Axis, y: Axis, series: Sequ
 
 
 def number_text(value: float) -> str:
-    """Return a number as readable text."""
+    """Return a number as short text: an integer with separators, or four significant digits."""
     if not math.isfinite(value):
         return "-"
     return f"{value:,.0f}" if value == round(value) and abs(value) < 1e15 else f"{value:.4g}"

@@ -100,7 +100,7 @@ class Gallery:
 
 @dataclass(frozen=True)
 class Slider:
-    """Galleries of which the page shows one at a time, or all of them if scripts are disabled."""
+    """Galleries that the page shows one at a time, or all at once if scripts are disabled."""
 
     label: str
     frames: Sequence[Gallery]

@@ -69,12 +69,12 @@ def _assembly(run: Overview, builder: Builder) -> Assembly:
     if run.config is None or run.statistics is None:
         raise RecipeError("the process requires config.yaml and statistics.safetensors, but one of them is missing")
     config: Config = check_config(run.config, run.folder / "config.yaml", builder)
-    modality, kept = _Measured(run.statistics), None
+    modality, corruption = _Measured(run.statistics), None
     if (run.folder / CORRUPTION).exists():
         if not inside(run.folder / CORRUPTION, run.folder):
             raise RecipeError(f"{CORRUPTION} is a symbolic link that points outside the run")
-        kept = Run(run.folder).corruption(modality.grid(), config.get("corruption"))
-    return Assembly(ModelSettings.of(config, builder), builder, modality, run.statistics, None, None, kept)
+        corruption = Run(run.folder).corruption(modality.grid(), config.get("corruption"))
+    return Assembly(ModelSettings.of(config, builder), builder, modality, run.statistics, None, None, corruption)
 
 
 def forward_blocks(
@@ -152,7 +152,7 @@ def _in_words(node: Any) -> str:
 def _examples(config: Config, modality: Modality, builder: Builder, count: int) -> Tensor:
     """Return examples of the data, chosen by the run's seed, without augmentation, `(count, channels, *grid)`.
 
-    Nothing is fetched, because a run may name any address. Raises RecipeError if they cannot be read.
+    Nothing is fetched, because a run may name any address. Raises RecipeError if the examples cannot be read.
     """
     settings = builder.settings(TrainSettings, config, "")
     dataset = build_data(settings.data, settings.corruption, settings.seed, modality, builder)
@@ -218,7 +218,7 @@ def spectrum_blocks(run: Overview, sets: Sequence[SampleSet], builder: Builder) 
 
 
 def sample_powers(data: DataStatistics, sets: Sequence[SampleSet]) -> tuple[dict[str, Tensor], list[Block]]:
-    """Return the power about their mean of sets of samples, by name, and notes on sets that could not be measured."""
+    """Return the power of each set of samples about its mean, by name, and notes on sets that could not be measured."""
     powers: dict[str, Tensor] = {}
     problems: list[Block] = []
     for each in sets:
@@ -240,7 +240,7 @@ def spectrum_charts(powers: Mapping[str, Tensor], grid: Grid, name: str = "spect
     """
     blocks: list[Block | None] = []
     explanation = "Ratio of the samples' power to the data's power, in dB: 0 means equal."
-    for place, along in enumerate((RADIUS, *grid.names) if grid.dimensions > 1 else grid.names):
+    for index, along in enumerate((RADIUS, *grid.names) if grid.dimensions > 1 else grid.names):
         where = ", radially averaged" if along == RADIUS else f" along {along}"
         x = Axis(unit_of(along, grid), "log")
         curves, ratios, data = [], [], None
@@ -251,13 +251,13 @@ def spectrum_charts(powers: Mapping[str, Tensor], grid: Grid, name: str = "spect
             if key.startswith("samples"):
                 decibels = 10 * (profile.power / data).log10()
                 ratios.append(_series(key, number, profile, decibels, data))
-        blocks.append(draw(f"{name}-{place}", f"Power{where}", ABOUT, x, Axis("power", "log"), curves))
+        blocks.append(draw(f"{name}-{index}", f"Power{where}", ABOUT, x, Axis("power", "log"), curves))
         title = f"Samples relative to data{where}"
-        blocks.append(draw(f"{name}-{place}-ratio", title, explanation, x, Axis("dB", level=0.0), ratios))
+        blocks.append(draw(f"{name}-{index}-ratio", title, explanation, x, Axis("dB", level=0.0), ratios))
     return blocks
 
 
 def _series(key: str, number: int, profile: Profile, values: Tensor, power: Tensor) -> Series:
     """Return values as a function of frequency, omitting values that are indistinguishable from rounding errors."""
-    kept = values.where(power > MIN_RELATIVE_POWER * power.max(), math.nan)
-    return Series(key, on_logarithmic_axis(profile.frequency).tolist(), kept.tolist(), f"c{number % 8}", number)
+    reliable = values.where(power > MIN_RELATIVE_POWER * power.max(), math.nan)
+    return Series(key, on_logarithmic_axis(profile.frequency).tolist(), reliable.tolist(), f"c{number % 8}", number)

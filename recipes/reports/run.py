@@ -209,7 +209,7 @@ def read_run(folder: Path, name: str | None = None) -> Overview:
 
 
 def metric_rows(report: Any) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the kind and the row of every value in an evaluate.json."""
+    """Yield the name of the metric and the row of every value in an evaluate.json."""
     for kind, result in inner(report, "results").items():
         rows = result.get("rows") if isinstance(result, dict) else None
         for row in rows if isinstance(rows, list) else ():
@@ -218,7 +218,7 @@ def metric_rows(report: Any) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def metric_notes(report: Any, kind: str) -> list[str]:
-    """Return the notes in an evaluate.json on the values of a kind."""
+    """Return the notes on the values of one metric in an evaluate.json."""
     notes = inner(report, "results", kind).get("notes")
     return [str(note) for note in notes] if isinstance(notes, list) else []
 

@@ -101,7 +101,7 @@ def chosen_prompts(settings: SampleSettings, trained_on_text: bool) -> list[str]
 def chosen_labels(
     labels: Labels, classes: Sequence[str] | None, count: int, text: bool = False, untrained: Collection[str] = ()
 ) -> list[int] | None:
-    """Return a class number for each sample, cycling through the requested classes, or None to sample without classes.
+    """Return a class number for each sample, cycling through the requested classes, or None for no classes.
 
     `untrained` are classes without training examples: "all" omits them with a note.
 

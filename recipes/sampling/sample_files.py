@@ -82,7 +82,7 @@ def check_free(out: Path, count: int, suffix: str) -> None:
 
 
 def planned(out: Path, count: int, suffix: str) -> set[Path]:
-    """Return the paths that a set of samples may write."""
+    """Return the paths of all files that a set of `count` samples may contain."""
     endings = {*PREVIEWS, suffix}
     media = {out / FOLDER / f"{stem}{ending}" for stem in stems(count) for ending in endings}
     grids = {(out / GRID).with_suffix(ending) for ending in PREVIEWS}
@@ -90,7 +90,7 @@ def planned(out: Path, count: int, suffix: str) -> set[Path]:
 
 
 def former(out: Path) -> set[Path]:
-    """Return the existing files of the set of samples in a folder; without a record of such a set, there are none."""
+    """Return the existing files of the set of samples in a folder, or an empty result if there is no record of one."""
     record = notes(out)
     count, suffix = record.get("count"), record.get("suffix")
     if type(count) is not int or not 0 < count <= MAX_SAMPLES:
@@ -130,7 +130,8 @@ def write_set(
 ) -> None:  # fmt: skip
     """Write a set of samples x0 `(count, channels, *grid)`, replacing an earlier one.
 
-    `made` is the record; its `classes` are the names of `labels`, or None, and its `prompts` the prompts, or None.
+    `made` is the record, to which the count and the suffix are added. Its `classes` are the names that `labels` index,
+    and its `prompts` are the prompts; each may be None.
 
     Raises:
         RecipeError: If samples cannot be decoded (the message names the file of tensors), or a file that does not
@@ -172,7 +173,7 @@ def save_grid(modality: Modality, media: Sequence[Any], path: Path, names: Seque
 
 
 def clear(out: Path, with_evaluation: bool) -> None:
-    """Remove the set of samples in a folder, and its evaluation if requested.
+    """Remove the set of samples in a folder, and also its evaluation if `with_evaluation`.
 
     The record, which identifies a set, is removed last.
     """

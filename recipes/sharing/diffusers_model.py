@@ -72,7 +72,7 @@ def read_scheduler(folder: Path) -> TrainingNoise:
         with as_recipe_error(UnsupportedSchedulerError, f"{path}: "):
             return TrainingNoise.of(read_json(path, finite=False))  # diffusers writes -Infinity
     except MALFORMED as error:
-        raise RecipeError(f"cannot read the scheduler {path} ({error!r:.200})") from error
+        raise RecipeError(f"cannot read the scheduler {path} ({error!r:.200}): fetch the model again") from error
 
 
 @dataclass(frozen=True)

@@ -109,8 +109,8 @@ class SamplingOptions:
 
     Samples are a function of `seed`, as in `multisagd sample`. Instead, `seeds` can specify the seed of each sample, or
     a `generator` can draw the seeds. `labels` are classes to cycle through, by name or number ("3", "0-9",
-    ["cat", "dog"]), "all", or None for no class. `prompts` are prompts to cycle through; `text_model` is the path of
-    their encoder, if it has moved since training. `guidance` is applied within `guidance_interval` in log-SNR, or
+    ["cat", "dog"]), "all", or None for no class. `prompts` are prompts to cycle through; `text_model` is the location
+    of their encoder, if it has moved since training. `guidance` is applied within `guidance_interval` in log-SNR, or
     everywhere if that is None. `sampler` is a sampler, or the name of one in configs/sampler. `batch` samples are
     computed at a time.
     """
