@@ -142,7 +142,7 @@ def experiment(settings: AdoptSettings, node: Mapping[str, Any], noise: Training
 
 
 def training(out: Path) -> str:
-    """Return the command that trains the adopted model in the folder `out`, quoted for a shell."""
+    """Return the `multisagd train` command for the model adopted in `out`, quoted for a shell."""
     return f"multisagd train --config-dir={shlex.quote(str(out))} experiment=adopted spectrum=power_law"
 
 

@@ -98,7 +98,7 @@ def analyze(config: Config) -> Path:
 
 
 def clean_statistics(setting: Any) -> DataStatistics | Literal["fit"] | None:
-    """Return the statistics that the key `clean` names, "fit" or None. Raises RecipeError if it is none of these."""
+    """Return the statistics to which the setting `clean` refers, "fit" or None. Raises RecipeError if it is invalid."""
     if setting is None or setting == "fit":
         return "fit" if setting else None
     if not isinstance(setting, str):
@@ -126,7 +126,10 @@ def measured_corruption(statistics: DataStatistics, clean: DataStatistics | Lite
 
 
 def describe_corruption(corruption: Corruption) -> dict[str, Any]:
-    """Return a corruption's noise level, its number of frequencies, and their radii (1: corner of the spectrum)."""
+    """Return a corruption's noise level, the number of its frequencies and the range of their radii.
+
+    A radius of 1 is the corner of the spectrum.
+    """
     grid, inside = corruption.grid, corruption.power() > 0
     radius = grid.radius(factors={axis.name: axis.spacing for axis in grid.axes}) * 2 / math.sqrt(grid.dimensions)
     return {

@@ -86,7 +86,7 @@ def _configured(command: str, word: str, settings: Sequence[str]) -> Iterable[Ca
 def _keys(
     word: str, commands: Sequence[str], key_trees: Sequence[Mapping[str, Any]], folder: str | Path | None
 ) -> Iterator[Candidate]:
-    """Yield groups and keys, one level below the dotted key that `word` begins with."""
+    """Yield the groups and keys at the level of the dotted key that is being typed."""
     head, dot, _ = word.rpartition(".")
     known = groups(folder)
     descriptions = {group: description for group, (_, description) in choice_kinds(folder).items()}
@@ -175,12 +175,12 @@ def words_of(line: str) -> list[str]:
 
 
 def for_bash(line: str, breaks: str = "") -> list[str]:
-    """Return candidates for bash, which starts a word after any of `breaks` and inserts candidates unchanged."""
+    """Return candidates for bash, which starts a new word after any character in `breaks`, and quotes nothing."""
     candidates = [each for each, _ in complete(words_of(line)[1:])]
     try:
         shlex.split(line)
     except ValueError:
-        # After an opening quotation mark, bash treats everything as one word, unless the word has further marks.
+        # Within quotation marks, bash inserts candidates unchanged, so those with special characters are omitted.
         return [each for each in candidates if not set(each) & set("'\"`$\\")]
     raw = re.split(r"(?<!\\)\s", line)[-1]
     begun = max((raw.rfind(mark) for mark in breaks if mark in "=:"), default=-1)
@@ -188,7 +188,7 @@ def for_bash(line: str, breaks: str = "") -> list[str]:
 
 
 def answer(arguments: Sequence[str]) -> int:
-    """Print candidates for a shell, and return the exit status. Error messages would disturb the line being typed."""
+    """Print candidates for a shell, but no errors, which would disturb the line being typed; return the exit status."""
     shell, *words = arguments or [""]
     with suppress(Exception):
         if shell == "bash":

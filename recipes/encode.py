@@ -79,7 +79,7 @@ def encode(config: Config) -> None:
     with lock_run(settings.run_dir):
         before = earlier(settings.run_dir, config)
         latent = builder.build(settings.modality, Latent, "modality")
-        # The dataset uses the modality that is encoded, so that every dataset works and full batches are encoded.
+        # The dataset yields the examples to be encoded, so any dataset can be used, and full batches are encoded.
         dataset = build_dataset(settings.data, latent.modality, builder)
         with as_recipe_error((ValueError, UnreadableFilesError)):
             index = plan(config, settings, latent, dataset, before)

@@ -56,7 +56,7 @@ class ExploreSettings:
             raise ValueError(f"port must be a number from 1 to 65535, got {self.port}")
         for name in self.names:
             if not re.fullmatch(r"[A-Za-z0-9._-]+", name):
-                raise ValueError(f"names: {name!r:.80} is not a host name, such as explore.example.org")
+                raise ValueError(f"names: {name!r:.80} is not a host name; an example is explore.example.org")
         if self.upload_megabytes < 1:
             raise ValueError(f"upload_megabytes must be at least 1, got {self.upload_megabytes}")
         check_minimum(self, 1, "threads")
@@ -125,7 +125,7 @@ class OwnAddress:
     to another machine and later to this one (DNS rebinding). But the browser always sends the requested name (Host)
     and the requesting site (Origin). Gradio checks neither.
 
-    A server on all addresses of a machine (0.0.0.0) can be requested by any of them, or by the machine's name. An
+    A server on all addresses of a machine (0.0.0.0) can be reached at any of them, or by the machine's name. An
     address cannot resolve to another machine, so every address is allowed.
     """
 

@@ -88,7 +88,7 @@ def inspect(config: Config) -> Path:
 
 
 def show_examples(dataset: Dataset, count: int, seed: int, out: Path) -> dict[str, Any]:
-    """Write examples before and after a round trip (encode, decode); return their range, its error and the padding."""
+    """Write examples as loaded, and encoded and decoded; return range, round-trip error and fraction of padding."""
     modality, order = dataset.modality, Order(len(dataset), seed)
     indices = order.indices(0, min(count, len(dataset)))
     augmentation = [seeds.derive(seed, "augmentation", number) for number in range(len(indices))]
@@ -98,7 +98,7 @@ def show_examples(dataset: Dataset, count: int, seed: int, out: Path) -> dict[st
     originals = decoded
     files = untouched(dataset)
     if isinstance(files, MediaFiles):
-        # In the batch, an unreadable file was replaced by another one, whose tensor alone is known.
+        # In the batch, another file replaced each unreadable one, and only its tensor is known.
         originals = [
             decoded[number] if files.name(index) in files.unreadable else files.load(index, augmentation[number])
             for number, index in enumerate(indices)

@@ -93,7 +93,7 @@ def sweep_values(override: Override) -> list[str]:
 
 
 def checked(settings: LaunchSettings, words: Sequence[str], folder: str | None) -> Config:
-    """Return the configuration of one job, after all checks that the command itself makes, except those of the data."""
+    """Return the configuration of one job, after making the command's own checks, except those that need the data."""
     config = configuration.load(settings.command, words, folder)
     kind = pkgutil.resolve_name(COMMANDS[settings.command].settings)
     builder = Builder(tuple(config.get("allow_targets", ())))

@@ -133,7 +133,7 @@ def sections(runs: Sequence[Overview], settings: ReportSettings, builder: Builde
 
 
 def section(name: str, title: str, make: Callable[[], Sequence[Block | None]], lead: str = "") -> Section:
-    """Return a section of the page, with the blocks that `make` returns, or with the reason if it fails."""
+    """Return a section of the page, with the blocks that `make` returns, or with the reason if `make` fails."""
     try:
         return Section(name, title, [block for block in make() if block is not None], lead)
     except MALFORMED as error:

@@ -42,7 +42,7 @@ class SafeStream(io.TextIOWrapper):
 
 
 def install_safe_streams() -> None:
-    """Replace standard output and standard error by `SafeStream`s; not to be called in a host process."""
+    """Replace standard output and standard error by `SafeStream`s; only for a process that this project started."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:  # closed by the parent; the next opened file must not get its descriptor
@@ -58,7 +58,7 @@ def install_safe_streams() -> None:
 
 
 def escaped() -> None:
-    """Make standard output escape characters that its encoding lacks. This is safe in a host process too."""
+    """Make standard output escape characters that its encoding lacks; this is safe in any process."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
 

@@ -38,7 +38,7 @@ class Interrupted(Exception):  # noqa: N818 - the usual word, and not an error
 def as_recipe_error(
     kinds: Kinds, before: str = "", after: str = "", to: type[RecipeError] = RecipeError
 ) -> Iterator[None]:
-    """Inside the context, turn errors of these `kinds` into the error `to`: `before`, the original message, `after`."""
+    """Inside the context, turn errors of these `kinds` into `to`, with their message between `before` and `after`."""
     try:
         yield
     except kinds as error:

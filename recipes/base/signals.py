@@ -29,7 +29,7 @@ class Ended(KeyboardInterrupt):
 
 @contextmanager
 def exit_on_signal() -> Iterator[None]:
-    """Inside the context, a signal ends the process at once; for imports, which may swallow or change exceptions."""
+    """Inside the context, a signal ends the process without an exception, which an import may swallow or change."""
 
     def leave(number: int, frame: FrameType | None) -> None:
         try:
@@ -71,8 +71,9 @@ def handled(handler: Callable[[int, FrameType | None], None], numbers: Sequence[
 def postponed(number: int, frame: FrameType | None, outer: int = 0) -> bool:
     """Send a signal again later if it arrived during an import, and return whether it did.
 
-    The command itself may run inside `outer` imports. An exception that a handler raises during an import reaches the C
-    code that loads an extension module, which may swallow it or end the process with a segmentation fault.
+    `outer` is the number of import-system calls that enclose the command itself. An exception that a handler raises
+    during an import reaches the C code that loads an extension module, which may swallow it or end the process with a
+    segmentation fault.
     """
     if imports_under_way(frame) <= outer:
         return False

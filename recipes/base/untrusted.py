@@ -59,7 +59,7 @@ def read_rows(path: Path, name: str, count: int) -> Tensor:
 
 @contextmanager
 def _opened(path: Path, framework: str) -> Iterator[Any]:
-    """Open a safetensors file. Callers copy tensors outside the context: running out of memory is not damage."""
+    """Open a safetensors file. Callers copy tensors outside the context: lack of memory is not reported as damage."""
     check_file(path)
     try:
         with safe_open(str(path), framework=framework) as file:
@@ -102,7 +102,7 @@ def read_configuration(path: Path) -> dict[str, Any]:
 class _Loader(yaml.SafeLoader):
     """A YAML loader that accepts only what training writes.
 
-    It refuses duplicate names, deep nesting, and aliases, a few lines of which could expand to billions.
+    It refuses duplicate names, deep nesting, and aliases, a few lines of which could expand to billions of values.
     """
 
     _depth = 0

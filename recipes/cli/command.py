@@ -79,7 +79,7 @@ def kept(name: str, config: Config) -> str:
 
 
 def take_option(words: list[str], option: str) -> str | None:
-    """Remove `option VALUE` or `option=VALUE` from the words, and return the value, or None without such an option.
+    """Remove `option VALUE` or `option=VALUE` from the words, and return the value, or None if the option is absent.
 
     Raises RecipeError if the value is missing.
     """

@@ -214,7 +214,7 @@ def _hints(target: Callable[..., Any]) -> dict[str, Any]:
 
 
 def _no_target(where: str, expected: tuple[type, ...]) -> RecipeError:
-    return RecipeError(f"{where}: has no _target_; expected the import path of a {_names(expected)}")
+    return RecipeError(f"{where} has no _target_; expected the import path of a {_names(expected)}")
 
 
 def _names(kinds: Sequence[type]) -> str:

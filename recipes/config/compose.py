@@ -66,7 +66,7 @@ def load(name: str, arguments: Sequence[str], folder: str | Path | None = None) 
 
 
 def from_environment(node: Any) -> list[str]:
-    """Return the keys whose values come from environment variables, `${oc.env:NAME}`, directly or by another key."""
+    """Return the keys whose values refer to environment variables, `${oc.env:NAME}`, directly or through other keys."""
     strings = {key: value if isinstance(value, str) else str(value) for key, value in flatten(node).items()}
     names: set[str] = set()
     while more := {

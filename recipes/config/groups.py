@@ -146,7 +146,7 @@ def split_file(text: str) -> tuple[str, str, str]:
 
 
 def comments(keys: str, indent: str = "") -> dict[str, str]:
-    """Return the comment above each key; nested keys have dotted names."""
+    """Return the comment above each key, by key; nested keys have dotted names."""
     strings: dict[str, str] = {}
     for key, entry in _split_keys(keys, indent):
         above, inner = re.split(rf"^{indent}{key}:", entry, maxsplit=1, flags=re.MULTILINE)
@@ -394,6 +394,6 @@ def _of_class(group: str, node: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def _known(node: Mapping[str, Any]) -> dict[str, Any]:
-    """Return nested values without values that are required (`???`) or interpolated."""
+    """Return nested values, omitting those that are required (`???`) or interpolated."""
     inner = {key: _known(value) if isinstance(value, Mapping) else value for key, value in node.items()}
     return {key: each for key, each in inner.items() if not (isinstance(each, str) and (each == "???" or "${" in each))}

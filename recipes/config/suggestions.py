@@ -99,7 +99,7 @@ def word(arguments: Sequence[str], index: int) -> str | None:
             return f"a space ended {argument!r}: write {_typed(bare, after)}, without a space"
         return f"{argument} has no value: write {bare}=null for none, or '{bare}=\"\"' for an empty string"
     if bare and re.fullmatch(r"[\w.]+", bare) and after == "=":
-        return f"no spaces around the equals sign: {_typed(bare, ''.join(arguments[index + 2 : index + 3]))}"
+        return f"write no spaces around the equals sign: {_typed(bare, ''.join(arguments[index + 2 : index + 3]))}"
     if bare and (Path(bare).exists() or "/" in bare or "\\" in bare):
         either = " or ".join(setting(key, bare) for key in ("run_dir", "data.root"))
         return f"cannot read {argument!r}: settings are written key=value; is it {either}?"

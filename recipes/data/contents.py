@@ -40,10 +40,10 @@ log = logging.getLogger("multisagd")
 
 @dataclass(frozen=True)
 class Contents:
-    """Sizes in bytes and states (hashes of modification times) of all files, and hashes of up to `limit` bytes of some.
+    """Sizes in bytes and states (hashed modification times) of all files, and hashes of some files.
 
-    `sizes` and `states` are int64 with shape (files,); `digests` is uint8 with shape (hashed files, 16), and 0 for an
-    unreadable file.
+    `sizes` and `states` are int64 with shape (files,). `digests` is uint8 with shape (hashed files, 16), and 0 for an
+    unreadable file. Up to `limit` bytes of a file are hashed.
     """
 
     sizes: Integers

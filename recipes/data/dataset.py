@@ -61,7 +61,7 @@ def build_dataset(data: Group, modality: Modality, builder: Builder) -> Dataset:
 
 
 def build_data(data: Group, corruption: Group, seed: int, modality: Modality, builder: Builder) -> Dataset:
-    """Return a configuration's dataset, with the configured corruption, if any. Raises RecipeError if that fails."""
+    """Return a configuration's dataset, with any added corruption. Raises RecipeError if it cannot be built."""
     dataset = build_dataset(data, modality, builder)
     options = CorruptionOptions.of(corruption, builder)
     described = build_corruption(corruption, modality, builder) if options.added else None
@@ -83,7 +83,7 @@ def data_as_trained_on(settings: TrainSettings, builder: Builder) -> Dataset:
 def fit_restoration(
     training: Dataset, corruption: Corruption, options: CorruptionOptions, seed: int
 ) -> GaussianRestoration:
-    """Return a restoration fitted to the covariance of corrupted data; rank 0 measures it, and broadcasts it.
+    """Return a restoration, fitted on rank 0 to the covariance of corrupted data and broadcast to all ranks.
 
     Raises:
         RecipeError: If the data cannot be read, are padded, are too large or too few for a covariance, or contradict
@@ -138,7 +138,9 @@ class _Unpadded:
     def __iter__(self) -> Iterator[Tensor]:
         for x0, mask in self.chunks:
             if mask is not None:
-                raise ValueError("padded data cannot be restored (no covariance): choose data without padding")
+                raise ValueError(
+                    "padded data cannot be restored, for lack of a covariance: choose data without padding"
+                )
             yield x0
 
 
@@ -160,7 +162,7 @@ def held_out_note(training: Dataset, held_out: Dataset | None, settings: TrainSe
     """Return a note if a split has no held-out examples or fewer than requested, or else None."""
     holdout, count = settings.validation.holdout, 0 if held_out is None else len(held_out)
     if holdout == 0:
-        return "validation.holdout=0: nothing is held out of training, so there is no validation"
+        return "validation.holdout=0: no examples are held out of training, so there is no validation"
     requested = int(holdout) if holdout >= 1 else round(holdout * (len(training) + count))
     if 0 < requested <= count or (count and requested == 0):
         return None

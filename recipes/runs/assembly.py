@@ -40,7 +40,7 @@ from recipes.runs.state import mismatch, shapes
 
 T = TypeVar("T")
 MAX_PADDING = 1000
-"""Maximum number of samples of a padded grid, relative to the data's grid."""
+"""Maximum size of a padded grid, as a multiple of the data's grid."""
 LARGE_FRACTION = 0.5
 """Fraction of the noise's power at zero frequency above which noise is mostly a random offset, such as brightness."""
 LARGE_SIGMA = 2.0
@@ -99,7 +99,7 @@ class Assembly:
             return covariance
         if self.settings.loss["metric"] == "mahalanobis":
             raise RecipeError(
-                "padding: noise from a padded grid cannot be whitened, as loss=mahalanobis does: remove one of them"
+                "padding: noise from a padded grid cannot be whitened, but loss=mahalanobis whitens: remove one of them"
             )
         added = {
             name: samples for name, samples in padding.items() if isinstance(samples, int)
@@ -122,8 +122,8 @@ class Assembly:
         network = self._build()
         if self.context is not None and "context" not in inspect.signature(type(network)).parameters:
             raise RecipeError(
-                f"network: {type(network).__name__} does not accept text: it needs a parameter `context` (the "
-                "width of text embeddings); or train without text=encoder"
+                f"network: {type(network).__name__} does not accept text: add a parameter `context` (the width of "
+                "text embeddings) to it, or train without text=encoder"
             )
         return network
 
@@ -137,7 +137,7 @@ class Assembly:
     def check_weight_shapes(self, trained: Mapping[str, tuple[int, ...]]) -> None:
         """Check that the configured network has weights with these names and shapes, without allocating memory.
 
-        The configuration and the weights may come from someone else, and need more memory than any machine has.
+        The configuration and the weights may come from someone else, and might need more memory than any machine has.
 
         Raises:
             RecipeError: If they differ; the message names the first difference.
@@ -198,7 +198,7 @@ def build_corruption(group: Group, modality: Modality, builder: Builder) -> Corr
 
 @contextmanager
 def at_most(count: int, elements: int, message: str = LARGER) -> Iterator[None]:
-    """Inside the context, raise RecipeError if modules have over `count` parameters or `elements` values in total."""
+    """Inside the context, raise RecipeError if more than `count` parameters or `elements` values are created."""
     left = [count, elements]
 
     def registered(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
@@ -226,8 +226,8 @@ def check_sampler(sampler: Sampler, process: Process) -> None:
             sampler.check(process)
     if isinstance(process.modulation, NoiseFloor) and isinstance(sampler, UniPC):
         raise RecipeError(
-            "sampler=unipc needs noise that decreases at every frequency, but process=floored keeps it above that of "
-            "the corruption: choose sampler=ddim or dpm_solver"
+            "sampler=unipc needs noise that decreases at every frequency, but process=floored keeps it above the noise "
+            "of the corruption: choose sampler=ddim or dpm_solver"
         )
     if process.modulation is not None and isinstance(sampler, Euler):  # or Heun, its subclass
         raise RecipeError(

@@ -32,8 +32,8 @@ class VanishedError(RecipeError):
     def __init__(self, run_dir: Path) -> None:
         super().__init__(
             f"{run_dir} has vanished while this command was using it: it was moved, removed or replaced, or its disk "
-            "is no longer available. Once the folder is back in its place, the same command continues "
-            "from the last saved state; without the folder, it starts from the beginning"
+            "is no longer available. Once the folder is available again, the same command continues "
+            "from the last saved state; without the folder, the command starts from the beginning"
         )
 
 
@@ -161,7 +161,7 @@ def is_locked(run_dir: Path) -> bool | None:
 
 
 def _locked(lock: IO[str], kind: int) -> bool | None:
-    """Lock a file and return True, or False if another process has locked it, or None without support for locks."""
+    """Return True after locking a file, False if another process has locked it, or None if locks are unsupported."""
     try:
         fcntl.flock(lock, kind | fcntl.LOCK_NB)
     except BlockingIOError:

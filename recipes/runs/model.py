@@ -154,7 +154,7 @@ def located(config: Config, metadata: Mapping[str, Any], folder: Path, given: Gr
     `metadata` is the content of `run.json` in its `folder`; `given` contains the command line's keys below `data`.
 
     Raises:
-        RecipeError: If the run's data have no such key.
+        RecipeError: If a given key is not a key of the run's data.
     """
     data = config.get("data")
     if given and isinstance(data, Mapping):

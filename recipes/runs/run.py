@@ -75,7 +75,7 @@ class Run:
     @cached_property
     def metadata(self) -> dict[str, Any]:
         """The contents of `run.json`. Raises RecipeError if it cannot be read or an entry is invalid."""
-        with unreadable(self.folder / METADATA, f"is {self.folder} the folder of a training run?"):
+        with unreadable(self.folder / METADATA, f"check that {self.folder} is the folder of a training run"):
             metadata = read_object(self.folder / METADATA)
             check_metadata(metadata)
         return metadata

@@ -46,7 +46,7 @@ class Training:
         if not 0 <= self.condition_dropout <= 1:
             raise ValueError(f"condition_dropout must be a fraction from 0 to 1, got {self.condition_dropout}")
         if not self.ema < 0.28:
-            raise ValueError(f"ema, the width of an average, must be below 0.28, got {self.ema}")
+            raise ValueError(f"ema, the relative width of the average, must be below 0.28, got {self.ema}")
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"betas must be at least 0 and below 1, got {list(self.betas)}")
         check_minimum(self, 0, "warmup", "weight_decay", "max_rollbacks")
@@ -54,7 +54,7 @@ class Training:
 
 @dataclass(frozen=True)
 class Every:
-    """Intervals in samples seen, and the maximum time between checkpoints in minutes; 0 means never.
+    """Intervals of outputs in samples seen, and the maximum time between checkpoints in minutes; 0 means never.
 
     If `checkpoint` is 0, `checkpoint_minutes` has no effect.
     """
@@ -111,7 +111,7 @@ class Guidance:
         if not math.isfinite(self.scale):
             raise ValueError(f"scale must be a finite number, got {self.scale}")
         if self.interval is not None and not self.interval[0] < self.interval[1]:
-            raise ValueError(f"interval must be (low, high) in log-SNR and increasing, got {list(self.interval)}")
+            raise ValueError(f"interval must be a pair of log-SNRs that is increasing, got {list(self.interval)}")
 
 
 @dataclass(frozen=True)
@@ -207,7 +207,7 @@ class TrainSettings(ModelParts):
 
     def __post_init__(self) -> None:
         if self.keep < 1:
-            raise ValueError(f"keep must be a number of checkpoints of at least 1, got {self.keep}")
+            raise ValueError(f"keep must be a number of checkpoints, at least 1, got {self.keep}")
         check_minimum(self, 0, "keep_every")
         _folder("run_dir", self.run_dir)
 

@@ -197,7 +197,7 @@ def _check_entries(
 
 
 def load_module(module: nn.Module, tensors: Mapping[str, Tensor], what: str) -> None:
-    """Load all weights of a module. Raises a RecipeError that says `what` differs first in names or shapes."""
+    """Load all weights of a module. Raises a RecipeError about `what` with the first difference in names or shapes."""
     try:
         now = module.state_dict()
         if different := mismatch(shapes(tensors), shapes(now)):  # before any tensor is read
@@ -224,7 +224,7 @@ class Progress:
 
     @classmethod
     def of(cls, record: Mapping[str, Any]) -> Self:
-        """Read a checkpoint's record. Raises RecipeError if an entry is missing or invalid."""
+        """Return the progress in a checkpoint's record. Raises RecipeError if an entry is missing or invalid."""
         counts: dict[str, Any] = {"metrics_position": record.get("metrics_position")}
         counts |= {name: record.get(name, 0) for name in ("skipped", "skipped_in_a_row", "rollbacks")}
         for name, value in counts.items():

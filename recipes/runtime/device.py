@@ -120,8 +120,9 @@ class Runtime:
         """
         each, rest = divmod(batch, self.process.world)
         if rest:
+            world = self.process.world
             raise RecipeError(
-                f"training.batch={batch} cannot be split over {self.process.world} processes: choose a multiple of that"
+                f"training.batch={batch} cannot be split over {world} processes: choose a multiple of {world}"
             )
         return range(self.process.rank * each, (self.process.rank + 1) * each)
 

@@ -67,9 +67,8 @@ class Rank:
                 "number: start them with torchrun, or unset WORLD_SIZE"
             ) from error
         if not 0 <= process.rank < process.world:
-            raise RecipeError(
-                f"RANK={process.rank} does not fit WORLD_SIZE={process.world}: start with torchrun, or unset both"
-            )
+            problem = f"RANK={process.rank} does not fit WORLD_SIZE={process.world}"
+            raise RecipeError(f"{problem}: start the processes with torchrun, or unset both")
         return process
 
 
@@ -81,7 +80,7 @@ def join(process: Rank, device: torch.device, timeout: float) -> None:
 
     torchrun uses one store for all its attempts (torch 2.11), which still holds the addresses of dead processes: a
     process that reads them before they are overwritten waits forever. So the first process of an attempt generates a
-    name, and all processes use only keys below this name. A number of the attempt would not work: it may differ
+    name, and all processes use only keys below this name. An attempt number would not work, because it may differ
     between machines. Raises RecipeError if the others do not join in time.
     """
     if process.world == 1 or dist.is_initialized():
@@ -117,7 +116,7 @@ def _rendezvous(timeout: timedelta) -> tuple[Store, int, int]:
 
 
 def _offer_name(store: Store, world: int, deadline: float) -> str:
-    """Offer a new name to the announced ids of the other processes, some of which may be outdated, until all accept."""
+    """Offer a new name to the other processes, whose announced ids may be outdated, until all accept it; return it."""
     name = f"attempt-{secrets.token_hex(8)}"
     while True:
         keys = {rank: f"multisagd/here/{rank}" for rank in range(1, world)}
@@ -181,7 +180,7 @@ def are_sharded(tensors: Mapping[str, Tensor]) -> bool:
 
 
 def full_tensor(tensor: Tensor) -> Tensor:
-    """Return the full tensor of a tensor that may be sharded; if it is, every rank must call this."""
+    """Return a tensor in full. If it is sharded, every rank must call this."""
     return tensor.full_tensor() if is_sharded(tensor) else tensor
 
 

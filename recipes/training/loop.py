@@ -107,7 +107,7 @@ class Loop:
         self._agreement = Agreement()
 
     def run(self, stop: StopRequest) -> None:
-        """Train. A continued run first repeats the last report, because the earlier process may have stopped during it.
+        """Train until all samples are seen. A continued run first repeats the last report, which may be incomplete.
 
         Because each state is saved before its report, stopping during the first or last report loses nothing.
 

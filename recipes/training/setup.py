@@ -74,7 +74,9 @@ class LearnedCondition:
     @property
     def note(self) -> str | None:
         """A warning about the condition, or None."""
-        return f"{never_trained(self.untrained)}, so it is not drawn" if self.untrained else None
+        return (
+            f"{never_trained(self.untrained)}, so no such samples are drawn during training" if self.untrained else None
+        )
 
     def embedded(self, dataset: Dataset) -> Dataset:
         """Return the dataset, with embeddings of its captions if the condition is captions.

@@ -36,7 +36,7 @@ def write_record(job: Job, data: TrainingData, model: TrainingModel, checkpoints
     run_dir, samples = job.settings.run_dir, model.learner.samples
     for path in checkpoints.set_aside(samples):
         log.warning(
-            "%s is later than the state from which training continues: it is set aside, and later removed",
+            "%s was saved after the state from which training continues: it is set aside now, and removed later",
             path,
         )
     run = Run(run_dir)
@@ -78,7 +78,7 @@ def ending(run_dir: Path, checkpoint: Path, dataset: Dataset) -> str:
 
 
 class Journal:
-    """A JSON Lines file, truncated to `position` bytes if given."""
+    """A JSON Lines file to append to; first truncated to `position` bytes, if given."""
 
     def __init__(self, path: Path, position: int | None = None) -> None:
         self.path, self._failed = path, False

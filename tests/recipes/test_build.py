@@ -93,7 +93,7 @@ NESTED = {"_target_": "multisagd.spectrum.Sum", "left": {"_target_": "os.getcwd"
         ({"_target_": "multisagd.PowerLaw", "exponent": "x"}, "spectrum.exponent: expected a number, got 'x'"),
         ({"_target_": "multisagd.PowerLaw", "exponent": True}, "spectrum.exponent: expected a number"),
         ({"_target_": "multisagd.PowerLaw", "exponent": 1, "corner": -1}, "spectrum: a power law's corner"),
-        ({"exponent": 1}, "spectrum: has no _target_"),
+        ({"exponent": 1}, "spectrum has no _target_"),
         (NESTED, r"^spectrum\.left\._target_: os.getcwd is not under an allowed package"),
         ({"_target_": "multisagd.PowerLaw", "exponent": {"_target_": "multisagd.Flat"}}, "exponent: expected a number"),
     ],
