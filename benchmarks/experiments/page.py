@@ -43,8 +43,9 @@ python -m benchmarks.experiments.page       # only writes this page
 
 A test fails if the page is not up to date. Conclusions follow fixed rules:
 
-- Every arm is trained once for each seed. Training runs with the same seed see the same examples in the same order, so
-  arms are compared seed by seed. Tables show means and standard errors over seeds.
+- The arms of an experiment differ in some arguments of `multisagd train`. Every arm is trained once for each seed.
+  Training runs with the same seed see the same examples in the same order, so arms are compared seed by seed. Tables
+  show means and standard errors over seeds.
 - A verdict needs three seeds. With fewer seeds, the page gives the numbers and says that there is no verdict.
 - **better**, **worse**: the mean of the paired differences is more than 2 of its standard errors from zero. With
   three seeds this happens by chance in about one of five comparisons, so a single such verdict is only a hint.

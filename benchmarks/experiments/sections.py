@@ -27,6 +27,10 @@ from benchmarks.experiments.verdicts import (
 SEEDS = (0, 1, 2)
 """The seeds that `python -m benchmarks.experiments` trains by default."""
 NOTES: Mapping[str, str] = {
+    "power_law_mnist": "The arms `papers -.06` and so on have the papers' power laws with these amplitude exponents; a "
+    "negative exponent gives zero frequency much more power than the others. `zero frequency of -.06 only` is white "
+    "noise with the power of `papers -.06` at zero frequency; `slope of -.06 only` has the same slope, but zero "
+    "frequency has only the power of the lowest other frequency.",
     "omission_mnist": "Names such as `[.1,.2]` are frequency bands, in units in which the corner of the spectrum is 1. "
     "The arms `white` use white noise and corrupted data. The arm `real without it` consists of real digits with the "
     "band set to the mean: omitting the band cannot give better results. With the papers' omission, the band of the "
