@@ -265,5 +265,8 @@ def load_samples(path: Path, dataset: Dataset, maximum: int | None = None) -> tu
     if labels is not None and (
         labels.shape != x0.shape[:1] or not 0 <= int(labels.min()) <= int(labels.max()) < len(dataset.classes or ())
     ):
-        raise RecipeError(f"the labels in {path} do not match the run's {len(dataset.classes or ())} classes")
+        raise RecipeError(
+            f"the labels in {path} do not match its samples, or the run's {len(dataset.classes or ())} classes: use "
+            "samples of this run"
+        )
     return x0[:maximum], None if labels is None else labels[:maximum]

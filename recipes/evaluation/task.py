@@ -52,7 +52,7 @@ class Neighbours:
 
     def __post_init__(self) -> None:
         if min(self.items, self.examples) < 2:
-            raise ValueError(f"expected items and examples of at least 2, got {self.items} and {self.examples}")
+            raise ValueError(f"items and examples must be at least 2, got {self.items} and {self.examples}")
 
 
 @dataclass(frozen=True)

@@ -60,7 +60,7 @@ class Sizes:
             )
         if not (self.frames >= 4 and self.clip >= 16 and self.frames * self.clip**2 <= MAX_CLIP_PIXELS):
             raise ValueError(
-                f"clips must have at least 4 frames, at least 16 pixels a side, and "
+                f"clips must have at least 4 frames, at least 16 pixels per side, and "
                 f"up to {MAX_CLIP_PIXELS:,} pixels in total, got "
                 f"{self.frames} frames of {self.clip}×{self.clip}"
             )

@@ -1,1 +1,1 @@
-"""The parts of a run's report: reading the folder, drawing, and the page."""
+"""The parts of a run's report: reading the folder, drawing charts, and the HTML page."""

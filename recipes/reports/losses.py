@@ -47,7 +47,9 @@ def loss_charts(run: Overview) -> list[Block | None]:
         blocks.insert(0, Note("No training step has been logged yet: the first entry follows after every.log samples."))
     elif not run.validation:
         missing = "so there are no losses by noise level and band"
-        reason = f"There was no validation yet, {missing}: it runs after every.validation samples, and at the end."
+        reason = (
+            f"There was no validation yet, {missing}: validation runs after every.validation samples and at the end."
+        )
         if run.metadata.get("held_out") == 0:
             reason = f"No data were held out for validation, {missing}."
         blocks.append(Note(reason))

@@ -131,4 +131,4 @@ def _files(folder: Path) -> list[Path]:
             f"{folder} has its weights only in {pickles[0]}, a format that can run code when read: use a model in "
             "safetensors or, if you trust the file, convert it (model.save_pretrained(folder))"
         )
-    raise RecipeError(f"{folder} holds no weights: {SINGLE[0]} is missing")
+    raise RecipeError(f"{folder} holds no weights: {SINGLE[0]} is missing; fetch the model again")
