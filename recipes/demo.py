@@ -4,7 +4,7 @@ The data are scikit-learn's digits (8×8 pixels, enlarged to 16×16), so nothing
 
     forward.png        one image with increasing noise under both processes, and the two spectra
     loss.png           the training and validation losses of both runs
-    samples_white.png, samples_shaped.png
+    samples_white.png, samples_shaped.png   samples of the two models
     white/, shaped/    the two runs, for `multisagd sample` and `multisagd train`
 
 Both runs have the same seed, so they see the same images at the same times; only the spectrum of the noise differs. The

@@ -8,7 +8,7 @@ The command writes to `out`:
     transfer.png                   generated power divided by data power, for the design and the usual schedules
     design.json                    the printed table of errors, the noise, and the reasons for a recommendation
 
-The errors of steps are computed for Gaussian data and a perfect network.
+The table gives the sampling error of each schedule with this number of steps, for Gaussian data and a perfect network.
 
 Errors, each reported in one message: statistics that are missing or invalid, noise or a schedule that is incompatible
 with them, ends that do not increase, an invalid sampler.

@@ -5,7 +5,7 @@ The steps, each with the file that implements it (in recipes/):
     open the run's data, and choose the metrics that can be computed      evaluation/sets.py, evaluation/metrics.py
     draw samples in all processes, unless they exist already or
     `samples_from` names others                                           sample.py
-    round samples as saving them to files would                          evaluation/sets.py
+    round the samples as if they had been saved to files                  evaluation/sets.py
     gather real examples of the same classes: a reference, and as many
     others as there are samples                                           evaluation/sets.py
     compute each metric twice: samples against the reference, and the

@@ -168,7 +168,7 @@ def check_own(folder: Path, root: Path) -> None:
 
 def _check_entry(path: Path, root: Path) -> None:
     if path.is_symlink() and not inside(path, root) and not path.match(WANDB_LOG):
-        problem = f"{path} is a link to {path.resolve()}, outside of {root}, where this command would write"
+        problem = f"{path} is a symbolic link to {path.resolve()}, outside of {root}, where this command must not write"
         hint = "if space is short, move the entire folder and link to it"
         raise RecipeError(f"{problem}: replace it with its target ({hint})")
     if path.exists() and not (path.is_file() or path.is_dir()):

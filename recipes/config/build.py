@@ -27,7 +27,7 @@ PACKAGES = ("multisagd", "modalities", "recipes")
 ADDRESSED = ("urls", "name")
 """Parameters that may be addresses or names on the Hub; a class that has one also has the parameter `trusted`."""
 DOWNLOAD = "download"
-KEEPING = ("index", "cache")
+CACHES = ("index", "cache")
 """Parameters that name cache folders."""
 Nested = Callable[[Mapping[str, Any], tuple[type, ...], str], Any]
 """Builds the object that a mapping describes: `(mapping, types expected there, dotted key) -> object`."""
@@ -147,7 +147,7 @@ class Builder:
         addresses = {text for key in ADDRESSED for _, text in strings(values.get(key), "")}
         repeated = self.repeated or frozenset()
         careful = {"trusted": bool(addresses) and addresses <= repeated, DOWNLOAD: DOWNLOAD in repeated}
-        return careful | {key: None for key in KEEPING if careful["trusted"] and values.get(key) not in repeated}
+        return careful | {key: None for key in CACHES if careful["trusted"] and values.get(key) not in repeated}
 
 
 def _parameters(target: Callable[..., Any], keys: Iterable[str], where: str) -> Mapping[str, inspect.Parameter]:

@@ -4,8 +4,8 @@
 
 Sharded tensors are written by all ranks into a folder instead of a file: network/shard-…safetensors. A checkpoint is
 written to a temporary folder next to the others, flushed to disk and renamed, so it exists completely or not at all.
-A checkpoint that it replaces is first moved aside and then removed, so that one of the two always exists. With several
-ranks, every rank calls `save` and `latest`; the first rank decides.
+A checkpoint that it replaces is moved aside before that and removed afterwards, so that one of the two always exists.
+With several ranks, every rank calls `save` and `latest`; the first rank decides.
 
 `checkpoint.json` contains the format version, and the size and SHA-256 of every tensor file. The hashes detect damage,
 not malicious files, whose author may also have written the hashes. So the names, types and headers of files are checked

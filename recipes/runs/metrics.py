@@ -14,9 +14,9 @@ from multisagd.files import check_file, parse_json
 
 MAX_ENTRIES = 400
 """Maximum number of entries of each kind."""
-KINDS = 8
+MAX_KINDS = 8
 """Maximum number of kinds of entries; training writes two."""
-LONGEST = 1 << 20
+MAX_LINE_BYTES = 1 << 20
 """Maximum length of a line in bytes; a line with 60 noise levels and 60 bands has a tenth of that length."""
 Entry = dict[str, Any]
 
@@ -68,7 +68,7 @@ def read_metrics(path: Path, kind: str | None = None) -> Metrics:
         try:
             entry = parse_json(line.decode(), finite=False)
             name = entry.get("kind", kind)
-            known = isinstance(name, str) and (name in metrics.kinds or len(metrics.kinds) < KINDS)
+            known = isinstance(name, str) and (name in metrics.kinds or len(metrics.kinds) < MAX_KINDS)
             if not known or not math.isfinite(number(entry.get("samples"))):
                 raise ValueError("not an entry")
         except (ValueError, AttributeError):
@@ -81,10 +81,10 @@ def read_metrics(path: Path, kind: str | None = None) -> Metrics:
 def _lines(path: Path) -> Iterator[bytes]:
     """Yield the lines of a file. A line that is too long is truncated, and therefore not valid JSON."""
     with path.open("rb") as file:
-        while line := file.readline(LONGEST):
+        while line := file.readline(MAX_LINE_BYTES):
             rest = line
-            while len(rest) == LONGEST and not rest.endswith(b"\n"):
-                rest = file.readline(LONGEST)
+            while len(rest) == MAX_LINE_BYTES and not rest.endswith(b"\n"):
+                rest = file.readline(MAX_LINE_BYTES)
             if line.strip():
                 yield line
 

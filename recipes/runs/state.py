@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 LARGEST_COUNT = 1 << 60
-AWAY = "remove that checkpoint to continue from an earlier one"
+REMEDY = "remove that checkpoint to continue from an earlier one"
 STEP = "step"
 ADAM = {STEP, "exp_avg", "exp_avg_sq"}
 """The entries of AdamW's state for a parameter; the first is a scalar, the others have the parameter's shape."""
@@ -229,11 +229,11 @@ class Progress:
         counts |= {name: record.get(name, 0) for name in ("skipped", "skipped_in_a_row", "rollbacks")}
         for name, value in counts.items():
             if type(value) is not int or not 0 <= value < LARGEST_COUNT:
-                raise RecipeError(f"the checkpoint's record has {name}={value!r:.80}, not a count: {AWAY}")
+                raise RecipeError(f"the checkpoint's record has {name}={value!r:.80}, not a count: {REMEDY}")
         try:
             first, second, third = (float.fromhex(value) for value in record["window"])
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise RecipeError(
-                f"the checkpoint's record has window={record.get('window')!r:.80}, not three hex numbers: {AWAY}"
+                f"the checkpoint's record has window={record.get('window')!r:.80}, not three hex numbers: {REMEDY}"
             ) from error
         return cls((first, second, third), **counts)

@@ -306,7 +306,7 @@ def test_evaluate_writes_through_no_link(folder: Path) -> None:
     configured(run, *HELD_OUT)
     (run / "evaluate.json").symlink_to(folder / "precious")
     save_file({"x0": digits()[0]}, run / "samples.safetensors")
-    with pytest.raises(RecipeError, match=r"evaluate\.json is a link to"):
+    with pytest.raises(RecipeError, match=r"evaluate\.json is a symbolic link to"):
         report(folder, *digits(), f"run_dir={run}", f"samples_from={run}")
 
 

@@ -310,7 +310,7 @@ TRAININGS: dict[str, tuple[Poison, str]] = {
         optimizer(lambda state: {k: v for k, v in state.items() if k.endswith("step")}), "is step, not AdamW's"
     ),
     **{
-        f"link: {name}": (link_outside(name), rf"{name} is a link to .*victim, outside of .*replace it")
+        f"link: {name}": (link_outside(name), rf"{name} is a symbolic link to .*victim, outside of .*replace it")
         for name in (".lock", "metrics.jsonl", "config.yaml.partial", "samples", "timing.jsonl", "run.json")
     },
     "pipe": (pipe("metrics.jsonl"), "metrics.jsonl is a pipe or a device"),
@@ -352,7 +352,7 @@ CASES: dict[str, tuple[Poison, str, Sequence[Callable[[Path], object]]]] = {
         for kind, (poison, message) in STATISTICS.items()
     },
     "statistics: another grid": (SMALL, r"statistics have shape \(3, 4, 4\)", [run_sample, continue_training]),
-    "a link in place of samples": (link_outside("sampled"), "sampled is a link to .*victim, outside of", [run_sample]),
+    "a link in place of samples": (link_outside("sampled"), "sampled is a symbolic link to .*victim", [run_sample]),
     "data of os.system": (
         target("os.system", "data", command="touch CANARY"), "data._target_: os.system is not under", [run_evaluate]
     ),
