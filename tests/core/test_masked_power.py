@@ -211,7 +211,7 @@ def dense_step(
         covariance = F.mH @ torch.diag(power[block].flatten().to(F.dtype)) @ F
         filled, spread = [], []
         for group, x in zip(groups, items, strict=True):
-            o = group.places
+            o = group.indices
             gain = covariance[:, o] @ torch.linalg.inv(covariance[o][:, o])
             for row in x[block]:
                 rest = (row - mean[block, o]).to(F.dtype)
