@@ -27,7 +27,7 @@ class MissingError(RecipeError):
 
 
 class Interrupted(Exception):  # noqa: N818 - the usual word, and not an error
-    """A run that was stopped by a signal, after saving its state."""
+    """A signal stopped a command, which has saved its state."""
 
     def __init__(self, message: str, signal_number: int) -> None:
         super().__init__(message)

@@ -181,7 +181,7 @@ class Checkpoints:
         return self.folder / f"{samples:012d}"
 
     def newest(self, but: Path | None = None) -> Path | None:
-        """Return the newest checkpoint, except `but`, whose files have the right sizes; hashing them takes minutes."""
+        """Return the newest checkpoint, except `but`, whose files have the right sizes. Hashes are not compared."""
         return next((path for path in reversed(self.folders()) if path != but and looks_complete(path)), None)
 
     def set_aside(self, samples: int) -> list[Path]:

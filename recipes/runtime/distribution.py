@@ -41,7 +41,7 @@ POLL = 0.02
 
 
 class FailedElsewhereError(RecipeError):
-    """An error in another process."""
+    """Another process failed; raised in the processes that did not fail themselves."""
 
 
 @dataclass(frozen=True)
