@@ -147,7 +147,7 @@ def cached_network(
         train, test = split(train, 0.1, derive(training.seed, "features/test"))
     if test is None or not len(train) or not len(test):
         raise ValueError(
-            f"a classifier needs examples for training and others for testing, but there are only {len(train)}: "
+            f"a classifier needs examples for training and others for testing, but this dataset has only {len(train)}: "
             "remove this metric from metrics, or train on more examples of each class"
         )
     key = fingerprint(train, test, training)

@@ -82,7 +82,7 @@ def test_cached_network_serves_the_same_data_and_no_other(tmp_path: Path) -> Non
 def test_cached_network_holds_out_a_tenth_where_no_test_data_are_given(tmp_path: Path) -> None:
     _, record = cached_network(digits()[0].subset(range(100)), None, tmp_path, TINY, silent)
     assert (record["train_count"], record["test_count"]) == (90, 10)
-    with pytest.raises(ValueError, match="others for testing, but there are 1"):
+    with pytest.raises(ValueError, match="others for testing, but this dataset has only 1"):
         cached_network(digits()[0].subset([0]), None, tmp_path, TINY, silent)
     unlabelled = Pixels(Image(size=8, channels=1), torch.zeros(10, 1, 8, 8, dtype=torch.uint8))
     with pytest.raises(ValueError, match="each class into its own subfolder"):

@@ -308,7 +308,7 @@ def test_report_replaces_only_its_own_page(run_dir: Path, tmp_path: Path) -> Non
             page_of(run_dir, out=out)
     assert mine.read_text() == "<p>mine"
     (run_dir / "report.html.partial").symlink_to(tmp_path / "outside")
-    with pytest.raises(RecipeError, match="is a link"):
+    with pytest.raises(RecipeError, match="is a symbolic link"):
         page_of(run_dir)
     assert not (tmp_path / "outside").exists()
 
