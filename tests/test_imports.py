@@ -1,10 +1,17 @@
-"""Imports have no cycle of files, run one way between packages, and never both ways between two folders of recipes."""
+"""Imports have no cycle and run one way; the versions that are installed, pinned and declared agree."""
 
 import ast
+import re
+import subprocess
+import sys
+import tomllib
 from graphlib import CycleError, TopologicalSorter
+from itertools import chain
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.version import Version
 
 ROOT = Path(__file__).parents[1]
 BELOW = {
@@ -37,21 +44,10 @@ def imports_of(modules: dict[str, Path]) -> dict[str, set[str]]:
     return imports
 
 
-def folder_of(name: str, modules: dict[str, Path]) -> str:
+def folder_of(name: str) -> str:
     """Return the folder of a module of recipes; the files of the commands count as one folder."""
     parts = name.split(".")
-    return parts[1] if len(parts) > 2 or modules[name].name == "__init__.py" else "commands"
-
-
-def imports_both_ways(imports: dict[str, set[str]], modules: dict[str, Path]) -> list[str]:
-    """Return the imports between every two folders that import each other, in the direction that has fewer."""
-    between: dict[tuple[str, str], list[str]] = {}
-    for name, others in imports.items():
-        for other in others:
-            if (pair := (folder_of(name, modules), folder_of(other, modules)))[0] != pair[1]:
-                between.setdefault(pair, []).append(f"{pair[0]} → {pair[1]}: {name} imports {other}")
-    pairs = [pair for pair in between if pair[::-1] in between and len(between[pair]) <= len(between[pair[::-1]])]
-    return sorted(line for pair in pairs for line in between[pair])
+    return parts[1] if len(parts) > 2 or MODULES[name].name == "__init__.py" else "commands"
 
 
 MODULES = modules_of(ROOT, *BELOW)
@@ -75,6 +71,44 @@ def test_imports_run_one_way_between_packages() -> None:
 
 
 def test_imports_run_one_way_between_folders_of_recipes() -> None:
-    recipes = {name for name in IMPORTS if name.startswith("recipes.")}
-    wrong = imports_both_ways({name: IMPORTS[name] & recipes for name in recipes}, MODULES)
-    assert not wrong, "\n".join(wrong)
+    between: dict[tuple[str, str], str] = {}
+    for name, others in IMPORTS.items():
+        for other in others if name.startswith("recipes.") else ():
+            if other.startswith("recipes."):
+                between[folder_of(name), folder_of(other)] = f"{name} imports {other}"
+    wrong = [line for (one, other), line in between.items() if one != other and (other, one) in between]
+    assert not wrong, "\n".join(sorted(wrong))
+
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+DECLARED = list(map(Requirement, chain(PROJECT["dependencies"], *PROJECT["optional-dependencies"].values())))
+LINES = [line for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines() if line[0] != "#"]
+PINNED = [Requirement(line) for line in LINES]
+
+
+def pins(name: str) -> list[Version]:
+    """Return the versions that constraints.txt names for a package: several where they differ among Pythons."""
+    return [Version(str(pin.specifier)[2:]) for pin in PINNED if pin.name == name]
+
+
+def test_constraints_pin_every_declared_dependency_within_its_range() -> None:
+    unpinned = [wanted.name for wanted in DECLARED if not pins(wanted.name)]
+    assert not unpinned, "run make update"
+    assert not [str(wanted) for wanted in DECLARED if not all(pin in wanted.specifier for pin in pins(wanted.name))]
+
+
+def test_constraints_are_exact_versions_without_an_index() -> None:
+    assert not [str(pin) for pin in PINNED if pin.url or not re.fullmatch(r"==[^,*]+", str(pin.specifier))]
+    assert not [line for line in LINES if "://" in line or line.startswith("-")]
+
+
+def test_torch_and_its_companions_are_capped_after_the_pinned_minor_version() -> None:
+    for name in ("torch", "torchvision", "torchaudio"):
+        (wanted,) = {str(wanted.specifier) for wanted in DECLARED if wanted.name == name}
+        (pin,) = pins(name)
+        assert f"<{pin.major}.{pin.minor + 1}" in wanted, name
+
+
+def test_installed_packages_agree_with_one_another() -> None:
+    checked = subprocess.run([sys.executable, "-m", "pip", "check"], capture_output=True, text=True)
+    assert checked.returncode == 0, checked.stdout + checked.stderr
