@@ -86,7 +86,7 @@ def chosen_prompts(settings: SampleSettings, trained_on_text: bool) -> list[str]
     if not trained_on_text:
         raise RecipeError("prompts: this run was trained without text; remove them, or train with text=encoder")
     if settings.prompts is not None and settings.prompts_file is not None:
-        raise RecipeError("prompts and prompts_file are both set: unset one of them")
+        raise RecipeError("prompts and prompts_file are both set: remove one of them")
     if settings.prompts_file is not None:
         with as_recipe_error((OSError, UnicodeDecodeError), f"prompts_file: cannot read {settings.prompts_file}: "):
             lines = settings.prompts_file.read_text(encoding="utf-8-sig").splitlines()

@@ -324,7 +324,7 @@ def test_report_compares_runs(run_dir: Path, tmp_path: Path) -> None:
     assert all(key.startswith("spectrum.") for key in keys)
     for name, folder in (("shaped", run_dir), ("white", other)):
         assert page.values(name) == [f"{entry['loss']:.4g}" for entry in read_metrics(folder, "train")]
-    for names, message in ((("one",), "give one for each"), (("one", "one"), "the same name twice")):
+    for names, message in ((("one",), "add one name for each"), (("one", "one"), "the same name twice")):
         with pytest.raises(ValueError, match=message):
             ReportSettings(run_dir, others=(other,), names=names)
     with pytest.raises(RecipeError, match="given twice"):
