@@ -25,7 +25,7 @@ def smallest_distances(points: Tensor, others: Tensor, count: int, block: int = 
         ValueError: If there are fewer than `count` others.
     """
     if len(others) < count:
-        raise ValueError(f"cannot return the {count} nearest of only {len(others)} vectors")
+        raise ValueError(f"cannot return the nearest {count} of only {len(others)} vectors")
     # With the mean subtracted, the products below lose fewer digits.
     centre = others.float().mean(0)
     points, others = points.float() - centre, others.float() - centre
