@@ -73,7 +73,7 @@ def test_changes_names_files_with_other_contents(tmp_path: Path, longer: bool) -
         note = changes(tmp_path, data)
         assert note is not None
         assert note.startswith(f"2 of 12 {NOTE}: {tmp_path}/photos/03.bmp, {tmp_path}/photos/07.bmp. ")
-        assert "restore them, or train in another run_dir" in note
+        assert "restore those, or train in another run_dir" in note
 
 
 def test_changes_compares_only_some_of_very_many_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -53,7 +53,7 @@ def test_chunks_are_the_same_in_every_pass() -> None:
     [
         (40, 4, [], 2, None),
         (5, 1, [], 1, None),
-        (5, 1, ["validation.holdout=0"], None, "validation.holdout=0: nothing is held out"),
+        (5, 1, ["validation.holdout=0"], None, "validation.holdout=0: no examples are held out"),
         (1, 1, [], None, "the only example is used for training"),
         (6, 6, [], None, "no examples held out, though"),
         (6, 6, ["training.conditional=false"], 1, None),
