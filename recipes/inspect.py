@@ -152,7 +152,7 @@ def summary(report: dict[str, Any], out: Path) -> str:
         f"decoding and encoding changes the values by {report['round_trip_error']:.2g} times their root mean square",
     ]
     if report["padding"]:
-        lines.append(f"{report['padding']:.0%} of the values shown are padding, which losses and statistics ignore")
+        lines.append(f"{report['padding']:.0%} of the values shown are padding, excluded from losses and statistics")
     if report["unreadable"]:
         lines.append(f"{report['unreadable']} files could not be read: {out / 'unreadable.json'}")
     lines += [f"note: {note}" for note in report["notes"]]
