@@ -362,7 +362,7 @@ def test_tar_shards_that_change_during_a_run_end_it(shards: Path) -> None:
     content = (shards / "000.tar").read_bytes()
     for changed, message in (
         (touched(content, 0), r"000.tar has changed since this command started: run it again"),
-        (content[:600], r"000.tar: EOFError: .* bytes received where .*The same command continues"),
+        (content[:600], r"000.tar: EOFError: .* bytes received where .*Run the same command again"),
     ):
         (shards / "000.tar").write_bytes(changed)
         with pytest.raises(UnreadableFilesError, match=message):
