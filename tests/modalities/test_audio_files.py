@@ -184,9 +184,9 @@ def silent_video() -> bytes:
 FASTSTART = {"movflags": "faststart"}  # the index comes first
 DAMAGED: dict[str, tuple[bytes | Callable[[], bytes], str]] = {
     "empty": (b"", "the file is empty"),
-    "text": (b"not a sound at all, but text", "not WAV"),
-    "picture": (b"\x89PNG\r\n\x1a\n" + bytes(100), "not WAV"),
-    "playlist": (b"#EXTM3U\n/etc/passwd\n", "not WAV"),
+    "text": (b"not a sound at all, but text", "none of the formats WAV"),
+    "picture": (b"\x89PNG\r\n\x1a\n" + bytes(100), "none of the formats WAV"),
+    "playlist": (b"#EXTM3U\n/etc/passwd\n", "none of the formats WAV"),
     "no-samples": (wav(b""), "no samples"),
     "no-data-chunk": (wav()[:36], "truncated"),
     "slow": (wav(rate=10), "10 samples per second"),
