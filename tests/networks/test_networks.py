@@ -61,7 +61,7 @@ def test_network_refuses_labels_without_classes_and_other_shapes(build):
     with pytest.raises(ValueError, match="classes=N"):
         build(1, 1)(data(2, 1, 8), torch.zeros(2), torch.tensor([0, 1]))
     for shape in ((2, 3, 8, 8), (2, 1, 8), (1, 8, 8)):
-        with pytest.raises(ValueError, match=r"takes \(batch, 1, n1, n2\), got"):
+        with pytest.raises(ValueError, match=r"expects shape \(batch, 1, n1, n2\), got"):
             build(1, 2)(data(*shape), torch.zeros(shape[0]))
 
 
