@@ -276,7 +276,7 @@ def test_latent_refuses_shapes_that_the_autoencoder_cannot_take(saved: Any) -> N
     assert Latent(Tensors((8,), 1), OnlyColour(2)).channels == 3, "grey is repeated if one channel is refused"
     for modality, autoencoder, message in (
         (Tensors((8,), 2), OnlyColour(2), "^colour only$"),
-        (Tensors(channels=5), saved(), "AutoencoderKL cannot encode data of 5 channels"),
+        (Tensors(channels=5), saved(), "AutoencoderKL cannot encode data with 5 channels"),
         (Tensors((16,)), saved(), "AutoencoderKL works on grids of 2 dimensions, but this grid has 1"),
         (Tensors((12,), 1), Lossy(2), r"returns \(6,\) for data of size \(12,\)"),
     ):

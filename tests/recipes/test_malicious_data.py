@@ -118,5 +118,7 @@ def test_builder_of_a_run_downloads_no_autoencoder(run_dir: Path) -> None:
     autoencoder = {"_target_": "modalities.autoencoders.DiffusersAutoencoder", "name": "nobody/nothing"}
     inner = read_configuration(run_dir / "config.yaml")["modality"]
     node = {"_target_": "modalities.latent.Latent", "modality": inner, "autoencoder": {**autoencoder, "trusted": True}}
-    with pytest.raises((RecipeError, ValueError), match="download it yourself: hf download nobody/nothing"):
+    with pytest.raises(
+        (RecipeError, ValueError), match="not downloaded automatically, so run: hf download nobody/nothing"
+    ):
         Builder().of_a_run({}).build(node, Modality, "modality").grid()  # type: ignore[type-abstract]
