@@ -273,7 +273,7 @@ class TestHostileRuns:
         (linked / "evaluate.json").unlink()
         (linked / "evaluate.json").symlink_to(outside / "evaluate.json")
         page = page_of(run_dir)
-        assert "evaluate.json is a link that leads out of the folder" in page.words
+        assert "evaluate.json is a symbolic link that points outside the folder" in page.words
         assert "a secret" not in page.words
         assert page.curves("samples 1: 4, ")
         (linked / "samples.safetensors").unlink()
