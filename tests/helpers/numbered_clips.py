@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from fractions import Fraction
-from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -30,7 +30,7 @@ def numbers_shown(clip: torch.Tensor) -> list[int]:
 
 
 def write_numbered(
-    path: Path,
+    path: Any,
     codec: str = "libx264",
     rate: float | Fraction = 25,
     count: int = 60,
@@ -41,7 +41,7 @@ def write_numbered(
     rotation: int = 0,
     aspect: Fraction | None = None,
     format: str | None = None,
-) -> Path:
+) -> Any:
     """Write `count` numbered frames and seconds of `sound`; `times` are timestamps in units of 1/rate."""
     rate = Fraction(rate).limit_denominator(1001)
     with av.open(path, "w", format=format) as container:
@@ -61,10 +61,9 @@ def write_numbered(
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
         if voice is not None:
-            for start in range(0, int(8000 * sound), 1024):
-                tone = np.sin(np.arange(start, start + 1024) / 5).astype(np.float32)[None]
-                samples = av.AudioFrame.from_ndarray(tone, format="fltp", layout="mono")
-                samples.sample_rate, samples.pts = 8000, start
-                container.mux(voice.encode(samples))
+            tone = np.sin(np.arange(int(8000 * sound)) / 5).astype(np.float32)[None]
+            samples = av.AudioFrame.from_ndarray(tone, format="fltp", layout="mono")
+            samples.sample_rate, samples.pts = 8000, 0
+            container.mux(voice.encode(samples))
             container.mux(voice.encode())
     return path

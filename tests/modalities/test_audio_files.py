@@ -18,7 +18,6 @@ from modalities.audio_files import _checked, open_audio, read_excerpt
 from tests.helpers.numbered_clips import write_numbered
 
 EVERYTHING = 10**9
-DESCRIPTORS = Path("/proc/self/fd")
 
 
 def chirp(rate: int, seconds: float, channels: int = 1) -> np.ndarray:
@@ -172,15 +171,6 @@ def flac(length: int) -> bytes:
     return bytes(content)
 
 
-def floats(value: float) -> bytes:
-    return encode("float.wav", np.array([0.1, value, 0.2], np.float32), 8000)
-
-
-def silent_video() -> bytes:
-    with tempfile.NamedTemporaryFile(suffix=".mp4") as file:
-        return write_numbered(Path(file.name), count=3).read_bytes()
-
-
 FASTSTART = {"movflags": "faststart"}  # the index comes first
 DAMAGED: dict[str, tuple[bytes | Callable[[], bytes], str]] = {
     "empty": (b"", "the file is empty"),
@@ -198,14 +188,13 @@ DAMAGED: dict[str, tuple[bytes | Callable[[], bytes], str]] = {
     "broken-mp3": (b"\xff\xfb" + bytes(range(256)) * 40, "MP3 file is damaged"),
     "broken-mp4": (b"\0\0\0\x18ftypM4A " + bytes(1000), "MP4 file is damaged"),
     "broken-ogg": (b"OggS" + bytes(1000), "truncated"),
-    "nan": (lambda: floats(math.nan), "not finite"),
-    "infinite": (lambda: floats(math.inf), "not finite"),
-    "minus-infinite": (lambda: floats(-math.inf), "not finite"),
-    "integers-as-floats": (lambda: floats(32767), "full scale is 1"),
+    "nan": (lambda: encode("float.wav", np.float32([0.1, math.nan]), 8000), "not finite"),
+    "infinite": (lambda: encode("float.wav", np.float32([0.1, -math.inf]), 8000), "not finite"),
+    "integers-as-floats": (lambda: encode("float.wav", np.float32([0.1, 32767]), 8000), "full scale is 1"),
     "long-flac": (lambda: flac(0xFFFFFFFF), "truncated: it declares 4294967295 samples"),
     "piped-flac": (lambda: flac(0), "does not state its length.*encode it again"),
     "truncated-faststart-mp4": (lambda: encode_av("aac", chirp(48000, 2.0), **FASTSTART)[:-3000], "truncated"),
-    "silent-video": (silent_video, "no audio stream"),
+    "silent-video": (lambda: write_numbered(io.BytesIO(), count=3, format="mp4").getvalue(), "no audio stream"),
     "truncated-rf64": (lambda: encode("pcm_16.rf64", chirp(8000, 0.5), 8000)[:-100], "truncated"),
 }
 
@@ -219,14 +208,11 @@ def test_read_excerpt_refuses_damaged_files(tmp_path: Path, kind: str) -> None:
             read_excerpt(path, rate, 8000, 0.5)
 
 
-def test_read_excerpt_estimates_the_length_of_an_mp3_that_declares_none(tmp_path: Path) -> None:
-    path = write(tmp_path / "a.mp3", encode_av("libmp3lame", chirp(48000, 2.0), write_xing="0"))
-    for place in (0.0, 1.0):
-        assert read_excerpt(path, 48000, 4800, place).shape == (1, 4800)
-    assert read_excerpt(path, 48000, EVERYTHING, 0.0).shape[1] == pytest.approx(96_000, abs=4800)
-
-
 def test_read_excerpt_reads_unusual_headers_and_names(tmp_path: Path) -> None:
+    # Without a declared length, that of an MP3 is estimated.
+    path = write(tmp_path / "a.mp3", encode_av("libmp3lame", chirp(48000, 2.0), write_xing="0"))
+    assert read_excerpt(path, 48000, 4800, 1.0).shape == (1, 4800)
+    assert read_excerpt(path, 48000, EVERYTHING, 0.0).shape[1] == pytest.approx(96_000, abs=4800)
     path = write(tmp_path / "a.m4a", encode_av("aac", chirp(48000, 2.0), **FASTSTART))
     assert read_excerpt(path, 48000, 100, 0.5).shape == (1, 100)
     # A title that is not UTF-8.
@@ -243,18 +229,3 @@ def test_read_excerpt_reads_unusual_headers_and_names(tmp_path: Path) -> None:
         for name in ("a.wav", "a.mp3", "a.m4a", "a"):
             path = write(tmp_path / name, encode(kind, chirp(8000, 0.5), 8000))
             assert read_excerpt(path, 8000, EVERYTHING, 0.0).shape == (1, 4000), (kind, name)
-
-
-@pytest.mark.skipif(not DESCRIPTORS.is_dir(), reason="open files are counted in /proc")
-def test_read_excerpt_leaves_no_file_open(tmp_path: Path) -> None:
-    contents = [encode(name, chirp(48000, 0.3)) for name in ("pcm_16.wav", "lame.mp3", "aac.m4a")]
-    good = [write(tmp_path / f"{number}", content) for number, content in enumerate(contents)]
-    bad = [write(tmp_path / f"cut-{number}", content[:-1000]) for number, content in enumerate(contents)]
-    before = len(list(DESCRIPTORS.iterdir()))
-    for _ in range(50):
-        for path in good:
-            read_excerpt(path, 16000, 800, 0.5)
-        for path in bad:
-            with pytest.raises(ValueError, match="truncated"):
-                read_excerpt(path, 16000, 800, 0.5)
-    assert len(list(DESCRIPTORS.iterdir())) == before

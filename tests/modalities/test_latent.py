@@ -96,9 +96,6 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return autoencoder
 
 
-SCALE_OF_ZERO = '{"format_version": 1, "mean": [0], "std": [0], "encoding": {}}'
-
-
 def write_scale(folder: Path, mean: tuple[float, ...], std: tuple[float, ...], encoding: dict[str, Any]) -> Path:
     """Write the statistics of latents as `multisagd encode` does."""
     (folder / "statistics.json").write_text(LatentScale(mean, std, encoding).text())
@@ -152,8 +149,6 @@ def test_latent_equals_diffusers_and_leaves_random_numbers_alone(saved: Any) -> 
     torch.testing.assert_close(latent.decode(z), back[0])
     assert not z.requires_grad
     assert torch.equal(torch.get_rng_state(), before)
-    with pytest.raises(ValueError, match="diverged"):
-        latent.decode(torch.full((4, 8, 8), float("nan")))
 
 
 def test_latent_scale_is_undone_in_decoding(saved: Any, tmp_path: Path) -> None:
@@ -166,24 +161,15 @@ def test_latent_scale_is_undone_in_decoding(saved: Any, tmp_path: Path) -> None:
             torch.testing.assert_close(scaled[channel], (z[channel] - mean[channel]) / std[channel])
         torch.testing.assert_close(latent.decode(scaled), plain.decode(z))
     assert latent == plain  # a measured scale does not make it another encoding
-
-
-def test_latent_refuses_statistics_of_another_encoding(saved: Any, tmp_path: Path) -> None:
-    encoding = Latent(Image(size=16), saved()).encoding()
-    write_scale(tmp_path, (0.0,) * 4, (1.0,) * 4, encoding)
-    Latent(Image(size=16), saved(device="cpu", dtype="bfloat16"), tmp_path)  # where it runs makes no difference
-    for size, kind, message in (
-        (8, "AutoencoderKL", r"a different encoding; modality.size: \[16, 16\] -> \[8, 8\]"),
-        (16, "VQModel", r"autoencoder.kind.*AutoencoderKL.*VQModel"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            Latent(Image(size=size), saved(kind), tmp_path)
-    write_scale(tmp_path, (0.0,) * 3, (1.0,) * 3, encoding)
+    write_scale(tmp_path, (0.0,) * 3, (1.0,) * 3, plain.encoding())
     with pytest.raises(ValueError, match="have 3 channels, but the autoencoder produces 4"):
-        Latent(Image(size=16), saved(), tmp_path)
+        Latent(Tensors(), saved(), tmp_path)
 
 
-@pytest.mark.parametrize("content", [None, "{", "[]", '{"format_version": 2}', SCALE_OF_ZERO])
+@pytest.mark.parametrize(
+    "content",
+    [None, "{", "[]", '{"format_version": 2}', '{"format_version": 1, "mean": [0], "std": [0], "encoding": {}}'],
+)
 def test_latent_names_unreadable_statistics(tmp_path: Path, content: str | None) -> None:
     path = tmp_path / "statistics.json"
     if content is not None:
@@ -265,20 +251,14 @@ class OnlyColour(Pool):
         return super().encode(x)
 
 
-class Lossy(Pool):
-    """Returns at most 6 samples."""
-
-    def decode(self, z: Tensor) -> Tensor:
-        return z[..., :6]
-
-
 def test_latent_refuses_shapes_that_the_autoencoder_cannot_take(saved: Any) -> None:
     assert Latent(Tensors((8,), 1), OnlyColour(2)).channels == 3, "grey is repeated if one channel is refused"
+    short = SimpleNamespace(kind="Short", encode=Pool(2).encode, decode=lambda z: z[..., :6])
     for modality, autoencoder, message in (
         (Tensors((8,), 2), OnlyColour(2), "^colour only$"),
         (Tensors(channels=5), saved(), "AutoencoderKL cannot encode data with 5 channels"),
         (Tensors((16,)), saved(), "AutoencoderKL works on grids of 2 dimensions, but this grid has 1"),
-        (Tensors((12,), 1), Lossy(2), r"returns \(6,\) for data of size \(12,\)"),
+        (Tensors((12,), 1), short, r"Short returns \(6,\) for data of size \(12,\)"),
     ):
         with pytest.raises(ValueError, match=message):
             Latent(modality, autoencoder).grid()
@@ -293,19 +273,15 @@ class Opaque(SimpleNamespace):
 
 
 def test_describe_takes_settings_of_any_class() -> None:
-    def settings_of(part: object) -> dict[str, Any]:
-        return {key.removeprefix("part."): value for key, value in describe(part, "part").items()}
-
-    own = {"_target_": f"{__name__}.Opaque"}
-    plain = {"factor": 2.0, "sizes": [1, 2], "folder": "a/b"}
-    assert settings_of(Opaque(factor=2.0, sizes=(1, 2), folder=Path("a/b"))) == own | plain
-    nested = {"pool._target_": f"{__name__}.Pool", "pool.stride": 3, "pool.causal": False}
-    assert settings_of(Opaque(pool=Pool(3))) == own | nested
-    assert settings_of(Opaque(pools=[Pool(3)]))["pools"][0]["part.pools.stride"] == 3
-    assert settings_of(Opaque(_model=object(), fingerprint="abc")) == own | {"fingerprint": "abc"}
-    used = Opaque(factor=2.0)
+    used = Opaque(factor=2.0, sizes=(1, 2), folder=Path("a/b"), pool=Pool(3), pools=[Pool(3)], _model=object())
     assert used.table is used.table
-    assert settings_of(used) == own | {"factor": 2.0}, "cached properties make no difference"
+    described = describe(used, "part")
+    (pool,) = described.pop("part.pools")
+    assert pool["part.pools.stride"] == 3
+    plain = {"factor": 2.0, "sizes": [1, 2], "folder": "a/b"}
+    nested = {"pool._target_": f"{__name__}.Pool", "pool.stride": 3, "pool.causal": False}
+    expected = {"_target_": f"{__name__}.Opaque"} | plain | nested  # without cached properties and private attributes
+    assert {key.removeprefix("part."): setting for key, setting in described.items()} == expected
     for value in (torch.zeros(2), object(), {1, 2}, print):
         with pytest.raises(ValueError, match=r"part.what cannot be compared.*make Opaque a frozen dataclass with"):
             describe(Opaque(what=value), "part")

@@ -1,4 +1,4 @@
-"""Tar shards are the same dataset as a folder of the same files, wherever they are stored."""
+"""Tar shards are the same dataset as a folder of the same files, wherever the byte ranges of storage are read from."""
 
 import errno
 import io
@@ -8,6 +8,7 @@ import shutil
 import stat
 import tarfile
 import tempfile
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -20,21 +21,124 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
+from fsspec.implementations.memory import MemoryFileSystem
 from moto.server import ThreadedMotoServer
 
 from modalities import byte_ranges, tar_catalogue, tars
 from modalities.base import Batch, Dataset
+from modalities.byte_ranges import ATTEMPTS, expanded, find
 from modalities.files import Folder
 from modalities.image import Image
 from modalities.reading import UnreadableFilesError
 from modalities.tar_index import ShardIndex
-from modalities.tar_packing import Packed, divided, shard_size, write_tar
+from modalities.tar_packing import Packing, divided, shard_size, write_tar
 from modalities.tars import TarShards, in_memory
-from tests.helpers.archives import archive
+from tests.helpers.archives import TIME, archive, changed
 from tests.helpers.web_server import serving
 
 IMAGE = Image(size=8, flip=True)
 COUNT, EACH = 23, 5
+CONTENT = bytes(range(256)) * 40
+DESCRIPTORS = Path("/proc/self/fd")
+
+
+@pytest.fixture
+def memory() -> Iterator[MemoryFileSystem]:
+    """Provide an empty file system in memory."""
+    system = fsspec.filesystem("memory")
+    system.store.clear()
+    yield system
+    system.store.clear()
+
+
+def test_expanded_lists_ranges_of_numbers() -> None:
+    assert expanded("a{08..11}.tar") == ["a08.tar", "a09.tar", "a10.tar", "a11.tar"]
+    assert expanded("{0..1}/{5..6}") == ["0/5", "0/6", "1/5", "1/6"]
+    assert expanded("s3://b/{x}.tar") == ["s3://b/{x}.tar"]
+    with pytest.raises(ValueError, match="the range from 5 to 4 is descending"):
+        expanded("{5..4}")
+
+
+def test_find_lists_local_files(tmp_path: Path) -> None:
+    folder, plain = tmp_path / "with [brackets]", tmp_path / "plain"
+    for name in ("1.tar", "2.tar", "10.tar", "other.txt", "._1.tar"):
+        for each in (folder, plain):
+            each.mkdir(exist_ok=True)
+            (each / name).write_bytes(CONTENT)
+    for urls, expected in (
+        (str(folder), ["1.tar", "10.tar", "2.tar"]),
+        (f"file://{folder}", ["1.tar", "10.tar", "2.tar"]),
+        ([str(folder / "2.tar")], ["2.tar"]),
+        (f"{plain}/*.tar", ["1.tar", "10.tar", "2.tar"]),
+        ([f"{plain}/{{1..2}}.tar"], ["1.tar", "2.tar"]),
+    ):
+        assert [Path(source.url).name for source in find(urls, ".tar")] == expected
+    for urls, message in (
+        ([], "no URL"),
+        (f"{plain}/x*.tar", r"there is no file .*x\*\.tar"),
+        ([f"{plain}/1.tar", f"{plain}/{{1..2}}.tar"], r"1.tar is named twice"),
+        ("nonsense://bucket/1.tar", "nonsense"),
+    ):
+        with pytest.raises((OSError, ValueError), match=message):
+            find(urls, ".tar")
+
+
+@pytest.mark.parametrize("cache", ["filecache", "simplecache"])
+def test_source_waits_until_a_cache_has_fetched_its_file(
+    memory: MemoryFileSystem, cache: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fetch_slowly(self: MemoryFileSystem, rpath: str, lpath: str, **more: Any) -> None:
+        with Path(lpath).open("wb", buffering=0) as file:
+            for start in range(0, len(CONTENT), 1024):
+                file.write(CONTENT[start : start + 1024])
+                time.sleep(0.005)
+
+    monkeypatch.setattr(MemoryFileSystem, "get_file", fetch_slowly)
+    memory.pipe_file("/a.tar", CONTENT)
+    (source,) = find(f"{cache}::memory://a.tar", ".tar")
+    with ThreadPoolExecutor(8) as pool:
+        parts = list(pool.map(lambda n: source.read(n * 1000, n * 1000 + 1000), range(10)))
+    assert b"".join(parts) == CONTENT[:10000]
+
+
+@pytest.mark.skipif(not DESCRIPTORS.is_dir(), reason="open files are counted in /proc")
+def test_source_keeps_few_files_open_in_any_number_of_threads(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(byte_ranges, "OPEN_FILES", 3)
+    for number in range(10):
+        (tmp_path / f"{number}.tar").write_bytes(bytes([number]) * 100)
+    sources = find(str(tmp_path), ".tar")
+    byte_ranges.OPENED._files.clear()
+    before = len(list(DESCRIPTORS.iterdir()))
+    with ThreadPoolExecutor(8) as pool:
+        for number, data in enumerate(pool.map(lambda n: sources[n * 7 % 10].read(n % 5, 90), range(2000))):
+            assert data == bytes([number * 7 % 10]) * (90 - number % 5)
+    assert len(byte_ranges.OPENED._files) == 3
+    assert len(list(DESCRIPTORS.iterdir())) <= before + 3
+
+
+def test_source_read_retries_storage_that_fails(memory: MemoryFileSystem, monkeypatch: pytest.MonkeyPatch) -> None:
+    memory.pipe_file("/a.tar", CONTENT)
+    (source,) = find("memory://a.tar", ".tar")
+    monkeypatch.setattr(byte_ranges.time, "sleep", sleep := Mock())
+
+    def failing(count: int, error: Exception) -> Mock:
+        reads = Mock(side_effect=[*[error] * count, CONTENT[100:200]])
+        monkeypatch.setattr(memory, "cat_file", reads)
+        return reads
+
+    for count in (1, ATTEMPTS - 1):
+        reads = failing(count, TimeoutError("too busy"))
+        assert source.read(100, 200) == CONTENT[100:200]
+        assert reads.call_count == count + 1
+    pauses = [call.args[0] for call in sleep.call_args_list[1:]]
+    assert [0.25 * 2**n <= pause <= 0.5 * 2**n for n, pause in enumerate(pauses)] == [True] * (ATTEMPTS - 1)
+    failing(ATTEMPTS, TimeoutError("too busy"))
+    with pytest.raises(OSError, match=rf"^memory://a.tar: TimeoutError: too busy, in {ATTEMPTS} attempts"):
+        source.read(100, 200)
+    reads = failing(2, PermissionError("no key"))
+    with pytest.raises(OSError, match="PermissionError: no key"):
+        source.read(100, 200)
+    assert reads.call_count == 1, "a permanent error is raised at once"
 
 
 @pytest.fixture
@@ -55,15 +159,12 @@ def folder(tmp_path: Path) -> Folder:
 def packed(folder: Folder, out: Path, each: int = EACH) -> Path:
     """Pack a folder in its order, `each` files to a shard."""
     out.mkdir(parents=True, exist_ok=True)
-    examples = []
-    for place, file in enumerate(folder.files):
-        facts = {"label": folder.classes[folder.labels[place]], "text": folder.caption(place)}
-        path = folder.root / file
-        examples.append(Packed.of(f"{place:05}", path, path.stat().st_size, facts))
+    packing = Packing(folder, range(len(folder)), 1)
     for start in range(0, len(folder), each):
         shard = out / f"{start // each:03}.tar"
-        write_tar(shard, examples[start : start + each])
-        assert shard.stat().st_size == shard_size(examples[start : start + each])
+        examples = [packing.example(number) for number in range(start, min(start + each, len(folder)))]
+        write_tar(shard, examples)
+        assert shard.stat().st_size == shard_size(examples)
     return out
 
 
@@ -79,7 +180,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache"
 
 
-def upload(memory: Any, shards: Path, pattern: str = "*.tar") -> None:
+def upload(memory: MemoryFileSystem, shards: Path, pattern: str = "*.tar") -> None:
     for path in shards.glob(pattern):
         memory.pipe_file(f"bucket/{path.name}", path.read_bytes())
 
@@ -107,18 +208,15 @@ def test_tar_shards_equal_the_folder(folder: Folder, shards: Path, threads: int)
             data.example(index)
 
 
-@pytest.mark.parametrize(("scheme", "system"), [("memory", "memory"), ("s3", "bucket")])
-def test_tar_shards_are_read_from_other_storage(
-    folder: Folder, shards: Path, scheme: str, system: str, request: pytest.FixtureRequest
-) -> None:
-    upload(request.getfixturevalue(system), shards)
-    bucket, fingerprint = f"{scheme}://bucket", TarShards(IMAGE, str(shards)).fingerprint
-    for urls in (bucket, f"{bucket}/*.tar", f"{bucket}/{{000..004}}.tar", f"filecache::{bucket}/*.tar"):
+def test_tar_shards_are_read_from_s3(folder: Folder, shards: Path, bucket: Any) -> None:
+    upload(bucket, shards)
+    fingerprint = TarShards(IMAGE, str(shards)).fingerprint
+    for urls in ("s3://bucket", "s3://bucket/*.tar", "s3://bucket/{000..004}.tar", "filecache::s3://bucket/*.tar"):
         data = TarShards(IMAGE, urls)
         assert_equal(all_of(data), all_of(folder))
         assert data.fingerprint == fingerprint, urls
-    with pytest.raises(ValueError, match=rf"{bucket}/005.tar: FileNotFoundError"):
-        TarShards(IMAGE, f"{bucket}/005.tar")
+    with pytest.raises(ValueError, match=r"s3://bucket/005.tar: FileNotFoundError"):
+        TarShards(IMAGE, "s3://bucket/005.tar")
 
 
 def test_tar_shards_are_read_from_a_web_server_or_its_cache(folder: Folder, tmp_path: Path) -> None:
@@ -131,7 +229,8 @@ def test_tar_shards_are_read_from_a_web_server_or_its_cache(folder: Folder, tmp_
         packed(folder, tmp_path / "whole")
         with pytest.raises(UnreadableFilesError, match=r"sends whole files.*simplecache::.*disk$"):
             all_of(TarShards(IMAGE, f"{address}/000.tar"))
-        assert_equal(all_of(TarShards(IMAGE, f"simplecache::{address}/{{000..004}}.tar")), all_of(folder))
+        for cache in ("simplecache", "filecache"):
+            assert_equal(all_of(TarShards(IMAGE, f"{cache}::{address}/{{000..004}}.tar")), all_of(folder))
 
 
 @pytest.fixture
@@ -168,8 +267,6 @@ def test_tar_shards_take_labels_and_captions_from_the_given_keys(shards: Path, f
         ({"captions": "sidecar"}, "captions must be auto, labels or none"),
         ({"captions": "labels", "labels": "none"}, "captions=labels needs classes"),
         ({"window": 0}, "window"),
-        ({"max_member_bytes": 0}, "max_member_bytes"),
-        ({"max_unreadable": 2}, "fraction"),
     ):
         with pytest.raises(ValueError, match=message):
             data(**settings)
@@ -243,27 +340,23 @@ def built(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return sizes
 
 
-def test_tar_index_is_built_once(shards: Path, built: list[int]) -> None:
-    first = TarShards(IMAGE, str(shards))
-    assert sorted(path.name.split(".tar")[0] for path in shards.glob("*.index")) == ["000", "001", "002", "003", "004"]
-    assert_equal(all_of(TarShards(IMAGE, str(shards))), all_of(first))
-    assert len(built) == 5
+def test_tar_index_is_built_once_and_again_for_changed_shards_and_other_keys(
+    shards: Path, folder: Folder, built: list[int]
+) -> None:
     for _ in range(2):
-        TarShards(IMAGE, str(shards), text_key="caption")  # other keys need an index of their own
+        TarShards(IMAGE, str(shards))
+    assert len(built) == len(list(shards.glob("*.index"))) == 5
+    for _ in range(2):
+        TarShards(IMAGE, str(shards), text_key="caption")
     assert len(built) == 10
-
-
-def test_tar_index_of_a_changed_shard_is_built_again(shards: Path, folder: Folder, built: list[int]) -> None:
-    TarShards(IMAGE, str(shards))
     built.clear()
-    before = (shards / "002.tar").stat()
     # Other classes in a shard of the same size, a shard of another size, and a damaged index.
     data = (shards / "002.tar").read_bytes()
     assert b'"cat"' in data
     (shards / "002.tar").write_bytes(data.replace(b'"cat"', b'"cow"'))
-    assert (shards / "002.tar").stat().st_size == before.st_size
     add(shards / "003.tar", extra__json=b"{}")
-    next(shards.glob("004.tar.*.index")).write_bytes(b"damaged")
+    for index in shards.glob("004.tar.*.index"):
+        index.write_bytes(b"damaged")
     data = TarShards(IMAGE, str(shards))
     assert sorted(built) == sorted((shards / f"00{n}.tar").stat().st_size for n in (2, 3, 4))
     assert data.classes == ("9", "10", "cat", "cow", "dog")
@@ -302,11 +395,8 @@ def test_tar_index_of_read_only_shards_is_stored_elsewhere(
 
 
 def test_tar_index_is_written_atomically(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(handle: int) -> None:
-        raise OSError(errno.ENOSPC, "no space left")
-
     with monkeypatch.context() as context:
-        context.setattr(os, "fsync", full)
+        context.setattr(os, "fsync", Mock(side_effect=OSError(errno.ENOSPC, "no space left")))
         assert len(TarShards(IMAGE, str(shards))) == COUNT
     assert sorted(path.suffix for path in shards.iterdir()) == [".tar"] * 5
     TarShards(IMAGE, str(shards))
@@ -314,15 +404,9 @@ def test_tar_index_is_written_atomically(shards: Path, monkeypatch: pytest.Monke
     assert stat.S_IMODE(index.stat().st_mode) == stat.S_IMODE((shards / "000.tar").stat().st_mode)
 
 
-def test_tar_index_is_shared_by_commands_that_start_together(shards: Path, built: list[int]) -> None:
-    with ThreadPoolExecutor(8) as pool:
-        fingerprints = set(pool.map(lambda _: TarShards(IMAGE, str(shards)).fingerprint, range(16)))
-    assert len(fingerprints) == 1
-    assert len(built) < 16 * 5
-    assert len(list(shards.iterdir())) == 10
-
-
-def test_tar_index_is_uploaded_with_shards(shards: Path, folder: Folder, memory: Any, built: list[int]) -> None:
+def test_tar_index_is_uploaded_with_shards(
+    shards: Path, folder: Folder, memory: MemoryFileSystem, built: list[int]
+) -> None:
     TarShards(IMAGE, str(shards))
     upload(memory, shards, "*")
     built.clear()
@@ -332,19 +416,11 @@ def test_tar_index_is_uploaded_with_shards(shards: Path, folder: Folder, memory:
     content = (shards / "001.tar").read_bytes()
     add(shards / "002.tar", extra__json=b"{}" + b" " * 9999)
     memory.pipe_file("/bucket/002.tar", (shards / "002.tar").read_bytes())
-    header = content.rindex(b"00009.", 0, content.rindex(b"00009.json"))
-    other = touched(content, header)
+    header = content.rindex(b"000000009.", 0, content.rindex(b"000000009.json"))
+    other = changed(content, header, TIME, b"00000000001")
     memory.pipe_file("/bucket/001.tar", other)
     TarShards(IMAGE, "memory://bucket")
     assert sorted(built) == sorted([len(other), (shards / "002.tar").stat().st_size])
-
-
-def touched(content: bytes, place: int) -> bytes:
-    """Change the time in the header at a place, and its sum with it."""
-    header = bytearray(content[place : place + 512])
-    header[136:148] = b"00000000001\0"
-    header[148:156] = b"%06o\0 " % (sum(header[:148]) + 256 + sum(header[156:]))
-    return content[:place] + bytes(header) + content[place + 512 :]
 
 
 def test_tar_shards_name_damaged_and_missing_shards_before_work_begins(shards: Path) -> None:
@@ -360,11 +436,11 @@ def test_tar_shards_name_damaged_and_missing_shards_before_work_begins(shards: P
 def test_tar_shards_that_change_during_a_run_end_it(shards: Path) -> None:
     data = TarShards(IMAGE, str(shards))
     content = (shards / "000.tar").read_bytes()
-    for changed, message in (
-        (touched(content, 0), r"000.tar has changed since this command started: run it again"),
+    for now, message in (
+        (changed(content, 0, TIME, b"00000000001"), r"000.tar has changed since this command started: run it again"),
         (content[:600], r"000.tar: EOFError: .* bytes received where .*Run the same command again"),
     ):
-        (shards / "000.tar").write_bytes(changed)
+        (shards / "000.tar").write_bytes(now)
         with pytest.raises(UnreadableFilesError, match=message):
             data.batch([0, 7])
     assert data.unreadable == {}
@@ -377,11 +453,11 @@ def test_tar_shards_name_and_replace_unreadable_media_like_a_folder(folder: Fold
     shards = packed(folder, tmp_path / "shards")
     data = TarShards(IMAGE, str(shards))
     assert_equal(all_of(data), all_of(folder))
-    name = f"{shards}/001.tar/00006{Path(file).suffix.lower()}"
+    name = f"{shards}/001.tar/000000006{Path(file).suffix.lower()}"
     assert list(data.unreadable) == [name]
     data.save_unreadable(tmp_path / "unreadable.json")
     assert json.loads((tmp_path / "unreadable.json").read_text())["unreadable"][0]["path"] == name
-    with pytest.raises(UnreadableFilesError, match=r"1 of 23 files .* allows 0: .*001.tar/00006"):
+    with pytest.raises(UnreadableFilesError, match=r"1 of 23 files .* allows 0: .*001.tar/000000006"):
         TarShards(IMAGE, str(shards), max_unreadable=0).batch([6])
 
 
@@ -392,27 +468,15 @@ def test_tar_shards_do_not_read_media_beyond_the_limit(shards: Path, monkeypatch
         data.batch(range(COUNT))
 
 
-@pytest.mark.parametrize("memory_folder", ["/dev/shm", "/nowhere"])
-def test_tar_shards_load_from_temporary_files(
-    shards: Path, folder: Folder, memory_folder: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    paths: list[Path] = []
-    monkeypatch.setattr(tars, "MEMORY", Path(memory_folder))
-    monkeypatch.setattr(Image, "load", lambda self, path, seed: paths.append(path) or self.fit(self.read(path)))
-    all_of(TarShards(IMAGE, str(shards), threads=1))
-    assert [path.suffix for path in paths] == [Path(file).suffix.lower() for file in folder.files]
-    assert not any(path.exists() for path in paths)
-    assert {str(path.parent) == memory_folder for path in paths} == {Path(memory_folder).exists()}
-
-
-def test_in_memory_uses_the_disk_if_memory_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tars, "MEMORY", tmp_path)
+def test_in_memory_uses_the_disk_without_free_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     full = Mock(side_effect=[OSError(errno.ENOSPC, "no space left"), tempfile.mkstemp(".x")])
-    monkeypatch.setattr(tempfile, "mkstemp", full)
-    with in_memory(b"content", ".x") as path:
-        assert path.read_bytes() == b"content"
-        assert path.parent != tmp_path
-    assert not path.exists()
+    for memory, make in ((tmp_path, tempfile.mkstemp), (Path("/nowhere"), tempfile.mkstemp), (tmp_path, full)):
+        monkeypatch.setattr(tars, "MEMORY", memory)
+        monkeypatch.setattr(tempfile, "mkstemp", make)
+        with in_memory(b"content", ".x") as path:
+            assert (path.read_bytes(), path.suffix) == (b"content", ".x")
+            assert (path.parent == tmp_path) == (memory == tmp_path and make is not full)
+        assert not path.exists()
 
 
 def test_divided_fills_shards_up_to_their_size() -> None:
@@ -420,33 +484,13 @@ def test_divided_fills_shards_up_to_their_size() -> None:
     assert list(divided([9, 1, 9, 2], 8)) == [range(1), range(1, 2), range(2, 3), range(3, 4)]
 
 
-HIDDEN = ["__MACOSX/cat/._1.png", "cat/@eaDir/1.png/SYNOPHOTO_THUMB_M.png", ".git/1.png"]
-
-
-@pytest.mark.parametrize(
-    ("names", "classes"),
-    [
-        (["./cat/1.png", "./cat/2.png", "./dog/1.png"], ("cat", "dog")),
-        (["set/train/cat/1.png", "set/train/dog/1.png"], ("cat", "dog")),
-        (["cat/1.png", "dog/1.png", "3.png"], None),
-    ],
-)
-def test_tar_shards_take_files_and_classes_from_names_like_a_folder(
-    tmp_path: Path, names: list[str], classes: tuple[str, ...] | None
-) -> None:
-    IMAGE.save(torch.zeros(3, 8, 8, dtype=torch.uint8), tmp_path / "picture.png")
-    content = (tmp_path / "picture.png").read_bytes()
-    for name in (*names, *HIDDEN):
-        (tmp_path / "f" / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "f" / name).write_bytes(content)
-    (tmp_path / "t").mkdir()
-    for number, part in enumerate((names[:1], [*names[1:], *HIDDEN])):
-        (tmp_path / "t" / f"{number}.tar").write_bytes(archive(*((name, content) for name in part)))
-    (tmp_path / "t" / "._0.tar").write_bytes(b"\0\5\x16\7 of macOS")
-    data, folder = TarShards(IMAGE, str(tmp_path / "t")), Folder(IMAGE, tmp_path / "f")
-    assert data.classes == folder.classes == classes
-    assert [data.label(place) for place in range(len(data))] == [example.label for example in folder]
-    assert len(data) == len(names)
-    if classes is not None:
-        assert all(classes[data.label(place)] in name for place, name in enumerate(names))
-        assert TarShards(IMAGE, str(tmp_path / "t"), captions="labels").caption(0) == "cat"
+def test_tar_shards_take_classes_from_names_like_a_folder(tmp_path: Path) -> None:
+    for number, names in enumerate((["./cat/1.png"], ["./cat/2.png", "./dog/1.png"])):
+        for name in names:
+            IMAGE.save(torch.zeros(3, 8, 8, dtype=torch.uint8), tmp_path / "photos" / name)
+        files = [(name, (tmp_path / "photos" / name).read_bytes()) for name in names]
+        (tmp_path / f"{number}.tar").write_bytes(archive(*files))
+    data, folder = TarShards(IMAGE, str(tmp_path), captions="labels"), Folder(IMAGE, tmp_path / "photos")
+    assert data.classes == folder.classes == ("cat", "dog")
+    assert [data.label(place) for place in range(3)] == folder.labels == [0, 0, 1]
+    assert [data.caption(place) for place in range(3)] == ["cat", "cat", "dog"]

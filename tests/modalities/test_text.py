@@ -1,9 +1,7 @@
-"""Text encoders return the last states of their models, cache them safely and load nothing but safetensors."""
+"""Text encoders return the last states of their models and load only safetensors; wrapped datasets keep examples."""
 
 import json
-import os
 import socket
-import sys
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -15,9 +13,11 @@ from safetensors.torch import load, save_file
 from modalities.base import Batch
 from modalities.files import Folder
 from modalities.image import Image
+from modalities.image_sets import Digits
 from modalities.text import TextEncoder
-from modalities.wrapped import Captioned
-from multisagd.libraries import BrokenLibraryError
+from modalities.wrapped import Captioned, Corrupted, Restored
+from multisagd import Band, Corruption
+from multisagd.gaussian_restoration import GaussianRestoration
 from tests.helpers.tiny_text import WIDTH, tiny_encoder
 
 IMAGE = Image(size=8)
@@ -87,16 +87,11 @@ def test_text_encoder_encodes_each_text_once(folder: Path, tmp_path: Path, monke
     assert all(path.suffix == ".safetensors" and path.name.startswith(path.parent.name) for path in files)
 
 
-@pytest.mark.skipif(os.name != "posix", reason="permissions of files as POSIX has them")
 def test_text_cache_has_the_permissions_of_new_files(folder: Path, tmp_path: Path) -> None:
-    for mask in (0o022, 0o077):
-        before = os.umask(mask)
-        try:
-            TextEncoder(str(folder), max_tokens=8, cache=tmp_path / str(mask))(["red"])
-        finally:
-            os.umask(before)
-        (path,) = (tmp_path / str(mask)).rglob("*.safetensors")
-        assert path.stat().st_mode & 0o777 == 0o666 & ~mask
+    TextEncoder(str(folder), max_tokens=8, cache=tmp_path / "cache")(["red"])
+    (tmp_path / "new").touch()
+    (path,) = (tmp_path / "cache").rglob("*.safetensors")
+    assert path.stat().st_mode == (tmp_path / "new").stat().st_mode
 
 
 def test_text_cache_replaces_damaged_files(folder: Path, tmp_path: Path) -> None:
@@ -139,12 +134,6 @@ def test_text_encoder_does_not_run_code_that_comes_with_a_model(tmp_path: Path) 
     assert not (tmp_path / "owned").exists()
 
 
-def test_text_encoder_without_transformers_is_one_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(BrokenLibraryError, match=r"pip install .*transformers"):
-        TextEncoder("any")
-
-
 def test_captioned_returns_embeddings_of_captions(folder: Path, tmp_path: Path) -> None:
     for number, text in enumerate(["a red circle", "", "one"]):
         IMAGE.save(torch.full((3, 8, 8), number, dtype=torch.uint8), tmp_path / f"{number}.png")
@@ -177,3 +166,42 @@ def test_text_encoder_that_is_not_trusted_neither_downloads_nor_caches(
     assert len(encoder(["a circle"])) == 1
     assert not (tmp_path / "outside").exists()
     assert not connect.called
+
+
+def corrupted(redrawn: bool = False) -> Corrupted:
+    modality = Image(size=8, channels=1)
+    return Corrupted(Digits(modality), Corruption(Band(0.2, 0.4), modality.grid(), 0.5), seed=3, redrawn=redrawn)
+
+
+def test_corrupted_adds_the_same_noise_of_the_band_to_an_example() -> None:
+    dataset = corrupted()
+    together = dataset.batch([5, 9, 700], [1, 2, 3]).x0
+    assert torch.equal(together[1], dataset.example(9, 8).x0)
+    assert torch.equal(together[2], dataset.subset([3, 700, 5]).subset([1, 2]).example(0).x0)
+    added = together - dataset.inner.batch([5, 9, 700], [1, 2, 3]).x0
+    assert float(added.abs().max()) > 0.1
+    torch.testing.assert_close(added, dataset.corruption.covariance.project(added), rtol=0, atol=1e-5)
+    assert not torch.allclose(added[0], added[1])
+    redrawn = corrupted(redrawn=True)
+    one, again, other = (redrawn.example(5, seed).x0 for seed in (1, 1, 2))
+    assert torch.equal(one, again)
+    assert not torch.allclose(one, other)
+    assert torch.equal(redrawn.example(5).x0, redrawn.example(5).x0)
+
+
+def test_corrupted_has_the_labels_texts_and_names_of_the_clean_set() -> None:
+    dataset = corrupted()
+    assert (dataset.classes, dataset.fingerprint) == (dataset.inner.classes, dataset.inner.fingerprint)
+    assert torch.equal(dataset.batch([1, 2]).labels, dataset.inner.batch([1, 2]).labels)  # type: ignore[arg-type]
+    assert (dataset.groups, dataset.unreadable, dataset.caption(0)) == (None, {}, None)
+
+
+def test_restored_examples_are_nearer_to_the_clean_ones_and_keep_their_sample() -> None:
+    dataset = corrupted()
+    fitted = GaussianRestoration.fit([dataset.batch(range(1500)).x0], dataset.corruption)
+    clean, dirty = dataset.inner.batch(range(1500, 1700)).x0, dataset.batch(range(1500, 1700)).x0
+    for drawn in (False, True):
+        restored = Restored(dataset, fitted, seed=3, drawn=drawn)
+        x0 = restored.batch(range(1500, 1700), range(200)).x0
+        assert float((x0 - clean).square().mean()) < 0.5 * float((dirty - clean).square().mean())
+        assert torch.equal(restored.subset([1600]).example(0, 4).x0, x0[100])

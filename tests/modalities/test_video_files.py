@@ -5,19 +5,20 @@ import struct
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
 
 import av
 import numpy as np
 import pytest
+import soundfile
 import torch
 
 from modalities import video_files
 from modalities.video_files import VideoFile, open_video, pixels
 from tests.helpers.numbered_clips import number_shown, numbered_frame, write_numbered
 
-DESCRIPTORS = Path("/proc/self/fd")
 OPEN_GROUPS = {"x264-params": "open-gop=1:bframes=3:keyint=12:min-keyint=12:scenecut=0"}
 CLIPS: dict[str, tuple[str, dict[str, str]]] = {
     "h264.mp4": ("libx264", {}),
@@ -117,18 +118,14 @@ def test_frames_at_converts_each_shown_frame_once(tmp_path: Path) -> None:
 
 
 def test_measure_finds_the_duration_of_streams_and_single_frames(tmp_path: Path) -> None:
-    class Pipe:
-        """A stream that cannot go back to write its duration."""
+    live = bytearray()
 
-        data = b""
+    def append(data: bytes) -> int:
+        live.extend(data)
+        return len(data)
 
-        def write(self, data: bytes) -> int:
-            self.data += bytes(data)
-            return len(data)
-
-    pipe = Pipe()
-    write_numbered(pipe, "libx264", format="matroska")  # type: ignore[arg-type]
-    (tmp_path / "live.mkv").write_bytes(pipe.data)
+    write_numbered(SimpleNamespace(write=append), format="matroska")  # which cannot go back to write its duration
+    (tmp_path / "live.mkv").write_bytes(live)
     with open_video(tmp_path / "live.mkv", 10**6) as file:
         assert file.declared is None
         assert file.measure() == pytest.approx(2.4, abs=2e-3)
@@ -190,14 +187,13 @@ def test_video_file_decodes_from_the_start_if_its_index_is_broken(tmp_path: Path
 
 
 def check_refused(path: Path, message: str, max_pixels: int = 10**6, time: float = 0.0) -> None:
-    def read_two() -> None:
+    def read() -> None:
         with open_video(path, max_pixels) as file:
-            shown = file.frames_at([time, time + 0.04], picture)
+            file.frames_at([time, time + 0.04], picture)
             file.measure()
-            assert len(shown) == 2
 
     with pytest.raises(ValueError, match=message):
-        read_two()
+        read()
 
 
 def test_open_video_refuses_other_files(tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
@@ -215,12 +211,7 @@ def test_open_video_refuses_other_files(tmp_path: Path, capfd: pytest.CaptureFix
     check_refused(path, "no decoder")
     with pytest.raises(FileNotFoundError):
         check_refused(tmp_path / "missing.mp4", "missing")
-    with av.open(str(path), "w") as container:
-        voice = container.add_stream("aac", rate=8000)
-        samples = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
-        samples.sample_rate = 8000
-        container.mux(voice.encode(samples))
-        container.mux(voice.encode())
+    soundfile.write(path, np.zeros(1000), 8000, format="OGG")
     check_refused(path, "no video stream")
     assert capfd.readouterr().err == ""
 
@@ -247,16 +238,3 @@ def test_open_video_refuses_huge_frames_before_decoding(tmp_path: Path) -> None:
         data[6:10] = struct.pack("<HH", side, side)
         (tmp_path / "huge.gif").write_bytes(data)
         check_refused(tmp_path / "huge.gif", "max_pixels|damaged", max_pixels=64_000_000)
-
-
-@pytest.mark.skipif(not DESCRIPTORS.is_dir(), reason="open files are counted in /proc")
-def test_open_video_leaves_no_file_open(tmp_path: Path) -> None:
-    good, bad = write_numbered(tmp_path / "a.mkv", count=20), tmp_path / "bad.mkv"
-    bad.write_bytes(good.read_bytes()[:-400])
-    before = len(list(DESCRIPTORS.iterdir()))
-    for _ in range(100):
-        with open_video(good, 10**6) as file:
-            file.frames_at([0.7], picture)
-            file.measure()
-        check_refused(bad, "truncated|damaged", time=0.7)
-    assert len(list(DESCRIPTORS.iterdir())) == before
