@@ -1,13 +1,15 @@
-"""Networks of diffusers in the place of ours compute what diffusers itself computes."""
+"""Networks and discrete schedules of diffusers in the place of ours compute what diffusers itself computes."""
 
 import diffusers
 import pytest
 import torch
-from torch import nn
 
 import multisagd as ms
 from multisagd.integrations.discrete import DiscreteSchedule
 from multisagd.integrations.networks import DiffusersNetwork
+from tests.helpers.networks import Affine
+from tests.helpers.refusals import assert_refused
+from tests.helpers.stationary import random_statistics
 
 SMALL = {"block_out_channels": [32, 32], "layers_per_block": 1}
 TRANSFORMER = {"num_layers": 2, "num_attention_heads": 2, "attention_head_dim": 8, "sample_size": 8}
@@ -187,22 +189,58 @@ def test_diffusers_network_refuses_what_does_not_fit(arguments: dict[str, object
         DiffusersNetwork(**{"channels": 3, "dimensions": 2, **arguments})  # type: ignore[arg-type]
 
 
+CURVES = [
+    ({}, {}),
+    ({"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}, {"betas": "scaled_linear"}),
+    ({"beta_schedule": "squaredcos_cap_v2"}, {"betas": "squaredcos_cap_v2"}),
+    ({"beta_schedule": "sigmoid"}, {"betas": "sigmoid"}),
+    ({"num_train_timesteps": 50, "beta_end": 0.3}, {"steps": 50, "beta_end": 0.3}),
+    ({"num_train_timesteps": 3, "trained_betas": [0.1, 0.2, 0.4]}, {"steps": 3, "betas": (0.1, 0.2, 0.4)}),
+]
+
+
+@pytest.mark.parametrize(("theirs", "ours"), CURVES, ids=str)
+def test_discrete_schedule_has_the_noise_of_diffusers_at_every_timestep(theirs: dict, ours: dict) -> None:
+    values = {key: theirs[key] for key in ("beta_start", "beta_end") if key in theirs}
+    schedule = DiscreteSchedule(**{**values, **ours})
+    kept = diffusers.DDPMScheduler(**theirs).alphas_cumprod.double()
+    t = torch.arange(1, len(kept) + 1, dtype=torch.float64) / len(kept)
+    alpha, sigma = schedule.alpha_sigma(t)
+    # Theirs is a product in single precision, and 1 - ᾱ loses its digits near the data.
+    torch.testing.assert_close(alpha, kept.sqrt(), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(sigma, (1 - kept).sqrt(), rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(schedule.time(schedule.log_snr(t)), t, rtol=0, atol=1e-9)
+
+
+def test_discrete_schedule_of_zero_terminal_snr_ends_in_noise_alone() -> None:
+    options = {"num_train_timesteps": 100, "beta_end": 0.2, "rescale_betas_zero_snr": True}
+    kept = diffusers.DDIMScheduler(**options).alphas_cumprod.double()
+    schedule = DiscreteSchedule(steps=100, beta_end=0.2, zero_terminal_snr=True)
+    t = torch.arange(1, 101, dtype=torch.float64) / 100
+    assert float(schedule.log_snr(t[-1])) == -20
+    torch.testing.assert_close(schedule.alpha_sigma(t)[0][:-1], kept.sqrt()[:-1], rtol=1e-3, atol=1e-5)
+
+
+def test_discrete_schedule_refuses_invalid_betas() -> None:
+    beyond = r"outside log_snr_range=\[-20.0, 20.0\], where they are indistinguishable: use fewer steps"
+    assert_refused(
+        ("at least two betas between 0 and 1, got 1", lambda: DiscreteSchedule(steps=1)),
+        ("of 3 steps needs 3 betas, got 2", lambda: DiscreteSchedule(steps=3, betas=(0.1, 0.2))),
+        ("between 0 and 1", lambda: DiscreteSchedule(steps=2, betas=(0.1, 1.5))),
+        (beyond, lambda: DiscreteSchedule(beta_end=0.3)),
+        ("outside log_snr_range=", lambda: DiscreteSchedule(beta_start=1e-12, beta_end=1e-11)),
+        ("unknown betas 'linera'; choose linear, scaled_linear", lambda: DiscreteSchedule(betas="linera")),
+    )
+
+
 def test_denoiser_that_is_not_centred_gives_the_network_the_mean_too() -> None:
     grid = ms.Grid.of(height=8, width=8)
-    x0 = torch.randn(20, 1, 8, 8, generator=torch.Generator().manual_seed(5)) + 3
-    statistics = ms.DataStatistics.measure([x0], grid)
     process = ms.Process(ms.CosineSchedule(), ms.SpectralCovariance(ms.Flat(), grid))
-    seen: list[torch.Tensor] = []
-
-    class Spy(nn.Module):
-        def forward(self, x: torch.Tensor, log_snr: torch.Tensor, condition: object) -> torch.Tensor:
-            seen.append(x)
-            return torch.zeros_like(x)
-
+    network, statistics = Affine(), random_statistics(grid, channels=1)
     x_t, t = torch.ones(2, 1, 8, 8), torch.tensor([0.3, 0.6])
+    alpha = process.coefficients(t, x_t).a
     for centred in (False, True):
-        estimate = ms.Denoiser(Spy(), process, "noise", statistics=statistics, centred=centred)(x_t, t)
-        alpha = process.coefficients(t, x_t).a
+        estimate = ms.Denoiser(network, process, "noise", statistics=statistics, centred=centred)(x_t, t)
         mean = statistics.mean.float() if centred else torch.zeros(())
-        torch.testing.assert_close(seen[-1], x_t - alpha * mean)
+        torch.testing.assert_close(network.inputs[-1], x_t - alpha * mean)
         torch.testing.assert_close(estimate, mean + (x_t - alpha * mean) / alpha)
