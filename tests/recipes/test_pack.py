@@ -1,4 +1,7 @@
-"""`multisagd pack` writes shards of the same examples, and training shows each of them once an epoch on any ranks."""
+"""The order of examples follows from the seed and the number seen, and `multisagd pack` writes shards of the same ones.
+
+Training shows each of them once an epoch, in this order, on any number of ranks.
+"""
 
 import errno
 import itertools
@@ -7,26 +10,30 @@ import os
 import shutil
 import signal
 import tarfile
-from collections.abc import Callable, Sequence
+import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from unittest.mock import Mock
+from unittest.mock import Mock, patch
 
 import numpy as np
 import PIL.Image
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 
 from modalities import tar_packing
-from modalities.base import Batch
+from modalities.base import Batch, Groups
 from modalities.files import Folder
 from modalities.image import Image
 from modalities.tars import TarShards
 from recipes.base.errors import Interrupted, RecipeError
 from recipes.config import compose as configuration
 from recipes.config.build import Builder
-from recipes.data.order import batches
+from recipes.data.order import Order, batches, prefetch
 from recipes.pack import main, pack
 from recipes.runs.settings import TrainSettings
 from recipes.runtime.device import EngineSettings, Runtime
@@ -34,6 +41,81 @@ from recipes.runtime.distribution import Rank
 from recipes.train import train
 from tests.helpers.launching import ranks
 from tests.helpers.tiny import TINY, assert_close, assert_same, last_state
+
+
+def test_order_of_earlier_runs_is_kept() -> None:
+    assert Order(10, seed=3).indices(0, 30) == [
+        5, 0, 6, 2, 9, 7, 1, 3, 4, 8, 3, 5, 6, 2, 0, 1, 7, 9, 8, 4, 2, 8, 9, 5, 1, 6, 7, 4, 0, 3,
+    ]  # fmt: skip
+    assert Order(7, seed=1).indices(5, 12) == [0, 6, 0, 4, 5, 2, 3, 6, 1, 5, 1, 0]
+    assert Order(100_000, seed=5).indices(99_998, 5) == [70227, 179, 67596, 60039, 44625]
+    assert Order(10, 3, Groups((10,), 4)).indices(0, 30) == Order(10, 3).indices(0, 30)
+
+
+LENGTHS = st.lists(st.integers(0, 6), min_size=1, max_size=9).filter(any)
+
+
+@given(LENGTHS, st.integers(1, 5), st.integers(0, 2**31))
+def test_order_shows_groups_within_a_window(lengths: list[int], window: int, seed: int) -> None:
+    total = sum(lengths)
+    order = Order(total, seed, Groups(lengths, window))
+    group = [number for number, length in enumerate(lengths) for _ in range(length)]
+    for epoch in range(3):
+        shown = order.indices(epoch * total, total)
+        assert sorted(shown) == list(range(total))
+        places = {each: [n for n, item in enumerate(shown) if group[item] == each] for each in set(group)}
+        # The last example of a group is shown before any group beyond its window begins.
+        for mine in places.values():
+            assert sum(other[0] <= mine[-1] and other[-1] >= mine[0] for other in places.values()) <= window
+
+
+@given(LENGTHS, st.none() | st.integers(1, 5), st.integers(0, 40), st.integers(1, 30))
+def test_order_is_a_function_of_the_count(lengths: list[int], window: int | None, start: int, count: int) -> None:
+    groups = None if window is None else Groups(lengths, window)
+    all_indices = Order(sum(lengths), 1, groups).indices(0, start + count)
+    assert Order(sum(lengths), 1, groups).indices(start, count) == all_indices[start:]
+
+
+def test_order_varies_groups_and_windows_and_mixes_within_a_window() -> None:
+    groups = Groups([10] * 20, 3)
+    epochs = [Order(200, 0, groups).indices(200 * epoch, 200) for epoch in range(3)]
+    epochs.append(Order(200, 1, groups).indices(0, 200))
+    assert len({tuple(epoch) for epoch in epochs}) == 4
+    assert len({frozenset(item // 10 for item in epoch[:30]) for epoch in epochs}) == 4
+    assert all(len({item // 10 for item in epoch[:12]}) == 3 for epoch in epochs)
+    with pytest.raises(ValueError, match="groups must contain 10 items in total, got 9"):
+        Order(10, 0, Groups([4, 5], 2))
+
+
+def test_prefetch_keeps_the_order() -> None:
+    def fetch(key: int) -> int:
+        time.sleep(0.001 * (key % 3))
+        return key * key
+
+    for workers in (0, 1, 3, 50):
+        assert list(prefetch(fetch, range(20), workers)) == [key * key for key in range(20)], workers
+
+
+def test_prefetch_is_bounded_stops_when_left_and_passes_errors_on() -> None:
+    fetched, lock = [], threading.Lock()
+
+    def fetch(key: int) -> int:
+        with lock:
+            fetched.append(key)
+        if key == 3:
+            raise OSError("broken file")
+        return key
+
+    loader = prefetch(fetch, range(1000), 2)
+    assert [next(loader), next(loader)] == [0, 1]
+    time.sleep(0.05)
+    loader.close()  # type: ignore[attr-defined]
+    assert len(fetched) <= 6
+    loader = prefetch(fetch, range(10), 2)
+    assert [next(loader) for _ in range(3)] == [0, 1, 2]
+    with pytest.raises(OSError, match="broken file"):
+        next(loader)
+
 
 COUNT = 30
 IMAGE = Image(size=8)
@@ -119,8 +201,8 @@ def test_pack_bytes_follow_from_the_files_and_the_seed(photos: Path, tmp_path: P
 
 def test_pack_finishes_what_a_signal_stopped(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out, whole = tmp_path / "out", tars_of(run(photos, tmp_path / "whole"))
-    with monkeypatch.context() as patch:
-        at_header(patch, 25, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    with monkeypatch.context() as patched:
+        at_header(patched, 25, lambda: os.kill(os.getpid(), signal.SIGTERM))
         with pytest.raises(Interrupted, match=r"[1-9] shards are in .*The same command continues"):
             run(photos, out)
     finished = {path.name: path.stat().st_mtime_ns for path in out.glob("*.tar")}
@@ -130,8 +212,8 @@ def test_pack_finishes_what_a_signal_stopped(photos: Path, tmp_path: Path, monke
     (out / "000000.tar").write_bytes(b"half")
     run(photos, out)
     assert tars_of(out) == whole
-    for name, time in finished.items():
-        assert name == "000000.tar" or (out / name).stat().st_mtime_ns == time
+    for name, written in finished.items():
+        assert name == "000000.tar" or (out / name).stat().st_mtime_ns == written
     assert {path.suffix for path in out.iterdir() if path.suffix} == {".tar", ".index", ".json"}
 
 
@@ -141,8 +223,8 @@ def test_pack_names_a_folder_that_becomes_unwritable(
     out, whole = tmp_path / "out", tars_of(run(photos, tmp_path / "whole"))
     full = Mock(side_effect=OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
     for act, message in ((lambda: shutil.rmtree(out), "has vanished while"), (full, "cannot write in .*No space")):
-        with monkeypatch.context() as patch:
-            at_header(patch, 30, act)
+        with monkeypatch.context() as patched:
+            at_header(patched, 30, act)
             with pytest.raises(RecipeError, match=message):
                 run(photos, out)
     # No half shard is under the name of a whole one, and what a killed process left is no obstacle.
@@ -179,10 +261,6 @@ def test_pack_refuses_other_files_and_settings(
     assert "contains shards of other files or settings; these differ: sizes" in capsys.readouterr().err
 
 
-Example = tuple[int, int]
-"""The index and the seed of an example."""
-
-
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The first digits of scikit-learn's, as pictures of ten classes."""
@@ -208,34 +286,26 @@ def train_on(shards: Path, run_dir: Path, *more: str) -> None:
     train(configuration.load("train", train_words(shards, run_dir, *more)))
 
 
-class Watched(TarShards):
-    """Shards that note which examples are requested, and read none."""
-
-    requested: tuple[tuple[Example, ...], ...] = ()
-
-    def batch(self, indices: Sequence[int], seeds: Sequence[int] | None = None) -> Batch:
-        self.requested += (tuple(zip(indices, seeds or (), strict=True)),)
-        return Batch(torch.zeros(len(indices), 1, 8, 8))
-
-
-def requested(shards: Path, ranks: int, workers: int, accumulation: int, start: int = 0) -> list[list[Example]]:
-    """Return the examples of every step from `start` on, all ranks and parts together.
+def requested(shards: Path, ranks: int, workers: int, accumulation: int, start: int = 0) -> list[list[tuple[int, int]]]:
+    """Return the index and the seed of each example of every step from `start` on, all ranks and parts together.
 
     With workers, parts of several steps are requested at once: all steps are one list.
     """
     more = (f"engine.workers={workers}", f"training.accumulation={accumulation}")
     config = configuration.load("train", train_words(shards, Path("r"), *more))
     settings = Builder().settings(TrainSettings, config, "")
-    steps: list[list[Example]] = []
+    data = TarShards(Image(size=8, channels=1), str(shards), window=3).subset(range(160))  # held out as in training
+    steps: list[list[tuple[int, int]]] = []
     for rank in range(ranks):
-        part = Watched(Image(size=8, channels=1), str(shards), window=3).subset(range(160))  # held out as in training
         runtime = Runtime(torch.device("cpu"), EngineSettings(), Rank(rank, ranks, rank))
-        count = sum(1 for _ in batches(part, start, settings, runtime))
-        assert len(part.requested) == count * accumulation
-        size = len(part.requested) if workers else accumulation
-        steps = steps or [[] for _ in range(0, len(part.requested), size)]
+        with patch.object(TarShards, "batch", return_value=Batch(torch.zeros(1, 1, 8, 8))) as batch:
+            count = sum(1 for _ in batches(data, start, settings, runtime))
+        parts = [list(zip(*call.args, strict=True)) for call in batch.call_args_list]
+        assert len(parts) == count * accumulation
+        size = len(parts) if workers else accumulation
+        steps = steps or [[] for _ in range(0, len(parts), size)]
         for step, examples in enumerate(steps):
-            examples += itertools.chain.from_iterable(part.requested[step * size : (step + 1) * size])
+            examples += itertools.chain.from_iterable(parts[step * size : (step + 1) * size])
     return steps
 
 
