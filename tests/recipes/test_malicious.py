@@ -1,4 +1,4 @@
-"""Hostile runs, latents, steps and archives are refused in one message, and no code of theirs runs.
+"""Hostile runs, latents and steps are refused in one message, no code of theirs runs, and none contacts an address.
 
 Each case poisons a copy of a real run and gives it to the command that would use it. Whoever can write a file of a run
 can also write its SHA-256, so the hashes are made to fit.
@@ -6,26 +6,34 @@ can also write its SHA-256, so the hashes are made to fit.
 
 import functools
 import hashlib
+import io
 import json
 import os
 import pickle
 import shutil
+import socket
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
+from unittest.mock import Mock, patch
 
 import pytest
 import torch
 import yaml
+from PIL import Image as PILImage
 from safetensors.torch import load_file, save_file
 
+from modalities import byte_ranges
+from recipes.base.errors import RecipeError
 from recipes.base.untrusted import read_configuration, read_tensors
 from recipes.config import compose as configuration
+from recipes.config.build import Builder
 from recipes.design import design
 from recipes.encode import encode
 from recipes.evaluate import evaluate
+from recipes.evaluation.sets import real_data
 from recipes.launch import planned
+from recipes.report import ReportSettings, write_report
 from recipes.sample import sample
 from recipes.train import train
 from tests.helpers.archives import archive
@@ -63,7 +71,12 @@ def healthy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def run_dir(healthy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the run, in a process that cannot use the network."""
+    connect = Mock(side_effect=AssertionError("a connection was opened"))
+    monkeypatch.setattr(socket.socket, "connect", connect)
+    monkeypatch.setattr(socket, "getaddrinfo", connect)
     monkeypatch.setenv("SECRET", "8")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "inside" / "cache"))
     return shutil.copytree(healthy, tmp_path / "inside" / "run")
 
 
@@ -385,16 +398,6 @@ def test_sample_refuses_hostile_steps(run_dir: Path, kind: str) -> None:
     assert_refused(run_sample, run_dir, f"steps_file={path}", match="steps_file: .*not a file of designed steps")
 
 
-def test_train_refuses_an_archive_with_a_name_that_leads_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Other kinds of archives are refused in test_tar_members."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "inside" / "cache"))
-    folder = tmp_path / "inside" / "shards"
-    folder.mkdir(parents=True)
-    (folder / "0.tar").write_bytes(archive(("../../canary.png", b"x")))
-    words = ["data=webdataset", f"data.urls={folder}", "modality=image"]
-    assert_refused(continue_training, tmp_path / "inside" / "run", *words, match="points outside the archive: pack it")
-
-
 def of_latents(command: str, *words: str) -> dict[str, Any]:
     latent = ["modality=latent_image", "modality.modality.size=8", "modality.modality.channels=1"]
     composed = configuration.load(command, [*latent, "modality.autoencoder.name=none", *words])
@@ -451,3 +454,74 @@ def test_train_refuses_hostile_latents(encoded: Path, tmp_path: Path, kind: str)
         train(of_latents("train", *words, f"run_dir={run_dir}", "data=latents", f"data.root={latents}"))
 
     assert_refused(train_on_latents, tmp_path / "inside" / "run", match=message)
+
+
+ADDRESSES: list[Any] = [
+    "reference::evil.json", "reference://a.tar::http://127.0.0.1:9/evil.json", "http://127.0.0.1:9/a.tar",
+    "file:///tmp/a.tar", "local:///tmp/a.tar", "memory://a.tar", "zip://a.tar::x.zip", "tar://a.tar::x.tar",
+    "simplecache::http://127.0.0.1:9/a.tar", "filecache::/tmp/a.tar", "github://me:repository@main/a.tar",
+    "jupyter://127.0.0.1:9/a.tar", "ssh://me:SECRET@127.0.0.1/a.tar", "//host/share/a.tar", r"\\host\share\a.tar",
+    "s{3..3}://bucket/a.tar", "{0..1}::http://127.0.0.1:9/a.tar", "data:,x", "pipe:touch canary",
+    "dir::file:///", "gs://bucket/a.tar?token=SECRET", ["a.tar", "http://127.0.0.1:9/b.tar"],
+]  # fmt: skip
+SHARDS = {"_target_": "modalities.tars.TarShards"}
+
+
+def naming(run_dir: Path, **data: Any) -> Path:
+    """Let the records of a run name other data."""
+    config = read_configuration(run_dir / "config.yaml")
+    configuration.write({**config, "data": {**SHARDS, **data}}, run_dir / "config.yaml")
+    updated("run.json", data=None)(run_dir)
+    return run_dir
+
+
+@pytest.mark.parametrize("urls", ADDRESSES, ids=str)
+def test_real_data_opens_an_address_only_if_the_command_line_repeats_it(
+    run_dir: Path, urls: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_url = Mock(side_effect=ValueError("opened"))
+    monkeypatch.setattr(byte_ranges, "url_to_fs", open_url)
+    with pytest.raises(RecipeError, match=r"^data\.urls=.* If you trust it, repeat it") as refused:
+        real_data(naming(run_dir, urls=urls), Builder())
+    assert "SECRET" not in str(refused.value)
+    open_url.assert_not_called()
+    with pytest.raises(RecipeError, match="opened"):
+        real_data(naming(run_dir, urls="http://127.0.0.1:9/other.tar"), Builder(), {"urls": urls})
+    open_url.assert_called_once_with(byte_ranges.expanded(urls if isinstance(urls, str) else urls[0])[0])
+
+
+def test_real_data_opens_no_address_in_any_other_key(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(byte_ranges, "url_to_fs", lambda url: pytest.fail(f"fsspec was given {url}"))
+    for key in ("root", "manifest", "index", "anything"):
+        with pytest.raises(RecipeError, match=rf"^data\.{key}=https://…@h/x: .* contacts no other address"):
+            real_data(naming(run_dir, urls="a.tar", **{key: "https://me:SECRET@h/x"}), Builder())
+    inner = {**SHARDS, "urls": "http://127.0.0.1:9/a.tar"}
+    with pytest.raises(RecipeError, match=r"^data\.dataset\.urls=http"):
+        real_data(naming(run_dir, _target_="modalities.wrapped.Captioned", dataset=inner, encoder={}), Builder())
+    # A run cannot call itself trusted, and environment variables are not a part of it.
+    with pytest.raises(RecipeError, match=r"nowhere\.tar"):
+        real_data(naming(run_dir, urls="nowhere.tar", trusted=True), Builder())
+    monkeypatch.setenv("SECRET", "/etc")
+    with pytest.raises(RecipeError, match=r"\$\{oc\.env:SECRET\}"):
+        real_data(naming(run_dir, urls="${oc.env:SECRET}/a.tar"), Builder())
+
+
+def test_real_data_writes_nothing_where_a_run_names_an_index(run_dir: Path, tmp_path: Path) -> None:
+    shards = tmp_path / "shards"
+    shards.mkdir()
+    picture = io.BytesIO()
+    PILImage.new("L", (8, 8), 90).save(picture, "PNG")
+    (shards / "0.tar").write_bytes(archive(*((f"{number}.png", picture.getvalue()) for number in range(120))))
+    before = sorted(tmp_path.rglob("*"))
+    naming(run_dir, urls=f"{shards}/{{0..0}}.tar", index=str(tmp_path / "outside"))
+    train, held_out = real_data(run_dir, Builder())
+    assert len(train) + len(held_out) == 120
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_report_and_sample_open_no_address_of_a_run(run_dir: Path) -> None:
+    """A report explains why it shows no data, and samples need no data."""
+    naming(run_dir, urls="reference://a.tar::http://127.0.0.1:9/evil.json")
+    path, _ = write_report(ReportSettings(run_dir))
+    assert "contacts no other address" in path.read_text()
+    run_sample(run_dir)
