@@ -4,6 +4,7 @@ Every folder also holds Python files that make the canary when they are imported
 would import them by.
 """
 
+import functools
 import json
 import math
 import pickle
@@ -27,7 +28,6 @@ from tests.helpers.hostile_files import (
     link,
     pipe,
     replaced,
-    torch_bomb,
     updated,
     weights,
     write_sparse_tensor,
@@ -66,11 +66,6 @@ def load(folder: Path) -> Pipeline:
     return Pipeline.from_pretrained(folder, device="cpu")
 
 
-def samples(text: str) -> Poison:
-    """Write the number of samples as given, which need not be JSON."""
-    return replaced("model.json", '"samples": 16', f'"samples": {text}')
-
-
 def group(group: str, target: str, /, **node: Any) -> Poison:
     return edited("model.json", lambda content: content["config"].update({group: {"_target_": target, **node}}))
 
@@ -79,8 +74,12 @@ def setting(group: str, /, **values: Any) -> Poison:
     return edited("model.json", lambda content: content["config"][group].update(values))
 
 
-def network(**node: Any) -> Poison:
-    return group("network", f"{INTEGRATIONS}.networks.DiffusersNetwork", **node)
+network = functools.partial(group, "network", f"{INTEGRATIONS}.networks.DiffusersNetwork")
+
+
+def samples(text: str) -> Poison:
+    """Write the number of samples as given, which need not be JSON."""
+    return replaced("model.json", '"samples": 16', f'"samples": {text}')
 
 
 def allowed(content: dict[str, Any]) -> None:
@@ -222,15 +221,13 @@ FOREIGN: dict[str, tuple[Poison, str]] = {
     "deep": (written(UNET, "[" * 100_000), "cannot read .*config.json"),
     "duplicate names": (written(UNET, '{"_class_name": "UNet2DModel", "_class_name": "x"}'), "appears twice in one"),
     "a pipe": (pipe(UNET), "it is a pipe and not a file"),
-    "a pickle renamed": (weights(TENSORS, TENSOR_FILES["pickle"]), "cannot read the weights"),
     "a pickle": (only_pickle, "a format that can run code when read"),
-    "torch.save": (weights(TENSORS, torch_bomb), "cannot read the weights"),
     "an index that leads above": (indexed("../../secret.safetensors"), "not safetensors files in its folder"),
     "an index that leads elsewhere": (indexed("/tmp/secret.safetensors"), "not safetensors files in its folder"),
     "an index of pickles": (indexed("weights.bin"), "not safetensors files in its folder"),
     "64 GiB": (lambda folder: write_sparse_tensor(folder / TENSORS, "conv_in.weight"), DO_NOT_FIT),
-    **{f"weights: {kind}": (weights(TENSORS, content), f"cannot read|{DO_NOT_FIT}")
-       for kind, content in TENSOR_FILES.items() if kind not in ("pickle", "torch.save")},
+    **{f"weights: {kind}": (weights(TENSORS, content), f"cannot read the weights|{DO_NOT_FIT}")
+       for kind, content in TENSOR_FILES.items()},
 }  # fmt: skip
 
 
