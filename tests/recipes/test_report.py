@@ -43,6 +43,7 @@ from recipes.reports.run import read_run
 from recipes.reports.samples import evenly_spaced
 from recipes.reports.summary import settings, summary_blocks
 from recipes.runs import metrics as reader
+from tests.helpers.hostile_files import link
 from tests.helpers.tiny import TINY, read_metrics, tiny_run
 
 
@@ -252,14 +253,11 @@ class TestHostileRuns:
         assert not [each for each in page.all("img") if each.get("src") == "x"]
 
     def test_report_follows_no_links_out_of_a_run(self, run_dir: Path, tmp_path: Path) -> None:
-        secret = tmp_path / "secret.png"
-        shutil.copy(run_dir / "samples" / f"{48:012d}.png", secret)
-        for path in (run_dir / "samples").iterdir():
-            path.unlink()
-        (run_dir / "samples" / f"{48:012d}.png").symlink_to(secret)
-        (run_dir / "run.json").unlink()
+        first, last = sorted((run_dir / "samples").iterdir())
+        last.unlink()
+        link(first, shutil.copy(first, tmp_path / "secret.png"))(run_dir)
         (tmp_path / "run.json").write_text('{"starts": [{"device": "a secret"}]}')
-        (run_dir / "run.json").symlink_to(tmp_path / "run.json")
+        link("run.json", tmp_path / "run.json")(run_dir)
         page = page_of(run_dir)
         assert "a symbolic link that points outside the run" in page.words
         assert not page.all("img")
@@ -270,14 +268,12 @@ class TestHostileRuns:
         outside = save_samples(tmp_path / "outside", evaluate=judged)
         linked = save_samples(run_dir / "sampled" / "linked", evaluate=judged)
         assert "a secret" in page_of(run_dir).words
-        (linked / "evaluate.json").unlink()
-        (linked / "evaluate.json").symlink_to(outside / "evaluate.json")
+        link("evaluate.json", outside / "evaluate.json")(linked)
         page = page_of(run_dir)
         assert "evaluate.json is a symbolic link that points outside the folder" in page.words
         assert "a secret" not in page.words
         assert page.curves("samples 1: 4, ")
-        (linked / "samples.safetensors").unlink()
-        (linked / "samples.safetensors").symlink_to(outside / "samples.safetensors")
+        link("samples.safetensors", outside / "samples.safetensors")(linked)
         assert not page_of(run_dir).curves("samples 1: 4, ")
 
     def test_report_fetches_no_autoencoder_from_the_hub(self, run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -285,7 +281,9 @@ class TestHostileRuns:
         unreachable = Mock(side_effect=socket.gaierror("no network in this test"))
         monkeypatch.setattr(socket, "getaddrinfo", unreachable)
         words = ["modality=latent_image", "modality.statistics=null", "modality.autoencoder.name=nobody/nothing"]
-        set_keys(run_dir, modality=configuration.load("train", [*words, "run_dir=r"])["modality"])
+        modality = configuration.load("train", [*words, "run_dir=r"])["modality"]
+        modality["autoencoder"]["trusted"] = True  # a run cannot call itself trusted
+        set_keys(run_dir, modality=modality)
         save_samples(run_dir / "sampled" / "some", evaluate={})
         page = page_of(run_dir, examples=1)
         unreachable.assert_not_called()
