@@ -1,40 +1,20 @@
 """Checkpoints are exact, complete or absent, verified when they are loaded, and kept by the rules of the settings."""
 
+import itertools
 import os
-import subprocess
-import sys
 import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from recipes.cli.command import kept
+from recipes.runs import checkpoint
 from recipes.runs.checkpoint import CheckpointError, Checkpoints, SaveError, State, VersionError, load
 from recipes.training.loop import Saver, staged
-
-WRITER = """
-import os, signal, sys, torch
-from pathlib import Path
-from recipes.runs import checkpoint
-real, calls = checkpoint._flush, []
-def flush(path):
-    calls.append(path)
-    if len(calls) == kill_at:
-        os.kill(os.getpid(), signal.SIGKILL)
-    real(path)
-checkpoint._flush = flush
-for kill_at, folder in enumerate(sys.argv[1:], 1):
-    if child := os.fork():
-        assert os.waitpid(child, 0)[1] == signal.SIGKILL
-        continue
-    checkpoint.Checkpoints(Path(folder)).save(
-        checkpoint.State(200, {"network": {"w": torch.ones(10)}, "ema": {"w": torch.ones(10)}}, {})
-    )
-    os._exit(1)
-"""
 
 
 def state(samples: int, value: float = 0.0) -> State:
@@ -100,37 +80,34 @@ def test_save_replaces_another_state_and_leaves_the_same_one_alone(tmp_path: Pat
     assert names(tmp_path) == [folder.name]
 
 
-def test_save_killed_while_replacing_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("step", "call"),
+    [
+        *(pytest.param((checkpoint, "_flush"), call, id=f"before flush {call}") for call in (1, 2, 3, 4)),
+        pytest.param((Path, "rename"), 2, id="while it replaces another"),
+    ],
+)
+def test_save_that_is_killed_leaves_earlier_checkpoints(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: tuple[Any, str], call: int
+) -> None:
+    """Nothing in it runs after an interrupt, so that the files are those of a process that was killed."""
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(state(64, 1.0))
-    rename, calls = Path.rename, []
+    real, calls = getattr(*step), itertools.count(1)
 
-    def killed_at_the_second(path: Path, target: Path) -> Path:
-        calls.append(path)
-        if len(calls) == 2:
+    def killed(*words: Any) -> Any:
+        if next(calls) == call:
             raise KeyboardInterrupt
-        return rename(path, target)
+        return real(*words)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "rename", killed_at_the_second)
+        patch.setattr(*step, killed)
         with pytest.raises(KeyboardInterrupt):
             checkpoints.save(state(64, 2.0))
+    assert any(name.startswith(".") for name in names(tmp_path)), "it was not writing"
     assert float(latest(checkpoints).tensors["network"]["w"][0]) == 1.0
     checkpoints.save(state(128))
     assert names(tmp_path) == ["000000000064", "000000000128"]
-
-
-def test_save_killed_before_any_file_is_flushed_leaves_earlier_checkpoints(tmp_path: Path) -> None:
-    runs = [Checkpoints(tmp_path / str(kill_at)) for kill_at in (1, 2, 3, 4)]
-    for checkpoints in runs:
-        checkpoints.save(state(100))
-    subprocess.run([sys.executable, "-c", WRITER, *(str(checkpoints.folder) for checkpoints in runs)], check=True)
-    for checkpoints in runs:
-        assert counts(checkpoints) == [100]
-        assert latest(checkpoints).samples == 100
-        assert any(name.startswith(".") for name in names(checkpoints.folder)), "it was not writing"
-        checkpoints.save(state(200))
-        assert names(checkpoints.folder) == ["000000000100", "000000000200"]
 
 
 WEIGHTS, INDEX = "network.safetensors", "checkpoint.json"

@@ -51,14 +51,6 @@ def test_safe_streams_print_any_name_in_any_encoding(encoding: str) -> None:
     assert b"Traceback" not in done.stderr
 
 
-def test_display_draws_a_bar_on_a_terminal_of_few_letters() -> None:
-    source = PRINTING.replace('"training \u732b", 10', 'title="\u732b", total=10, console=Console(force_terminal=True)')
-    source = f"from rich.console import Console\n{source}"
-    done = python(source, PYTHONIOENCODING="latin-1", TERM="xterm", PYTHONUTF8="0")
-    assert done.returncode == 0, done.stderr
-    assert b"10/10" in done.stdout
-
-
 @needs_full
 def test_safe_streams_ignore_a_full_disk() -> None:
     with Path("/dev/full").open("wb") as full:

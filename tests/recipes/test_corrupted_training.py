@@ -1,6 +1,5 @@
-"""Training on corrupted and restored data in every way, and what sampling, exporting and inspecting make of it."""
+"""Training on corrupted and restored data in every way, and what sampling and exporting make of it."""
 
-import json
 from pathlib import Path
 
 import pytest
@@ -8,16 +7,12 @@ import torch
 from safetensors.torch import load_file
 
 from modalities.image import Image
-from modalities.image_sets import Digits
-from modalities.wrapped import Corrupted
 from multisagd import Band, Corruption
 from multisagd.restoration import RestoringDenoiser
 from recipes.base.errors import RecipeError
 from recipes.config import compose as configuration
 from recipes.config.build import Builder
-from recipes.data.dataset import build_data
 from recipes.export import export
-from recipes.inspect import inspect
 from recipes.runs.model import open_model
 from recipes.sample import sample
 from recipes.train import train
@@ -70,22 +65,10 @@ def test_train_continues_and_samples_with_every_treatment_of_a_corruption(words:
     torch.testing.assert_close(moved, denoiser.corruption.covariance.project(moved), rtol=0, atol=1e-4)
 
 
-def test_build_data_corrupts_unless_the_data_are_corrupted_already() -> None:
-    group = configuration.load("train", ["corruption=band", "run_dir=unused"])["corruption"]
-    data = {"_target_": "modalities.image_sets.Digits"}
-    for added, kind in ((False, Digits), (True, Corrupted)):
-        assert isinstance(build_data(data, {**group, "added": added}, 0, Image(8, 1), Builder()), kind)
-
-
-NO_CORRUPTION = "requires corrupted data, but no corruption is configured: choose one"
-
-
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("spectrum=omitting corruption=none", NO_CORRUPTION),
-        ("denoiser=restoring corruption=none", NO_CORRUPTION),
-        ("process=floored corruption=none", NO_CORRUPTION),
+        ("process=floored corruption=none", "requires corrupted data, but no corruption is configured: choose one"),
         ("corruption.level=0", "level of a corruption must be positive"),
         ("corruption.restored=median", "corruption.restored: expected one of mean, sample"),
         ("corruption.examples=3 corruption.restored=mean", "examples must be at least 4"),
@@ -123,12 +106,3 @@ def test_run_and_export_keep_a_measured_corruption(tmp_path: Path) -> None:
     (run / "corruption.safetensors").write_bytes(b"no tensors")
     with pytest.raises(RecipeError, match=r"cannot read .*corruption\.safetensors"):
         samples(run, "steps=2")
-
-
-def test_inspect_shows_restored_data(tmp_path: Path) -> None:
-    deviations = []
-    for restored in ("null", "mean"):
-        words = ["corruption=band", "corruption.examples=500", f"corruption.restored={restored}", "count=2"]
-        out = inspect(configuration.load("inspect", [*SMALL, *words, f"run_dir={tmp_path / restored}"]))
-        deviations.append(json.loads((out / "inspect.json").read_text())["standard_deviation"])
-    assert deviations[1] < 0.9 * deviations[0]

@@ -1,47 +1,36 @@
-"""The sets that an evaluation compares are equal in classes and padding, disjoint, and the same each time."""
+"""Sets that an evaluation compares are alike and disjoint; the classifier of its features is accurate and cached."""
 
+import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Self, cast
 
 import pytest
 import torch
 from torch import Tensor
 
-from modalities.base import Dataset, Example, Modality
-from multisagd import Grid
+from modalities.base import Dataset, Example
+from modalities.image import Image
+from modalities.image_sets import MNIST, Digits, Pixels
+from multisagd.metrics.feature_network import FeatureNetwork, read_samples
 from recipes.base.errors import RecipeError
+from recipes.evaluation.classifier import Training, cached_network, read_dataset, train_network
 from recipes.evaluation.sets import gather
 from recipes.evaluation.task import Task
 
 
-class Plain(Modality):
-    """Tensors of eight numbers that are their own media."""
-
-    channels = 1
-    suffixes = (".pt",)
-
-    def grid(self) -> Grid:
-        return Grid.of(time=8)
-
-    def load(self, path: Path, seed: int | None = None) -> Any:
-        raise NotImplementedError
-
-    def encode(self, media: Tensor) -> Tensor:
-        return media
-
-    def decode(self, x0: Tensor) -> Tensor:
-        return x0
-
-    def save(self, media: Tensor, path: Path) -> None:
-        raise NotImplementedError
+def plain(channels: int) -> Any:
+    """Return a modality of eight numbers that are their own media."""
+    return SimpleNamespace(tensor_shape=(channels, 8), encode=lambda media: media, decode=lambda x0: x0)
 
 
 class Numbered(Dataset):
     """Example n holds n everywhere; those of class 1, every third, are padded with -n after four numbers."""
 
     def __init__(self, indices: Sequence[int], padded: bool = True) -> None:
-        self.modality, self.classes = Plain(), ("a", "b")
+        self.modality, self.classes = plain(channels=1), ("a", "b")
         self.indices, self.padded = indices, padded
 
     def __len__(self) -> int:
@@ -127,9 +116,6 @@ def test_gather_without_labels_makes_one_group() -> None:
 
 
 def test_gather_combines_masks_of_one_channel_and_of_all() -> None:
-    class Two(Plain):
-        channels = 2
-
     class Mixed(Numbered):
         def example(self, index: int, seed: int | None = None) -> Example:
             number = self.indices[index]
@@ -138,7 +124,7 @@ def test_gather_combines_masks_of_one_channel_and_of_all() -> None:
             return Example(torch.full((2, 8), float(number)), 0, mask)
 
     dataset = Mixed(range(1, 40))
-    dataset.modality = Two()
+    dataset.modality = plain(channels=2)
     sets = gather(dataset, torch.full((6, 2, 8), 1000.0), None)
     assert sets.mask is not None
     assert sets.mask.shape == (12, 2, 8)
@@ -170,3 +156,101 @@ def test_task_names_the_key_that_holds_examples_out() -> None:
     task = Task(cast(Any, None), cast(Any, None), Numbered(range(20)), None, cast(Any, None), Path())
     with pytest.raises(ValueError, match=r"has no held-out examples .*validation\.holdout=0\.05"):
         _ = task.held_out
+
+
+QUICK = Training(samples=640, batch=64, widths=(8, 16))
+TINY = Training(samples=128, batch=64, widths=(4,))
+
+
+def digits() -> tuple[Digits, Digits]:
+    full = Digits(Image(size=16, channels=1))
+    return full.subset(range(1400)), full.subset(range(1400, 1797))
+
+
+def silent(_: str) -> None:
+    pass
+
+
+def test_feature_network_serves_every_number_of_dimensions() -> None:
+    for dimensions in (1, 2, 3):
+        network = FeatureNetwork(2, dimensions, 5, (8, 12)).eval()
+        outputs = read_samples(network, torch.randn(7, 2, *[9] * dimensions), batch=3)
+        assert outputs.features.shape == (7, 12)
+        assert outputs.predictions.shape == (7,)
+
+
+def test_train_network_learns_digits_and_is_deterministic() -> None:
+    train, test = digits()
+    training = Training(samples=6_400, batch=64, widths=(16, 32), shift=1)
+    before = torch.get_rng_state()
+    network, again = train_network(train, training, silent), train_network(train, training, silent)
+    assert torch.equal(before, torch.get_rng_state())  # the caller's random numbers are left alone
+    first, second = read_dataset(network, test), read_dataset(again, test)
+    assert torch.equal(first.features, second.features)
+    assert first.accuracy() > 0.95
+    seen = read_dataset(network, train).features
+    assert seen.mean(0).abs().max() < 0.5  # standardised: distances are in standard deviations
+    assert seen.var(0).mean() == pytest.approx(1.0, abs=0.3)
+
+
+def test_read_samples_does_not_depend_on_the_batch() -> None:
+    train, test = digits()
+    network = train_network(train, QUICK, silent)
+    x0, labels = test.batch(range(60))[:2]
+    whole, parts = read_samples(network, x0, labels), read_samples(network, x0, labels, batch=7)
+    torch.testing.assert_close(whole.features, parts.features, atol=1e-5, rtol=1e-5)
+    subset = read_dataset(network, test, range(10, 20))
+    torch.testing.assert_close(subset.features, whole.features[10:20], atol=1e-5, rtol=1e-5)
+    assert subset.labels is not None
+    assert torch.equal(subset.labels, test.labels[10:20])
+
+
+def test_cached_network_serves_the_same_data_and_no_other(tmp_path: Path) -> None:
+    train, test = digits()
+    lines: list[str] = []
+    network, record = cached_network(train, test, tmp_path, QUICK, lines.append)
+    assert lines
+    assert record["test_count"] == 397
+    assert 0 < record["accuracy"] <= 1
+    lines.clear()
+    again, same = cached_network(*digits(), tmp_path, QUICK, lines.append)
+    assert not lines
+    assert same == json.loads(json.dumps(record))
+    assert torch.equal(read_dataset(network, test).features, read_dataset(again, test).features)
+    train.images[0] = 0
+    cached_network(train, test, tmp_path, QUICK, lines.append)
+    assert lines  # other data: another network
+    assert len(list(tmp_path.glob("*.safetensors"))) == 2
+    assert not list(tmp_path.glob("*.part"))
+
+
+def test_cached_network_holds_out_a_tenth_where_no_test_data_are_given(tmp_path: Path) -> None:
+    _, record = cached_network(digits()[0].subset(range(100)), None, tmp_path, TINY, silent)
+    assert (record["train_count"], record["test_count"]) == (90, 10)
+    with pytest.raises(ValueError, match="others for testing, but this dataset has only 1"):
+        cached_network(digits()[0].subset([0]), None, tmp_path, TINY, silent)
+    unlabelled = Pixels(Image(size=8, channels=1), torch.zeros(10, 1, 8, 8, dtype=torch.uint8))
+    with pytest.raises(ValueError, match="each class into its own subfolder"):
+        cached_network(unlabelled, unlabelled, tmp_path, TINY, silent)
+
+
+def test_cached_network_names_damaged_files(tmp_path: Path) -> None:
+    cached_network(*digits(), tmp_path, TINY, silent)
+    (notes,), (weights,) = tmp_path.glob("*.json"), tmp_path.glob("*.safetensors")
+    whole = notes.read_bytes()
+    damages = [(notes, content) for content in (b"", b"{", b'{"format_version": 9}')]
+    for file, content in [*damages, (weights, weights.read_bytes()[:100])]:
+        notes.write_bytes(whole)
+        file.write_bytes(content)
+        with pytest.raises(ValueError, match=r"features-.*delete it"):
+            cached_network(*digits(), tmp_path, TINY, silent)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("MULTISAGD_DATA" not in os.environ, reason="MULTISAGD_DATA is not set: no MNIST files")
+def test_train_network_recognises_mnist() -> None:
+    """With a quarter of the default two passes; evaluations require 98 %."""
+    image = Image(size=32, channels=1, resize="pad")
+    root = Path(os.environ["MULTISAGD_DATA"]) / "images" / "mnist"
+    network = train_network(MNIST(image, root), Training(samples=30_000), silent)
+    assert read_dataset(network, MNIST(image, root, train=False)).accuracy() > 0.98

@@ -1,14 +1,15 @@
-"""The explorer shows noise and spectra as they are defined, exports what trains, and explains its errors."""
+"""The explorer shows noise and spectra as defined, exports what trains, explains errors, and refuses other sites."""
 
 import base64
+import http.client
 import io
 import itertools
 import math
 import re
 import socket
 import sys
-import warnings
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ import torch
 import yaml
 
 import multisagd as ms
-from modalities.audio import Audio, write_wav
+from modalities.audio import write_wav
 from modalities.audio_figures import spectrogram_pixels
 from modalities.base import Dataset, Modality
 from modalities.browser_media import file_content, png
@@ -32,6 +33,7 @@ from recipes.base.errors import RecipeError
 from recipes.cli import main as cli
 from recipes.config import compose as configuration
 from recipes.config.build import Builder
+from recipes.explore import ExploreSettings, OwnAddress, serve
 from recipes.explorer.configuration import (
     ALL,
     Settings,
@@ -41,11 +43,10 @@ from recipes.explorer.configuration import (
     kind,
     spectrum_group,
     spectrum_yaml,
-    train_words,
 )  # fmt: skip
 from recipes.explorer.media import MEDIA, Example, Sizes, built_in, own_file
-from recipes.explorer.process import SCHEDULES, TIMES, Pair, build_process, design_steps, recommend_noise
-from recipes.explorer.rendering import POINTS, charts_html, media_table, spectra_charts, steps_chart, thinned
+from recipes.explorer.process import SCHEDULES, Pair, build_process, design_steps
+from recipes.explorer.rendering import POINTS, media_table, spectra_charts, steps_chart, thinned
 
 SMALL = Sizes(image=32, rate=4000, seconds=0.25, frames=8, clip=16)
 SHOWN = [(name, written_as) for name, medium in MEDIA.items() for written_as in medium.representations]
@@ -129,6 +130,8 @@ def test_archive_and_its_command_compose_what_is_shown(medium: str, representati
     config = configuration.load("train", line[3:], tmp_path / "explored")
     modality = Builder().build(config["modality"], Modality, "modality")  # type: ignore[type-abstract]
     assert modality.grid() == subject.grid
+    dataset = Builder().build(config["data"], Dataset, "data", modality=modality)  # type: ignore[type-abstract]
+    torch.testing.assert_close(dataset.example(3).x0, subject.x0)
     assert Builder().build(config["schedule"], ms.Schedule, "schedule") == process.schedule
     power = ms.SpectralCovariance(spectrum_of(config["spectrum"]), modality.grid()).power()
     assert torch.equal(power, process.covariance.power())
@@ -180,29 +183,6 @@ def test_statistics_of_one_estimate_mean_deviation_and_spectrum() -> None:
         statistics_of_one(torch.zeros(1, 256), grid)
 
 
-def test_recommend_noise_chooses_white_noise_for_white_data() -> None:
-    subject = shown("image")
-    power = torch.ones(1, *subject.grid.half_shape, dtype=torch.float64)
-    white = ms.DataStatistics(torch.zeros(1, 32, 32).double(), power, subject.grid, 100)
-    same = Example(MEDIA["image"], subject.modality, subject.x0, white, ("image", "digits"), "")
-    process = build_process(chosen(subject, "white"), same, {"_target_": "multisagd.Flat"})
-    assert recommend_noise(same, process, 5).chosen.exponent == 0
-
-
-def test_train_words_name_the_data_of_the_examples() -> None:
-    subject = shown("video")
-    words = [word for word in train_words(chosen(subject, "white"), subject)[1:] if word != "spectrum=explored"]
-    config = configuration.load("train", words)
-    modality = Builder().build(config["modality"], Modality, "modality")  # type: ignore[type-abstract]
-    dataset = Builder().build(config["data"], Dataset, "data", modality=modality)  # type: ignore[type-abstract]
-    assert torch.equal(dataset.example(3).x0, subject.x0)
-    sound = shown("audio")
-    assert isinstance(sound.modality, Audio)
-    assert float(sound.x0.std()) == pytest.approx(0.4, rel=0.6)
-    # It decodes to the very sound, peak at 1 dB below full scale.
-    assert float(sound.modality.decode(sound.x0).abs().max()) == pytest.approx(10 ** (-1 / 20), rel=1e-3)
-
-
 def test_own_file_takes_the_middle_of_pictures_and_sounds(tmp_path: Path) -> None:
     pixels = np.zeros((64, 128, 3), np.uint8)
     pixels[:, 32:96] = np.random.default_rng(0).integers(0, 256, (64, 64, 3))
@@ -218,7 +198,7 @@ def test_own_file_takes_the_middle_of_pictures_and_sounds(tmp_path: Path) -> Non
 
 def test_own_file_explains_in_one_sentence_why_a_file_is_refused(tmp_path: Path) -> None:
     for medium, name, content, message in (
-        ("image", "a.txt", b"text", r"a.txt does not have the suffix of image files; supported: .png, .jpg"),
+        ("image", "a.txt", b"text", r"a.txt does not have a suffix of image files; supported: .png, .jpg"),
         ("image", "a.png", b"text", r"a.png cannot be used: cannot identify image file '?a.png"),
         ("image", "a.png", b"", r"a.png cannot be used: the file is empty"),
         ("audio", "a.wav", b"RIFF", r"a.wav cannot be used: "),
@@ -265,21 +245,6 @@ def test_thinned_curves_keep_their_values() -> None:
     torch.testing.assert_close(curve.power, 1 / curve.frequency.clamp(min=5.0), rtol=0.01, atol=0)
 
 
-def test_spectra_charts_take_the_colours_of_the_page_and_label_their_curves() -> None:
-    subject = shown("video")
-    charts = spectra_charts(pair_of(subject, chosen(subject, "joint")), 0.5)
-    drawn = charts_html(charts)
-    assert [chart.title for chart in charts] == ["frame", "height", "width"]
-    assert 'aria-label="Power of data, white noise and shaped noise along frame"' in drawn
-    assert drawn.count("var(--text)") > 20
-    assert not re.search("#0[123]0[123]0", drawn)  # placeholders of colours
-    for text in ("cycles per s", "cycles per pixel"):
-        assert f">{text}</text>" in drawn
-    for name, colour in (("data", "c0"), ("white noise", "c1"), ("shaped noise", "c2")):
-        assert drawn.count(f'<li class="{colour}">{name}</li>') == 3
-        assert f'stroke="var(--{colour})"' in drawn
-
-
 def test_spectra_charts_show_noise_at_the_chosen_level() -> None:
     subject = shown("audio")
     (chart,) = spectra_charts(pair_of(subject, chosen(subject, "white")), 0.25)
@@ -291,7 +256,7 @@ def test_spectra_charts_show_noise_at_the_chosen_level() -> None:
 def test_explore_refuses_impossible_settings(capsys: pytest.CaptureFixture[str]) -> None:
     for word, message in {
         "sizes.image=4": "sizes: the side of an image must be from 16 to 512 pixels, got 4",
-        "sizes.seconds=60": "up to 480,000 samples: got 60 s at 16000",
+        "sizes.seconds=60": "up to 480,000 samples, got 60 s at 16000",
         "sizes.clip=512": "up to 1,048,576 pixels in total",
         "port=0": "port must be a number from 1 to 65535, got 0",
         "upload_megabytes=0": "upload_megabytes must be at least 1",
@@ -322,16 +287,6 @@ def test_spectrum_group_refuses_settings_without_noise() -> None:
         spectrum_group(chosen(subject, "white", "height", band=(0.101, 0.102), band_weight=2.0), subject)
     with pytest.raises(RecipeError, match="low <= high"):
         pair_of(subject, chosen(subject, "band", values={"low": 0.4, "high": 0.2}))
-
-
-def test_media_table_shows_all_noise_levels_in_order() -> None:
-    subject = shown("image")
-    pair = pair_of(subject, chosen(subject, "power_law"))
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        page = media_table([(f"t = {time:g}", pair.media_at(time)) for time in TIMES], subject)
-    assert page.count("<img") == 2 * len(TIMES)
-    assert page.index("white, t = 0.2") < page.index("shaped, t = 0.2") < page.index("white, t = 0.4")
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
@@ -416,3 +371,80 @@ def test_panel_explains_mistakes_and_warns_of_doubtful_settings() -> None:
     assert "zero frequency, the mean of an example, has" in ending
     assert "signal remains at t = 1" in ending
     assert ending.count("<tr>") == 1 + len(shown("image").grid.bands(8))
+
+
+PATHS = [("GET", "/"), ("GET", "/config"), ("POST", "/gradio_api/upload"), ("POST", "/gradio_api/queue/join")]
+
+
+@pytest.fixture(scope="module")
+def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    """Serve the page, also under another name, and return its port."""
+    pytest.importorskip("gradio", reason="needs gradio: pip install 'multisagd[explore]'")
+    config = configuration.load("explore", ["sizes.image=32", "sizes.clip=16", "names=[explore.example]"])
+    folder = tmp_path_factory.mktemp("uploads")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("GRADIO_ANALYTICS_ENABLED", "GRADIO_TEMP_DIR", "HF_HUB_DISABLE_TELEMETRY", "no_proxy"):
+            patch.setenv(name, "")  # restored at the end
+        page, address = serve(Builder().settings(ExploreSettings, config, ""), Path(folder))
+        yield int(address.rstrip("/").rsplit(":", 1)[1])
+        page.close(verbose=False)
+
+
+def ask(port: int, host: str, method: str = "GET", path: str = "/config", **headers: str) -> tuple[int, dict[str, str]]:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    try:
+        connection.putrequest(method, path, skip_host=True)
+        for name, value in {"Host": host, "Content-Length": "0", **headers}.items():
+            connection.putheader(name.replace("_", "-"), value)
+        connection.endheaders()
+        answer = connection.getresponse()
+        answer.read()
+        return answer.status, {key.lower(): value for key, value in answer.getheaders()}
+    finally:
+        connection.close()
+
+
+def test_own_address_is_answered(port: int) -> None:
+    for host in (f"127.0.0.1:{port}", f"localhost:{port}", "LOCALHOST:8000", f"[::1]:{port}"):
+        assert ask(port, host)[0] == 200
+        assert ask(port, host, Origin=f"http://{host}")[0] == 200
+
+
+def test_own_address_refuses_other_names_and_sites(port: int) -> None:
+    own = f"127.0.0.1:{port}"
+    others = ("evil.example", f"evil.example:{port}", "127.0.0.1.evil.example", "127.0.0.1@evil.example", "10.0.0.1")
+    for host in (*others, ""):
+        assert ask(port, host)[0] in (400, 403), host
+    for origin in ("http://evil.example", "null", "", f"http://localhost:{port}", "http://127.0.0.1:1", f"{own}"):
+        for method, path in PATHS:
+            assert ask(port, own, method, path, Origin=origin)[0] == 403, (origin, path)
+        preflight = {"Access_Control_Request_Method": "POST", "Origin": origin}
+        status, headers = ask(port, own, "OPTIONS", "/gradio_api/queue/join", **preflight)
+        assert status == 403
+        assert "access-control-allow-origin" not in headers
+
+
+def test_own_address_includes_the_names_of_a_proxy(port: int) -> None:
+    """Whichever name, port and protocol the proxy passes on."""
+    assert ask(port, "explore.example", Origin="https://explore.example")[0] == 200
+    assert ask(port, "explore.example:8443", Origin="https://explore.example:8443")[0] == 200
+    forwarded: dict[str, Any] = {"X_Forwarded_Host": "explore.example", "X_Forwarded_Proto": "https"}
+    assert ask(port, f"127.0.0.1:{port}", Origin="https://explore.example", **forwarded)[0] == 200
+    assert ask(port, "explore.example.evil", Origin="https://explore.example")[0] == 403
+
+
+def test_own_address_of_a_network_server_is_its_number_or_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("socket.gethostname", lambda: "machine")
+    monkeypatch.setattr("socket.getfqdn", lambda: "machine.example")
+
+    async def app(*words: object) -> None:
+        """Do nothing."""
+
+    def answered(host: str, requested: str) -> bool:
+        return OwnAddress(app, host).is_own([(b"host", requested.encode())])
+
+    for name in ("10.1.2.3:7860", "[fe80::1]:7860", "machine:7860", "machine.example", "localhost:7860"):
+        assert answered("0.0.0.0", name)
+    assert not answered("0.0.0.0", "evil.example:7860")
+    assert answered("10.1.2.3", "10.1.2.3:7860")
+    assert not answered("10.1.2.3", "10.9.9.9:7860")

@@ -1,6 +1,5 @@
 """Ctrl-C at every stage of commands: one clear message, no traceback, status 130, and what was done is kept."""
 
-import importlib
 import itertools
 import os
 import pkgutil
@@ -8,8 +7,7 @@ import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +15,9 @@ import pytest
 
 from recipes.base.commands import COMMANDS
 from recipes.base.signals import ImmediateStop, StopRequest, handled, handled_signals
+from recipes.cli.main import main
 from recipes.training.learner import Learner
 from tests.helpers.tiny import TINY, assert_same, last_state, tiny_run
-from tests.helpers.waiting import wait_for_metrics
 
 ROOT = Path(__file__).parents[2]
 EVERY = ["every.validation=32", "every.samples=48", "report=false"]
@@ -27,10 +25,6 @@ NOTHING_SAVED = "interrupted; nothing was saved yet, and the same command starts
 
 
 Interrupt = Callable[..., list[str]]
-
-
-def run(command: str, *words: str) -> int:
-    return int(importlib.import_module(f"recipes.{command}").main(list(words)))
 
 
 @pytest.fixture
@@ -52,7 +46,7 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 
         with monkeypatch.context() as patched:
             patched.setattr(place.replace(":", "."), interrupted)
-            assert run(command, *words) == 128 + number
+            assert main([command, *words]) == 128 + number
         errors = capfd.readouterr().err
         assert "Traceback" not in errors
         return errors.strip().splitlines()
@@ -94,7 +88,7 @@ def test_train_saves_and_the_printed_command_continues_bit_for_bit(
         assert lines[1] == f"stopped; saved in {run_dir}/checkpoints/{samples:012d}. The same command continues."
         assert last_state(run_dir).samples == samples
     assert shlex.split(lines[-1]) == ["multisagd", "train", *words]
-    assert run("train", *shlex.split(lines[-1])[2:]) == 0
+    assert main(shlex.split(lines[-1])[1:]) == 0
     assert_same(last_state(run_dir), last_state(whole))
     assert (run_dir / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
 
@@ -138,7 +132,7 @@ def test_train_ends_at_once_and_undamaged_on_a_second_ctrl_c(
         checkpoint = f"{run_dir}/checkpoints/{kept:012d}"
         assert message.startswith(f"interrupted; the last checkpoint is {checkpoint}, and the same command continues")
         assert last_state(run_dir).samples == kept
-    assert run("train", *words) == 0
+    assert main(["train", *words]) == 0
     assert_same(last_state(run_dir), last_state(whole))
 
 
@@ -161,7 +155,7 @@ def test_train_saves_when_ctrl_c_also_ends_the_reader_of_its_output(
 
         patched.setattr(Learner, "step", step)
         try:
-            assert run("train", *TINY, *EVERY, "every.log=16", f"run_dir={tmp_path / 'run'}") == 130
+            assert main(["train", *TINY, *EVERY, "every.log=16", f"run_dir={tmp_path / 'run'}"]) == 130
         finally:
             os.dup2(before, 2)
             os.close(before)
@@ -221,50 +215,17 @@ def test_stop_request_includes_the_end_of_a_terminal_except_under_nohup() -> Non
         signal.signal(signal.SIGHUP, before)
 
 
-@contextmanager
-def process(*words: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
-    """Start a command that ignores no signal, as in a terminal, and kill it in the end."""
-    with subprocess.Popen(
-        [sys.executable, "-m", "recipes.cli", *words], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        text=True, env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    ) as begun:  # fmt: skip
-        try:
-            yield begun
-        finally:
-            begun.kill()
-
-
 @pytest.mark.parametrize("number", ["SIGINT", "SIGTERM"])
 def test_main_acts_on_a_signal_within_imports(tmp_path: Path, number: str) -> None:
     """As some libraries do, the one that is imported swallows whatever is raised."""
     (tmp_path / "torch.py").write_text(
         f"import os, signal\ntry:\n    os.kill(os.getpid(), signal.{number})\nexcept BaseException:\n    pass\n"
     )
-    with process("train", "run_dir=r", PYTHONPATH=f"{tmp_path}{os.pathsep}{ROOT}") as begun:
-        out, errors = begun.communicate(timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-m", "recipes.cli", "train", "run_dir=r"], cwd=ROOT, capture_output=True, text=True,
+        timeout=60, env={**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
     # `-m` looks in the working folder first, where there is no torch.
     status = 128 + signal.Signals[number]
-    assert (begun.returncode, out, errors) == (status, "", "interrupted before the command started\n")
-
-
-@pytest.mark.slow
-def test_train_and_sample_answer_ctrl_c_in_a_terminal(tmp_path: Path) -> None:
-    run_dir = tmp_path / "run"
-    words = [*TINY, "every.log=16", "every.checkpoint=0", "report=false", f"run_dir={run_dir}"]
-    with process("train", *words, "training.samples=1000000") as begun:
-        wait_for_metrics(run_dir, lambda: begun.poll() is None)
-        begun.send_signal(signal.SIGINT)
-        _, errors = begun.communicate(timeout=60)
-    assert begun.returncode == 130, errors
-    assert "stopped; saved in" in errors
-    assert "Traceback" not in errors
-    with process("sample", f"run_dir={run_dir}", "count=100000", "steps=50", "batch=8", "engine.device=cpu") as begun:
-        assert begun.stdout is not None
-        assert "sampling" in begun.stdout.readline()
-        begun.send_signal(signal.SIGINT)
-        _, errors = begun.communicate(timeout=60)
-    assert begun.returncode == 130, errors
-    assert errors.startswith("interrupted; no sample was written")
-    assert "Traceback" not in errors
-    assert not (run_dir / "sampled").exists()
+    assert (done.returncode, done.stdout, done.stderr) == (status, "", "interrupted before the command started\n")

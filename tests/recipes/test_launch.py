@@ -66,12 +66,10 @@ def test_planned_accepts_every_command_with_its_own_settings() -> None:
     ("words", "message"),
     [
         ("sed=1 run_dir=r", "unknown key 'sed'; did you mean 'seed'"),
-        ("", "run_dir has no value"),
         ("run_dir=r cluster=slurm cluster.nods=2", "did you mean 'cluster.nodes'"),
         ("run_dir=r cluster.processes=0", "cluster: processes must be at least 1, got 0"),
         ("run_dir=r cluster._target_=os.system", "not under an allowed package"),
         ("run_dir=r command=trian", "command=trian: there is no such command; did you mean 'train'"),
-        ("run_dir=r command=launch", "there is no such command"),
         ("run_dir=r command=inspect cluster.processes=2", "inspect runs in one process"),
         ("run_dir=r command=evaluate bands=0", "bands >= 1 and directions >= 1, got"),
         ("run_dir=r training.batch=0", "training: batch must be above 0"),
@@ -182,17 +180,10 @@ def test_slurm_shows_the_script_for_sbatch(capsys: pytest.CaptureFixture[str]) -
     assert "\n#SBATCH --array=0-2%2\n" in capsys.readouterr().out
 
 
-def test_slurm_names_a_missing_sbatch_or_submitit(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_slurm_names_a_missing_sbatch(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     assert main(["cluster=slurm", "run_dir=r"]) == 2
     assert "there is no sbatch here" in capsys.readouterr().err
-    for name in [name for name in sys.modules if name.partition(".")[0] == "submitit"]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "submitit", None)
-    assert main(["cluster=slurm", "run_dir=r"]) == 2
-    assert "submitit is not installed. To install it: " in capsys.readouterr().err
 
 
 def fake_slurm(folder: Path, monkeypatch: pytest.MonkeyPatch, state: str) -> Path:
@@ -238,12 +229,6 @@ def test_job_id_names_jobs_of_an_array_by_their_index(monkeypatch: pytest.Monkey
     monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "7")
     monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "3")
     assert job_id() == "7_3"
-
-
-def test_slurm_module_imports_nothing_heavy_before_signals_are_handled() -> None:
-    code = "import sys, recipes.clusters.slurm; print({'torch', 'numpy', 'hydra', 'rich'} & set(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
-    assert done.stdout == "set()\n"
 
 
 SLURM_VARIABLES = {"SUBMITIT_EXECUTOR": "slurm", "SLURM_NTASKS": "2", "SLURM_JOB_NODELIST": "n[1-2]"}
