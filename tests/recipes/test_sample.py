@@ -1,17 +1,30 @@
-"""`multisagd sample` draws from the chosen checkpoint, weights, labels and prompts, and writes complete sets."""
+"""`multisagd sample` draws from the chosen checkpoint, weights, labels and prompts, and so does a `Pipeline`.
+
+The command writes complete sets; a pipeline draws the same here and in a fresh process, and saves and shares its model.
+"""
 
 import json
 import shutil
+import subprocess
+import sys
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image as PILImage
 from safetensors.torch import load_file
 
+from modalities.audio import Audio
 from modalities.files import Folder
 from modalities.image import Image
+from modalities.representation import Waveform
+from modalities.video import Video
+from multisagd import DDIM
+from multisagd.libraries import BrokenLibraryError
 from recipes.base.errors import RecipeError
 from recipes.base.untrusted import read_configuration
 from recipes.config import compose as configuration
@@ -19,11 +32,11 @@ from recipes.export import export
 from recipes.runs.settings import SampleSettings
 from recipes.sample import sample
 from recipes.sampling.condition import chosen_labels
-from recipes.sharing.pipeline import Pipeline
-from tests.helpers.captions import COLORS, captioned_pictures
+from recipes.sharing.pipeline import FILES, Pipeline, PipelineOutput
 from tests.helpers.tiny import assert_same, last_state, tiny_config, tiny_run
 from tests.helpers.tiny_text import tiny_encoder
 
+COLORS = ["red", "green", "blue"]
 CLASSES = ["cat", "dog", "emu", "owl"]
 
 
@@ -36,8 +49,21 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def captioned(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """The words of a training on captions."""
-    return [*captioned_pictures(tmp_path_factory.mktemp("text")), "every.samples=48", "guidance.scale=2"]
+    """The words of a training on 60 pictures with captions in a manifest, of which every fifth is empty."""
+    root = tmp_path_factory.mktemp("text")
+    tiny_encoder(root / "encoder")
+    (root / "photos").mkdir()
+    rows = ["file,label,text"]
+    for number in range(60):
+        color, name = COLORS[number % 3], f"{number:02}.png"
+        PILImage.new("L", (8, 8), 80 * (number % 3) + number % 7).save(root / "photos" / name)
+        rows.append(f"{name},{color},{'' if number % 5 == 4 else f'a {color} square'}")
+    (root / "photos" / "list.csv").write_text("\n".join(rows), encoding="utf-8")
+    return [
+        "data=folder", f"data.root={root / 'photos'}", "data.manifest=list.csv", "validation.holdout=12",
+        "text=encoder", f"text.name={root / 'encoder'}", "text.max_tokens=8", f"text.cache={root / 'cache'}",
+        "every.samples=48", "guidance.scale=2",
+    ]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -119,11 +145,6 @@ def test_sample_depends_on_seed_and_number_only(trained: Path) -> None:
     assert (draw(trained, "count=4") / "grid.png").read_bytes() == last.read_bytes()
 
 
-def test_sample_draws_with_every_sampler(trained: Path) -> None:
-    for sampler in ("ddim", "ddim sampler.eta=1", "ancestral", "euler", "dpm_solver", "unipc"):
-        assert torch.isfinite(x0_of(draw(trained, *f"sampler={sampler}".split()))).all(), sampler
-
-
 def test_sample_follows_guidance_weights_and_labels(trained: Path) -> None:
     plain = x0_of(draw(trained))
     for word in ("guidance.scale=5", "weights=network", "labels=null"):
@@ -173,18 +194,6 @@ def test_sample_refuses_mistakes_and_guides_only_models_trained_without_some_lab
     ):
         with pytest.raises(RecipeError, match=message):
             draw(copy, *words.split())
-
-
-@pytest.mark.parametrize("name", ["config.yaml", "run.json", "statistics.safetensors", "checkpoints"])
-def test_sample_names_a_missing_or_broken_part_of_a_run(copy: Path, name: str) -> None:
-    message = f"cannot read .*{name}"
-    if name == "checkpoints":
-        shutil.rmtree(copy / name)
-        message = "has no checkpoint yet"
-    else:
-        (copy / name).write_bytes(b"\xff\x00broken")
-    with pytest.raises(RecipeError, match=message):
-        draw(copy)
 
 
 @pytest.mark.parametrize(
@@ -332,3 +341,150 @@ def test_train_refuses_mistakes_with_text(captioned: list[str], tmp_path: Path) 
         with pytest.raises(RecipeError, match=message):
             tiny_run(tmp_path / "run", *captioned, override)
         assert not (tmp_path / "run").exists()
+
+
+@pytest.fixture(scope="module")
+def model(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("models") / "image"
+    return export(configuration.load("export", [f"run_dir={trained}", f"out={out}"]))
+
+
+@pytest.fixture(scope="module")
+def pipeline(model: Path) -> Pipeline:
+    return Pipeline.from_pretrained(model, device="cpu")
+
+
+SETTINGS: dict[str, tuple[list[str], dict[str, Any]]] = {
+    "defaults": ([], {}),
+    "classes, guided": (
+        ["labels=[1-2,7]", "guidance.scale=3", "guidance.interval=[-2,4]"],
+        {"labels": ["1-2", 7], "guidance": 3.0, "guidance_interval": (-2, 4)},
+    ),
+    "sampler": (["sampler=ddim", "spacing=karras", "seed=4"], {"sampler": "ddim", "spacing": "karras", "seed": 4}),
+    "sampler with noise": (["sampler=ddim", "sampler.eta=1", "batch=2"], {"sampler": DDIM(eta=1.0), "batch": 2}),
+    "no class": (["labels=null"], {"labels": None}),
+}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_pipeline_draws_the_samples_of_the_command(model: Path, pipeline: Pipeline, tmp_path: Path, name: str) -> None:
+    words, arguments = SETTINGS[name]
+    out = draw(model, f"out={tmp_path / 'out'}", "count=5", *words)
+    expected = load_file(out / "samples.safetensors")
+    drawn = pipeline(5, 2, progress=False, **arguments)
+    assert torch.equal(drawn.samples, expected["x0"])
+    assert drawn.seeds == expected["seeds"].tolist()
+    assert drawn.labels == (expected["labels"].tolist() if "labels" in expected else None)
+
+
+FRESH = """
+import sys, torch
+from recipes.sharing.pipeline import Pipeline
+from safetensors.torch import save_file
+torch.set_num_threads(1)
+drawn = Pipeline.from_pretrained(sys.argv[1], device="cpu")(3, 2, progress=False)
+save_file({"x0": drawn.samples}, sys.argv[2])
+"""
+
+
+@pytest.mark.slow
+def test_pipeline_draws_the_same_in_a_fresh_process(model: Path, tmp_path: Path) -> None:
+    Pipeline.from_pretrained(model, device="cpu").save_pretrained(tmp_path / "copy")
+    words = [sys.executable, "-c", FRESH, tmp_path / "copy", tmp_path / "drawn.safetensors"]
+    subprocess.run(words, check=True, timeout=200, cwd=Path(__file__).parents[2])
+    here = x0_of(draw(model, f"out={tmp_path / 'out'}", "count=3"))
+    assert torch.equal(load_file(tmp_path / "drawn.safetensors")["x0"], here)
+
+
+def test_pipeline_samples_follow_from_their_seeds(pipeline: Pipeline) -> None:
+    three = pipeline(3, 2, labels=None, progress=False)
+    last = pipeline(steps=2, seeds=three.seeds[2:], labels=None, progress=False)
+    torch.testing.assert_close(last.samples[0], three.samples[2], rtol=1e-4, atol=1e-4)
+    one, other, third = (
+        pipeline(2, 1, generator=torch.Generator().manual_seed(seed), progress=False).seeds for seed in (1, 1, 2)
+    )
+    assert one == other
+    assert len({*one, *third}) == 4
+
+
+def test_pipeline_returns_and_saves_images(pipeline: Pipeline, tmp_path: Path) -> None:
+    drawn = pipeline(2, 2, progress=False)
+    assert "Image of 1 × 8 × 8, 10 classes" in repr(pipeline)
+    assert repr(drawn) == "PipelineOutput(2 of Image, 1 × 8 × 8)"
+    pixels = ((drawn.samples[:, 0] + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).numpy()
+    with pytest.raises(AttributeError, match=r"these are samples of .*Image, not audios: use .media"):
+        _ = drawn.audios
+    drawn.save(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"grid.png", "sample.json", "samples", "samples.safetensors"}
+    for number, image in enumerate(drawn.images):
+        with PILImage.open(tmp_path / "samples" / f"{number}.png") as written:
+            assert np.array_equal(np.asarray(written), pixels[number])
+        assert np.array_equal(np.asarray(image), pixels[number])
+
+
+def test_pipeline_output_decodes_sounds_and_videos() -> None:
+    audio, video = Audio(rate=4000, seconds=0.01, representation=Waveform()), Video(frames=5, size=8)
+    sound, film = (PipelineOutput(torch.zeros(1, *each.tensor_shape), each, [0]) for each in (audio, video))
+    assert sound.audios[0].shape == (1, 40)
+    assert film.videos[0].shape == (3, 5, 8, 8)
+    assert film.videos[0].dtype == torch.uint8
+
+
+def test_save_pretrained_copies_the_model_exactly(model: Path, tmp_path: Path) -> None:
+    pipeline = Pipeline.from_pretrained(model, device="cpu").to("cpu")
+    pipeline.save_pretrained(tmp_path / "copy")
+    for name in ("model.safetensors", "model.json"):
+        assert (model / name).read_bytes() == (tmp_path / "copy" / name).read_bytes(), name
+
+
+def test_pipeline_refuses_mistakes(pipeline: Pipeline) -> None:
+    for arguments, message in (
+        ({"labels": "cat"}, "labels: there is no class 'cat'"),
+        ({"prompts": "a cat"}, "prompts: this model was trained without text"),
+        ({"sampler": "huen"}, "sampler=huen: there is no such choice; did you mean 'heun'"),
+        ({"count": 0}, "count, steps and batch must be at least 1"),
+        ({"guidance_interval": (3, 1)}, "interval must be .* increasing"),
+    ):
+        with pytest.raises(RecipeError, match=message):
+            pipeline(**{"steps": 2, "progress": False, **arguments})
+
+
+def test_from_pretrained_fetches_named_files_from_the_hub(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub = pytest.importorskip("huggingface_hub", reason="huggingface_hub is not installed")
+    monkeypatch.chdir(tmp_path)
+    with patch.object(hub, "snapshot_download", return_value=str(model)) as fetch:
+        Pipeline.from_pretrained("someone/digits", revision="v1", device="cpu")
+    fetch.assert_called_once_with("someone/digits", revision="v1", allow_patterns=list(FILES))
+    assert not any(name.endswith((".py", ".bin", ".pt", ".pkl")) for name in FILES)
+    unknown = r"there is no folder .* and it is not the name of a model on the Hub"
+    for name, offline, library, message in (
+        ("someone/digits", True, hub, "there is no folder someone/digits, and it cannot be fetched from the"),
+        ("someone/digits", False, None, r"huggingface_hub is not installed.*pip install .*hub"),
+        ("../elsewhere/model", False, hub, unknown),
+        ("a/b/c", False, hub, unknown),
+        ("https://example.com/model", False, hub, unknown),
+    ):
+        with (
+            patch("huggingface_hub.constants.HF_HUB_OFFLINE", offline),
+            patch.dict(sys.modules, huggingface_hub=library),
+            pytest.raises((RecipeError, BrokenLibraryError), match=message),
+        ):
+            Pipeline.from_pretrained(name, device="cpu")
+    with pytest.raises(RecipeError, match="revision=v1 is for models on the Hub"):
+        Pipeline.from_pretrained(model, revision="v1", device="cpu")
+
+
+def test_push_to_hub_uploads_the_saved_files(pipeline: Pipeline) -> None:
+    hub = pytest.importorskip("huggingface_hub", reason="huggingface_hub is not installed")
+    files: dict[str, bytes] = {}
+
+    def upload(repo_id: str, folder_path: str) -> None:
+        files.update({path.name: path.read_bytes() for path in Path(folder_path).iterdir()})
+
+    with patch.object(hub.HfApi, "create_repo") as create, patch.object(hub.HfApi, "upload_folder", side_effect=upload):
+        pipeline.push_to_hub("me/digits", private=True)
+    create.assert_called_once_with("me/digits", private=True, exist_ok=True)
+    assert "model.safetensors" in files
+    assert json.loads(files["model.json"])["samples"] == 96
