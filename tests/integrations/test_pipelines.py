@@ -1,10 +1,15 @@
-"""Shaped pipelines of diffusers start from and inject coloured noise, and saving keeps their colour."""
+"""Shaped pipelines of diffusers start from and inject coloured noise, in a training script of two other lines too."""
 
+import ast
+import difflib
 import inspect
 import json
+import runpy
 import subprocess
 import sys
 import warnings
+from pathlib import Path
+from unittest.mock import patch
 
 import diffusers
 import pytest
@@ -194,27 +199,18 @@ DRAW = """
 import json, sys, torch
 from multisagd.integrations.pipelines import ShapedDDPMPipeline
 torch.set_num_threads(1)
-pipeline = ShapedDDPMPipeline.from_pretrained(sys.argv[1])
-def draw():
-    generator = torch.Generator().manual_seed(0)
-    return pipeline(generator=generator, num_inference_steps=3, output_type='pt').images.tolist()
-as_loaded = draw()
-for parameter in pipeline.unet.parameters():
-    parameter.data = parameter.data.clone()
-print(json.dumps([as_loaded, draw()]))
+pipeline, generator = ShapedDDPMPipeline.from_pretrained(sys.argv[1]), torch.Generator().manual_seed(0)
+print(json.dumps(pipeline(generator=generator, num_inference_steps=3, output_type='pt').images.tolist()))
 """
 
 
 @pytest.mark.slow
 def test_shaped_pipeline_draws_the_same_bits_in_a_fresh_process(tmp_path):
-    shaped = shape(stock())
-    shaped.save_pretrained(tmp_path)
+    shape(stock()).save_pretrained(tmp_path)
     command = [sys.executable, "-c", DRAW, str(tmp_path)]
     output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    as_loaded, copied = (torch.tensor(drawn) for drawn in json.loads(output.splitlines()[-1]))
-    assert torch.equal(as_loaded, images(quiet(pipelines.ShapedDDPMPipeline.from_pretrained(tmp_path)), 1))
-    assert torch.equal(copied, images(shaped, 1))
-    assert torch.allclose(as_loaded, copied, atol=1e-5)
+    drawn = images(quiet(pipelines.ShapedDDPMPipeline.from_pretrained(tmp_path)), 1)
+    assert torch.equal(torch.tensor(json.loads(output.splitlines()[-1])), drawn)
 
 
 def test_shaped_pipeline_never_becomes_white_without_a_warning(tmp_path):
@@ -227,3 +223,57 @@ def test_shaped_pipeline_never_becomes_white_without_a_warning(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         images(shape(loaded, loaded.scheduler.shaped_noise), 4, steps=2)
+
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+WHITE, COLOURED = "diffusers_training_white.py", "diffusers_training.py"
+SPECTRUM = ms.PowerLaw(exponent=-0.3)
+
+
+def code(script: str) -> list[str]:
+    """Return the lines of a script without its docstring, comments and empty lines."""
+    tree = ast.parse((EXAMPLES / script).read_text(encoding="utf-8"))
+    tree.body = tree.body[1:]
+    return ast.unparse(tree).splitlines()
+
+
+def test_training_scripts_differ_in_two_lines_and_what_these_need():
+    changes = [line for line in difflib.ndiff(code(WHITE), code(COLOURED)) if line[0] in "+-" and line[2:].strip()]
+    removed = [line[2:].strip() for line in changes if line[0] == "-"]
+    added = [line[2:].strip() for line in changes if line[0] == "+"]
+    assert added[:3] == [
+        "import multisagd as ms",
+        "from multisagd.integrations import ShapedNoise, shape_pipeline",
+        "shaped = ShapedNoise(ms.PowerLaw(exponent=-0.3))",
+    ]
+    for lines in (removed, added[3:]):
+        assert [line.split(" = ")[0] for line in lines] == ["noise", "pipeline"]
+
+
+def run(script: str, monkeypatch) -> tuple[torch.Tensor, torch.Tensor]:
+    """Run a script; return the noise that its training added, and what sampling began from."""
+    scheduler, model = diffusers.DDPMScheduler, diffusers.UNet2DModel
+    monkeypatch.setattr("sys.argv", [script, "--small"])
+    with (
+        patch.object(scheduler, "add_noise", autospec=True, side_effect=scheduler.add_noise) as add_noise,
+        patch.object(model, "forward", autospec=True, side_effect=model.forward) as forward,
+    ):
+        runpy.run_path(str(EXAMPLES / script), run_name="__main__")
+    steps = len(add_noise.call_args_list)
+    return torch.cat([call.args[2] for call in add_noise.call_args_list]), forward.call_args_list[steps].args[1]
+
+
+def test_training_scripts_train_and_sample_in_their_colour(tmp_path, monkeypatch, capsys):
+    covariance = ms.SpectralCovariance(SPECTRUM, ms.Grid.of(height=8, width=8))
+    monkeypatch.chdir(tmp_path)
+    for script, spectrum, power in ((WHITE, ms.Flat(), torch.ones(8, 5)), (COLOURED, SPECTRUM, covariance.power())):
+        noise, start = run(script, monkeypatch)
+        assert "epoch 1 of 1: loss" in capsys.readouterr().out
+        assert len(noise) == 256
+        measured = torch.fft.rfft2(noise.double(), norm="ortho").abs().square().mean((0, 1))
+        # Zero frequency, of one real coefficient in each of 256 pictures, has a standard error of 9 %.
+        assert (measured / power - 1).abs().max() < 0.4, script
+        assert torch.equal(start, ShapedNoise(spectrum).noise((4, 1, 8, 8), torch.Generator().manual_seed(0)))
+    loaded = pipelines.ShapedDDPMPipeline.from_pretrained(tmp_path / "diffusers_model")
+    assert loaded.scheduler.shaped_noise.spectrum == SPECTRUM
+    assert (tmp_path / "diffusers_samples.png").stat().st_size > 100
