@@ -28,6 +28,7 @@ from recipes.runs.checkpoint import Checkpoints, State
 from recipes.runs.lock import VanishedError, lock_run
 from recipes.runs.run import Run
 from recipes.runs.settings import TrainSettings
+from recipes.runs.state import load_module, load_optimizer, optimizer_tensors
 from recipes.runtime.device import EngineSettings, Runtime
 from recipes.train import main, train
 from recipes.training.learner import DivergedError, Learner
@@ -129,9 +130,6 @@ def test_train_leaves_a_complete_record(tmp_path: Path) -> None:
 
 
 def test_train_refuses_another_configuration_or_folder(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="heads must divide"):
-        tiny_run(tmp_path / "run", "network.heads=3")
-    assert not (tmp_path / "run").exists()
     tiny_run(tmp_path / "run")
     with pytest.raises(RecipeError) as caught:
         tiny_run(tmp_path / "run", "training.learning_rate=0.5", "spectrum=power_law", "every.log=16")
@@ -289,9 +287,24 @@ def test_train_refuses_data_that_are_not_finite(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
+def test_train_refuses_an_invalid_process_before_it_measures_the_data(tmp_path: Path) -> None:
+    for words, message in (
+        (["spectrum=power_law", "spectrum.exponent=foo"], "^spectrum.exponent: expected a number, got 'foo'"),
+        (["spectrum=power_law", "spectrum.corner=-1"], "^spectrum: "),
+        (["schedule.log_snr_range=[5,1]"], "^schedule"),
+        (["padding={height:-1}"], "^padding: "),
+        (["process._target_=multisagd.Proces"], "^process._target_"),
+    ):
+        unmeasured = patch("recipes.training.setup.measure", side_effect=AssertionError("that may have taken minutes"))
+        with unmeasured, pytest.raises(RecipeError, match=message):
+            tiny_run(tmp_path / "run", *words)
+        assert not (tmp_path / "run").exists()
+
+
 def test_train_refuses_what_cannot_work_before_it_starts(tmp_path: Path) -> None:
     files = [*grey_files(tmp_path / "files", 3), "validation.holdout=1"]
     for words, message in (
+        (["network.heads=3"], "heads must divide"),
         (["process=blur", "process.modulation.length=2"], "sampler=heun needs equal coefficients.*sampler=ddim"),
         (["guidance.scale=2", "training.conditional=false"], "this run has neither"),
         (["guidance.scale=2", "training.condition_dropout=0"], r"set training\.condition_dropout=0\.1"),
@@ -441,3 +454,35 @@ def test_train_adds_a_penalty_on_the_spectrum(tmp_path: Path) -> None:
     plain = tiny_run(tmp_path / "plain")
     for kind in ("amplitude", "amplitude_phase", "wavelet"):
         assert not same_network(tiny_run(tmp_path / kind, "loss=spectral", f"loss.penalty.kind={kind}"), plain), kind
+
+
+def stepped(width: int = 4) -> tuple[torch.nn.Linear, torch.optim.Optimizer]:
+    network = torch.nn.Linear(width, 2)
+    optimizer = torch.optim.AdamW(network.parameters())
+    network(torch.ones(1, width)).sum().backward()
+    optimizer.step()
+    return network, optimizer
+
+
+def test_optimizer_tensors_are_named_and_restored() -> None:
+    network, optimizer = stepped()
+    tensors = optimizer_tensors(network, optimizer)
+    assert set(tensors) == {f"{p}/{e}" for p in ("weight", "bias") for e in ("step", "exp_avg", "exp_avg_sq")}
+    other = torch.optim.AdamW(network.parameters(), lr=0.5)
+    load_optimizer(network, other, tensors)
+    restored = optimizer_tensors(network, other)
+    assert all(torch.equal(restored[name], tensor) for name, tensor in tensors.items())
+    assert other.param_groups[0]["lr"] == 0.5
+    optimizer.state[network.weight]["note"] = "x"
+    with pytest.raises(TypeError, match="keeps note as str"):
+        optimizer_tensors(network, optimizer)
+
+
+def test_load_optimizer_and_load_module_refuse_the_state_of_another_network() -> None:
+    tensors = optimizer_tensors(*stepped(5))
+    with pytest.raises(RecipeError, match="optimiser state weight/exp_avg does not fit"):
+        load_optimizer(*stepped(4), tensors)
+    with pytest.raises(RecipeError, match=r"optimiser state .* does not fit"):
+        load_optimizer(*stepped(4), {"strange/step": torch.tensor(1.0)})
+    with pytest.raises(RecipeError, match=r"the checkpoint's network does not match.*size mismatch"):
+        load_module(stepped(4)[0], stepped(5)[0].state_dict(), "network")
