@@ -110,9 +110,8 @@ def test_differences_and_relative_changes_are_of_seeds_that_have_both_values() -
         relative(rows, "arm", "white", SPECTRUM)
 
 
-@pytest.mark.parametrize(
-    ("whole", "zero", "slope", "expected"),
-    [
+def test_attribute_names_the_part_that_gains() -> None:
+    for whole, zero, slope, expected in (
         (WHOLE, ZERO, SLOPE, "The gain is DC"),
         (WHOLE, SLOPE, ZERO, "The gain is not DC"),
         (WHOLE, [0.85, 0.84, 0.86], [0.85, 0.86, 0.84], "The gain is partly DC"),
@@ -124,13 +123,9 @@ def test_differences_and_relative_changes_are_of_seeds_that_have_both_values() -
         (WHOLE[:2], ZERO[:2], SLOPE[:2], "Is the gain DC? 2 seeds: no verdict (-0.295 ± 0.005, `papers -.06` against"),
         (WHOLE, ZERO[:2], [], "Not measured: one of the two parts has too few seeds"),
         ([], [], [], "Not measured"),
-    ],
-)
-def test_attribute_names_the_part_that_gains(
-    whole: list[float], zero: list[float], slope: list[float], expected: str
-) -> None:
-    rows = arms({"white": 1.0, claims.WHOLE: whole, claims.ZERO: zero, claims.SLOPE: slope})
-    assert expected in claims.attribute(rows)[0]
+    ):
+        rows = arms({"white": 1.0, claims.WHOLE: whole, claims.ZERO: zero, claims.SLOPE: slope})
+        assert expected in claims.attribute(rows)[0]
 
 
 def test_closing_reports_the_closed_share_of_each_gap() -> None:
@@ -159,22 +154,17 @@ def test_aims_are_met_in_enough_bands() -> None:
             assert ("[.4,.5] not measured" in sentence) == (missing is not None)
 
 
-@pytest.mark.parametrize(
-    ("white", "restored", "expected"),
-    [
+def test_aims_clear_the_target_by_the_error_of_the_share() -> None:
+    for white, restored, expected in (
         ([11.0] * 3, [2.5, 2.6, 2.4], "**Met**: [.1,.2] met, 85 ± 1 %."),
         ([11.0] * 3, [2.8, 1.8, 3.4], "**Undecided**: [.1,.2] undecided, 83 ± 5 %."),
         ([11.0] * 3, [5.0, 5.1, 4.9], "**Not met**: [.1,.2] not met, 60 ± 1 %."),
         ([11.0] * 3, [2.5, 2.5], "**Not measured in all bands**: [.1,.2] 2 seeds: no verdict."),
         # Each seed closes nine tenths of its own gap, which is as often below zero as above.
         ([1.5, 0.5, 1.6], [1.05, 0.95, 1.06], "**Undecided**: [.1,.2] undecided, no gap is detected (0.200"),
-    ],
-)
-def test_aims_clear_the_target_by_the_error_of_the_share(
-    white: list[float], restored: list[float], expected: str
-) -> None:
-    rows = arms({"clean": 1.0, "[.1,.2]: white": white, "[.1,.2]: restored": restored})
-    assert expected in claims.aims(rows, ["[.1,.2]"])[1]
+    ):
+        rows = arms({"clean": 1.0, "[.1,.2]: white": white, "[.1,.2]: restored": restored})
+        assert expected in claims.aims(rows, ["[.1,.2]"])[1]
 
 
 @pytest.mark.parametrize("name", experiments())
