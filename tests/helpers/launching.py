@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from multiprocessing.context import ForkServerContext
@@ -20,14 +21,8 @@ from unittest import mock
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 IMPORTED = [
-    "torch._dynamo",
-    "torch.distributed.checkpoint",
-    "torch.distributed.fsdp",
-    "sklearn.datasets",
-    "modalities.image",
-    "recipes.train",
-    "recipes.sample",
-    "recipes.report",
+    *("torch._dynamo", "torch.distributed.checkpoint", "torch.distributed.fsdp", "sklearn.datasets"),
+    *("modalities.image", "recipes.train", "recipes.sample", "recipes.report"),
 ]
 PATIENCE = 10
 """Seconds that the others have to end after one has failed."""
@@ -123,3 +118,12 @@ def _run(
     sys.argv = [module, *words]
     sys.modules.pop(module, None)  # it runs again, as the program
     runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
+def wait_for_metrics(run_dir: Path, running: Callable[[], bool], seconds: float = 300) -> None:
+    """Return once `metrics.jsonl` has a line; AssertionError if the process ends first, or takes too long."""
+    metrics, deadline = run_dir / "metrics.jsonl", time.monotonic() + seconds
+    while not (metrics.exists() and metrics.stat().st_size):
+        assert running(), "training ended before its first step"
+        assert time.monotonic() < deadline, f"no training step within {seconds} s"
+        time.sleep(0.005)

@@ -11,9 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.helpers.launching import Program, start
+from tests.helpers.launching import Program, start, wait_for_metrics
 from tests.helpers.tiny import TINY, assert_same, last_state
-from tests.helpers.waiting import wait_for_metrics
 
 pytestmark = pytest.mark.slow
 LENGTH = ["training.samples=960", "every.checkpoint=48", "every.log=48", "every.validation=240", "keep=3"]

@@ -16,9 +16,8 @@ from recipes.base.errors import RecipeError
 from recipes.clusters.cluster import Job
 from recipes.clusters.slurm import Slurm, SlurmJob, job_id, requeue
 from recipes.launch import main, planned
-from tests.helpers.launching import ranks
+from tests.helpers.launching import ranks, wait_for_metrics
 from tests.helpers.tiny import TINY, last_state, tiny_run
-from tests.helpers.waiting import wait_for_metrics
 
 ROOT = Path(__file__).parents[2]
 
