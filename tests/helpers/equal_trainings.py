@@ -1,4 +1,4 @@
-"""Trains every modality in both precisions, for any number of processes: run by test_equal_trainings.
+"""Trains every modality in both precisions, for any number of processes: run by test_distribution.
 
 One program for all of them, because starting processes takes longer than training these.
 """

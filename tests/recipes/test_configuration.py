@@ -146,13 +146,9 @@ def test_train_settings_refuse_numbers_below_their_minimum() -> None:
                 Builder().settings(TrainSettings, load(f"{group}.{name}={minimum - 1}"), "")
 
 
-def test_load_finds_choices_in_a_folder_of_the_user(tmp_path: Path) -> None:
-    (tmp_path / "spectrum").mkdir()
-    (tmp_path / "spectrum" / "mine.yaml").write_text("_target_: multisagd.Flat\nlevel: 2.0\n")
-    config = configuration.load("train", ["run_dir=r", "spectrum=mine"], tmp_path)
-    assert config["spectrum"] == {"_target_": "multisagd.Flat", "level": 2.0}
+def test_load_refuses_a_missing_folder_of_choices(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"--config-dir: .*nothing is not a folder"):
-        configuration.load("train", ["run_dir=r", "spectrum=mine"], tmp_path / "nothing")
+        configuration.load("train", ["run_dir=r"], tmp_path / "nothing")
 
 
 def test_read_configuration_refuses_absurd_numbers(tmp_path: Path) -> None:

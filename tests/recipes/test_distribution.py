@@ -1,6 +1,7 @@
 """Several ranks train, validate, sample and evaluate as one process does: same data, same noise, same weights."""
 
 import json
+import os
 import socket
 import threading
 from datetime import timedelta
@@ -17,13 +18,24 @@ from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_
 from recipes import analyze
 from recipes.base.errors import RecipeError
 from recipes.config import compose as configuration
-from recipes.runs.checkpoint import State
+from recipes.runs.lock import lock_run
 from recipes.runs.state import ShardedTensors
 from recipes.runtime import distribution
 from recipes.runtime.distribution import SINGLE, Rank, replicate, synchronise
 from recipes.sample import sample
+from tests.helpers import equal_trainings
+from tests.helpers.every_modality import save_clips
 from tests.helpers.launching import ranks
-from tests.helpers.tiny import TINY, TRANSFORMER, assert_same, last_state, read_metrics, tiny_run, tiny_words
+from tests.helpers.tiny import (
+    TINY,
+    TRANSFORMER,
+    assert_close,
+    assert_same,
+    last_state,
+    read_metrics,
+    tiny_run,
+    tiny_words,
+)
 
 EXACT = ["engine.precision=float64", "network.dropout=0", "every.log=16", "every.validation=48", "every.samples=48"]
 
@@ -41,14 +53,8 @@ def numbers(node: Any) -> list[float]:
     return [float(node)] if isinstance(node, int | float) else []
 
 
-def assert_close(actual: State, expected: State) -> None:
-    for part, tensors in expected.tensors.items():
-        torch.testing.assert_close(dict(actual.tensors[part]), dict(tensors), rtol=1e-9, atol=1e-12)
-
-
 @pytest.mark.parametrize("distribution", ["ddp", "fsdp"])
 def test_train_and_sample_on_two_ranks_equal_one_process(tmp_path: Path, distribution: str) -> None:
-    """Four ranks are compared with one process in test_equal_trainings."""
     run_dir = tmp_path / "together"
     alone = tiny_run(tmp_path / "alone", *EXACT, "training.accumulation=4")
     together = trained(run_dir, 2, f"engine.distribution={distribution}", "training.accumulation=2")
@@ -58,7 +64,7 @@ def test_train_and_sample_on_two_ranks_equal_one_process(tmp_path: Path, distrib
         assert numbers(ours) == pytest.approx(numbers(theirs), rel=1e-9, abs=1e-12)
     state = last_state(run_dir)
     assert isinstance(state.tensors["optimizer"], ShardedTensors) == (distribution == "fsdp")
-    assert_close(state, alone)
+    assert_close(state, alone, rtol=1e-9, atol=1e-12)
     pictures = [(tmp_path / run / "samples" / "000000000096.png").read_bytes() for run in ("alone", "together")]
     assert pictures[0] == pictures[1]
 
@@ -114,7 +120,42 @@ def test_train_continues_with_another_number_of_ranks(tmp_path: Path, journey: t
             tiny_run(tmp_path / "split", *EXACT, *words)
         else:
             trained(tmp_path / "split", count, "engine.distribution=fsdp", *words)
-    assert_close(last_state(tmp_path / "split"), tiny_run(tmp_path / "alone", *EXACT))
+    assert_close(last_state(tmp_path / "split"), tiny_run(tmp_path / "alone", *EXACT), rtol=1e-9, atol=1e-12)
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with the clips and the trainings of one process, made once for all processes that run tests."""
+    ours = tmp_path_factory.getbasetemp()
+    folder = (ours.parent if os.environ.get("PYTEST_XDIST_WORKER") else ours) / "equal_trainings"
+    with lock_run(folder, patience=300):
+        if not (folder / "made").exists():
+            (folder / "clips").mkdir()
+            save_clips(folder / "clips")
+            equal_trainings.main(folder / "alone", folder / "clips", "ddp")
+            (folder / "made").touch()
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("distribution", ["ddp", "fsdp"])
+@pytest.mark.parametrize("count", [2, 4])
+def test_train_learns_the_same_in_any_number_of_processes(
+    tmp_path: Path, shared: Path, count: int, distribution: str
+) -> None:
+    """One process with 8 samples a step learns what 2 with 4 and 4 with 2 learn, in every modality."""
+    done = ranks(count, "tests.helpers.equal_trainings", str(tmp_path), str(shared / "clips"), distribution)
+    assert done.returncode == 0, done.stderr[-6000:]
+    for case in equal_trainings.cases(count):
+        for precision in equal_trainings.precisions(case, count, distribution):
+            tolerance = 1e-9 if precision == "float64" else 1e-4
+            run = Path(precision) / case.replace(" ", "_")
+            ours, theirs = (read_metrics(root / run, "train") for root in (tmp_path, shared / "alone"))
+            assert len(ours) == len(theirs) == equal_trainings.STEPS
+            for step, (one, other) in enumerate(zip(ours, theirs, strict=True)):
+                for name in ("loss", "gradient_norm"):
+                    expected = pytest.approx(other[name], rel=tolerance, abs=tolerance * 1e-3)
+                    assert one[name] == expected, f"{case}, {precision}, step {step}"
 
 
 @pytest.mark.slow
