@@ -36,19 +36,11 @@ def test_describe_keeps_every_public_spectrum(name):
 def test_describe_uses_the_notation_of_configurations():
     spectrum = ms.PowerLaw(-0.3, axes=("height", "width")) * ms.Autoregressive(0.5, axis="frame") ** 2.0 + 0.1
     described = describe(spectrum)
-    assert described == {
-        "_target_": "multisagd.spectrum.Sum",
-        "left": {
-            "_target_": "multisagd.spectrum.Product",
-            "left": {"_target_": "multisagd.PowerLaw", "exponent": -0.3, "axes": ["height", "width"]},
-            "right": {
-                "_target_": "multisagd.spectrum.Power",
-                "base": {"_target_": "multisagd.Autoregressive", "coefficient": 0.5, "axis": "frame"},
-                "exponent": 2.0,
-            },
-        },
-        "right": {"_target_": "multisagd.Flat", "level": 0.1},
-    }
+    law = node("multisagd.PowerLaw", exponent=-0.3, axes=["height", "width"])
+    frames = node("multisagd.Autoregressive", coefficient=0.5, axis="frame")
+    squared = node("multisagd.spectrum.Power", base=frames, exponent=2.0)
+    product = node("multisagd.spectrum.Product", left=law, right=squared)
+    assert described == node("multisagd.spectrum.Sum", left=product, right=node("multisagd.Flat", level=0.1))
     assert Builder().build(described, ms.Spectrum, "spectrum") == rebuilt(spectrum) == spectrum
     assert spectrum_of({"_target_": "multisagd.radial.PowerLaw", "exponent": -1, "axes": None}) == ms.PowerLaw(-1.0)
 
