@@ -165,7 +165,7 @@ class Audio(Modality):
         return waveform.expand(2, -1).contiguous()
 
     def level(self, waveform: Tensor) -> Tensor:
-        """Apply the gain that `loudness` requires to a waveform (channels, samples)."""
+        """Return a waveform (channels, samples) with its level adjusted as `loudness` specifies."""
         peak = float(waveform.abs().max())
         if self.loudness == "keep" or peak == 0:
             return waveform

@@ -49,7 +49,7 @@ class Autoencoder(Protocol):
         ...
 
     def decode(self, z: Tensor) -> Tensor:
-        """Return data `(batch, channels, *grid)` of latents `(batch, latent channels, *latent grid)`."""
+        """Decode latents `(batch, latent channels, *latent grid)` to data `(batch, channels, *grid)`."""
         ...
 
 
@@ -88,7 +88,7 @@ class DiffusersAutoencoder(Autoencoder):
             )
 
     def encode(self, x: Tensor) -> Tensor:
-        """Return the latents of data; see `Autoencoder`.
+        """Encode data as latents; see `Autoencoder`.
 
         Raises:
             ValueError: If the weights cannot be loaded, or the model does not support the grid's number of dimensions.
@@ -102,7 +102,7 @@ class DiffusersAutoencoder(Autoencoder):
         return undo(z).to(x.device, torch.float32)
 
     def decode(self, z: Tensor) -> Tensor:
-        """Return the data of latents; see `Autoencoder`.
+        """Decode latents to data; see `Autoencoder`.
 
         Raises:
             ValueError: If the weights cannot be loaded, or the model does not support the grid's number of dimensions.

@@ -182,7 +182,7 @@ def find(urls: str | Sequence[str], ending: str, local: bool = False) -> list[So
     """Return the files named by one URL or a list of URLs, in order.
 
     A URL may contain ranges of numbers (`{000..099}`), or be a pattern with *, whose matches are sorted; a folder
-    stands for its files with the `ending`. If `local` is True, every URL is treated as a local path.
+    stands for the files in it whose paths end in `ending`. If `local` is True, every URL is treated as a local path.
 
     Raises:
         OSError: If a pattern or folder has no files, or storage cannot be reached.

@@ -62,7 +62,9 @@ class LatentScale:
             record = read_json(path)
             if record["format_version"] != FORMAT_VERSION:
                 version = record["format_version"]
-                raise ValueError(f"its format version is {version}, but this version reads {FORMAT_VERSION}")
+                raise ValueError(
+                    f"its format version is {version}, but this version of multisagd reads {FORMAT_VERSION}"
+                )
             return cls(tuple(map(float, record["mean"])), tuple(map(float, record["std"])), dict(record["encoding"]))
         except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
             raise ValueError(

@@ -97,7 +97,9 @@ class Index:
         try:
             record = dict(read_json(path, LARGEST_INDEX))
             if (version := record.pop("format_version")) != FORMAT_VERSION:
-                raise ValueError(f"its format version is {version}, but this version reads {FORMAT_VERSION}")
+                raise ValueError(
+                    f"its format version is {version}, but this version of multisagd reads {FORMAT_VERSION}"
+                )
             _check_types(record)
             shards = [ShardFacts(**facts) for facts in record["shards"]]
             if [shard.file for shard in shards] != sorted({Path(shard.file).name for shard in shards}):

@@ -80,7 +80,7 @@ class Video(Modality):
             raise ValueError(f"fps must be from 0.01 to 1000 frames per second, got {self.fps}")
         if self.motion is not None and not 0 < self.motion < 1:
             raise ValueError(
-                f"motion must be a mean difference of pixels in [0, 1], such as 0.01, or null; got {self.motion}"
+                f"motion must be a mean difference between pixels in [0, 1], such as 0.01, or null; got {self.motion}"
             )
         if self.motion is not None and self.frames == 1:
             raise ValueError("motion is measured between frames: set frames to at least 2, or motion to null")

@@ -121,7 +121,7 @@ def _stacked(groups: Sequence[MaskGroup], size: int) -> list[Stack]:
 
 
 def step(now: Estimate, stacks: Sequence[Stack], weight: Tensor) -> tuple[Estimate, float]:
-    """Return the estimate after one step of EM, and the log-likelihood before it in nats, up to a constant.
+    """Return the estimate after one step of EM, and the log-likelihood before that step, in nats, up to a constant.
 
     `weight` `(blocks,)` is the number of blocks of the full spectrum that each block represents.
     """

@@ -59,7 +59,7 @@ class Corruption:
         """Return the corruption that has this power on the half spectrum of a grid.
 
         Raises:
-            ValueError: If the power has a different shape, is negative or not finite anywhere, or zero everywhere.
+            ValueError: If the power has a different shape, is negative or not finite anywhere, or is zero everywhere.
         """
         std = math.sqrt(max(0.0, float(grid.mean(power.double()))))
         return cls(Table(power, grid), grid, std, shared=shared)

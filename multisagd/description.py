@@ -70,7 +70,9 @@ def spectrum_of(description: Mapping[str, Any]) -> Spectrum:
 def _describe(spectrum: Spectrum, depth: int) -> dict[str, Any]:
     cls = type(spectrum)
     if depth > DEEPEST:
-        raise ValueError(f"more than {DEEPEST} nested spectra cannot be described: tabulate it as a multisagd.Table")
+        raise ValueError(
+            f"more than {DEEPEST} nested spectra cannot be described: write the outermost one as a multisagd.Table"
+        )
     if cls not in _NAMES:
         raise ValueError(
             f"{cls.__module__}.{cls.__qualname__} is not a multisagd spectrum, so its "

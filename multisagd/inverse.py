@@ -131,13 +131,13 @@ class DPS(_Measured):
 class PiGDM(_Measured):
     """Guide with the uncertainty of x0, propagated through the measurement (ΠGDM; Song et al., ICLR 2023).
 
-    `prior` describes the variation of the data. If it is a number, it is their standard deviation σ, and R has the
-    paper's variance `r² = σ²b²/(a²σ² + b²)`. If it is statistics, R has one variance per frequency, which is exact for
-    Gaussian data.
+    R is the model of `Cov[x0 | x_t]` in the module docstring, and `prior` determines it. If `prior` is a number, it is
+    the standard deviation σ of the data, and R has the paper's variance `r² = σ²b²/(a²σ² + b²)`. If it is statistics, R
+    has one variance per frequency, which is exact for Gaussian data.
 
     `gradient` is the interval of log-SNR in which the network is differentiated. Outside it, R also replaces
-    `(b²/a) Σ Jᵀ`, which is exact for Gaussian data and half as expensive. If it is None, the network is never
-    differentiated.
+    `(b²/a) Σ Jᵀ` in the correction, which is exact for Gaussian data and half as expensive. If it is None, the network
+    is never differentiated.
 
     See `DPS` for the other arguments; guidance acts at every log-SNR by default.
 

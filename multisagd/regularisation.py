@@ -26,9 +26,9 @@ class SpectralPenalty:
     """Penalise the estimate x̂ of x0 by `weight` times the quantity named by `kind`.
 
     - `amplitude`: the mean over frequencies of `||F x̂| - |F x||`, with the unitary transform over the grid;
-    - `amplitude_phase`: `amplitude` times one plus the mean absolute difference of phases in radians;
-    - `wavelet`: the mean absolute difference of the detail coefficients of `levels` levels of `wavelet`, over the last
-      axes of the grid, at most three (needs the extra `wavelets`).
+    - `amplitude_phase`: `amplitude` times one plus the mean absolute phase difference in radians;
+    - `wavelet`: the mean absolute difference between the detail coefficients of `levels` levels of `wavelet`, over the
+      last axes of the grid, at most three (needs the extra `wavelets`).
 
     Raises:
         ValueError: If the kind or the wavelet is unknown, or the weight or `levels` is not positive.
@@ -68,7 +68,7 @@ class SpectralPenalty:
         amplitude = mean((_magnitude(ours) - _magnitude(theirs)).abs()).mean(1)
         if self.kind == "amplitude":
             return self.weight * amplitude
-        # The angle of the quotient is the wrapped difference of phases; where a spectrum is zero it is undefined.
+        # The angle of the quotient is the wrapped phase difference; where a spectrum is zero it is undefined.
         cross = ours * theirs.conj()
         seen = cross.abs() > torch.finfo(amplitude.dtype).tiny
         phase = torch.where(seen, torch.where(seen, cross, 1.0).angle().abs(), 0.0)

@@ -103,7 +103,10 @@ class RestoringDenoiser(Denoiser):
         self._known: Recent[tuple[Tensor, Tensor, Tensor]] = Recent()
         seen = process.covariance.support() & (corruption.power() > 0)
         if corruption.shared and len(statistics.mean) > 1 and bool(seen.any()):
-            raise ValueError("a noise floor does not support a corruption that channels share: use Outside as noise")
+            raise ValueError(
+                "a noise floor does not support a corruption that channels share: "
+                "use noise with a multisagd.Outside spectrum"
+            )
         like = torch.empty((1, len(statistics.mean), *process.grid.shape), dtype=torch.float64, device="cpu")
         if bool((self.band(process.coefficients(0.0, like), like).left <= 0).any()):
             raise ValueError(

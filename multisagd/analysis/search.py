@@ -68,7 +68,7 @@ class Search:
     def starts(self) -> list[Tensor]:
         """Return dimensionless free parameters, each of the shape that `log_snrs` takes, to start the search from.
 
-        The first ones represent several plausible schedules; the others are random variations of these.
+        The first few represent plausible schedules; the others are random variations of these.
         """
         even = torch.linspace(0, 1, self.steps + 1, dtype=torch.float64, device="cpu")
         span = torch.tensor([self.low, self.high], dtype=torch.float64, device="cpu")

@@ -1,7 +1,7 @@
 """List the supported diffusers network classes, and complete their options with defaults.
 
-diffusers' own defaults are large models of hundreds of millions of parameters. The defaults here are small, and remain
-consistent with each other if only some options are given.
+diffusers' own defaults give large models with hundreds of millions of parameters. The defaults here are small, and
+remain consistent with each other if only some options are given.
 """
 
 from __future__ import annotations

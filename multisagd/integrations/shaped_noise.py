@@ -160,7 +160,8 @@ class ShapedNoise:
 
         Both are Gaussian with unknown scale, so x `(batch, channels, *grid)` may be scaled by any number. If the
         spectrum has no power at some frequencies, the result is infinite: positive if x has power there, and negative
-        if not. For noise of this colour it exceeds `log k` at most once in k draws; for a flat spectrum it is 0.
+        if not. For x drawn from this noise, it exceeds `log k` with probability at most 1/k; for a flat spectrum it
+        is 0.
         """
         covariance = self.covariance_like(x)
         x = x.detach().to("cpu", torch.float64)

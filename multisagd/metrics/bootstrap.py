@@ -40,8 +40,7 @@ def bootstrap_error(
     Both sets consist of consecutive groups. `sizes` are the group sizes of both sets or, if `others` is given, of the
     first set only; `others` are then the group sizes of the second set. The result is multiplied by sqrt(N / (N - C))
     for N items in C groups. This correction for small groups is exact for means of values with equal variance in every
-    group. The result is None if there are fewer than two resamples or a group has one item, where it would be
-    undefined.
+    group. The result is None if there are fewer than two resamples, or if a group has only one item.
     """
     groups = [size for size in (*sizes, *(sizes if others is None else others)) if size]
     if resamples < 2 or min(groups, default=0) < 2:

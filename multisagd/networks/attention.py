@@ -127,8 +127,8 @@ def rotary_positions(
 def rotate(x: Tensor, positions: tuple[Tensor, Tensor]) -> Tensor:
     """Rotate pairs of features (batch, tokens, heads, features) by an angle per token, given by `rotary_positions`.
 
-    After rotating queries and keys, their products depend only on differences of positions. The rotation is computed in
-    at least float32 and preserves lengths.
+    After rotating queries and keys, their products depend only on differences between positions. The rotation is
+    computed in at least float32 and preserves lengths.
     """
     cosine, sine = (table[:, None, :] for table in positions)
     wide = torch.promote_types(x.dtype, torch.float32)

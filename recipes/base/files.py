@@ -47,4 +47,4 @@ def check_replaceable(out: Path, report: str, command: str, key: str = "run_dir"
         RecipeError: If the folder has other contents.
     """
     if out.exists() and any(out.iterdir()) and not (out / report).exists():
-        raise RecipeError(f"{out} is not empty and not an output of {command}: choose another {key}")
+        raise RecipeError(f"{out} is not empty and was not written by {command}: choose another {key}")

@@ -324,7 +324,10 @@ def is_global(path: Path | None) -> bool:
 
 
 def over(below: Mapping[str, Any], above: Mapping[str, Any], by_class: bool = False) -> dict[str, Any]:
-    """Return nested values overridden by `above`; with `by_class`, a group with a different class is replaced."""
+    """Merge nested mappings, where values in `above` take precedence over those in `below`.
+
+    With `by_class`, two groups with different classes (`_target_`) are not merged: the one in `above` is used alone.
+    """
     result = dict(below)
     for key, value in above.items():
         under = result.get(key)

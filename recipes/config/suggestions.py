@@ -181,7 +181,7 @@ def refused(error: HydraException, overrides: Sequence[Override]) -> str:
             key, _, value = line.partition("=")
             return (
                 f"{first}: a list is written {key}=[{value.strip()}], text with commas '{key}=\"{value.strip()}\"', "
-                "and a number without commas; for several values, one run for each, use `multisagd launch`"
+                "and a number without commas; to start one run for each of several values, use `multisagd launch`"
             )
     if "appears more than once" in first and (added := [each for each in overrides if each.is_add()]):
         return f"{first}: remove the + of {added[0].input_line}"

@@ -139,7 +139,8 @@ class _Unpadded:
         for x0, mask in self.chunks:
             if mask is not None:
                 raise ValueError(
-                    "padded data cannot be restored, for lack of a covariance: choose data without padding"
+                    "padded data are not supported, because their covariance is not estimated: "
+                    "choose data without padding"
                 )
             yield x0
 

@@ -46,7 +46,7 @@ METRICS = {
     ),
     "sliced": Metric("random projections of the data", f"{FEATURES}:sliced"),
     "spectrum": Metric("power spectrum", f"{SPECTRA}:spectrum"),
-    "axes": Metric("differences of neighbours, and power in bands, along every axis", f"{SPECTRA}:axes"),
+    "axes": Metric("differences between neighbours, and power in bands, along every axis", f"{SPECTRA}:axes"),
     "bands": Metric(
         "how well samples and data can be distinguished in each band", f"{SPECTRA}:band_tests",
         library="sklearn.linear_model",

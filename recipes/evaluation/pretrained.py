@@ -97,7 +97,7 @@ def read_weights(path: Path, published: Published | None = None) -> dict[str, Te
             return read_tensors(path)
         loaded = torch.load(path, map_location="cpu", weights_only=True)
         if not isinstance(loaded, dict) or not all(isinstance(each, Tensor) for each in loaded.values()):
-            raise ValueError("it does not hold only named tensors")
+            raise ValueError("it is not a dictionary of named tensors")
         return {str(name): tensor for name, tensor in loaded.items()}
     except Exception as error:  # the readers of torch and safetensors raise many errors on invalid bytes
         reason = (str(error).splitlines() or [""])[0] or "it is truncated or not a weight file"

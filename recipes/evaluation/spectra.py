@@ -1,4 +1,4 @@
-"""Metrics of power spectra, and of differences of neighbours along the grid's axes, without networks or labels.
+"""Metrics of power spectra, and of differences between neighbours along the grid's axes, without networks or labels.
 
 They apply to every modality, in the units of its axes: for a video, the temporal spectrum in hertz and the mean frame
 difference.
@@ -97,7 +97,7 @@ def _draw_ratio(plot: Axes, made: Curves, real: Curves, colour: str) -> None:
 
 
 def axes(task: Task) -> Result:
-    """Compare, along every axis, differences of neighbours and power in bands, as ratios of samples to data."""
+    """Compare, along every axis, differences between neighbours and power in bands, as ratios of samples to data."""
     sets, grid = task.sets, task.modality.grid()
     made, real = task.curves
     rows: list[Row] = []

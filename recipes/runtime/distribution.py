@@ -234,7 +234,7 @@ def raise_together(error: Exception | None, group: Group = None) -> None:
     if error is not None:
         raise error
     if failed:
-        raise FailedElsewhereError("another process failed; see its own message for the reason")
+        raise FailedElsewhereError("another process failed; see its error message for the reason")
 
 
 def broadcast_from_rank0(tensor: Tensor) -> None:

@@ -23,7 +23,7 @@ log = logging.getLogger("multisagd")
 
 @dataclass(frozen=True, eq=False)
 class Condition:
-    """The condition of samples: `labels` are class numbers, `prompts` strings, and `tensor` is the network's input."""
+    """The condition of samples: class numbers `labels`, texts `prompts`, and the `tensor` passed to the network."""
 
     labels: list[int] | None = None
     prompts: list[str] | None = None
@@ -139,7 +139,7 @@ def never_trained(names: Collection[str]) -> str:
 
 
 def listed(names: Collection[str]) -> str:
-    """Return the first few names, separated by commas, and the number of the others."""
+    """Return the first few names, separated by commas, and how many more there are."""
     return ", ".join(list(names)[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
 
 

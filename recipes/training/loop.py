@@ -100,10 +100,8 @@ class Loop:
         folder = self.settings.run_dir / "profile"
         self.profiler = StepProfiler(folder, runtime.process.rank, runtime.device, engine.profile)
         self._saved, self._folder_checked, self._due = time.monotonic(), float("-inf"), False
-        self._attempts, self._returned_to = (
-            0,
-            -1,
-        )  # how often training returned to the checkpoint at this number of samples
+        # How many times in a row training returned to the same checkpoint, and its number of samples.
+        self._attempts, self._returned_to = 0, -1
         self._agreement = Agreement()
 
     def run(self, stop: StopRequest) -> None:

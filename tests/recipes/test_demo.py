@@ -30,7 +30,7 @@ def test_demo_draws_pictures_and_first_losses_are_golden(tmp_path: Path, capsys:
 
 def test_demo_replaces_no_files_of_others_and_takes_folders_of_any_name(tmp_path: Path) -> None:
     (tmp_path / "loss.png").write_text("mine")
-    with pytest.raises(RecipeError, match=r"not an output of .*demo"):
+    with pytest.raises(RecipeError, match=r"was not written by .*demo"):
         demo(configuration.load("demo", [f"run_dir={tmp_path}"]))
     # With an apostrophe, and what would be a reference to a key of the training.
     out = tmp_path / "it's ${seed}"

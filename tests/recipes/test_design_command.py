@@ -66,9 +66,9 @@ def test_analyze_writes_statistics_that_design_reads(tmp_path: Path, capsys: pyt
 def test_analyze_and_design_replace_no_files_of_others(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "steps.json").write_text("mine")
-    with pytest.raises(RecipeError, match=r"not an output of .*analyze"):
+    with pytest.raises(RecipeError, match=r"was not written by .*analyze"):
         analyze(configuration.load("analyze", [f"run_dir={tmp_path / 'mine'}", "data=digits"]))
-    with pytest.raises(RecipeError, match=r"not an output of .*design: choose another out"):
+    with pytest.raises(RecipeError, match=r"was not written by .*design: choose another out"):
         designed(tmp_path, f"out={tmp_path / 'mine'}")
     assert (tmp_path / "mine" / "steps.json").read_text() == "mine"
     out = designed(tmp_path, f"out={tmp_path / 'out'}", "noise=power_law")
@@ -239,7 +239,7 @@ def test_inspect_measures_exact_data_and_replaces_only_its_own_files(tmp_path: P
     assert [path.name for path in (out / "noise").iterdir()] == ["0.png"]
     (tmp_path / "originals").mkdir()
     (tmp_path / "originals" / "0.png").write_text("mine", encoding="utf-8")
-    with pytest.raises(RecipeError, match="is not empty and not an output of inspect"):
+    with pytest.raises(RecipeError, match="is not empty and was not written by inspect"):
         run(tmp_path)
     assert (tmp_path / "originals" / "0.png").read_text(encoding="utf-8") == "mine"
 
