@@ -127,7 +127,7 @@ class Audio(Modality):
         with open_excerpts(path, self.rate) as file:
             length = min(self.samples, file.samples)
             if self.short == "skip" and length < self.samples:
-                raise ValueError(f"it lasts {length / self.rate:.3g} s, but short=skip needs {self.seconds:g} s")
+                raise ValueError(f"it lasts {length / self.rate:.3g} s, but short=skip requires {self.seconds:g} s")
             for start in self._starts(file, length, seed):
                 waveform = self.remix(file.read(start, length))
                 if self._audible(waveform).any():

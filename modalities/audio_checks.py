@@ -40,7 +40,8 @@ def recognise(path: Path) -> str:
         if re.match(start, head, re.DOTALL):
             return kind
     raise ValueError(
-        f"its content has none of the formats {', '.join(KINDS)}, whatever its name: convert it to one of them"
+        f"its content is in none of the formats {', '.join(KINDS)}, whatever its name suggests: convert it to one of "
+        "them"
     )
 
 
@@ -104,7 +105,7 @@ def _samples_end(file: BinaryIO) -> int:
             file.seek(-len(sizes), 1)
         if header[:4] == b"data" and length == 0xFFFFFFFF and wide is None:
             raise ValueError(
-                "its header does not state its length, as when a file is written to a pipe: encode it again"
+                "its header does not state its length, as happens when a file is written to a pipe: encode it again"
             )
         if header[:4] in (b"data", b"SSND"):
             return file.tell() + (wide if wide is not None and length == 0xFFFFFFFF else length)

@@ -36,7 +36,7 @@ UNKNOWN_LENGTH = 2**63 - 1
 class AudioFile:
     """An open audio file: `read(start, count)` returns float32 of shape (count, channels), or fewer frames at its end.
 
-    The file may have up to `spare` frames fewer than the `frames` that it declares.
+    The file may have up to `spare` fewer frames than the `frames` that it declares.
     """
 
     rate: int
@@ -141,7 +141,7 @@ def _checked(audio: AudioFile, start: int, count: int) -> np.ndarray:
     if not np.isfinite(peak):
         raise ValueError("it has samples that are not finite (NaN or infinity)")
     if peak > LOUDEST:
-        raise ValueError(f"its samples reach {peak:g}, but full scale is 1: divide them by their full scale")
+        raise ValueError(f"its samples reach {peak:g}, but full scale is 1: divide them by their full-scale value")
     return _fill(frames, count)
 
 
@@ -156,7 +156,9 @@ def _open_libsndfile(path: Path, kind: str) -> Iterator[AudioFile]:
     try:
         with soundfile.SoundFile(path) as file:
             if file.frames == UNKNOWN_LENGTH:
-                raise ValueError("its header does not state its length, as in a recorded stream: encode it again")
+                raise ValueError(
+                    "its header does not state its length, as happens in recorded streams: encode it again"
+                )
             # libsndfile 1.2.2 may seek to a wrong position in Ogg, within the last page or forwards.
             latest = file.frames - last_page_samples(path) if kind == "Ogg" else file.frames
             preroll = PREROLL if kind in ("MP3", "Ogg") else 0

@@ -86,7 +86,7 @@ class PluckedStrings(Dataset):
 
     @property
     def fingerprint(self) -> str:
-        """A hash of the seed and the numbers of the strings."""
+        """A hash of the seed and the indices of the strings."""
         return hashlib.sha256(json.dumps(["plucked strings", self.seed, self.numbers]).encode()).hexdigest()
 
 

@@ -124,6 +124,6 @@ def video_content(path: Path) -> tuple[str, bytes, bool]:
         maximum = MAX_PIXELS // (stream.width * stream.height)
         frames = [pixels(frame, sides, 1.0) for frame in islice(source.decode(stream), maximum + 1)]
     if not 0 < len(frames) <= maximum:
-        raise ValueError(f"it must have from 1 to {maximum} frames")
+        raise ValueError(f"the clip must have from 1 to {maximum} frames")
     twice = torch.stack(frames, dim=1).repeat_interleave(2, dim=-2).repeat_interleave(2, dim=-1)
     return "video/mp4", file_content("clip.mp4", lambda path: write_video(twice, path, rate)), small

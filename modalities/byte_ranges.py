@@ -99,7 +99,7 @@ class Source:
                     "of the URL, so that each file is downloaded once and kept on this machine's disk"
                 )
             if len(data) != stop - start:
-                raise EOFError(f"{len(data)} bytes received where {stop - start} were requested, from {start} on")
+                raise EOFError(f"received {len(data)} of the {stop - start} bytes requested, starting at byte {start}")
             return data
 
         return with_retries(self.url, attempt) if stop > start else b""
@@ -144,7 +144,7 @@ class OpenFiles:
 
 
 class _Descriptor:
-    """An open file, closed with its last reference, because a thread may still be reading an evicted file."""
+    """An open file that closes when its last reference is gone: a thread may still be reading an evicted file."""
 
     def __init__(self, path: str) -> None:
         self.number = os.open(path, os.O_RDONLY)
@@ -155,7 +155,7 @@ OPENED = OpenFiles()
 
 
 def with_retries(url: str, action: Callable[[], T]) -> T:
-    """Return the result of an action on a file, retrying it if it fails.
+    """Return the result of an action on a file; the action is retried if it fails.
 
     Raises:
         BrokenLibraryError: If a library of the storage cannot be imported.
@@ -191,7 +191,7 @@ def find(urls: str | Sequence[str], ending: str, local: bool = False) -> list[So
     given_urls = [urls] if isinstance(urls, str) else urls
     sources = [source for given in given_urls for url in expanded(given) for source in _files(url, ending, local)]
     if not sources:
-        raise ValueError("no URL is given: name at least one file or folder")
+        raise ValueError("no URL is given: specify at least one file or folder")
     url, count = Counter(source.url for source in sources).most_common(1)[0]
     if count > 1:
         raise ValueError(f"{url} is named twice: remove one")
@@ -219,7 +219,7 @@ def _files(url: str, ending: str, local_only: bool) -> list[Source]:
 
 
 def _plain(path: str) -> str:
-    """Return the absolute path of a local file or pattern; a protocol in it has no meaning."""
+    """Return the absolute path of a local file or pattern; a protocol in it is not interpreted."""
     return os.path.abspath(os.path.expanduser(path))  # noqa: PTH100, PTH111 - it may be a pattern
 
 

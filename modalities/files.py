@@ -70,7 +70,7 @@ class Folder(MediaFiles):
                 f"{', '.join(get_args(CaptionSource))}; got {labels!r} and {captions!r}"
             )
         if pattern is not None and labels != "name":
-            raise ValueError(f"pattern={pattern!r} is only for labels=name, but labels is {labels}")
+            raise ValueError(f"pattern={pattern!r} applies only to labels=name, but labels is {labels}")
         self.modality = modality
         self.root = Path(root)
         self.threads = threads

@@ -47,7 +47,10 @@ class Pixels(Dataset):
             if labels.shape != images.shape[:1]:
                 raise ValueError(f"expected {len(images)} labels, got shape {tuple(labels.shape)}")
             if int(labels.min()) < 0 or int(labels.max()) >= len(classes):
-                raise ValueError(f"labels of {len(classes)} classes must be from 0 to {len(classes) - 1}, got others")
+                raise ValueError(
+                    f"labels of {len(classes)} classes must be from 0 to {len(classes) - 1}, but some are outside "
+                    "this range"
+                )
         self.modality: Image = modality
         self.images = images
         self.labels = None if labels is None else labels.to(torch.int64)
@@ -119,7 +122,7 @@ class MNIST(Pixels):
     applied to document recognition, Proc. IEEE 86, 1998.
 
     Raises:
-        FileNotFoundError: If the files are missing and `download` is off, or cannot be downloaded.
+        FileNotFoundError: If the files are missing and `download` is False, or cannot be downloaded.
         ValueError: If a file is damaged.
     """
 
@@ -157,7 +160,7 @@ class CIFAR10(Pixels):
     Source: A. Krizhevsky, Learning multiple layers of features from tiny images, 2009.
 
     Raises:
-        FileNotFoundError: If the files are missing or damaged and `download` is off, or cannot be downloaded.
+        FileNotFoundError: If the files are missing or damaged and `download` is False, or cannot be downloaded.
     """
 
     def __init__(self, modality: Image, root: str | Path, train: bool = True, download: bool = False) -> None:

@@ -53,7 +53,7 @@ def captions(
         return sidecars(root, files)
     if source == "labels":
         if names is None:
-            raise ValueError("captions=labels needs classes, and these files have none: set labels")
+            raise ValueError("captions=labels requires classes, but these files have none: set labels")
         return [name.replace("_", " ") for name in names]
     return [entry.text for entry in entries if entry.text is not None] or None if source == "auto" else None
 
@@ -114,7 +114,7 @@ def from_folders(root: Path, files: Sequence[str], required: bool) -> list[str] 
 
 
 def _common_start(paths: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
-    """Return the leading parts that all paths share, which are those that the first and last in sorted order share."""
+    """Return the leading parts that all paths share: those shared by the first and the last path in sorted order."""
     shared = zip(min(paths), max(paths), strict=False)
     return tuple(part for part, _ in itertools.takewhile(lambda pair: pair[0] == pair[1], shared))
 

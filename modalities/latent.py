@@ -47,7 +47,7 @@ class LatentScale:
         numbers = (*self.mean, *self.std)
         if len(self.mean) != len(self.std) or not all(map(math.isfinite, numbers)) or not min(self.std, default=0) > 0:
             raise ValueError(
-                "a scale needs one finite mean and one positive standard deviation for each latent channel"
+                "a scale must have one finite mean and one positive standard deviation for each latent channel"
             )
 
     @classmethod

@@ -27,7 +27,7 @@ def centres(bands: int, low: float, high: float, window: int, rate: int) -> list
     """
     if not low < high <= rate / 2:
         raise ValueError(
-            f"bands from {low:g} to {high:g} Hz do not fit below half the rate, {rate / 2:g} Hz: reduce high"
+            f"bands from {low:g} to {high:g} Hz do not fit below half the sample rate, {rate / 2:g} Hz: reduce high"
         )
     first, last = (2595 * math.log10(1 + hertz / 700) for hertz in (low, high))
     mels = [first + (last - first) * index / (bands + 1) for index in range(bands + 2)]

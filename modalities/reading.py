@@ -32,7 +32,7 @@ class FileReport:
     """The unreadable files among `total`, each with the reason, up to a limit.
 
     `max_unreadable` is a fraction in [0, 1] of `total`; the resulting number is rounded up, so 0 allows none and
-    any larger value at least one. Parts of one dataset and threads share one report; processes do not.
+    any larger value at least one. All parts of one dataset and all threads share one report; processes do not.
 
     Raises:
         ValueError: If the fraction is outside [0, 1].
@@ -156,10 +156,12 @@ class MediaFiles(Dataset):
             example = self.read(candidate, seed)
             if example is not None:
                 return example
-        raise UnreadableFilesError(f"none of the {len(self)} files of this part can be read. {self.report.message()}")
+        raise UnreadableFilesError(
+            f"none of the {len(self)} files of this part of the dataset can be read. {self.report.message()}"
+        )
 
     def read(self, index: int, seed: int | None) -> Example | None:
-        """Return the example of one file, or None if it cannot be read, which is then reported."""
+        """Return the example of one file; if the file cannot be read, report it and return None."""
         name = self.name(index)
         if name in self.report.reasons:
             return None

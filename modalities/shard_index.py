@@ -177,7 +177,7 @@ def joined(parts: Sequence[Batch]) -> tuple[dict[str, Tensor], list[str] | None]
 
 
 def write_shard(root: Path, number: int, tensors: dict[str, Tensor], texts: Sequence[str] | None) -> ShardFacts:
-    """Write one shard, and return its facts with the mean and squares measured without padding.
+    """Write one shard, and return its `ShardFacts`, with the mean and squares measured without padding.
 
     Raises:
         ValueError: If a latent is not finite in the dtype in which it is stored.

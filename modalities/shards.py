@@ -129,8 +129,8 @@ class LatentShards(Dataset):
             rows = index.rows(number).stop - index.rows(number).start  # `len` fails for huge ranges
             if shard.file != shard_name(number) or shard.rows != rows or rows * minimum > shard.bytes:
                 raise ValueError(
-                    f"{self.root / INDEX} describes {shard.file} wrongly: {rows:,} rows of {minimum:,} "
-                    "numbers; encode the data again to another folder"
+                    f"{self.root / INDEX} describes {shard.file} incorrectly, with {rows:,} rows of {minimum:,} "
+                    "numbers: encode the data again to another folder"
                 )
             path = self.root / shard.file
             # Reading a pipe or a device might never end.
@@ -160,7 +160,7 @@ class _Shard:
                 raise ValueError(f"it does not have {rows} captions")
             self.labels = self._file.get_tensor("labels").clone() if "labels" in self._names else None
             if classes and (self.labels is None or not 0 <= int(self.labels.min()) <= int(self.labels.max()) < classes):
-                raise ValueError(f"it does not have labels of {classes} classes")
+                raise ValueError(f"it does not have valid labels for {classes} classes")
         except (OSError, ValueError, SafetensorError) as error:
             raise self._damaged(error) from error
 

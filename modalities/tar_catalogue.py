@@ -71,7 +71,8 @@ def indexed(source: Source, options: ScanOptions, folder: Path | None, keep: boo
     """Return the index of a shard: a stored one that still matches, or a new one, which is stored if `keep` is True.
 
     Stored indices are searched for in `folder` or, if it is None, next to a local shard and in the user's cache folder.
-    Next to a remote shard, an index is only read; it is used if the size and the last header of the shard match.
+    An index next to a remote shard is only read, never written; it is used if the size and the last
+    header of the shard match.
 
     Raises:
         OSError: If the shard cannot be read.

@@ -2,7 +2,7 @@
 
 It is built in one pass over the shard's headers and stored in a separate safetensors file:
 `000000.tar.KEY.index` next to the shard, where KEY identifies the suffixes and JSON keys of the scan. An index that is
-damaged, or does not belong to the current shard, counts as missing.
+damaged, or does not match the current content of the shard, counts as missing.
 """
 
 from __future__ import annotations
@@ -218,7 +218,8 @@ def _examples(read: Read, size: int, options: ScanOptions) -> tuple[dict[str, Me
         if ending in options.media:
             if key in media:
                 raise ValueError(
-                    f"{media[key].name!r} and {member.name!r} are media of one example: choose with data.media={ending}"
+                    f"{media[key].name!r} and {member.name!r} are media of the same example: choose one with "
+                    f"data.media={ending}"
                 )
             media[key] = member
         elif ending == "json":
@@ -232,7 +233,7 @@ def _examples(read: Read, size: int, options: ScanOptions) -> tuple[dict[str, Me
             (labels if ending == "cls" else texts)[ending][key] = _content(read, member)
     classes = labels["json"] | labels["cls"]
     if empty := next((key for key, label in classes.items() if not label), None):
-        raise ValueError(f"the class of {empty!r} is empty: fill it in or remove it")
+        raise ValueError(f"the class of {empty!r} is empty: fill in the class or remove it")
     return media, classes, texts["json"] | texts["txt"]
 
 

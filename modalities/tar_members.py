@@ -81,7 +81,7 @@ def members(read: Read, size: int) -> Iterator[Member]:
         length = header.size if extension or extended.size is None else extended.size
         if extension and length > LARGEST_EXTENSION:
             raise ValueError(
-                f"an extended header of {length} bytes at byte {position}: this is not an archive of examples"
+                f"there is an extended header of {length} bytes at byte {position}: this is not an archive of examples"
             )
         # Old archives have no flag for folders; their names end in a slash.
         kind = "folder" if header.flag == b"\0" and name.endswith("/") else KINDS.get(header.flag, "unknown")
@@ -116,7 +116,7 @@ def _check_plain(start: bytes) -> None:
     for magic, program in COMPRESSED.items():
         if start.startswith(magic) and not _checksum_matches(start):
             raise ValueError(
-                f"it is compressed with {program}, so single examples cannot be read: decompress it (media files "
+                f"it is compressed with {program}, so individual examples cannot be read: decompress it (media files "
                 "are compressed already, so it will hardly grow)"
             )
 
@@ -140,7 +140,10 @@ def _header(block: bytes, position: int) -> _Header:
         name = f"{prefix}/{name}"
     header = _Header(name, block[156:157], size)
     if header.flag in (b"S", b"M"):
-        raise ValueError(f"{name!r} is {'sparse' if header.flag == b'S' else 'a part of a larger file'}: pack it whole")
+        raise ValueError(
+            f"{name!r} is {'sparse' if header.flag == b'S' else 'part of a larger file'}: pack it again as one "
+            "complete file"
+        )
     return header
 
 
@@ -180,7 +183,7 @@ def _read_extension(extended: _ExtendedHeader, flag: bytes, data: bytes) -> _Ext
         return _ExtendedHeader(_text(data), extended.size)
     records = dict(_records(data))
     if sparse := next((key for key in records if key.startswith("GNU.sparse")), None):
-        raise ValueError(f"a sparse member ({sparse}): pack it whole")
+        raise ValueError(f"it contains a sparse member ({sparse}): pack that file again without sparse mode")
     if flag == b"g":
         if {"path", "size"} & records.keys():
             raise ValueError(

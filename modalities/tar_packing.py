@@ -24,7 +24,7 @@ class Packed(NamedTuple):
 
     @classmethod
     def of(cls, key: str, path: Path, size: int, facts: dict[str, str | None]) -> Packed:
-        """Return a packed example; facts that are None are omitted."""
+        """Return a packed example; values that are None are omitted."""
         # ASCII only, since names of files need not be valid UTF-8.
         record = json.dumps({name: fact for name, fact in facts.items() if fact is not None})
         return cls(key, path, size, record.encode())

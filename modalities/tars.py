@@ -51,8 +51,9 @@ class TarShards(MediaFiles):
             (`shards/{000000..000099}.tar`), or be a pattern with * or a folder.
         index: folder for indices; None: next to local shards, or else the user's cache folder.
         media: suffix of the media, if examples have several (`seg.png`); None: the suffixes that the modality reads.
-        labels: "auto": the class in `.cls`, or under `label_key` in `.json`, if examples have one, or else as "folder",
-            if that gives classes. "folder": the folder in a member's name, as in `Folder`. "none": no classes.
+        labels: "auto": the class in `.cls`, or under `label_key` in `.json`, if examples have one, or else the same
+            as "folder", if that gives classes. "folder": the folder in a member's name, as in `Folder`. "none": no
+            classes.
         captions: "auto": the content of `.txt`, or the value of `text_key` in `.json`, if examples have one. "labels":
             the names of the classes, with spaces for underscores. "none": no captions.
         label_key: key of the class in JSON files.
@@ -216,7 +217,7 @@ class TarShards(MediaFiles):
         if captions not in ("auto", "labels", "none"):
             raise ValueError(f"captions must be auto, labels or none, got {captions!r}")
         if captions == "labels" and self.classes is None:
-            raise ValueError("captions=labels needs classes, and these shards have none, or labels=none is set")
+            raise ValueError("captions=labels requires classes, but these shards have none, or labels=none is set")
         given = [index.captioned for index in self.indices]
         if captions == "auto" and any(each.any() for each in given):
             self._check_all("caption (.txt, or the text_key of .json)", given, "captions")

@@ -118,7 +118,7 @@ def _load(name: str, revision: str | None, fetch: bool) -> tuple[Any, Any]:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         fetched = f"; a run's configuration downloads nothing: add text_model={name}" if not fetch else ""
         raise ValueError(
-            f"cannot load the text encoder {name!r} ({reason}): name a model on the Hugging Face Hub, or a local "
+            f"cannot load the text encoder {name!r} ({reason}): specify a model on the Hugging Face Hub, or a local "
             f"folder with config.json, tokenizer files and weights as safetensors{fetched}"
         ) from error
 

@@ -131,7 +131,7 @@ class Video(Modality):
         count = self._available(duration)
         if count < self.frames and self.short == "skip":
             raise ValueError(
-                f"the file has {count} frames at {self.fps:g} per second, but short=skip needs {self.frames}"
+                f"the file has {count} frames at {self.fps:g} per second, but short=skip requires {self.frames}"
             )
         maximum = 0.0
         for start in self._starts(duration, file.step, seed):

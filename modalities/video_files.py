@@ -47,7 +47,7 @@ class VideoFile:
     `counted` is True if timestamps do not give display times, so that frames are counted; `seekable` is False if
     timestamps cannot be trusted after a seek. `origin` is the timestamp of the first frame, `aspect` the width of a
     pixel divided by its height, `step` the nominal time between frames and `declared` the duration declared by the
-    header, both in seconds; it is None if the header declares none.
+    header, both in seconds; `declared` is None if the header declares no duration.
     """
 
     path: Path
@@ -64,8 +64,8 @@ class VideoFile:
     def frames_at(self, times: Sequence[float], convert: Callable[[VideoFrame], Tensor]) -> list[Tensor]:
         """Return `convert(frame)` for the frame shown at each of the increasing `times`.
 
-        There are fewer results if the video ends earlier. A frame that is shown is converted once, other frames not at
-        all. Times before the first frame show the first frame; the last frame is shown for its duration.
+        There are fewer results if the video ends before the last time. A frame that is shown is converted once, other
+        frames not at all. Times before the first frame show the first frame; the last frame is shown for its duration.
 
         Raises:
             ValueError: If a decoded frame is damaged or too large.

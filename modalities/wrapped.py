@@ -85,8 +85,8 @@ class Captioned(Wrapped):
     def __init__(self, dataset: Dataset, encoder: TextEncoder) -> None:
         if dataset.caption(0) is None:
             raise ValueError(
-                "the data have no captions: a folder takes them from data.manifest=FILE (with a column text), "
-                "data.captions=sidecar or data.captions=labels; or set text=none"
+                "the data have no captions: for a folder of files, set data.manifest=FILE (with a column text), "
+                "data.captions=sidecar or data.captions=labels; otherwise set text=none"
             )
         super().__init__(dataset)
         self.classes, self.encoder = None, encoder

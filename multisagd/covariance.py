@@ -80,7 +80,7 @@ class SpectralCovariance(nn.Module):
         """
         seeds = [generator_seed(seed) for seed in checked_seeds(seeds)]
         if not seeds:
-            raise ValueError("sample needs at least one seed: one per item of the batch")
+            raise ValueError("`sample` requires at least one seed: one for each item of the batch")
         leading = (channels,) if isinstance(channels, int) else tuple(channels)
         shape = self.grid.shape if grid_shape is None else tuple(grid_shape)
         device, dtype = self._like.device, torch.promote_types(self._like.dtype, torch.float32)
@@ -129,7 +129,7 @@ class SpectralCovariance(nn.Module):
 
     def _filter(self, x: Tensor, gain: Gain) -> Tensor:
         if x.dim() < self.grid.dimensions:
-            raise ValueError(f"expected (..., {', '.join(self.grid.names)}), got shape {tuple(x.shape)}")
+            raise ValueError(f"expected shape (..., {', '.join(self.grid.names)}), got {tuple(x.shape)}")
         x = as_data(x)
         wide = torch.promote_types(x.dtype, torch.float32)
         factor = self._gain(gain, tuple(x.shape[-self.grid.dimensions :]), x.device, wide)

@@ -75,9 +75,8 @@ def _describe(spectrum: Spectrum, depth: int) -> dict[str, Any]:
         )
     if cls not in _NAMES:
         raise ValueError(
-            f"{cls.__module__}.{cls.__qualname__} is not a multisagd spectrum, so its "
-            "description could not be read: write it as a sum, product or power of the project's spectra, or as a "
-            "multisagd.Table"
+            f"{cls.__module__}.{cls.__qualname__} is not a multisagd spectrum, so its description could not be read "
+            "back: write it as a sum, product or power of multisagd's spectra, or as a multisagd.Table"
         )
     if isinstance(spectrum, Table):
         return {"_target_": _NAMES[cls], **_describe_table(spectrum)}
@@ -92,7 +91,7 @@ def _describe_table(table: Table) -> dict[str, Any]:
     if table.values.numel() > LARGEST_TABLE:
         raise ValueError(
             f"a table of {table.values.numel():,} numbers is too large to be described (at most {LARGEST_TABLE:,}): "
-            "tabulate it on a coarser grid; it is interpolated"
+            "tabulate it on a coarser grid (tables are interpolated)"
         )
     return {"values": table.values.flatten().tolist(), "axes": [describe_axis(axis) for axis in table.grid.axes]}
 
@@ -139,17 +138,17 @@ def _read(node: Any, where: str, depth: int) -> Spectrum:
 
 def _read_table(values: Mapping[str, Any], where: str) -> Table:
     if set(values) != {"values", "axes"} or not all(isinstance(value, list) for value in values.values()):
-        raise ValueError(f"{where}: a table needs two lists, values and axes")
+        raise ValueError(f"{where}: a table must have two lists, values and axes")
     names = {field.name for field in fields(Axis)}
     if not all(isinstance(axis, Mapping) and set(axis) <= names for axis in values["axes"]):
-        raise ValueError(f"{where}.axes: each axis of a table has the keys {', '.join(sorted(names))}")
+        raise ValueError(f"{where}.axes: each axis of a table must have the keys {', '.join(sorted(names))}")
     if len(values["values"]) > LARGEST_TABLE:
         raise ValueError(f"{where}.values: more than {LARGEST_TABLE:,} numbers")
     numbers = [_value(number, float, f"{where}.values", 0) for number in values["values"]]
     try:
         grid = Grid(tuple(Axis(**axis) for axis in values["axes"]))
         if math.prod(grid.half_shape) != len(numbers):
-            raise ValueError(f"a grid of shape {grid.shape} needs {math.prod(grid.half_shape)} values")
+            raise ValueError(f"expected {math.prod(grid.half_shape)} values for a grid of shape {grid.shape}")
         return Table(torch.tensor(numbers, dtype=torch.float64, device="cpu").reshape(grid.half_shape), grid)
     except (TypeError, ValueError, ArithmeticError) as error:
         raise ValueError(f"{where}: {error}") from error

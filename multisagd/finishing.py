@@ -69,7 +69,7 @@ def finish(
     if residual is None:
         return finished
     if seeds is None or len(seeds) != len(x):
-        raise ValueError(f"a sample of the band needs one seed for each of {len(x)} items")
+        raise ValueError(f"sampling the band requires one seed for each of the {len(x)} items")
     white = (
         SpectralCovariance(Flat(), grid)
         .sample([derive(seed, "finish") for seed in checked_seeds(seeds)], x.shape[1])

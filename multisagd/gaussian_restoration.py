@@ -108,8 +108,8 @@ class GaussianRestoration:
         shrinkage = min(risks, key=risks.__getitem__)
         if risks[shrinkage] < IMPOSSIBLE and sum(counts) > len(noise):
             raise ValueError(
-                "the data have less power in the band than this corruption, or correlations that it does not have: "
-                "check its level, and whether it is shared by the channels"
+                "the data have less power in the band than this corruption, or different correlations: check the "
+                "level of the corruption, and whether the channels share it"
             )
         gain = gain_of(whole, ridge, shrinkage)
         left = noise - gain @ noise
@@ -195,11 +195,12 @@ def _moments(batches: Iterable[Tensor], grid: Grid) -> tuple[torch.Size, Tensor,
         if shape.numel() > MAX_NUMBERS:
             raise ValueError(
                 f"an example has {shape.numel():,} values, but the covariance of more than {MAX_NUMBERS:,} would not "
-                "fit into memory: restore on a smaller grid, or in the network (RestoringDenoiser)"
+                "fit into memory: restore on a smaller grid, or train a network to restore the data "
+                "(RestoringDenoiser)"
             )
         total, count = total + x.to("cpu", torch.float64).flatten(1).sum(0), count + len(x)
     if count < 4:
-        raise ValueError(f"a covariance needs at least 4 examples, got {count}")
+        raise ValueError(f"estimating a covariance requires at least 4 examples, got {count}")
     mean = total / count
     halves = [torch.zeros(len(mean), len(mean), dtype=torch.float64, device="cpu") for _ in range(2)]
     counts, first = [0, 0], 0

@@ -17,7 +17,7 @@ class _Guided(nn.Module):
     def __init__(self, denoiser: AnyDenoiser, scale: float, interval: Interval | None) -> None:
         super().__init__()
         if interval is not None and not interval[0] < interval[1]:
-            raise ValueError(f"a guidance interval must increase in log-SNR, got {interval}")
+            raise ValueError(f"a guidance interval must be two increasing log-SNRs, got {interval}")
         self.denoiser = denoiser
         self.scale = scale
         self.interval = interval

@@ -195,5 +195,5 @@ class PiGDM(_Measured):
 
 def _checked(interval: Interval | None) -> Interval | None:
     if interval is not None and not interval[0] < interval[1]:
-        raise ValueError(f"a guidance interval must increase in log-SNR, got {interval}")
+        raise ValueError(f"a guidance interval must be two increasing log-SNRs, got {interval}")
     return interval

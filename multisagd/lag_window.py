@@ -55,7 +55,7 @@ class PairAverages:
             axes = zip(lag, self.shape, self.names, strict=True)
             apart = ", ".join(f"{min(samples, size - samples):,} along {name}" for samples, size, name in axes)
             raise ValueError(
-                f"no item has two valid samples that are {apart} apart, so that the power spectrum cannot be measured: "
+                f"no item has two valid samples that are {apart} apart, so the power spectrum cannot be measured: "
                 "choose a smaller grid (shorter items), or remove items with few valid samples"
             )
         covariance = torch.fft.ifftn(self._energy, dim=dims) / self._pairs

@@ -30,7 +30,9 @@ def squared_error(
         ValueError: If the metric is unknown, or items are empty, so that they have no mean.
     """
     if error.dim() == 0 or error.shape[1:].numel() == 0:
-        raise ValueError(f"expected errors (batch, channels, *grid), got empty items: {tuple(error.shape)}")
+        raise ValueError(
+            f"expected errors of shape (batch, channels, *grid), got empty items of shape {tuple(error.shape)}"
+        )
     error = error.to(torch.promote_types(error.dtype, torch.float32))
     valid = None if mask is None else mask.to(error.dtype).expand_as(error)
     if valid is not None:

@@ -172,7 +172,8 @@ def masked_power(
         )
     if not all(part.converged for part in parts):
         warnings.warn(
-            f"the power spectrum of padded data did not converge in {MAX_ROUNDS} rounds of EM: the last round is used",
+            f"the power spectrum of padded data did not converge in {MAX_ROUNDS} rounds of EM: the result of the "
+            "last round is used",
             stacklevel=3,
         )
     return power * freedom.view(-1, *(1,) * masks.grid.dimensions), seen

@@ -78,7 +78,9 @@ class Filtered(Measurement):
 
     def __post_init__(self) -> None:
         if tuple(self.transfer.shape) != self.grid.half_shape:
-            raise ValueError(f"expected a transfer function {self.grid.half_shape}, got {tuple(self.transfer.shape)}")
+            raise ValueError(
+                f"expected a transfer function of shape {self.grid.half_shape}, got {tuple(self.transfer.shape)}"
+            )
 
     @classmethod
     def gaussian(cls, length: float, grid: Grid, axes: tuple[str, ...] | None = None) -> Filtered:
@@ -143,7 +145,9 @@ class Pooled(Measurement):
     def __post_init__(self) -> None:
         for name, factor in self.factors.items():
             if factor < 1 or self.grid.axis(name).size % factor:
-                raise ValueError(f"a factor of {factor} does not divide {name} of size {self.grid.axis(name).size}")
+                raise ValueError(
+                    f"the factor {factor} does not divide the size {self.grid.axis(name).size} of the axis {name!r}"
+                )
 
     @property
     def blocks(self) -> tuple[int, ...]:

@@ -92,8 +92,8 @@ class Prefilter:
             power = even_power(self.spectrum, grid)
             if not bool((power > 0).all()):
                 raise ValueError(
-                    f"{self.spectrum} has frequencies without power, so data cannot be divided by it: use one that "
-                    "is positive everywhere"
+                    f"{self.spectrum} has frequencies without power, so data cannot be divided by it: use a spectrum "
+                    "that is positive everywhere"
                 )
             return (power / grid.mean(power)).rsqrt().to(times.device)
 

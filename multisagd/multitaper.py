@@ -39,7 +39,7 @@ def statistics_of_one(x0: Tensor, grid: Grid, mask: Tensor | None = None) -> Dat
     mean = (x0.sum(dim=dims, keepdim=True) / counts).expand_as(x0)
     rest = torch.where(valid, x0 - mean, 0.0)
     if not bool(rest.abs().max() > 1e-6):
-        raise ValueError("the example is constant (of one colour, or silent), so it has no spectrum")
+        raise ValueError("the example is constant (a single colour, or silence), so it has no spectrum")
     combinations = list(itertools.product(*(_tapers(size) for size in grid.shape)))
     power = torch.zeros(len(x0), *grid.half_shape, dtype=torch.float64)
     for tapers in combinations:

@@ -110,7 +110,7 @@ class Spots(Spectrum):
                 inside |= square.sqrt() <= self.radius * (1 + 1e-9) + 1e-12
         if not bool(inside.any()):
             raise ValueError(
-                f"no frequency of a grid of shape {grid.shape} lies within {self.radius:g} of {dict(self.frequency)}: "
-                "make the radius larger, or the grid longer"
+                f"no frequency of a grid of shape {grid.shape} lies within {self.radius:g} of "
+                f"{dict(self.frequency)}: increase the radius, or use a longer grid"
             )
         return inside.to(torch.float64)

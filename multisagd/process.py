@@ -100,7 +100,7 @@ class Process(nn.Module):
             ValueError: If there is not one seed per item, or the shape has too few dimensions.
         """
         if len(shape) < self.grid.dimensions + 2:
-            raise ValueError(f"expected (batch, channels, {', '.join(self.grid.names)}), got {tuple(shape)}")
+            raise ValueError(f"expected shape (batch, channels, {', '.join(self.grid.names)}), got {tuple(shape)}")
         split = len(shape) - self.grid.dimensions
         seeds = checked_seeds(seeds, shape[0])
         return self.covariance.sample(seeds, channels=tuple(shape[1:split]), grid_shape=tuple(shape[split:]))

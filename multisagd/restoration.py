@@ -110,7 +110,8 @@ class RestoringDenoiser(Denoiser):
         like = torch.empty((1, len(statistics.mean), *process.grid.shape), dtype=torch.float64, device="cpu")
         if bool((self.band(process.coefficients(0.0, like), like).left <= 0).any()):
             raise ValueError(
-                "noise must have no power in the corrupted band (Outside), or more than the corruption (NoiseFloor)"
+                "noise must have no power in the corrupted band (Outside), or more power there than the corruption "
+                "(NoiseFloor)"
             )
 
     def _known_powers(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -179,7 +180,7 @@ class RestoringDenoiser(Denoiser):
     ) -> Tensor:
         """Return the loss of each item, shape `(batch,)`; see `Denoiser.loss`."""
         if penalty is not None:
-            raise ValueError("a penalty on the spectrum would be measured against corrupted data: remove it")
+            raise ValueError("a penalty on the spectrum would be measured against corrupted data: remove the penalty")
         return super().loss(x0, t, seeds, condition, mask, metric, weighting)
 
     def weigh(

@@ -88,9 +88,11 @@ def sample(
     seeds = checked_seeds(seeds, *shape[:1])
     times = time_steps(process.schedule, steps, spacing) if times is None else as_times(times).to("cpu", torch.float64)
     if len(times) < 2 or not bool((times[1:] < times[:-1]).all()):
-        raise ValueError("sampling needs at least two decreasing times")
+        raise ValueError("sampling requires at least two times, in decreasing order")
     if not bool((process.schedule.log_snr(times).diff() > 0).all()):
-        raise ValueError("two times have the same log-SNR, clamped to the schedule's log_snr_range: widen the range")
+        raise ValueError(
+            "two times have the same log-SNR after clamping to the schedule's log_snr_range: widen the range"
+        )
     x = process.prior(shape, seeds, start=float(times[0])) if initial is None else as_data(initial)
     if tuple(x.shape) != tuple(shape):
         raise ValueError(f"initial has shape {tuple(x.shape)}, but samples of shape {tuple(shape)} were requested")

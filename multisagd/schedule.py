@@ -236,7 +236,7 @@ class TabulatedSchedule(Schedule):
         knots = tuple(float(knot) for knot in self.log_snrs)
         falling = all(math.isfinite(a) and math.isfinite(b) and a > b for a, b in pairwise(knots))
         if len(knots) < 2 or not falling:
-            raise ValueError("a tabulated schedule needs at least two decreasing log-SNRs")
+            raise ValueError("a tabulated schedule requires at least two log-SNRs, in decreasing order")
         object.__setattr__(self, "log_snrs", knots)
         super().__post_init__()
 

@@ -128,9 +128,9 @@ class HarmonicStop(Spectrum):
         last = min(math.floor(axis.nyquist / self.fundamental), self.harmonics or axis.size)
         if len(nearest[stopped].unique()) < last:
             raise ValueError(
-                f"a {self.axis} of {axis.size * axis.spacing:.4g} {axis.unit} has frequencies "
-                f"{1 / (axis.size * axis.spacing):.4g} apart, so stops of width={self.width:g} miss harmonics of "
-                f"{self.fundamental:g}: make width at least that spacing, or the grid longer"
+                f"along the {self.axis} axis of {axis.size * axis.spacing:.4g} {axis.unit}, frequencies are "
+                f"{1 / (axis.size * axis.spacing):.4g} apart, so stop bands of width={self.width:g} miss harmonics "
+                f"of {self.fundamental:g}: make width at least that spacing, or use a longer grid"
             )
         return (~stopped).to(torch.float64).expand(grid.half_shape)
 

@@ -69,8 +69,8 @@ class DataStatistics:
         if masks.partial:
             if unseen := int((valid == 0).sum()):
                 warnings.warn(
-                    f"at {unseen:,} of {mean.numel():,} grid points of all channels no item is valid: the mean of the "
-                    "data is set to 0 there",
+                    f"no item is valid at {unseen:,} of {mean.numel():,} grid points of all channels: the mean of "
+                    "the data is set to 0 there",
                     stacklevel=2,
                 )
             masked = ((x, _on_grid(mask, x)) for x, mask in map(_split, batches))
@@ -133,7 +133,9 @@ class DataStatistics:
             return self.mean
         mode = ("linear", "bilinear", "trilinear")
         if self.grid.dimensions > len(mode):
-            raise ValueError(f"the mean can be interpolated on up to 3 dimensions, not {self.grid.dimensions}")
+            raise ValueError(
+                f"the mean can be interpolated in up to 3 dimensions, but this grid has {self.grid.dimensions}"
+            )
         return F.interpolate(self.mean[None], size=tuple(shape), mode=mode[self.grid.dimensions - 1])[0]
 
     def power_on(self, shape: Sequence[int]) -> Tensor:

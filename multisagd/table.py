@@ -31,7 +31,9 @@ class Table(Spectrum):
     def __post_init__(self) -> None:
         values = self.values.detach().to("cpu", torch.float64)
         if tuple(values.shape) != self.grid.half_shape:
-            raise ValueError(f"this grid needs a table of shape {self.grid.half_shape}, got {tuple(values.shape)}")
+            raise ValueError(
+                f"expected a table of shape {self.grid.half_shape} for this grid, got {tuple(values.shape)}"
+            )
         if not bool(torch.isfinite(values).all() and (values >= 0).all()):
             raise ValueError("a table of power must be finite and non-negative")
         object.__setattr__(self, "values", values)

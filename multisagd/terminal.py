@@ -45,8 +45,8 @@ def terminal_snr(
     if above:
         listed = ", ".join(f"[{band.low:.2f}, {band.high:.2f}]: {band.snr:.2g}" for band in above)
         warnings.warn(
-            f"signal remains at t = {time:g} (signal-to-noise ratio above {limit:g}) in bands {listed} cycles per "
-            "sample; use a schedule with more noise (shift), or noise with more power there",
+            f"signal remains at t = {time:g} (signal-to-noise ratio above {limit:g}) in the bands {listed} cycles "
+            "per sample; use a schedule with more noise (shift), or noise with more power there",
             stacklevel=2,
         )
     return result

@@ -95,7 +95,7 @@ def earlier(run_dir: Path, config: Config) -> Index | None:
     """
     if not (run_dir / INDEX).exists():
         if any(not entry.name.startswith(".") and entry.suffix != ".partial" for entry in run_dir.iterdir()):
-            raise RecipeError(f"{run_dir} is not empty and does not hold latents: choose another run_dir")
+            raise RecipeError(f"{run_dir} is not empty and does not contain latents: choose another run_dir")
         return None
     with as_recipe_error(ValueError, after=", or use another run_dir"):
         index = Index.load(run_dir)
@@ -159,7 +159,7 @@ def fill(index: Index, settings: EncodeSettings, latent: Latent, dataset: Datase
                 display.update(done)
                 if stop.signal_number is not None:
                     kept = f"{len(index.shards)} of {index.count} shards are in {run_dir}"
-                    raise Interrupted(f"stopped; {kept}. The same command continues.", stop.signal_number)
+                    raise Interrupted(f"stopped; {kept}. Run the same command to continue.", stop.signal_number)
             if not index.shards:
                 index.save(run_dir)  # marks the folder as an output of this command
             shard = write_shard(run_dir, number, *joined(parts))

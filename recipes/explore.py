@@ -56,7 +56,7 @@ class ExploreSettings:
             raise ValueError(f"port must be a number from 1 to 65535, got {self.port}")
         for name in self.names:
             if not re.fullmatch(r"[A-Za-z0-9._-]+", name):
-                raise ValueError(f"names: {name!r:.80} is not a host name; an example is explore.example.org")
+                raise ValueError(f"names: {name!r:.80} is not a host name such as explore.example.org")
         if self.upload_megabytes < 1:
             raise ValueError(f"upload_megabytes must be at least 1, got {self.upload_megabytes}")
         check_minimum(self, 1, "threads")
@@ -73,7 +73,7 @@ def explore(config: Config) -> None:
         while stop.signal_number is None:
             time.sleep(0.1)
         page.close(verbose=False)
-    print("the explorer has ended")
+    print("the explorer has stopped")
 
 
 def serve(settings: ExploreSettings, folder: Path) -> tuple[Any, str]:

@@ -109,15 +109,15 @@ def begin(run_dir: Path, record: dict[str, Any]) -> None:
     path = run_dir / RECORD
     if not path.exists():
         if any(not entry.name.startswith(".") for entry in run_dir.iterdir()):
-            raise RecipeError(f"{run_dir} is not empty and does not hold shards: choose another run_dir")
+            raise RecipeError(f"{run_dir} is not empty and does not contain shards: choose another run_dir")
         write_text(path, json.dumps(record, indent=1) + "\n")
         return
     with as_recipe_error((OSError, ValueError), f"cannot read {path} (", "): choose another run_dir"):
         before = read_object(path)
     if different := differences(before, record):
         raise RecipeError(
-            f"{run_dir} contains shards of other files or settings; these differ: {different}. "
-            "Restore them to continue, or choose another run_dir"
+            f"{run_dir} contains shards made from other files or settings; these differ: {different}. Restore them "
+            "to continue, or choose another run_dir"
         )
 
 
@@ -128,7 +128,7 @@ def fill(run_dir: Path, packing: Packing, modality: Modality, display: Display, 
         for number, example in enumerate(examples, done):
             if stop.signal_number is not None:
                 kept = f"{len(list(run_dir.glob('*.tar')))} shards are in {run_dir}"
-                raise Interrupted(f"stopped; {kept}. The same command continues.", stop.signal_number)
+                raise Interrupted(f"stopped; {kept}. Run the same command to continue.", stop.signal_number)
             yield example
             display.update(number)
 

@@ -80,7 +80,7 @@ def report(config: Config) -> Path:
     path, omitted = write_report(settings)
     print(f"{path} ({path.stat().st_size / 1e6:.1f} MB): open it in a browser")
     if omitted:
-        print(f"omitted because of the page's maximum size: {len(omitted)} files, listed at its end")
+        print(f"omitted because of the page's maximum size: {len(omitted)} files, listed at the end of the page")
     return path
 
 

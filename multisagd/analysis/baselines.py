@@ -83,7 +83,7 @@ def trajectory_regular(
         ValueError: If `candidates` does not exceed `steps`.
     """
     if steps >= candidates:
-        raise ValueError(f"{steps} steps need more than {steps} candidates, got {candidates}")
+        raise ValueError(f"{steps} steps require more than {steps} candidates, got {candidates}")
     spectra = Spectra.of(statistics, process)
     # Keep only frequencies with both noise and data, to save memory: tensors have candidates × frequencies elements.
     both = ((spectra.data > 0) & (spectra.noise > 0)).expand(statistics.power.shape)

@@ -51,7 +51,7 @@ def dense_transfer(sampler: Sampler, process: Process, times: Tensor, data: Dens
     if n > LIMIT:
         raise ValueError(f"full matrices are limited to grids of up to {LIMIT} samples, but this grid has {n}")
     if data.covariance.shape != (n, n) or data.mean.shape != (n,):
-        raise ValueError(f"a grid of {n} samples needs a mean ({n},) and a covariance ({n}, {n})")
+        raise ValueError(f"for a grid of {n} samples, the mean must have shape ({n},) and the covariance ({n}, {n})")
     if process.modulation is not None:
         raise ValueError("full matrices require scalar coefficients, but this process modulates them by frequency")
     steps, eye = len(times) - 1, torch.eye(n, dtype=torch.float64, device="cpu")

@@ -89,8 +89,8 @@ class DesignedSteps:
         if not torch.allclose(reached, designed, atol=1e-3):
             raise ValueError(
                 f"the steps go from log-SNR {self.log_snrs[0]:.2f} to {self.log_snrs[-1]:.2f}, but this schedule "
-                f"goes from {float(schedule.log_snr(1.0)):.2f} to {float(schedule.log_snr(0.0)):.2f}: "
-                "design steps within this range"
+                f"goes from {float(schedule.log_snr(1.0)):.2f} to {float(schedule.log_snr(0.0)):.2f}: design steps "
+                "within the schedule's range"
             )
         return times
 
@@ -135,7 +135,9 @@ def spectral_ends(statistics: DataStatistics, process: Process, fraction: float 
     ratio, with_mean = ((power / noise)[used.expand_as(power)] for power in (spectra.data, spectra.data + spectra.mean))
     quiet = max(float(ratio.min()), 1e-6 * float(ratio.max()))
     if quiet <= 0:
-        raise ValueError("the data have no power where there is noise, so their spectrum gives no range of log-SNRs")
+        raise ValueError(
+            "the data have no power where there is noise, so no range of log-SNRs can be derived from their spectrum"
+        )
     limits = process.schedule.log_snr(torch.tensor([1.0, 0.0], dtype=torch.float64, device="cpu")).tolist()
     return max(math.log(fraction / float(with_mean.max())), limits[0]), min(-math.log(fraction * quiet), limits[1])
 

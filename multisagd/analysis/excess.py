@@ -34,7 +34,7 @@ def excess_power(data: DataStatistics, expected: Tensor, errors: float = 4.0, co
     """
     measured = data.power.mean(0)
     if expected.shape != measured.shape or not bool((expected > 0).all()):
-        raise ValueError(f"expected a positive power of shape {tuple(measured.shape)}, got {tuple(expected.shape)}")
+        raise ValueError(f"expected positive power of shape {tuple(measured.shape)}, got {tuple(expected.shape)}")
     spread = torch.where(_own_conjugates(data.grid), 2.0, 1.0)
     variance = spread * measured**2 / data.count
     if count is not None:
@@ -85,7 +85,9 @@ def fitted_power(data: DataStatistics, decibels: float = 3.0) -> Tensor:
     median = torch.tensor([float(values.median()) for _, values in rings], dtype=torch.float64, device="cpu")
     kept = median > 0
     if int(kept.sum()) < FEWEST:
-        raise ValueError(f"a power law needs at least {FEWEST} rings of frequency with power, got {int(kept.sum())}")
+        raise ValueError(
+            f"fitting a power law requires at least {FEWEST} frequency rings with power, got {int(kept.sum())}"
+        )
     fewest = max(FEWEST, int(kept.sum()) // 2)
     while True:
         fit = fit_power_law(Profile(middle[kept], median[kept]))

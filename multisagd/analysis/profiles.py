@@ -40,7 +40,7 @@ class Profile:
             ValueError: If the errors were not measured.
         """
         if self.error is None:
-            raise ValueError("this profile has no errors: measure it on data with `measure_profiles`")
+            raise ValueError("this profile has no standard errors: measure it on data with `measure_profiles`")
         half = NORMAL_95 * self.error
         return (self.power - half).clamp(min=0), self.power + half
 
@@ -145,7 +145,7 @@ def measure_profiles(
                 frequency[name] = profile.frequency
     count = len(items[RADIUS])
     if count < 2:
-        raise ValueError(f"profiles with errors need at least two examples, got {count}")
+        raise ValueError(f"profiles with standard errors require at least two examples, got {count}")
     # The mean was measured on the same data, so their power about it is too small by a factor of 1 - 1/n.
     scale = count / (count - 1)
     curves = {name: torch.stack(each) * scale for name, each in items.items()}
@@ -185,7 +185,9 @@ def fit_power_law(profile: Profile) -> PowerLawFit:
     kept = profile.power > 0
     radius, power = profile.frequency[kept].double(), profile.power[kept].double()
     if len(radius) < 4:
-        raise ValueError(f"a power law with a knee needs at least four frequencies with power, got {len(radius)}")
+        raise ValueError(
+            f"fitting a power law with a knee requires at least four frequencies with power, got {len(radius)}"
+        )
     logs, positive = power.log(), radius[radius > 0]
     low, high = math.log(float(positive.min()) / 10), math.log(float(positive.max()))
 

@@ -48,11 +48,13 @@ class Search:
             ValueError: If `steps` or `restarts` is less than 1, or the ends are not increasing.
         """
         if steps < 1 or restarts < 1:
-            raise ValueError(f"a design needs at least one step and one restart, got {steps} and {restarts}")
+            raise ValueError(f"a design requires at least one step and one restart, got {steps} and {restarts}")
         limits = process.schedule.log_snr(torch.tensor([1.0, 0.0], dtype=torch.float64, device="cpu")).tolist()
         low, high = max(ends[0], limits[0]), min(ends[1], limits[1])
         if not low < high:
-            raise ValueError(f"a design needs increasing ends within the schedule's range {tuple(limits)}, got {ends}")
+            raise ValueError(
+                f"the ends of a design must increase and lie within the schedule's range {tuple(limits)}, got {ends}"
+            )
         return cls(low, high, steps, free_ends, restarts, seed)
 
     def log_snrs(self, free: Tensor) -> Tensor:
@@ -114,5 +116,8 @@ def minimise(value: Callable[[Tensor], Tensor], starts: Sequence[Tensor], method
     ]
     best = min(minima, key=lambda each: float(each.fun))
     if not best.fun < 1e30:
-        raise ValueError("the objective is not finite at any start: check for noise power where the data have none")
+        raise ValueError(
+            "the objective is not finite at any starting point: check whether the noise has power where the data "
+            "have none"
+        )
     return torch.from_numpy(np.asarray(best.x, dtype=np.float64))

@@ -149,7 +149,7 @@ def follow(
     """
     check_sampler(sampler)
     if len(times) < 2 or not bool((times.detach().diff() < 0).all()):
-        raise ValueError("a transfer function needs at least two decreasing times")
+        raise ValueError("a transfer function requires at least two times, in decreasing order")
     steps = len(times) - 1
 
     def point(t: Tensor, *, last: bool = False) -> Point:

@@ -70,7 +70,9 @@ def embeds_fourier_features(name: str, options: Mapping[str, Any]) -> bool:
     kind = options.get("time_embedding_type", "fourier" if name == "UNet1DModel" else "positional")
     if name == "UNet2DModel" and kind != "positional":
         # With other types it divides its output by the timestep, or looks the timestep up in a table.
-        raise ValueError(f"{name}: time_embedding_type={kind!r} accepts integer timesteps only: use positional")
+        raise ValueError(
+            f"{name}: time_embedding_type={kind!r} accepts only integer timesteps: use time_embedding_type=positional"
+        )
     return bool(kind == "fourier")
 
 
@@ -86,7 +88,7 @@ def architecture(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
         return {**small, **given}
     widths = given.setdefault("block_out_channels", [32, 64, 64])
     if not isinstance(widths, list | tuple) or not widths or not all(type(each) is int and each > 0 for each in widths):
-        raise ValueError(f"{name}: block_out_channels={widths!r:.80} must be a list of the width of each level")
+        raise ValueError(f"{name}: block_out_channels={widths!r:.80} must be a list with the width of each level")
     finer = len(widths) - 1
     if name == "UNet1DModel":
         given.setdefault("down_block_types", ["DownBlock1DNoSkip", *["DownBlock1D"] * (finer - 1), "AttnDownBlock1D"])

@@ -68,7 +68,9 @@ class DiscreteSchedule(Schedule):
         if len(betas) < 2 or not bool(((betas > 0) & (betas < 1)).all()):
             raise ValueError(f"a discrete schedule needs at least two betas between 0 and 1, got {len(betas)}")
         if len(betas) != self.steps:
-            raise ValueError(f"a discrete schedule of {self.steps} steps needs {self.steps} betas, got {len(betas)}")
+            raise ValueError(
+                f"expected {self.steps} betas for a discrete schedule of {self.steps} steps, got {len(betas)}"
+            )
         kept = (1 - betas).cumprod(0)
         if self.zero_terminal_snr:
             root = kept.sqrt()
@@ -89,7 +91,9 @@ class DiscreteSchedule(Schedule):
         if self.betas == "sigmoid":
             return start + (end - start) * torch.sigmoid(12 * even - 6)
         if self.betas != "squaredcos_cap_v2":
-            raise ValueError(f"unknown betas {self.betas!r}; choose {', '.join(BetaCurve.__args__)}, or list them")
+            raise ValueError(
+                f"unknown betas {self.betas!r}; choose {', '.join(BetaCurve.__args__)}, or specify a list of betas"
+            )
         edges = torch.linspace(0, 1, self.steps + 1, dtype=torch.float64, device="cpu")
         kept = torch.cos((edges + 0.008) / 1.008 * (math.pi / 2)) ** 2
         return (1 - kept[1:] / kept[:-1]).clamp(max=0.999)

@@ -72,7 +72,8 @@ class KarrasDenoiser(nn.Module):
         # A k-diffusion schedule that starts at sigma_max may exceed it by rounding.
         if bool((levels > self.sigma_max * (1 + 1e-5)).any()):
             raise ValueError(
-                f"sigma {float(levels.max()):.6g} is above the process's maximum {self.sigma_max:.6g}: use at most that"
+                f"sigma {float(levels.max()):.6g} is above the process's maximum {self.sigma_max:.6g}: use a smaller "
+                "sigma"
             )
         t = self.process.schedule.time(-2 * levels.log()).expand(len(x))
         alpha = self.process.coefficients(t, x).a

@@ -93,7 +93,7 @@ class DiffusersNetwork(nn.Module):
             given["out_channels"] = channels
         if given["in_channels"] != channels or given["out_channels"] < channels:
             channels_given = f"{given['in_channels']} in and {given['out_channels']} out"
-            raise ValueError(f"{name}: the options set {channels_given} channels, but the data have {channels}")
+            raise ValueError(f"{name}: the options specify {channels_given} channels, but the data have {channels}")
         if unsupported := [option for option in FOREIGN if given.get(option) is not None]:
             raise ValueError(
                 f"{name}: {unsupported[0]}={given[unsupported[0]]!r} requires a condition that is not supported here"
@@ -112,7 +112,7 @@ class DiffusersNetwork(nn.Module):
         if kind.tokens:
             width = given.setdefault("cross_attention_dim", context or 64)
             if not isinstance(width, int):
-                raise ValueError(f"{name}: cross_attention_dim={width!r:.80} must be one number here")
+                raise ValueError(f"{name}: cross_attention_dim={width!r:.80} must be a single number")
             if width != (context or width):
                 raise ValueError(f"{name}: cross_attention_dim={width}, but the text embeddings have width {context}")
             self.null = nn.Parameter(nn.init.normal_(torch.empty(width), std=0.02))

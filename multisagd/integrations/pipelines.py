@@ -73,8 +73,8 @@ def _initialiser(base: Any) -> Callable[..., None]:
         given = bound.arguments.get("scheduler")
         if not isinstance(given, Shaped):
             raise ValueError(
-                f"{type(self).__name__} needs a scheduler with coloured noise, got {type(given).__name__}: make one "
-                "with shape_scheduler, or the pipeline with shape_pipeline(pipeline, ShapedNoise(…))"
+                f"{type(self).__name__} needs a scheduler with coloured noise, got {type(given).__name__}: create "
+                "one with shape_scheduler, or create the pipeline with shape_pipeline(pipeline, ShapedNoise(…))"
             )
         # Some pipelines replace the scheduler with one of a different class, which loses the colour.
         bound.arguments["scheduler"] = given.in_white()

@@ -160,7 +160,9 @@ def _sigma_of_edm(scheduler: Any, timesteps: Tensor) -> Tensor:
     """Return the σ of timesteps outside a sampling loop: EDM's timesteps are `log(σ)/4` (arXiv 2206.00364, Table 1)."""
     sigma = (4 * timesteps).exp()
     if not torch.allclose(scheduler.precondition_noise(sigma).double(), timesteps):
-        raise ValueError(f"{type(scheduler).__name__} has noise levels for its own steps only: call set_timesteps")
+        raise ValueError(
+            f"{type(scheduler).__name__} defines noise levels only for its own steps: call set_timesteps first"
+        )
     return sigma
 
 

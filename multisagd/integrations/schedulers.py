@@ -115,8 +115,8 @@ def _initialiser(base: Any) -> Callable[..., None]:
     def initialise(self: Any, *args: Any, shaped_noise: Any = None, **kwargs: Any) -> None:
         if not isinstance(shaped_noise, ShapedNoise | Mapping):
             raise ValueError(
-                f"{type(self).__name__} needs its noise: create it with shape_scheduler(scheduler, ShapedNoise(…)), or "
-                "from a configuration with the key shaped_noise"
+                f"{type(self).__name__} requires a ShapedNoise: create the scheduler with shape_scheduler(scheduler, "
+                "ShapedNoise(…)), or from a configuration with the key shaped_noise"
             )
         base.__init__(self, *args, **kwargs)
         self.shaped_noise = shaped_noise if isinstance(shaped_noise, ShapedNoise) else ShapedNoise.of(shaped_noise)
@@ -170,8 +170,9 @@ def _warn_of_white_start(scheduler: Any, sample: Tensor, timestep: Any) -> None:
         return
     if shaped.white_odds(sample) > MIN_ODDS:
         warnings.warn(
-            f"sampling with {type(scheduler).__name__} started from white noise, but its noise is {shaped.spectrum}: "
-            "draw the start with shaped.noise(shape), or make the pipeline with shape_pipeline(pipeline, shaped)",
+            f"sampling with {type(scheduler).__name__} started from white noise, but the noise of the scheduler has "
+            f"the spectrum {shaped.spectrum}: draw the initial noise with shaped.noise(shape), or create the "
+            "pipeline with shape_pipeline(pipeline, shaped)",
             UserWarning,
             stacklevel=4,
         )

@@ -71,12 +71,12 @@ class ShapedNoise:
         """
         axes = description.get("axes") if isinstance(description, Mapping) else None
         if not isinstance(axes, list) or set(description) != {"spectrum", "axes"}:
-            raise ValueError(f"noise is described by a spectrum and a list of axes, got {description!r:.200}")
+            raise ValueError(f"noise must be described by a spectrum and a list of axes, got {description!r:.200}")
         try:
             grid = Grid(tuple(Axis(size=1, **axis) for axis in axes))
         except (TypeError, OverflowError) as error:
             raise ValueError(
-                f"an axis of noise has the keys name, spacing, unit and corner, got {axes!r:.200}"
+                f"an axis of noise must have the keys name, spacing, unit and corner, got {axes!r:.200}"
             ) from error
         return cls(spectrum_of(description["spectrum"]), grid=grid)
 
@@ -110,8 +110,8 @@ class ShapedNoise:
         """
         if x.dim() < self.dimensions + 2:
             raise ValueError(
-                f"this noise is for tensors {self.layout}, got shape {tuple(x.shape)}: name the axes of the grid, for "
-                "example ShapedNoise(spectrum, axes=('time',))"
+                f"this noise is for tensors of shape {self.layout}, got {tuple(x.shape)}: name the axes of the grid, "
+                "for example ShapedNoise(spectrum, axes=('time',))"
             )
         if self._covariance is None:
             self._covariance = SpectralCovariance(self.spectrum, Grid(self.axes).resize(x.shape[-self.dimensions :]))
@@ -214,8 +214,9 @@ class Draws(TorchFunctionMode):
         if white.shape in self.shapes and len(self.shapes[0]) >= self.shaped.dimensions + 2:
             return True
         raise ValueError(
-            f"noise of shape {tuple(white.shape)} was drawn, which cannot be coloured: it must have the sample's shape "
-            f"{tuple(self.shapes[0])}, which must be {self.shaped.layout}. Add noise to latents before they are packed"
+            f"noise of shape {tuple(white.shape)} was drawn, which cannot be coloured: it must have the sample's "
+            f"shape {tuple(self.shapes[0])}, which must have the form {self.shaped.layout}. Add noise to latents "
+            "before they are packed"
         )
 
 

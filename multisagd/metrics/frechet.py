@@ -34,7 +34,7 @@ def _moments(features: Tensor) -> tuple[Tensor, Tensor]:
     """Return the mean `(dimensions,)` and a root R of the covariance, `S = R^T R`, both float64."""
     count = len(features)
     if count < 2:
-        raise ValueError(f"a covariance needs at least 2 feature vectors, got {count}")
+        raise ValueError(f"estimating a covariance requires at least 2 feature vectors, got {count}")
     values = features.double()
     if not values.isfinite().all():
         broken = int((~values.isfinite()).any(dim=1).sum())

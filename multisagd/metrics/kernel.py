@@ -71,7 +71,8 @@ def kernel_distance(
     groups = [count] if sizes is None else list(sizes)
     if sum(groups) != count or (sizes is not None and len(features_a) != len(features_b)):
         raise ValueError(
-            f"sizes of {sum(groups)} items in total do not match sets of {len(features_a)} and {len(features_b)} items"
+            f"sizes that add up to {sum(groups)} items do not match sets of {len(features_a)} and {len(features_b)} "
+            "items"
         )
     parts = _parts(groups, max(1, count // max(2, min(size, count // 4))))
     orders = [

@@ -46,7 +46,8 @@ def manifold(real: Tensor, made: Tensor, neighbours: int = 3, density_neighbours
     maximum = max(neighbours, density_neighbours)
     if min(len(real), len(made)) <= maximum:
         raise ValueError(
-            f"{maximum} neighbours need at least {maximum + 1} items in each set, got {len(real)} and {len(made)}"
+            f"with {maximum} neighbours, each set must have at least {maximum + 1} items, got {len(real)} and "
+            f"{len(made)}"
         )
     # The nearest neighbour of an item in its own set is the item itself, at index 0.
     nearest_real, nearest_made = (smallest_distances(each, each, maximum + 1)[1] for each in (real, made))

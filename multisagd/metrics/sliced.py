@@ -33,7 +33,7 @@ def sliced_distance(projected_a: Tensor, projected_b: Tensor) -> float:
     (a, lines), (b, others) = projected_a.shape, projected_b.shape
     if lines != others or not min(a, b):
         shapes = f"{tuple(projected_a.shape)} and {tuple(projected_b.shape)}"
-        raise ValueError(f"expected two sets of items along the same lines, got {shapes}")
+        raise ValueError(f"expected two sets of items projected onto the same lines, got {shapes}")
     # Both quantile functions are constant between these probabilities, in units of 1 / (a b).
     edges = torch.cat([torch.arange(1, a + 1) * b, torch.arange(1, b + 1) * a]).unique()
     widths = torch.diff(edges, prepend=edges.new_zeros(1)).double() / (a * b)

@@ -92,7 +92,7 @@ def _fall_back(reason: str, strict: bool) -> None:
         raise RuntimeError(f'{reason}. Alternatively, set attention="sdpa", or strict=False to fall back to it')
     if reason not in _reported:
         _reported.add(reason)
-        _logger.warning("%s: attention falls back to sdpa, with the same result", reason)
+        _logger.warning("%s: attention falls back to sdpa, which gives the same result", reason)
 
 
 def rotary_positions(
@@ -150,7 +150,7 @@ class SelfAttention(nn.Module):
     def __init__(self, width: int, heads: int, backend: str = "sdpa", strict: bool = False) -> None:
         super().__init__()
         if heads < 1 or width % heads:
-            raise ValueError(f"heads must divide the width of attention: {width} channels, {heads} heads")
+            raise ValueError(f"heads must divide the attention width, got {heads} heads for a width of {width}")
         check_backend(backend, strict)
         self.heads, self.backend, self.strict = heads, backend, strict
         self.qkv = nn.Linear(width, 3 * width)

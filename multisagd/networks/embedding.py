@@ -26,7 +26,7 @@ class NoiseLevelFeatures(nn.Module):
     def __init__(self, features: int) -> None:
         super().__init__()
         if features < 4 or features % 2:
-            raise ValueError(f"noise-level features must be even and at least 4, got {features}")
+            raise ValueError(f"the number of noise-level features must be even and at least 4, got {features}")
         self.periods = features // 2
 
     def forward(self, log_snr: Tensor) -> Tensor:

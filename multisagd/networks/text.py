@@ -82,7 +82,7 @@ class CrossAttention(nn.Module):
     def __init__(self, width: int, context: int, heads: int) -> None:
         super().__init__()
         if heads < 1 or width % heads:
-            raise ValueError(f"heads must divide the width of attention: {width} channels, {heads} heads")
+            raise ValueError(f"heads must divide the attention width, got {heads} heads for a width of {width}")
         self.heads = heads
         self.query = nn.Linear(width, width)
         self.key_value = nn.Linear(context, 2 * width)

@@ -59,7 +59,7 @@ def read_rows(path: Path, name: str, count: int) -> Tensor:
 
 @contextmanager
 def _opened(path: Path, framework: str) -> Iterator[Any]:
-    """Open a safetensors file. Callers copy tensors outside the context: lack of memory is not reported as damage."""
+    """Open a safetensors file. Tensors are copied outside the context: lack of memory is not reported as damage."""
     check_file(path)
     try:
         with safe_open(str(path), framework=framework) as file:

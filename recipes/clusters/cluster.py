@@ -112,7 +112,10 @@ class Local(Cluster):
             status, stopped_by = run(self.command(job))
             if stopped_by is not None:
                 if number < len(jobs):
-                    print(f"stopped in job {number} of {len(jobs)}; the same command continues there", file=sys.stderr)
+                    print(
+                        f"stopped in job {number} of {len(jobs)}; the same command continues from there",
+                        file=sys.stderr,
+                    )
                 return 128 + stopped_by
             if status:
                 failed.append((number, status))

@@ -77,13 +77,13 @@ class Slurm(Cluster):
                 raise ValueError(f"extra: {option!r:.80} is not an option of sbatch, such as mail-type")
         if self.processes is not None and self.gpus and self.processes > self.gpus:
             raise ValueError(
-                f"processes={self.processes} per node cannot share gpus={self.gpus} per node: each process needs one "
-                "GPU"
+                f"processes={self.processes} per node cannot share gpus={self.gpus} per node: each process requires "
+                "its own GPU"
             )
 
     @property
     def tasks(self) -> int:
-        """Number of processes of one node: one for each GPU unless `processes` says otherwise."""
+        """Number of processes on one node: one for each GPU, unless `processes` is set."""
         return self.processes or max(1, self.gpus)
 
     @property
@@ -106,7 +106,9 @@ class Slurm(Cluster):
         """
         slurm = _submitit()
         if shutil.which("sbatch") is None or shutil.which("srun") is None:
-            raise RecipeError("there is no sbatch here: run this command on a machine that can submit jobs to Slurm")
+            raise RecipeError(
+                "there is no sbatch on this machine: run this command on a machine that can submit jobs to Slurm"
+            )
         executor = slurm.SlurmExecutor(self.logs)
         executor.update_parameters(**self._parameters())
         try:
@@ -160,7 +162,7 @@ def _submitit() -> Any:
 
 @dataclass(frozen=True)
 class SlurmJob(Job):
-    """A Slurm job, which each of its processes calls."""
+    """A Slurm job; each of its processes calls this object."""
 
     max_requeues: int
 

@@ -20,7 +20,7 @@ def check_addresses(node: Any, where: str, repeated: Collection[str]) -> None:
             if key.startswith("data.") and key.count(".") == 1:
                 remedy = f"If you trust it, repeat it: add \"{key}='{shown}'\" to the command"
             rule = "a configuration that came with a run opens files on this machine by their plain paths"
-            raise RecipeError(f"{key}={shown}: {rule}, and contacts no other address. {remedy}")
+            raise RecipeError(f"{key}={shown}: {rule}, and must not contact any other address. {remedy}")
 
 
 def shareable(config: Mapping[str, Any]) -> dict[str, Any]:

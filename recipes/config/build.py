@@ -105,7 +105,7 @@ class Builder:
         if not isinstance(path, str) or not under(path, allowed):
             raise RecipeError(_refusal(where, str(path), str(path), allowed))
         if not all(part.isidentifier() for part in path.split(".")):
-            raise RecipeError(f"{where}: {path!r} is not an import path of a {_names(expected)}")
+            raise RecipeError(f"{where}: {path!r} is not the import path of a {_names(expected)}")
         target = _import(path, where, allowed, self.extra)
         owner = target if inspect.isclass(target) else getattr(target, "__self__", None)
         if not inspect.isclass(owner) or not (target is owner or inspect.ismethod(target)):

@@ -66,7 +66,7 @@ class Contents:
         each = Stored("I64", (files,))
         hashes = Stored("U8", (min(files, MAX_READ), DIGEST))
         if header != {"sizes": each, "states": each, "digests": hashes, "limit": Stored("I64", (1,))}:
-            raise ValueError(f"its tensors are {header}")
+            raise ValueError(f"it has unexpected tensors: {header}")
         arrays = {name: tensor.numpy() for name, tensor in read_tensors(path).items()}
         limit = int(arrays.pop("limit")[0])
         if not 0 < limit <= MAX_BYTES:

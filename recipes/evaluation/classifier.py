@@ -136,8 +136,9 @@ def cached_network(
 ) -> tuple[FeatureNetwork, dict[str, Any]]:  # fmt: skip
     """Return a dataset's classifier and its record from the cache `folder`, after training it if it is not cached.
 
-    The record, saved as `features-<hash>.json`, holds the accuracy on `test`, the counts, the classes and the settings.
-    If `test` is None, a tenth of the examples are excluded from the classifier's training and used for testing.
+    The record, saved as `features-<hash>.json`, contains the accuracy on `test`, the counts, the classes and the
+    settings. If `test` is None, a tenth of the examples are excluded from the classifier's training and used for
+    testing.
 
     Raises:
         ValueError: If a dataset has no labels or too few examples, or the cached files are unreadable.
@@ -147,8 +148,8 @@ def cached_network(
         train, test = split(train, 0.1, derive(training.seed, "features/test"))
     if test is None or not len(train) or not len(test):
         raise ValueError(
-            f"a classifier needs examples for training and others for testing, but this dataset has only {len(train)}: "
-            "remove this metric from metrics, or train on more examples of each class"
+            "a classifier needs examples for training and others for testing, but this dataset has only "
+            f"{len(train)} examples: remove this metric from metrics, or train on more examples of each class"
         )
     key = fingerprint(train, test, training)
     weights = Path(folder) / f"features-{key}.safetensors"

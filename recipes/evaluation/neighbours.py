@@ -31,7 +31,7 @@ def neighbours(task: Task) -> Result:
         samples = samples[matched]
     if len(held_out) < 2:
         raise ValueError(
-            "there are fewer than 2 held-out examples of the samples' classes: remove neighbours from metrics"
+            "there are fewer than 2 held-out examples from the samples' classes: remove neighbours from metrics"
         )
     views: dict[str, Callable[[Tensor], Tensor]] = {"data": as_vectors}
     if task.train.classes is not None:

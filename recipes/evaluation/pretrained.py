@@ -83,7 +83,7 @@ The features of the earlier block require fewer items.
 
 
 def read_weights(path: Path, published: Published | None = None) -> dict[str, Tensor]:
-    """Return a state dict from a .safetensors file, or from a torch file that holds only tensors.
+    """Return a state dict from a .safetensors file, or from a torch file that contains only tensors.
 
     A file with the name of the `published` file must have the hash that the name states. Raises RecipeError if the file
     is missing, unreadable, invalid or altered.
@@ -92,7 +92,9 @@ def read_weights(path: Path, published: Published | None = None) -> dict[str, Te
         check_file(path)
         stated = published.stated_hash if published is not None and path.name == published.name else None
         if stated is not None and not digest(path).startswith(stated):
-            raise ValueError(f"its SHA-256 does not begin with {stated}, as its name states: fetch it again")
+            raise ValueError(
+                f"its SHA-256 does not begin with {stated}, although its name states this: download the file again"
+            )
         if path.suffix == ".safetensors":
             return read_tensors(path)
         loaded = torch.load(path, map_location="cpu", weights_only=True)

@@ -249,7 +249,7 @@ def load_samples(path: Path, dataset: Dataset, maximum: int | None = None) -> tu
     Labels are `(count,)` int64, or None.
 
     Raises:
-        RecipeError: If the file is unreadable, or does not hold finite samples with the dataset's shape and classes.
+        RecipeError: If the file is unreadable, or does not contain finite samples with the dataset's shape and classes.
     """
     with as_recipe_error(
         (OSError, KeyError, ValueError), f"cannot read samples from {path} (", "): draw samples with multisagd sample"

@@ -201,7 +201,8 @@ def own_file(medium: Medium, path: Path, representation: str, sizes: Sizes) -> E
     modality = medium.modality(sizes, representation, 3)
     if path.suffix.lower() not in modality.suffixes:
         raise ValueError(
-            f"{path.name} does not have a suffix of {medium.name} files; supported: {', '.join(modality.suffixes)}"
+            f"{path.name} does not have a supported suffix for {medium.name} files; supported suffixes: "
+            f"{', '.join(modality.suffixes)}"
         )
     try:
         modality, x0 = scaled(modality, modality.encode(modality.load(path)))

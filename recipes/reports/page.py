@@ -130,7 +130,7 @@ class Budget:
         """Return a file's content as a data URI. Raises ValueError if it exceeds the budget."""
         size = -(-len(data) // 3) * 4
         if size > self.left:
-            raise ValueError("the page would exceed megabytes=…")
+            raise ValueError("the page would exceed the limit megabytes=…")
         self.left -= size
         return data_url(kind, data)
 

@@ -225,7 +225,7 @@ def sample_powers(data: DataStatistics, sets: Sequence[SampleSet]) -> tuple[dict
         try:
             x0 = each.read(data)
             if len(x0) < 2:
-                raise ValueError("one sample has no power about its mean: draw more samples")
+                raise ValueError("the power about the mean cannot be measured with one sample: draw more samples")
             name = f"samples {len(powers) + 1}: {len(x0)}, {each.sampler}"
             powers[name] = DataStatistics.measure(x0.split(BATCH), data.grid).power
         except MALFORMED as error:

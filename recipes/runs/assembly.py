@@ -107,7 +107,7 @@ class Assembly:
         padded = math.prod(axis.size + added.get(axis.name, 0) for axis in grid.axes)
         if padded > MAX_PADDING * grid.numel:
             raise RecipeError(
-                f"padding={dict(padding)} makes the grid {padded // grid.numel:,} times as large: pad less"
+                f"padding={dict(padding)} makes the grid {padded // grid.numel:,} times as large: reduce the padding"
             )
         with as_recipe_error(ValueError, "padding: "):
             return PaddedCovariance(spectrum, grid, padding)

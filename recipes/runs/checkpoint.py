@@ -181,11 +181,11 @@ class Checkpoints:
         return self.folder / f"{samples:012d}"
 
     def newest(self, but: Path | None = None) -> Path | None:
-        """Return the newest checkpoint, except `but`, whose files have the right sizes. Hashes are not compared."""
+        """Return the newest checkpoint, other than `but`, whose files have the right sizes. Hashes are not compared."""
         return next((path for path in reversed(self.folders()) if path != but and looks_complete(path)), None)
 
     def set_aside(self, samples: int) -> list[Path]:
-        """Rename the checkpoints after the number of samples from which a run continues, and return their old folders.
+        """Rename the checkpoints later than the state from which a run continues, and return their old folders.
 
         They are unreadable or no longer valid. Under their old names, they would be kept instead of newer intact ones,
         and one that becomes readable again would count as the newest. They are removed once training has passed them.
@@ -237,7 +237,9 @@ class Checkpoints:
         folders = {samples_of(path): path for path in self.folders()}
         if samples not in folders:
             known = ", ".join(map(str, folders)) or "none yet"
-            raise CheckpointError(f"there is no checkpoint after {samples} samples in {self.folder}; there are {known}")
+            raise CheckpointError(
+                f"there is no checkpoint after {samples} samples in {self.folder}; existing checkpoints: {known}"
+            )
         state = load(folders[samples], parts=parts, check=check) if is_first() else None
         long_barrier()
         return state or load(folders[samples], verify=False, parts=parts)
@@ -330,10 +332,10 @@ def part_files(folder: Path, part: str) -> list[str]:
 
 def _check_names(part: str, files: Mapping[str, Any]) -> None:
     if not re.fullmatch(r"[\w-]+", part) or not isinstance(files, dict) or not files:
-        raise ValueError(f"{part!r} is not the name of a part")
+        raise ValueError(f"{part!r} is not a valid name for a part of a checkpoint")
     for name in files:
         if name != f"{part}.safetensors" and Path(name) != Path(part) / Path(name).name:
-            raise ValueError(f"{name!r} is not the name of a file of {part}")
+            raise ValueError(f"{name!r} is not a valid name for a file of the part {part}")
 
 
 def _part_path(folder: Path, part: str, files: Mapping[str, Any]) -> Path:

@@ -131,7 +131,8 @@ def chosen_samples(checkpoint: Chosen, run: Run) -> int | None:
     if not name.isdecimal():
         known = ", ".join(str(samples_of(path)) for path in run.checkpoints.folders())
         raise RecipeError(
-            f"checkpoint={checkpoint}: expected last, or the samples seen at an existing one: {known or 'none yet'}"
+            f"checkpoint={checkpoint}: expected last, or the number of samples seen at an existing checkpoint: "
+            f"{known or 'none yet'}"
         )
     return int(name)
 
@@ -145,7 +146,7 @@ def check_folder(folder: Path) -> None:
     near = sorted(each.parent.as_posix() for mark in marks for each in parent.glob(f"*/{mark}"))
     hint = f"; there are {', '.join(near[:5])}" if near else ": create one with `multisagd train` or `multisagd export`"
     problem = "does not exist" if not folder.exists() else "contains neither" if folder.is_dir() else "is a file"
-    raise RecipeError(f"no run or exported model is in {folder}, which {problem}{hint}")
+    raise RecipeError(f"there is no run or exported model in {folder}, which {problem}{hint}")
 
 
 def located(config: Config, metadata: Mapping[str, Any], folder: Path, given: Group, builder: Builder) -> Config:
@@ -326,12 +327,13 @@ def _exported(run: Run, builder: Builder, given: Group, checkpoint: Chosen) -> T
             raise ValueError("its metadata or its configuration is missing")
         check_metadata(metadata)
         if notes["weights"] not in get_args(Which):
-            raise ValueError(f"{notes['weights']!r:.80} is not the name of weights")
+            raise ValueError(f"{notes['weights']!r:.80} is not a kind of weights")
         if type(notes["samples"]) is not int or not 0 <= notes["samples"] < MAX_SAMPLES:
             raise ValueError(f"{notes['samples']!r:.80} is not a number of samples seen")
     if chosen_samples(checkpoint, run) not in (None, notes["samples"]):
         raise RecipeError(
-            f"checkpoint={checkpoint}: {folder} only contains the one after {notes['samples']} samples; omit checkpoint"
+            f"checkpoint={checkpoint}: {folder} contains only the checkpoint after {notes['samples']} samples; omit "
+            "checkpoint=…"
         )
     config = check_parts(filled(config), folder / NOTES, builder)
     statistics = read_statistics(folder / WEIGHTS, "export it again")
@@ -341,7 +343,7 @@ def _exported(run: Run, builder: Builder, given: Group, checkpoint: Chosen) -> T
 
 def _exported_weights(folder: Path, notes: Mapping[str, Any], which: Which, check: CheckShapes) -> TrainedWeights:
     if which != notes.get("weights"):
-        raise RecipeError(f"{folder} only holds the weights {notes.get('weights')!r:.80}, but {which} was requested")
+        raise RecipeError(f"{folder} contains only the weights {notes.get('weights')!r:.80}, but {which} was requested")
     with _reading(folder):
         shapes = {name: each.shape for name, each in read_header(folder / WEIGHTS).items()}
         check(_named(shapes, NETWORK))

@@ -129,7 +129,7 @@ class Run:
         """
         if not self.begun:
             if self.folder.exists() and any(not entry.name.startswith(".") for entry in self.folder.iterdir()):
-                raise RecipeError(f"{self.folder} is not empty and does not hold a run: choose another run_dir")
+                raise RecipeError(f"{self.folder} is not empty and does not contain a run: choose another run_dir")
             return
         before, now = flatten(self.config), flatten(config)
         different = {key for key in before.keys() | now.keys() if before.get(key) != now.get(key)}

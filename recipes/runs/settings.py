@@ -111,7 +111,7 @@ class Guidance:
         if not math.isfinite(self.scale):
             raise ValueError(f"scale must be a finite number, got {self.scale}")
         if self.interval is not None and not self.interval[0] < self.interval[1]:
-            raise ValueError(f"interval must be a pair of log-SNRs that is increasing, got {list(self.interval)}")
+            raise ValueError(f"interval must be a pair of increasing log-SNRs, got {list(self.interval)}")
 
 
 @dataclass(frozen=True)

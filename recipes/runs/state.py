@@ -35,7 +35,7 @@ ADAM = {STEP, "exp_avg", "exp_avg_sq"}
 
 
 def save_shards(tensors: Mapping[str, Tensor], folder: Path, group: Group = None) -> None:
-    """Write every rank's pieces of tensors to a new folder. Every rank must call this. Raises OSError if any fails."""
+    """Write every rank's pieces of tensors to a new folder. Every rank must call this. Raises OSError if one fails."""
     from torch.distributed.checkpoint.api import CheckpointException
     from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
     from torch.distributed.checkpoint.state_dict_saver import save
@@ -105,7 +105,8 @@ class ShardedTensors(Mapping[str, Tensor]):
         except CheckpointException as error:  # not a subclass of `Exception`
             reason = next(iter(error.failures.values()))[0]
             raise RecipeError(
-                f"cannot read {self.folder} ({reason}): remove {self.folder.parent} to continue from an earlier one"
+                f"cannot read {self.folder} ({reason}): remove {self.folder.parent} to continue from an earlier "
+                "checkpoint"
             ) from error
 
 

@@ -19,8 +19,9 @@ class EngineSettings:
     """The group `engine` of a configuration.
 
     `precision` is the precision of the network's matrix products (bfloat16 by autocast); weights and noise stay
-    float32. With float64, everything is in double precision, to distinguish rounding errors from mistakes. `workers` is
-    the number of threads that prefetch data, and `threads` the number for CPU operations (null: torch's default).
+    float32. With float64, everything is in double precision, to distinguish rounding errors from programming errors.
+    `workers` is the number of threads that prefetch data, and `threads` the number for CPU operations (null: torch's
+    default).
 
     Some settings apply only to several processes: `distribution`, and for fsdp `shard_ranks`, `reshard` and `offload`
     (`recipes.runtime.distribution`). A process waits for another for up to `timeout` seconds. After `hang_report`

@@ -72,7 +72,8 @@ def check_free(out: Path, count: int, suffix: str) -> None:
     own = former(out)
     if not own and any(not each.name.startswith(".") for each in out.iterdir()):
         raise RecipeError(
-            f"{out} is not empty and does not hold a set of samples that this command could replace: choose another out"
+            f"{out} is not empty and does not contain a set of samples that this command could replace: choose "
+            "another out"
         )
     for path in planned(out, count, suffix):
         if path.exists() and path not in own:
@@ -110,7 +111,7 @@ def notes(out: Path) -> dict[str, Any]:
 
 
 def already_drawn(out: Path, seen: int, config: Config | None) -> bool:
-    """Whether a folder holds samples of the model after `seen` training samples, drawn with the settings `config`.
+    """Whether a folder contains samples of the model after `seen` training samples, drawn with the settings `config`.
 
     If `config` is None, samples with any settings count.
     """

@@ -44,7 +44,9 @@ def read_network(folder: Path) -> tuple[Path, str, dict[str, Any]]:
             reason = f"networks of class {name!r:.80} cannot be adopted"
             raise RecipeError(f"{subfolder}: {reason}{nearest(str(name), KINDS)}")
         return subfolder, name, options
-    raise RecipeError(f"{folder} holds no network: there is no config.json in unet/, transformer/ or the folder itself")
+    raise RecipeError(
+        f"{folder} contains no network: there is no config.json in unet/, transformer/ or the folder itself"
+    )
 
 
 def _is_plain(value: Any) -> bool:
@@ -77,7 +79,7 @@ def read_scheduler(folder: Path) -> TrainingNoise:
 
 @dataclass(frozen=True)
 class Stored:
-    """The weights of a diffusers network: the files that hold them, and the shapes from the files' headers."""
+    """The weights of a diffusers network: the files that contain them, and the shapes from the files' headers."""
 
     network: str
     files: list[Path]
@@ -131,4 +133,4 @@ def _files(folder: Path) -> list[Path]:
             f"{folder} has its weights only in {pickles[0]}, a format that can run code when read: use a model in "
             "safetensors or, if you trust the file, convert it (model.save_pretrained(folder))"
         )
-    raise RecipeError(f"{folder} holds no weights: {SINGLE[0]} is missing; fetch the model again")
+    raise RecipeError(f"{folder} contains no weights: {SINGLE[0]} is missing; fetch the model again")

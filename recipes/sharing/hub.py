@@ -27,7 +27,8 @@ def local_folder(name: str | Path, files: Sequence[str], revision: str | None = 
     if folder.is_dir():
         if revision is not None:
             raise RecipeError(
-                f"revision={revision} is for models on the Hub, but {folder} is a local folder: remove it"
+                f"revision={revision} applies only to models on the Hub, but {folder} is a local folder: remove "
+                "revision"
             )
         return folder
     if isinstance(name, Path) or not NAME.fullmatch(name):

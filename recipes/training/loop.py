@@ -258,7 +258,7 @@ class Loop:
     def _stopped(self, signal_number: int | None) -> Interrupted:
         """Return the exception to raise after a signal, once the state is saved."""
         folder = self.saver.checkpoints.place(self.learner.samples)
-        return Interrupted(f"stopped; saved in {folder}. The same command continues.", signal_number or 0)
+        return Interrupted(f"stopped; saved in {folder}. Run the same command to continue.", signal_number or 0)
 
 
 def crossed(before: int, now: int, every: int) -> bool:

@@ -316,7 +316,8 @@ def load_initial(network: nn.Module, source: Path, builder: Builder) -> dict[str
         if different := mismatch(stored, expected):
             raise RecipeError(
                 f"{INITIAL}={source} does not match the configured network: {different}. Configure the network that "
-                "has these weights, with the same number of channels and classes (training.conditional=false has none)"
+                "has these weights, with the same number of channels and classes (with training.conditional=false, "
+                "it has no classes)"
             )
 
     try:

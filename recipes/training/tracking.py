@@ -36,7 +36,7 @@ def write_record(job: Job, data: TrainingData, model: TrainingModel, checkpoints
     run_dir, samples = job.settings.run_dir, model.learner.samples
     for path in checkpoints.set_aside(samples):
         log.warning(
-            "%s was saved after the state from which training continues: it is set aside now, and removed later",
+            "%s was saved after the state from which training continues: it is set aside now and removed later",
             path,
         )
     run = Run(run_dir)

@@ -168,7 +168,7 @@ def test_profiles_and_merge_refuse_impossible_data() -> None:
         ("no statistics", lambda: DataStatistics.merge([])),
         ("at least two examples", lambda: measure_profiles([torch.randn(1, 1, 8)], statistics)),
         ("four frequencies", lambda: fit_power_law(curve)),
-        ("no errors", curve.confidence),
+        ("no standard errors", curve.confidence),
     )
 
 

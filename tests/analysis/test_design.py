@@ -161,7 +161,7 @@ def test_transfer_function_refuses_what_has_none() -> None:
     assert_refused(
         ("padded", lambda: transfer_function(DDIM, padded, start, statistics)),
         ("is incompatible", lambda: transfer_function(DDIM, other, start, statistics)),
-        ("two decreasing times", lambda: transfer_function(DDIM, process, start.flip(0), statistics)),
+        ("two times, in decreasing order", lambda: transfer_function(DDIM, process, start.flip(0), statistics)),
         ("nothing to analyse or design", lambda: transfer_function(integrator, process, start, statistics)),
         ("nothing to analyse or design", lambda: dense_transfer(integrator, process, start, law)),
         ("up to 1024", lambda: dense_transfer(DDIM, large, start, large_law)),
@@ -264,11 +264,11 @@ def test_design_refuses_impossible_settings() -> None:
     process, few = process_of(statistics), DesignedSteps((-9.0, 12.0), "w2", "", 0.0)
     assert_refused(
         ("at least one step", lambda: design_schedule(statistics, process, 0)),
-        ("increasing ends", lambda: design_schedule(statistics, process, 3, ends=(2.0, 1.0))),
+        ("ends of a design must increase", lambda: design_schedule(statistics, process, 3, ends=(2.0, 1.0))),
         ("choose w2, kl, l1", lambda: design_schedule(statistics, process, 3, "w3")),
         ("choose data_power, power_law, bands", lambda: design_joint(statistics, process, 3, family="other")),
         ("candidates", lambda: trajectory_regular(statistics, process, 50, candidates=40)),
-        ("design steps within this range", lambda: few.times(ms.KarrasSchedule(sigma_min=0.01))),
+        ("design steps within the schedule's range", lambda: few.times(ms.KarrasSchedule(sigma_min=0.01))),
     )
 
 

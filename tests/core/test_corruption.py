@@ -208,7 +208,7 @@ def test_gaussian_restoration_handles_corruption_shared_by_channels_only_as_such
     x = shared.corrupt(clean, range(count))
     restored = GaussianRestoration.fit([x], shared).restore(x)
     assert (restored - clean).square().mean() < 0.5 * (x - clean).square().mean()
-    with pytest.raises(ValueError, match="shared by the channels"):
+    with pytest.raises(ValueError, match="whether the channels share it"):
         GaussianRestoration.fit([x], Corruption(WIDE, SMALL, 1.0))
 
 
@@ -243,7 +243,7 @@ def test_gaussian_restoration_refuses_unusable_data() -> None:
     corruption, large = (Corruption(Band(0.1, 0.3), Grid.of(time=size)) for size in (16, MAX_NUMBERS + 1))
     fit, nan = GaussianRestoration.fit, torch.full((9, 1, 16), float("nan"))
     assert_refused(
-        ("needs at least 4 examples, got 3", lambda: fit([torch.zeros(3, 1, 16)], corruption)),
+        ("requires at least 4 examples, got 3", lambda: fit([torch.zeros(3, 1, 16)], corruption)),
         ("expected finite data", lambda: fit([torch.zeros(9, 1, 15)], corruption)),
         ("expected finite data", lambda: fit([nan], corruption)),
         ("not a generator", lambda: fit((nan for _ in range(2)), corruption)),

@@ -90,10 +90,10 @@ BAD = {
         table([1.0] * 3, [{"name": "x", "size": 4, "spacing": None}]),
         "spacing must be positive and finite, got None",
     ),
-    "a table of another size": (table([1.0], [{"name": "x", "size": 4}]), "needs 3 values"),
+    "a table of another size": (table([1.0], [{"name": "x", "size": 4}]), "expected 3 values"),
     "a table of words": (table(["a"], []), "expected float"),
     "a table without axes": (node("multisagd.Table", values=[1.0]), "two lists"),
-    "a table with an odd axis": (table([1.0], [{"names": "x"}]), "each axis of a table has"),
+    "a table with an odd axis": (table([1.0], [{"names": "x"}]), "each axis of a table must have"),
 }
 
 

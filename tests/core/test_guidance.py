@@ -312,20 +312,23 @@ def test_guidance_and_measurements_refuse_what_they_cannot_follow():
     padded = Estimate(ms.Process(ms.CosineSchedule(), ms.PaddedCovariance(ms.Flat(), grid, {"time": 2})))
     posterior = ms.GaussianPosterior(data(grid), measurement, 0.1)
     assert_refused(
-        ("must increase", lambda: ms.ClassifierFree(Conditional(), 2.0, (3.0, -3.0))),
-        ("must increase", lambda: ms.Autoguidance(Conditional(), Conditional(), 2.0, (3.0, 3.0))),
+        ("increasing log-SNRs", lambda: ms.ClassifierFree(Conditional(), 2.0, (3.0, -3.0))),
+        ("increasing log-SNRs", lambda: ms.Autoguidance(Conditional(), Conditional(), 2.0, (3.0, 3.0))),
         ("needs a condition", lambda: ms.ClassifierFree(Conditional(), 2.0)(X, T)),
         ("remove the padding", lambda: ms.DPS(padded, measurement, y, 0.1)),
         ("at least 0", lambda: ms.DPS(denoiser, measurement, y, -0.1)),
-        ("in log-SNR", lambda: ms.DPS(denoiser, measurement, y, 0.1, interval=(2.0, 1.0))),
-        ("in log-SNR", lambda: ms.PiGDM(denoiser, measurement, y, 0.1, 1.0, gradient=(1.0, 1.0))),
+        ("increasing log-SNRs", lambda: ms.DPS(denoiser, measurement, y, 0.1, interval=(2.0, 1.0))),
+        ("increasing log-SNRs", lambda: ms.PiGDM(denoiser, measurement, y, 0.1, 1.0, gradient=(1.0, 1.0))),
         ("positive", lambda: ms.PiGDM(denoiser, measurement, y, 0.1, 0.0)),
         ("at least 0", lambda: ms.GaussianPosterior(data(grid), measurement, -0.1)),
         ("stationary", lambda: posterior.power()),
         ("1 seeds", lambda: posterior.sample(y, [1, 2])),
         ("expected a transfer function", lambda: ms.Filtered(torch.ones(4, 6), plane)),
         ("does not fit a grid", lambda: ms.Filtered.of_kernel(torch.ones(5, 1), plane)),
-        ("a factor of 4 does not divide width", lambda: ms.Pooled({"height": 2, "width": 4}, plane)),
+        (
+            "factor 4 does not divide the size 6 of the axis 'width'",
+            lambda: ms.Pooled({"height": 2, "width": 4}, plane),
+        ),
         ("no axis 'depth'", lambda: ms.Pooled({"depth": 2}, plane)),
         (
             "expected 2 seeds for a batch of 2, one per item, got 1",

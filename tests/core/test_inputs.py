@@ -197,7 +197,7 @@ def test_functions_of_data_take_every_real_dtype_and_empty_batches(name):
 
 
 def test_functions_of_data_refuse_complex_numbers_and_impossible_shapes():
-    grid_shape = r"expected \(batch, channels, height, width\), got \(\)"
+    grid_shape = r"expected shape \(batch, channels, height, width\), got \(\)"
     numbers = INTEGERS.to(torch.complex64)
     assert_refused(
         (r"data must be real numbers, got torch\.complex64: stack", lambda: COVARIANCE.color(numbers)),
@@ -207,7 +207,7 @@ def test_functions_of_data_refuse_complex_numbers_and_impossible_shapes():
         (grid_shape, lambda: PROCESS.noise((), [])),
         ("'height': size must be a positive integer, got 0", lambda: PROCESS.noise((1, 1, 0, 5), [0])),
         ("'width': size must be a positive integer", lambda: COVARIANCE.color(torch.empty(1, 1, 4, 0))),
-        (r"expected \(..., height, width\), got shape \(\)", lambda: COVARIANCE.color(torch.tensor(1.0))),
+        (r"expected shape \(..., height, width\), got \(\)", lambda: COVARIANCE.color(torch.tensor(1.0))),
         ("empty items", lambda: ms.loss.squared_error(torch.empty(2, 0, 4, 5), COVARIANCE)),
         ("at least one seed", lambda: ms.sample(ORACLE, ms.DDIM(), (0, 1, 4, 5), 2, [])),
         (grid_shape, lambda: ms.sample(ORACLE, ms.DDIM(), (), 2, [])),

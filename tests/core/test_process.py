@@ -178,7 +178,7 @@ def test_schedule_refuses_impossible_parameters():
         ("preserving, exploding, flow", lambda: ms.CosineSchedule(path="straight")),
         ("sigma_min < sigma_max", lambda: ms.KarrasSchedule(sigma_min=2.0, sigma_max=1.0)),
         ("at least two", lambda: ms.TabulatedSchedule((1.0,))),
-        ("two decreasing log-SNRs", lambda: ms.TabulatedSchedule((1.0, 1.0))),
+        ("two log-SNRs, in decreasing order", lambda: ms.TabulatedSchedule((1.0, 1.0))),
         ("at least two", lambda: ms.TabulatedSchedule((math.inf, 1.0))),
         ("must decrease.*start=1.0", lambda: ms.SigmoidSchedule(start=1.0, end=1.0)),
         ("must decrease.*beta_min=-1.0", lambda: ms.LinearSchedule(beta_min=-1.0)),
@@ -417,7 +417,7 @@ def test_process_refuses_impossible_arguments():
     p, one, three = process(), torch.zeros(1, 1, 4, 5), torch.zeros(3, 1, 4, 5)
     assert_refused(
         ("expected 2 seeds for a batch of 2, one per item, got 1", lambda: p.noise((2, 1, 4, 5), [1])),
-        ("expected .batch, channels, y, x.", lambda: p.noise((4, 5), [1, 2, 3, 4])),
+        ("expected shape .batch, channels, y, x.", lambda: p.noise((4, 5), [1, 2, 3, 4])),
         ("unknown quantity", lambda: p.to_x0(one, one, double(0.5), "mean")),
         ("unknown quantity", lambda: p.from_x0(one, one, double(0.5), "mean")),
         ("expected 1 or 3 time values", lambda: p.add_noise(three, double(0.5, 0.5), three)),

@@ -192,7 +192,7 @@ def test_samplers_refuse_what_they_cannot_follow() -> None:
         ("widen", lambda: sample(make(line, ms.Flat(), short), ms.DPMSolver())),
         ("scalar coefficients", lambda: sample(blurred, ms.Euler())),
         ("scalar coefficients", lambda: sample(blurred, ms.Heun())),
-        ("two decreasing times", lambda: sample(times=torch.tensor([0.1, 0.2]), steps=1)),
+        ("two times, in decreasing order", lambda: sample(times=torch.tensor([0.1, 0.2]), steps=1)),
         ("1 seeds", lambda: sample(seeds=(0, 1))),
         ("step", lambda: ms.time_steps(plain, 0)),
         ("must start", lambda: ms.time_steps(plain, 3, start=0.0)),

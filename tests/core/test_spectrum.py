@@ -238,7 +238,7 @@ def test_table_interpolates_in_physical_frequency():
 def test_table_refuses_bad_values_and_foreign_grids():
     grid, ones = ms.Grid.of(y=6, x=5), torch.ones(6, 3)
     assert_refused(
-        ("needs a table of shape", lambda: ms.Table(torch.ones(6, 5), grid)),
+        ("expected a table of shape", lambda: ms.Table(torch.ones(6, 5), grid)),
         ("non-negative", lambda: ms.Table(-ones, grid)),
         ("finite", lambda: ms.Table(ones * float("nan"), grid)),
         ("cannot be evaluated", lambda: ms.Table(ones, grid).power(ms.Grid.of(y=6, z=5))),
@@ -297,7 +297,7 @@ def test_spectra_of_directions_refuse_impossible_parameters() -> None:
         ("other than zero", lambda: ms.Spots({"height": 0.0}, 0.1)),
         ("radius", lambda: ms.Spots({"height": 0.1}, -1.0)),
         ("harmonics", lambda: ms.Spots({"height": 0.1}, 0.1, harmonics=0)),
-        ("make the radius larger", lambda: ms.Spots({"height": 0.11}, 0.001).power(ms.Grid.of(height=8))),
+        ("increase the radius", lambda: ms.Spots({"height": 0.11}, 0.001).power(ms.Grid.of(height=8))),
         ("no axis 'depth'", lambda: ms.Spots({"depth": 0.11}, 0.1).power(ms.Grid.of(height=8))),
         ("time_constant must be positive", lambda: ms.VelocityTuned({"width": 1.0}, 0.0)),
         ("must map axes other than", lambda: ms.VelocityTuned({"frame": 1.0}, 1.0)),

@@ -163,7 +163,7 @@ MISTAKES = [
     ({"name": "UNet1DModel", "dimensions": 1, "classes": 3}, "UNet1DModel does not support classes"),
     ({"classes": 5, "options": {"num_class_embeds": 5}}, "num_class_embeds=5 means 4 classes and the null class, but"),
     ({**TEXT, "options": {"cross_attention_dim": 9}}, "cross_attention_dim=9, but the text embeddings have width 8"),
-    ({**TEXT, "options": {"cross_attention_dim": [8] * 3}}, r"cross_attention_dim=\[8, 8, 8\] must be one number"),
+    ({**TEXT, "options": {"cross_attention_dim": [8] * 3}}, r"cross_attention_dim=\[8, 8, 8\] must be a single number"),
     (
         {"name": "UNet1DModel", "dimensions": 1, "options": {"block_out_channels": []}},
         r"block_out_channels=\[\] must be a list",
@@ -172,11 +172,11 @@ MISTAKES = [
 ]
 OPTIONS = [
     ({"width": 8}, "UNet2DModel has no option 'width'; it has sample_size, in_channels"),
-    ({"in_channels": 4}, "options set 4 in and 3 out channels, but the data have 3"),
+    ({"in_channels": 4}, "options specify 4 in and 3 out channels, but the data have 3"),
     ({"class_embed_type": "timestep"}, "class_embed_type='timestep' requires a condition"),
-    ({"time_embedding_type": "fourier"}, "time_embedding_type='fourier' accepts integer timesteps only"),
-    ({"time_embedding_type": "learned"}, "time_embedding_type='learned' accepts integer timesteps only"),
-    ({"block_out_channels": [-4, 32]}, r"block_out_channels=\[-4, 32\] must be a list of the width of each"),
+    ({"time_embedding_type": "fourier"}, "time_embedding_type='fourier' accepts only integer timesteps"),
+    ({"time_embedding_type": "learned"}, "time_embedding_type='learned' accepts only integer timesteps"),
+    ({"block_out_channels": [-4, 32]}, r"block_out_channels=\[-4, 32\] must be a list with the width of each"),
     ({"down_block_types": ["evil.Evil"] * 3}, "cannot be built with|does not exist"),
 ]
 
@@ -225,7 +225,10 @@ def test_discrete_schedule_refuses_invalid_betas() -> None:
     beyond = r"outside log_snr_range=\[-20.0, 20.0\], where they are indistinguishable: use fewer steps"
     assert_refused(
         ("at least two betas between 0 and 1, got 1", lambda: DiscreteSchedule(steps=1)),
-        ("of 3 steps needs 3 betas, got 2", lambda: DiscreteSchedule(steps=3, betas=(0.1, 0.2))),
+        (
+            "expected 3 betas for a discrete schedule of 3 steps, got 2",
+            lambda: DiscreteSchedule(steps=3, betas=(0.1, 0.2)),
+        ),
         ("between 0 and 1", lambda: DiscreteSchedule(steps=2, betas=(0.1, 1.5))),
         (beyond, lambda: DiscreteSchedule(beta_end=0.3)),
         ("outside log_snr_range=", lambda: DiscreteSchedule(beta_start=1e-12, beta_end=1e-11)),

@@ -218,7 +218,7 @@ def test_shaped_pipeline_never_becomes_white_without_a_warning(tmp_path):
     with pytest.raises(AttributeError, match="ShapedDDPMPipeline"):
         diffusers.DiffusionPipeline.from_pretrained(tmp_path)
     loaded = quiet(diffusers.DDPMPipeline.from_pretrained(tmp_path))
-    with pytest.warns(UserWarning, match="make the pipeline with shape_pipeline"):
+    with pytest.warns(UserWarning, match="create the pipeline with shape_pipeline"):
         images(loaded, 4, steps=2)
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)

@@ -233,7 +233,9 @@ def test_scheduled_denoiser_refuses_schedulers_and_predictions_it_does_not_know(
     refused(scheduler, "DDIMScheduler expects a prediction of the noise at a level where the factor of x0 is zero")
     scheduler.register_to_config(prediction_type="v_prediction")
     assert ScheduledDenoiser(DENOISER, scheduler)(random(), scheduler.timesteps[0]).sample.isfinite().all()
-    with pytest.raises(ValueError, match="CosineDPMSolverMultistepScheduler has noise levels for its own steps only"):
+    with pytest.raises(
+        ValueError, match="CosineDPMSolverMultistepScheduler defines noise levels only for its own steps"
+    ):
         noise_level(diffusers.CosineDPMSolverMultistepScheduler(), 0.3)
 
 

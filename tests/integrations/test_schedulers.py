@@ -191,7 +191,7 @@ def test_shaped_scheduler_refuses_hostile_colourless_and_unsavable_configuration
     load, white = schedulers.ShapedDDPMScheduler.from_config, diffusers.DDPMScheduler().config
     assert_refused(
         (r"'os\.system' is not a spectrum", lambda: load(hostile)),
-        ("ShapedDDPMScheduler needs its noise", lambda: load(white)),
+        ("ShapedDDPMScheduler requires a ShapedNoise", lambda: load(white)),
         (r"cannot be saved: .*Mine is not a multisagd spectrum", lambda: mine.save_pretrained(tmp_path)),
         ("Linear is not a diffusers scheduler", lambda: shape_scheduler(torch.nn.Linear(1, 1), SHAPED)),
     )
@@ -241,7 +241,10 @@ def test_step_warns_of_a_white_start_only(name):
                 scheduler.step(torch.zeros_like(x), t, x)  # the output of the model is ignored: x stays what it was
         message = str(caught[0].message) if caught else ""
         assert bool(message) == white
-        assert not white or re.match(r".*started from white noise, but its noise is PowerLaw.*shaped\.noise", message)
+        assert not white or re.match(
+            r".*started from white noise, but the noise of the scheduler has the spectrum PowerLaw.*shaped\.noise",
+            message,
+        )
 
 
 @pytest.mark.parametrize("exponent", [-0.5, 0.5])
@@ -437,5 +440,5 @@ def test_shaped_noise_takes_units_from_its_grid_or_covariance():
         ("remove axes and grid", lambda: ShapedNoise(cov, axes=("y", "x"))),
         ("remove the padding", lambda: ShapedNoise(padded)),
         ("a grid already names its axes", lambda: ShapedNoise(ms.Flat(), ("time",), grid)),
-        (r"\(batch, channels, height, width\), got shape \(2, 3, 8\)", lambda: SHAPED.noise((2, 3, 8))),
+        (r"\(batch, channels, height, width\), got \(2, 3, 8\)", lambda: SHAPED.noise((2, 3, 8))),
     )

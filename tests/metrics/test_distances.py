@@ -125,7 +125,7 @@ def test_pair_weights_are_one_on_average() -> None:
         assert float((within * alike).sum() + between * (pairs - alike.sum())) == pytest.approx(pairs)
     assert pair_weights([7])[0].tolist() == pytest.approx([1.0])
     assert pair_weights([1] * 6)[1] == pytest.approx(1.0)
-    with pytest.raises(ValueError, match="sizes of 6 items in total do not match sets of 5 and 6"):
+    with pytest.raises(ValueError, match="sizes that add up to 6 items do not match sets of 5 and 6"):
         kernel_distance(gaussian(5, 0), gaussian(6, 1), [3, 3])
 
 
@@ -175,7 +175,7 @@ def test_sliced_distance_along_one_line_is_that_of_repeated_items() -> None:
 
 def test_sliced_distance_refuses_different_lines_and_empty_sets() -> None:
     for one, other in ((torch.zeros(0, 2), torch.zeros(4, 2)), (torch.zeros(3, 2), torch.zeros(4, 3))):
-        with pytest.raises(ValueError, match="along the same lines"):
+        with pytest.raises(ValueError, match="projected onto the same lines"):
             sliced_distance(one, other)
 
 
@@ -255,7 +255,7 @@ def test_manifold_gives_copies_of_duplicates_full_scores(offset: float) -> None:
     assert means(manifold(twice, twice[:100]))[0] == 1.0
     density, reversed_density = (manifold(twice, x, density_neighbours=6).density for x in (twice, twice.flip(0)))
     assert density.tolist() == reversed_density.flip(0).tolist()
-    with pytest.raises(ValueError, match=r"need at least [0-9]+ items"):
+    with pytest.raises(ValueError, match=r"must have at least [0-9]+ items"):
         manifold(once[:5], once)
 
 

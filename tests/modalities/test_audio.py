@@ -180,7 +180,7 @@ def test_audio_short_recordings_are_masked_padded_repeated_or_refused(tmp_path: 
         torch.testing.assert_close(again, expected[None], msg=short)
         mask = audio.mask(media)
         assert (None if mask is None else int(mask.sum())) == valid, short
-    with pytest.raises(ValueError, match=r"lasts 0\.0875 s, but short=skip needs 0\.25 s"):
+    with pytest.raises(ValueError, match=r"lasts 0\.0875 s, but short=skip requires 0\.25 s"):
         brief(short="skip").load(path)
     assert brief(short="skip").load(full).shape == (1, 2000)
 
@@ -315,7 +315,7 @@ def test_audio_and_representations_refuse_impossible_options() -> None:
         ("silence_db", Audio, {"silence_db": 3.0}),
         ("shorter than the window", Audio, {"representation": LogMel(window=20_000)}),
         ("too narrow", Audio, {"representation": LogMel(bands=300)}),
-        ("half the rate", brief, {"representation": LogMel(high=5000)}, {"representation": LogMel(low=5000)}),
+        ("half the sample rate", brief, {"representation": LogMel(high=5000)}, {"representation": LogMel(low=5000)}),
         ("window must be an even", Stft, {"window": 511}, {"window": 2}),
         ("hop must be from 1 to", Stft, {"hop": 257}, {"hop": 0}),
         ("power", Stft, {"power": 0.0}, {"power": 1.5}),

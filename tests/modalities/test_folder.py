@@ -179,7 +179,7 @@ def test_folder_with_too_many_unreadable_files_is_one_error(flat: Path) -> None:
         dataset.example(3)
     with pytest.raises(UnreadableFilesError, match="allows 0"):
         Folder(IMAGE, flat, max_unreadable=0).batch([0, 9])
-    with pytest.raises(UnreadableFilesError, match="none of the 1 files of this part"):
+    with pytest.raises(UnreadableFilesError, match="none of the 1 files of this part of the dataset"):
         Folder(IMAGE, flat).subset([0])[0]
 
 
@@ -315,11 +315,11 @@ def test_folder_match_selects_files_by_their_path(root: Path) -> None:
         ({"labels": "name", "pattern": "[0-9]"}, r"no group .*\(\?P<label>"),
         ({"labels": "name", "pattern": r"_bob_(\d)"}, r"pattern='_bob_.*' finds no class in the name of 10_ann_0\.png"),
         ({"labels": "name"}, "labels=name needs pattern"),
-        ({"pattern": "(a)"}, r"pattern='\(a\)' is only for labels=name, but labels is auto"),
+        ({"pattern": "(a)"}, r"pattern='\(a\)' applies only to labels=name, but labels is auto"),
         ({"labels": "manifest"}, "labels=manifest needs a manifest"),
         ({"labels": "names"}, "labels must be one of auto, folder, name, manifest, none"),
         ({"captions": "side"}, "captions one of auto, sidecar, labels, none"),
-        ({"captions": "labels"}, "captions=labels needs classes"),
+        ({"captions": "labels"}, "captions=labels requires classes"),
         ({"max_unreadable": 2}, "fraction"),
     ],
     ids=lambda value: "-".join(map(str, value.values())) if isinstance(value, dict) else "",

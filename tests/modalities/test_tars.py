@@ -265,7 +265,7 @@ def test_tar_shards_take_labels_and_captions_from_the_given_keys(shards: Path, f
     for settings, message in (
         ({"labels": "name"}, "labels must be auto, folder or none"),
         ({"captions": "sidecar"}, "captions must be auto, labels or none"),
-        ({"captions": "labels", "labels": "none"}, "captions=labels needs classes"),
+        ({"captions": "labels", "labels": "none"}, "captions=labels requires classes"),
         ({"window": 0}, "window"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -367,7 +367,7 @@ def test_self_attention_reports_missing_xformers_when_it_is_built(fresh_log, mon
         SelfAttention(8, 2, "xformers")
         SelfAttention(8, 2, "xformers")
     (message,) = [record.message for record in caplog.records if "is not installed" in record.message]
-    assert message.endswith(": attention falls back to sdpa, with the same result")
+    assert message.endswith(": attention falls back to sdpa, which gives the same result")
 
 
 class PretendCuda(torch.Tensor):
@@ -395,7 +395,7 @@ def test_attend_calls_xformers_in_its_own_layout_and_falls_back_without_a_kernel
 def test_attention_refuses_unknown_backends_and_impossible_widths():
     assert_refused(
         ("choose one of sdpa, xformers", lambda: SelfAttention(8, 2, "flash")),
-        ("10 channels, 4 heads", lambda: SelfAttention(10, 4)),
+        ("4 heads for a width of 10", lambda: SelfAttention(10, 4)),
         ("increase the width or use fewer heads", lambda: rotary_positions((4, 4), 7)),
         ("increase the width or use fewer heads", lambda: rotary_positions((4, 4, 4), 4)),
     )

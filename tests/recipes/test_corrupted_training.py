@@ -78,7 +78,7 @@ def test_train_continues_and_samples_with_every_treatment_of_a_corruption(words:
         ("spectrum=omitting denoiser=restoring corruption.restored=mean", "both restore the data"),
         ("spectrum=omitting denoiser=restoring loss=mahalanobis", "denoiser=restoring requires loss=euclidean"),
         ("spectrum=omitting denoiser=projected padding={height:4}", "remove the padding"),
-        ("denoiser=restoring", r"must have no power .* or more than the corruption"),
+        ("denoiser=restoring", r"must have no power .* or more power there than the corruption"),
     ],
 )
 def test_train_refuses_parts_that_do_not_fit_the_corruption(words: str, message: str, tmp_path: Path) -> None:

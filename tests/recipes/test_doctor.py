@@ -211,7 +211,7 @@ def test_run_folder_reports_lock_space_and_foreign_files(
     check(tmp_path / "new", "ok")
     check(tmp_path, "ok")
     (tmp_path / "thesis.tex").touch()
-    check(tmp_path, "broken", f"no run or exported model is in {tmp_path}")
+    check(tmp_path, "broken", f"there is no run or exported model in {tmp_path}")
     limit_disk(monkeypatch, 1000)
     check(intact, "broken", "do not fit on the disk")
 

@@ -131,7 +131,7 @@ def test_encode_continues_after_an_interrupt_without_half_written_files(
             signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr(Display, "update", update)
-    with pytest.raises(Interrupted, match=r"1 of 4 shards are in .*same command continues") as caught:
+    with pytest.raises(Interrupted, match=r"1 of 4 shards are in .*same command to continue") as caught:
         run(source, tmp_path / "out")
     assert caught.value.status == 130
     assert sorted(content(tmp_path / "out")) == ["000000.safetensors", "index.json"]
@@ -195,7 +195,7 @@ def test_encode_refuses_changed_data_and_foreign_folders(source: Path, encoded: 
     (tmp_path / "photos" / "dog" / "01.png").unlink()
     with pytest.raises(RecipeError, match=r"the data of .* have changed.* examples: 22 -> 21"):
         run(tmp_path, encoded, autoencoder_of(source / "vae"))
-    with pytest.raises(RecipeError, match="not empty and does not hold latents"):
+    with pytest.raises(RecipeError, match="not empty and does not contain latents"):
         run(source, tmp_path)
 
 

@@ -240,13 +240,13 @@ def test_evaluate_refuses_mistakes_and_names_them(folder: Path) -> None:
     x0, labels = digits()
     (folder / "empty").mkdir()
     for words, message in (
-        ("metrics=[spectra]", "no 'spectra'; did you mean 'spectrum'"),
+        ("metrics=[spectra]", "no metric 'spectra'; did you mean 'spectrum'"),
         ("metrics=[vggish]", "vggish cannot be computed: it is a network for audio"),
         ("metrics=[inception]", r"inception cannot be computed.*networks.inception=FILE"),
         ("metrics=[]", "metrics is empty"),
         ("splits=0", "splits >= 1"),
         ("reference=2", "reference must be null, or at least 4 real examples"),
-        (f"run_dir={folder / 'nowhere'}", "no run or exported model is in"),
+        (f"run_dir={folder / 'nowhere'}", "there is no run or exported model in"),
         (f"samples_from={folder / 'empty'}", "multisagd sample"),
     ):
         with pytest.raises(RecipeError, match=message):

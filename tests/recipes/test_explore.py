@@ -198,7 +198,12 @@ def test_own_file_takes_the_middle_of_pictures_and_sounds(tmp_path: Path) -> Non
 
 def test_own_file_explains_in_one_sentence_why_a_file_is_refused(tmp_path: Path) -> None:
     for medium, name, content, message in (
-        ("image", "a.txt", b"text", r"a.txt does not have a suffix of image files; supported: .png, .jpg"),
+        (
+            "image",
+            "a.txt",
+            b"text",
+            r"a.txt does not have a supported suffix for image files; supported suffixes: .png, .jpg",
+        ),
         ("image", "a.png", b"text", r"a.png cannot be used: cannot identify image file '?a.png"),
         ("image", "a.png", b"", r"a.png cannot be used: the file is empty"),
         ("audio", "a.wav", b"RIFF", r"a.wav cannot be used: "),

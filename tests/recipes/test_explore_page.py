@@ -167,7 +167,7 @@ def check_ctrl_c_removes_uploads(served: Served) -> None:
     served.process.send_signal(signal.SIGINT)
     output, _ = served.process.communicate(timeout=PATIENCE)
     assert served.process.returncode == 0
-    assert output.endswith("the explorer has ended\n")
+    assert output.endswith("the explorer has stopped\n")
     # gradio prints that it refuses the number beyond the range while it stands in the field.
     assert "Traceback" not in output.rpartition("Value 50 is greater than maximum value 1.0")[2]
     # Importing torchvision makes PyTorch leave a folder of its own there.

@@ -96,7 +96,7 @@ def test_export_gives_samples_and_denoiser_of_the_run(run_dir: Path, digits: Pat
 
 def test_export_of_the_last_weights_differs_from_their_average(run_dir: Path, digits: Path, tmp_path: Path) -> None:
     exported(run_dir, tmp_path / "last", "weights=network")
-    with pytest.raises(RecipeError, match=r"only holds the weights 'network', but ema was requested"):
+    with pytest.raises(RecipeError, match=r"contains only the weights 'network', but ema was requested"):
         drawn(tmp_path / "last", tmp_path / "one")
     ours = drawn(tmp_path / "last", tmp_path / "one", "weights=network")
     assert not torch.equal(ours["x0"], drawn(digits, tmp_path / "two")["x0"])

@@ -85,7 +85,7 @@ def test_train_saves_and_the_printed_command_continues_bit_for_bit(
         assert not run_dir.exists()
     else:
         assert lines[0] == "saving the state before stopping; Ctrl-C again ends at once"
-        assert lines[1] == f"stopped; saved in {run_dir}/checkpoints/{samples:012d}. The same command continues."
+        assert lines[1] == f"stopped; saved in {run_dir}/checkpoints/{samples:012d}. Run the same command to continue."
         assert last_state(run_dir).samples == samples
     assert shlex.split(lines[-1]) == ["multisagd", "train", *words]
     assert main(shlex.split(lines[-1])[1:]) == 0

@@ -160,7 +160,7 @@ def test_launch_reports_which_jobs_a_stop_leaves_out(
 ) -> None:
     monkeypatch.setattr("recipes.clusters.cluster.run", lambda command: (130, signal.SIGINT))
     assert main(["seed=0,1", "run_dir=r/${seed}"]) == 130
-    assert capsys.readouterr().err == "stopped in job 1 of 2; the same command continues there\n"
+    assert capsys.readouterr().err == "stopped in job 1 of 2; the same command continues from there\n"
 
 
 def test_slurm_shows_the_script_for_sbatch(capsys: pytest.CaptureFixture[str]) -> None:
@@ -182,7 +182,7 @@ def test_slurm_shows_the_script_for_sbatch(capsys: pytest.CaptureFixture[str]) -
 def test_slurm_names_a_missing_sbatch(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     assert main(["cluster=slurm", "run_dir=r"]) == 2
-    assert "there is no sbatch here" in capsys.readouterr().err
+    assert "there is no sbatch on this machine" in capsys.readouterr().err
 
 
 def fake_slurm(folder: Path, monkeypatch: pytest.MonkeyPatch, state: str) -> Path:

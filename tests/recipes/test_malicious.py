@@ -251,7 +251,7 @@ CONFIGS: dict[str, tuple[Poison, str]] = {
     "through our imports": (
         target("recipes.config.build.importlib.import_module", name="x"), r"\(which is importlib\) is not under"
     ),
-    "path for a name": (target("multisagd./tmp/evil.Network"), "is not an import path"),
+    "path for a name": (target("multisagd./tmp/evil.Network"), "is not the import path"),
     "ours, that launches": (target("recipes.clusters.cluster.Local", "spectrum"), "_target_: .* is not a Spectrum"),
     "group that is text": (config(lambda keys: keys.update(network="os.system")), "config.yaml: network: .*Restore"),
     "group that is missing": (config(lambda keys: keys.pop("modality")), "config.yaml: .*modality"),
@@ -259,7 +259,7 @@ CONFIGS: dict[str, tuple[Poison, str]] = {
     "absurd depth": (network(blocks=10**9), "network: .*Restore"),
     "width beyond numbers": (network(width=10**30), "network: "),
     "absurd size": (config(lambda keys: keys["modality"].update(size=10**7)), r"statistics have shape .*restore"),
-    "absurd padding": (config(lambda keys: keys.update(padding={"height": 10**9})), "padding=.*pad less"),
+    "absurd padding": (config(lambda keys: keys.update(padding={"height": 10**9})), "padding=.*reduce the padding"),
 }  # fmt: skip
 
 
@@ -435,7 +435,10 @@ LATENTS: dict[str, tuple[Poison, str]] = {
     "deep index": (written("index.json", "[" * 100_000), "cannot read .*index.json"),
     "shard above": (first_shard(file="../x.safetensors"), "cannot read .*index.json"),
     "shard elsewhere": (first_shard(file="/etc/passwd"), "cannot read .*index.json"),
-    "absurd examples": (edited("index.json", absurd), "describes 000000.safetensors wrongly: 1,000,000,000,000,000"),
+    "absurd examples": (
+        edited("index.json", absurd),
+        "describes 000000.safetensors incorrectly, with 1,000,000,000,000,000",
+    ),
     "missing rows": (other_shape, r"000000.safetensors cannot be read \(it has tensors of shapes"),
     "pickle": (weights(SHARD, TENSOR_FILES["pickle"]), "is damaged"),
     "scale that is not finite": (replaced("statistics.json", '"std": [', '"std": [1e400, '), "cannot read the scale"),
@@ -493,7 +496,7 @@ def test_real_data_opens_an_address_only_if_the_command_line_repeats_it(
 def test_real_data_opens_no_address_in_any_other_key(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(byte_ranges, "url_to_fs", lambda url: pytest.fail(f"fsspec was given {url}"))
     for key in ("root", "manifest", "index", "anything"):
-        with pytest.raises(RecipeError, match=rf"^data\.{key}=https://…@h/x: .* contacts no other address"):
+        with pytest.raises(RecipeError, match=rf"^data\.{key}=https://…@h/x: .* must not contact any other address"):
             real_data(naming(run_dir, urls="a.tar", **{key: "https://me:SECRET@h/x"}), Builder())
     inner = {**SHARDS, "urls": "http://127.0.0.1:9/a.tar"}
     with pytest.raises(RecipeError, match=r"^data\.dataset\.urls=http"):
@@ -523,5 +526,5 @@ def test_report_and_sample_open_no_address_of_a_run(run_dir: Path) -> None:
     """A report explains why it shows no data, and samples need no data."""
     naming(run_dir, urls="reference://a.tar::http://127.0.0.1:9/evil.json")
     path, _ = write_report(ReportSettings(run_dir))
-    assert "contacts no other address" in path.read_text()
+    assert "must not contact any other address" in path.read_text()
     run_sample(run_dir)

@@ -193,8 +193,8 @@ LINES = "DDPM\nallow_targets: [os]\nnetwork: {_target_: os.system}\r\x85/canary"
 DO_NOT_FIT = "do not fit its config.json"
 FOREIGN: dict[str, tuple[Poison, str]] = {
     "no scheduler": (removed("scheduler"), "has no scheduler"),
-    "no network": (removed("unet"), "holds no network"),
-    "no weights": (removed(TENSORS), "holds no weights: .* missing"),
+    "no network": (removed("unet"), "contains no network"),
+    "no weights": (removed(TENSORS), "contains no weights: .* missing"),
     "an option": (updated(UNET, dance=3), "UNet2DModel has no option 'dance'"),
     "another scheduler": (updated(SCHEDULER, _class_name="EDMEulerScheduler"), "trained with EDMEulerScheduler can"),
     "a continuous clock": (updated(SCHEDULER, timestep_type="continuous"), "timestep_type='continuous' cannot be ad"),

@@ -122,7 +122,7 @@ def test_open_model_lists_the_runs_nearby_and_lock_run_needs_a_folder(tmp_path: 
         ("holding", "holding, which contains neither; there are .*holding/inner"),
         ("empty", "create one with `multisagd train`"),
     ):
-        with pytest.raises(RecipeError, match=f"no run or exported model is in .*{remedy}"):
+        with pytest.raises(RecipeError, match=f"there is no run or exported model in .*{remedy}"):
             open_model(tmp_path / name, Builder())
     with (
         pytest.raises(RecipeError, match=r"cannot create the folder .*: choose another"),

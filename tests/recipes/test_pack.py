@@ -203,7 +203,7 @@ def test_pack_finishes_what_a_signal_stopped(photos: Path, tmp_path: Path, monke
     out, whole = tmp_path / "out", tars_of(run(photos, tmp_path / "whole"))
     with monkeypatch.context() as patched:
         at_header(patched, 25, lambda: os.kill(os.getpid(), signal.SIGTERM))
-        with pytest.raises(Interrupted, match=r"[1-9] shards are in .*The same command continues"):
+        with pytest.raises(Interrupted, match=r"[1-9] shards are in .*Run the same command to continue"):
             run(photos, out)
     finished = {path.name: path.stat().st_mtime_ns for path in out.glob("*.tar")}
     assert 0 < len(finished) < len(whole)
@@ -251,14 +251,14 @@ def test_pack_refuses_other_files_and_settings(
     assert tars_of(out) == before
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.tex").write_text("")
-    with pytest.raises(RecipeError, match=r"full is not empty and does not hold shards"):
+    with pytest.raises(RecipeError, match=r"full is not empty and does not contain shards"):
         run(photos, tmp_path / "full")
     example = tar_packing.Packed.of("0", photos / "cat" / "00.PNG", 7, {})
     with pytest.raises(ValueError, match=r"00.PNG has changed since this command started"):
         tar_packing.write_tar(tmp_path / "a.tar", [example])
     (photos / "cat" / "00.PNG").write_bytes(b"other")
     assert main([f"data.root={photos}", f"run_dir={out}", "shard_bytes=12000"]) == 2
-    assert "contains shards of other files or settings; these differ: sizes" in capsys.readouterr().err
+    assert "contains shards made from other files or settings; these differ: sizes" in capsys.readouterr().err
 
 
 @pytest.fixture(scope="module")

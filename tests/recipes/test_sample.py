@@ -110,7 +110,7 @@ def test_sample_writes_tensors_pictures_a_table_and_a_record(trained: Path, tmp_
 
 def test_sample_overwrites_no_files_of_others(trained: Path, tmp_path: Path) -> None:
     (tmp_path / "1.png").write_text("mine")
-    with pytest.raises(RecipeError, match="is not empty and does not hold a set of samples"):
+    with pytest.raises(RecipeError, match="is not empty and does not contain a set of samples"):
         draw(trained, f"out={tmp_path}")
     assert names_in(tmp_path) == ["1.png"]
     out = draw(trained, f"out={tmp_path / 'set'}", "count=3")
@@ -166,9 +166,9 @@ def test_sample_draws_from_the_chosen_checkpoint(
     drawn = draw(exported, "count=1", "checkpoint=48", f"out={tmp_path / 'drawn'}")
     assert torch.equal(x0_of(drawn), x0_of(early))
     for folder, checkpoint, message in (
-        (trained, "64", r"there is no checkpoint after 64 samples in .*; there are 48, 96"),
-        (trained, "best", r"checkpoint=best: expected last, or the samples seen .*: 48, 96"),
-        (exported, "96", "only contains the one after 48 samples"),
+        (trained, "64", r"there is no checkpoint after 64 samples in .*; existing checkpoints: 48, 96"),
+        (trained, "best", r"checkpoint=best: expected last, or the number of samples seen .*: 48, 96"),
+        (exported, "96", "contains only the checkpoint after 48 samples"),
     ):
         with pytest.raises(RecipeError, match=message):
             draw(folder, f"checkpoint={checkpoint}")
@@ -472,7 +472,7 @@ def test_from_pretrained_fetches_named_files_from_the_hub(
             pytest.raises((RecipeError, BrokenLibraryError), match=message),
         ):
             Pipeline.from_pretrained(name, device="cpu")
-    with pytest.raises(RecipeError, match="revision=v1 is for models on the Hub"):
+    with pytest.raises(RecipeError, match="revision=v1 applies only to models on the Hub"):
         Pipeline.from_pretrained(model, revision="v1", device="cpu")
 
 

@@ -142,7 +142,7 @@ def test_train_refuses_another_configuration_or_folder(tmp_path: Path) -> None:
     assert read_configuration(tmp_path / "run" / "config.yaml")["training"]["learning_rate"] == 0.002
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
-    with pytest.raises(RecipeError, match="not empty and does not hold a run"):
+    with pytest.raises(RecipeError, match="not empty and does not contain a run"):
         tiny_run(tmp_path / "mine")
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.txt"]  # no lock either
 
