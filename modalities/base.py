@@ -248,7 +248,7 @@ def stack_masks(masks: Sequence[Tensor | None], shape: Sequence[int]) -> Tensor 
     for mask in given:
         if tuple(mask.shape) not in (one, tuple(shape)):
             raise ValueError(
-                f"a mask must have shape {one}, or {tuple(shape)} to differ among channels, got {tuple(mask.shape)}"
+                f"a mask must have shape {one}, or {tuple(shape)} if it differs among channels, got {tuple(mask.shape)}"
             )
     channels = max(len(mask) for mask in given)
     full = torch.ones(one, dtype=torch.bool)

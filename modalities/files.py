@@ -46,8 +46,8 @@ class Folder(MediaFiles):
         threads: number of threads that read a batch.
 
     Raises:
-        FileNotFoundError: If `root` is not a folder, contains no file that the modality reads and `match` selects, or a
-            listed file or caption is missing.
+        FileNotFoundError: If `root` is not a folder, if it contains no file that the modality reads and `match`
+            selects, or if a listed file or caption is missing.
         ValueError: If settings are incompatible, a regular expression or the manifest is invalid, or a file has no
             class although classes are required.
     """

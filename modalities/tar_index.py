@@ -1,8 +1,8 @@
 """The index of a tar shard: the position of each example's media, its class and its caption, for random access.
 
 It is built in one pass over the shard's headers and stored in a separate safetensors file:
-`000000.tar.KEY.index` next to the shard, where KEY identifies the suffixes and JSON keys of the scan. An index that is
-damaged, or does not match the current content of the shard, counts as missing.
+`000000.tar.KEY.index` next to the shard, where KEY identifies the suffixes and JSON keys that the scan looks for. An
+index that is damaged, or does not match the current content of the shard, counts as missing.
 """
 
 from __future__ import annotations

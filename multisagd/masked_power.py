@@ -278,10 +278,11 @@ def _periodogram(groups: Sequence[MaskGroup], layout: Layout) -> Tensor | None:
 
 
 def _kept(shown: Tensor, items: Tensor, blocks: int) -> Tensor | None:
-    """Return, for every mask `(masks, positions)`, the index of the mask to which its items are restricted.
+    """Return, for every mask in `(masks, positions)`, the index of the mask that EM uses for its items instead.
 
-    It is the mask itself if EM can afford all masks. Otherwise masks are chosen one by one, each time the mask that
-    keeps the most samples; -1 means that the items are omitted. The result is None if too few items would be left.
+    If EM can afford all masks, this is the mask itself. Otherwise masks are chosen greedily, each time the one that
+    keeps the most additional samples, and items are restricted to the largest chosen mask within theirs. The index is
+    -1 for items that are omitted. The result is None if too few items would be left.
     """
     seen = shown.sum(1).double()
     solved = torch.minimum(seen, shown.shape[1] - seen)

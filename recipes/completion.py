@@ -175,7 +175,7 @@ def words_of(line: str) -> list[str]:
 
 
 def for_bash(line: str, breaks: str = "") -> list[str]:
-    """Return candidates for bash, which starts a new word after any character in `breaks`, and quotes nothing."""
+    """Return candidates for bash, which starts a new word after any character in `breaks` and adds no quotes."""
     candidates = [each for each, _ in complete(words_of(line)[1:])]
     try:
         shlex.split(line)

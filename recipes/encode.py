@@ -70,7 +70,7 @@ def encode(config: Config) -> None:
     """Encode the configured data; complete shards in the folder are kept.
 
     Raises:
-        RecipeError: If there is one of the errors listed at the top of this file.
+        RecipeError: If one of the errors listed at the top of this file occurs.
         Interrupted: After a stop request; finished shards are kept.
     """
     builder = Builder(tuple(config["allow_targets"]))

@@ -58,7 +58,7 @@ def evaluate(config: Config) -> dict[str, Any]:
     """Evaluate samples as configured; return the contents of evaluate.json, or an empty dictionary in other processes.
 
     Raises:
-        RecipeError: If there is one of the errors listed at the top of this file.
+        RecipeError: If one of the errors listed at the top of this file occurs.
     """
     builder = Builder(tuple(config["allow_targets"]))
     settings = builder.settings(EvaluateSettings, config, "")

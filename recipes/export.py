@@ -44,7 +44,7 @@ def export(config: Config) -> Path:
     """Export the configured run, and return the output folder.
 
     Raises:
-        RecipeError: If there is one of the errors listed at the top of this file.
+        RecipeError: If one of the errors listed at the top of this file occurs.
     """
     builder = Builder(tuple(config["allow_targets"]))
     settings = builder.settings(ExportSettings, config, "")

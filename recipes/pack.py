@@ -66,7 +66,7 @@ def pack(config: Config) -> None:
     """Pack the configured folder; existing shards are kept.
 
     Raises:
-        RecipeError: If there is one of the errors listed at the top of this file.
+        RecipeError: If one of the errors listed at the top of this file occurs.
         Interrupted: After a stop request; finished shards are kept.
     """
     builder = Builder(tuple(config["allow_targets"]))

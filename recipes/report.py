@@ -72,7 +72,7 @@ def report(config: Config) -> Path:
     """Write the page as configured, and return its path.
 
     Raises:
-        RecipeError: If there is one of the errors listed at the top of this file.
+        RecipeError: If one of the errors listed at the top of this file occurs.
     """
     settings = Builder().settings(ReportSettings, config, "")
     if settings.samples:

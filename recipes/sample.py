@@ -49,7 +49,7 @@ def sample(config: Config, reuse: bool = False) -> Path:
     With `reuse`, the folder is returned unchanged if it contains samples drawn with the same settings.
 
     Raises:
-        RecipeError: If there is one of the errors listed at the top of this file.
+        RecipeError: If one of the errors listed at the top of this file occurs.
     """
     builder = Builder(tuple(config["allow_targets"]))
     settings = builder.settings(SampleSettings, config, "")

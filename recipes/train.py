@@ -55,7 +55,7 @@ def train(config: Config) -> None:
     """Train the configured model, continuing from the last checkpoint in the run folder, if there is one.
 
     Raises:
-        RecipeError: If there is one of the errors listed at the top of this file.
+        RecipeError: If one of the errors listed at the top of this file occurs.
         Interrupted: After a stop request, once the state is saved.
         Ended: After a stop request before the first step, when there is nothing to save.
     """

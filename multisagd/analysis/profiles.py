@@ -34,7 +34,7 @@ class Profile:
     error: Tensor | None = None
 
     def confidence(self) -> tuple[Tensor, Tensor]:
-        """Return the lower and upper end of the 95 % confidence band, shaped like `power`, clamped at zero.
+        """Return the lower and upper ends of the 95 % confidence band, shaped like `power`, clamped at zero.
 
         Raises:
             ValueError: If the errors were not measured.

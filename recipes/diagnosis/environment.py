@@ -90,7 +90,7 @@ def library(module: str) -> Finding:
 
 
 def data_folder() -> Finding:
-    """List the datasets in the folder where the project's configurations expect them, such as `images/mnist`."""
+    """List the datasets, such as `images/mnist`, in the folder where the project's configurations expect them."""
     root = Path(os.environ.get("MULTISAGD_DATA", "data"))
     if datasets := sorted(path.relative_to(root).as_posix() for path in root.glob("*/*") if path.is_dir()):
         return Finding("ok", f"{root}: {', '.join(datasets[:20])}")

@@ -109,7 +109,7 @@ def _rendezvous(timeout: timedelta) -> tuple[Store, int, int]:
                 raise
             if time.monotonic() > deadline:
                 raise RecipeError(
-                    f"port {os.environ['MASTER_PORT']} of this machine is in use by another program: "
+                    f"port {os.environ['MASTER_PORT']} on this machine is in use by another program: "
                     "end that program, or set MASTER_PORT to a free port"
                 ) from error
         time.sleep(1.0)

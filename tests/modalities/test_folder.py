@@ -420,7 +420,7 @@ def test_collate_keeps_what_every_example_has_and_stacks_masks() -> None:
     assert collate([Example(x0, mask=one), Example(x0)]).mask.tolist() == [one.tolist(), [[True] * 3]]
     mask = collate([Example(x0, mask=one), Example(x0), Example(x0, mask=every)]).mask
     assert mask.tolist() == [one.repeat(2, 1).tolist(), [[True] * 3] * 2, every.tolist()]
-    with pytest.raises(ValueError, match=r"shape \(1, 3\), or \(2, 3\) to differ among channels, got \(3,\)"):
+    with pytest.raises(ValueError, match=r"shape \(1, 3\), or \(2, 3\) if it differs among channels, got \(3,\)"):
         collate([Example(x0, mask=one[0])])
 
 

@@ -228,7 +228,7 @@ def test_rendezvous_waits_for_a_port_in_use(monkeypatch: pytest.MonkeyPatch) -> 
             monkeypatch.setenv(name, str(value))
         with monkeypatch.context() as impatient:
             impatient.setattr(distribution, "PORT_PATIENCE", 0.0)
-            with pytest.raises(RecipeError, match=f"port {port} of this machine is in use.*set MASTER_PORT"):
+            with pytest.raises(RecipeError, match=f"port {port} on this machine is in use.*set MASTER_PORT"):
                 distribution._rendezvous(timedelta(seconds=5))
         threading.Timer(0.5, occupied.close).start()
         store, rank, world = distribution._rendezvous(timedelta(seconds=5))
