@@ -41,6 +41,16 @@ from multisagd.statistics import DataStatistics
 from multisagd.table import Table
 from multisagd.terminal import terminal_snr
 from multisagd.u_turn import u_turn, u_turn_correlation
+from multisagd.weighting import (
+    KarrasWeighting,
+    MinSNR,
+    PerFrequency,
+    SigmoidWeighting,
+    SoftMinSNR,
+    UncertaintyWeighting,
+    UniformWeighting,
+    Weighting,
+)
 
 __all__ = [
     "DDIM",
@@ -72,6 +82,7 @@ __all__ = [
     "HarmonicStop",
     "Heun",
     "KarrasSchedule",
+    "KarrasWeighting",
     "LaplaceLogSnrTimes",
     "LinearSchedule",
     "LogNormalTimes",
@@ -79,10 +90,12 @@ __all__ = [
     "LowPass",
     "Masked",
     "Measurement",
+    "MinSNR",
     "NoiseFloor",
     "Offset",
     "Outside",
     "PaddedCovariance",
+    "PerFrequency",
     "PiGDM",
     "Pooled",
     "PowerEMA",
@@ -95,6 +108,8 @@ __all__ = [
     "Rings",
     "Schedule",
     "SigmoidSchedule",
+    "SigmoidWeighting",
+    "SoftMinSNR",
     "SpectralCovariance",
     "SpectralPenalty",
     "Spectrum",
@@ -103,9 +118,12 @@ __all__ = [
     "Table",
     "TabulatedSchedule",
     "TwoBand",
+    "UncertaintyWeighting",
     "UniPC",
     "UniformTimes",
+    "UniformWeighting",
     "VelocityTuned",
+    "Weighting",
     "bits_per_dimension",
     "log_likelihood",
     "loss",

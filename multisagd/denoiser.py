@@ -24,15 +24,17 @@ from torch import Tensor, nn
 
 from multisagd.covariance import filter_grid, from_half_spectrum, to_half_spectrum
 from multisagd.inputs import as_data, as_times
-from multisagd.loss import Metric, Weighting, squared_error, x0_weight
+from multisagd.loss import Metric, squared_error
 from multisagd.padding import PaddedCovariance
 from multisagd.process import Coefficients, Process, Quantity, target_weights, x0_weights
 from multisagd.recent import Recent
 from multisagd.regularisation import SpectralPenalty
 from multisagd.statistics import DataStatistics
+from multisagd.weighting import PerFrequency, UniformWeighting, Weighting
 
 PreconditioningKind = Literal["none", "karras", "spectral"]
 
+UNIFORM = UniformWeighting()
 QUIET = 1e-6
 """Minimum power per frequency assumed by spectral preconditioning, as a fraction of the largest power."""
 
@@ -196,7 +198,7 @@ class Denoiser(nn.Module):
         condition: Tensor | None = None,
         mask: Tensor | None = None,
         metric: Metric = "euclidean",
-        weighting: Weighting = "uniform",
+        weighting: Weighting = UNIFORM,
         penalty: SpectralPenalty | None = None,
     ) -> Tensor:
         """Return the loss of each item, shape `(batch,)`, with noise drawn from `seeds`, one per item.
@@ -233,7 +235,7 @@ class Denoiser(nn.Module):
         t: Tensor | float,
         mask: Tensor | None = None,
         metric: Metric = "euclidean",
-        weighting: Weighting = "uniform",
+        weighting: Weighting = UNIFORM,
     ) -> Tensor:
         """Convert errors `(batch, channels, *grid)` of the network's output to a loss per item, `(batch,)`; see `loss`.
 
@@ -241,10 +243,14 @@ class Denoiser(nn.Module):
         gives a dimensionless loss.
 
         Raises:
-            ValueError: If the metric is `whitened` without spectral preconditioning, or with a weighting.
+            ValueError: If the metric is `whitened` without spectral preconditioning, or with a weighting; or if the
+                weighting is per frequency, but the noise is drawn on a padded grid or the process is modulated.
         """
         log_snr = self.process.schedule.log_snr(as_times(t).double()).to(error)
-        weight = x0_weight(weighting, log_snr, self.sigma_data)
+        if isinstance(weighting, PerFrequency):
+            error = self._weigh_frequencies(self.x0_error(error, t), log_snr, weighting)
+            return squared_error(error, self.process.covariance, metric, mask)
+        weight = weighting(log_snr, self.sigma_data)
         if metric == "whitened" and (weight is not None or self.preconditioning != "spectral"):
             raise ValueError("the whitened metric needs spectral preconditioning and uniform weighting")
         if weight is not None:
@@ -257,6 +263,17 @@ class Denoiser(nn.Module):
             error = self._scale(error, out / size.reshape(-1, *(1,) * (error.dim() - 1)))
         plain = "euclidean" if metric == "whitened" else metric
         return squared_error(error, self.process.covariance, plain, mask)
+
+    def _weigh_frequencies(self, error: Tensor, log_snr: Tensor, weighting: PerFrequency) -> Tensor:
+        """Multiply an error of x0 by the root of the weight at every frequency, 0 where there is no noise."""
+        if isinstance(self.process.covariance, PaddedCovariance) or self.process.modulation is not None:
+            raise ValueError("a weighting per frequency needs a plain process: remove the padding and the modulation")
+        power = self.process.covariance.power(tuple(error.shape[2:])).to(error)
+        levels = log_snr.reshape(-1, *(1,) * (error.dim() - 1)) - torch.where(power > 0, power, 1.0).log()
+        weight = weighting(levels, self.sigma_data)
+        if weight is None:
+            raise ValueError("a weighting per frequency needs a function of the log-SNR, not a uniform weighting")
+        return filter_grid(error, torch.where(power > 0, weight, 0.0).sqrt(), self.process.grid.dimensions)
 
 
 class GaussianDenoiser(nn.Module):

@@ -1,12 +1,17 @@
-"""Average a network's weights over training, with a power-function profile (arXiv 2312.02696, Section 3)."""
+"""Average a network's weights over training, with a power-function profile (arXiv 2312.02696, Section 3).
+
+If averages of two widths are stored several times during training, the average of any width between them is their
+linear combination with the weights that `reconstruction` returns.
+"""
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 def power_exponent(sigma_rel: float) -> float:
@@ -21,6 +26,38 @@ def power_exponent(sigma_rel: float) -> float:
         raise ValueError(f"sigma_rel must lie between 0 and 0.28, got {sigma_rel}")
     target = sigma_rel**-2
     return float(np.roots([1, 7, 16 - target, 12 - target]).real.max())
+
+
+def reconstruction(stored: Sequence[tuple[int, float]], updates: int, sigma_rel: float) -> Tensor:
+    """Return the weights `(stored,)`, float64, with which stored averages make the average of another width.
+
+    Of all weights that sum to one, they minimise the squared distance between the profiles (arXiv 2312.02696,
+    without the constraint).
+
+    Args:
+        stored: the number of updates and the width `sigma_rel` of each stored average.
+        updates: the number of updates at which the average is wanted; stored averages after it are not useful.
+        sigma_rel: the width of the wanted average, a fraction of the length of training so far.
+
+    Raises:
+        ValueError: If nothing is stored, or the width is not between 0 and 0.28.
+    """
+    if not stored:
+        raise ValueError("there are no stored averages to combine")
+    times = np.array([time for time, _ in stored], dtype=float)
+    exponents = np.array([power_exponent(width) for _, width in stored])
+    gram = _inner(times[:, None], exponents[:, None], times, exponents)
+    target = _inner(times, exponents, np.array(float(updates)), np.array(power_exponent(sigma_rel)))
+    # Weights that sum to one keep what all averages have in common, the initial weights above all, exactly.
+    count = len(stored)
+    bordered = np.block([[gram, np.ones((count, 1))], [np.ones((1, count)), np.zeros((1, 1))]])
+    return torch.from_numpy(np.linalg.lstsq(bordered, np.append(target, 1.0), rcond=None)[0][:count])
+
+
+def _inner(time: np.ndarray, exponent: np.ndarray, other_time: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Return the integrals of the products of two profiles, `(γ+1) τ^γ / t^(γ+1)` for τ up to t."""
+    ratio = (time / other_time) ** np.where(time < other_time, other, -exponent)
+    return (exponent + 1) * (other + 1) * ratio / ((exponent + other + 1) * np.maximum(time, other_time))
 
 
 class PowerEMA(nn.Module):

@@ -1,10 +1,10 @@
-"""Define the parts of the training loss as pure functions: metrics, weightings and training times."""
+"""Define parts of the training loss as pure functions: error metrics and training times."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -14,7 +14,6 @@ from multisagd.schedule import Schedule
 from multisagd.seeds import derive
 
 Metric = Literal["euclidean", "mahalanobis", "whitened"]
-Weighting = Literal["uniform", "min_snr", "karras", "sigmoid"]
 
 
 def squared_error(
@@ -45,32 +44,6 @@ def squared_error(
     if valid is None:
         return square.mean(1)
     return square.sum(1) / valid.flatten(1).sum(1).clamp(min=1)
-
-
-def x0_weight(
-    weighting: Weighting, log_snr: Tensor, sigma_data: float, *, gamma: float = 5.0, bias: float = 2.0
-) -> Tensor | None:
-    """Return the weight of x0's squared error at each log-SNR, in the shape of `log_snr`, or None for `uniform`.
-
-    If the weighting is `uniform`, the loss is the unweighted error of the network's prediction.
-
-    - `min_snr`: `min(SNR, gamma)` (arXiv 2303.09556);
-    - `karras`: `SNR + 1/σ_data²`, the unit-variance target of arXiv 2206.00364;
-    - `sigmoid`: `SNR · sigmoid(bias - λ)` (arXiv 2303.00848, 2410.19324).
-
-    Raises:
-        ValueError: If the weighting is unknown.
-    """
-    if weighting == "uniform":
-        return None
-    if weighting == "min_snr":
-        return log_snr.exp().clamp(max=gamma)
-    if weighting == "karras":
-        return log_snr.exp() + 1 / sigma_data**2
-    if weighting == "sigmoid":
-        return log_snr.exp() * torch.sigmoid(bias - log_snr)
-    *others, last = get_args(Weighting)
-    raise ValueError(f"unknown weighting {weighting!r}; choose {', '.join(others)} or {last}")
 
 
 def stratified_uniform(seed: int, step: int, batch: int, start: int = 0, count: int | None = None) -> Tensor:

@@ -23,14 +23,15 @@ import torch
 from torch import Tensor, nn
 
 from multisagd.corruption import Corruption
-from multisagd.denoiser import Denoiser, Preconditioning, PreconditioningKind
+from multisagd.denoiser import UNIFORM, Denoiser, Preconditioning, PreconditioningKind
 from multisagd.inputs import as_data
-from multisagd.loss import Metric, Weighting
+from multisagd.loss import Metric
 from multisagd.padding import PaddedCovariance
 from multisagd.process import Coefficients, Process, Quantity
 from multisagd.recent import Recent
 from multisagd.regularisation import SpectralPenalty
 from multisagd.statistics import DataStatistics
+from multisagd.weighting import Weighting
 
 QUIET = 1e-3
 """Minimum power assumed for clean data under a corruption, as a fraction of the corruption's power."""
@@ -175,7 +176,7 @@ class RestoringDenoiser(Denoiser):
         condition: Tensor | None = None,
         mask: Tensor | None = None,
         metric: Metric = "euclidean",
-        weighting: Weighting = "uniform",
+        weighting: Weighting = UNIFORM,
         penalty: SpectralPenalty | None = None,
     ) -> Tensor:
         """Return the loss of each item, shape `(batch,)`; see `Denoiser.loss`."""
@@ -189,7 +190,7 @@ class RestoringDenoiser(Denoiser):
         t: Tensor | float,
         mask: Tensor | None = None,
         metric: Metric = "euclidean",
-        weighting: Weighting = "uniform",
+        weighting: Weighting = UNIFORM,
     ) -> Tensor:
         """Convert errors of the network's output to a loss per item, `(batch,)`; see `Denoiser.weigh` for units."""
         if metric == "mahalanobis" and not bool(self.process.covariance.support(tuple(error.shape[2:])).all()):

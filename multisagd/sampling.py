@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Literal, Protocol
 
@@ -32,31 +33,60 @@ class AnyDenoiser(Protocol):
         """Return `E[x0 | x_t]`, shaped like x_t `(batch, channels, *grid)`, at times t `(batch,)`."""
 
 
-def time_steps(schedule: Schedule, steps: int, spacing: Spacing = "time", start: float = 1.0) -> Tensor:
+def time_steps(
+    schedule: Schedule,
+    steps: int,
+    spacing: Spacing = "time",
+    start: float = 1.0,
+    ends: tuple[float, float] | None = None,
+) -> Tensor:
     """Return `steps + 1` decreasing times from `start` to 0, float64 of shape `(steps + 1,)`.
 
-    Steps are equal in the schedule's time (the default), in log-SNR, or in `(σ/α)^{1/7}` (arXiv 2206.00364, Eq. 5).
+    Steps are equal in the schedule's time (the default), in log-SNR, or in `(σ/α)^{1/7}` (arXiv 2206.00364, Eq. 5). The
+    last two need no steps where noise hides the data or is invisible: with `ends`, such as those of `spectral_ends`,
+    they start at the first of these log-SNRs (at `start` if that is less noisy), and all but the last step, which ends
+    at time 0, lead to the second.
 
     Raises:
-        ValueError: If `steps` is less than 1, the start is outside (0, 1], or the spacing is unknown.
+        ValueError: If there is no step, the start is outside (0, 1], the ends do not increase or lie outside the range
+            of the schedule, ends are given for steps equal in time, or the spacing is unknown.
     """
     if steps < 1:
         raise ValueError(f"sampling needs at least one step, got {steps}")
     if not 0 < start <= 1:
         raise ValueError(f"sampling must start at a time in (0, 1], got {start}")
-    even = torch.linspace(1, 0, steps + 1, dtype=torch.float64, device="cpu")
     if spacing == "time":
-        return start * even
-    first, last = schedule.log_snr(torch.tensor([start, 0.0], dtype=torch.float64, device="cpu"))
-    if spacing == "log_snr":
-        log_snr = torch.lerp(last, first, even)
-    elif spacing == "karras":
-        log_snr = -14 * torch.lerp((-last / 14).exp(), (-first / 14).exp(), even).log()
-    else:
+        if ends is not None:
+            raise ValueError("ends are log-SNRs, but the steps are equal in time: choose spacing log_snr or karras")
+        return start * _even(steps)
+    if spacing not in ("log_snr", "karras"):
         raise ValueError(f"unknown spacing {spacing!r}; choose time, log_snr or karras")
-    times = schedule.time(log_snr)
-    times[0], times[-1] = start, 0.0
+    first, last = schedule.log_snr(torch.tensor([start, 0.0], dtype=torch.float64, device="cpu")).tolist()
+    if ends is None:
+        times = schedule.time(_spaced(first, last, steps, spacing))
+        times[0] = start
+    else:
+        low, high = max(first, ends[0]), min(last, ends[1])
+        if not (ends[0] < ends[1] and low < high):
+            raise ValueError(
+                f"ends must be two increasing log-SNRs between {first:.4g} and {last:.4g}, got {list(ends)}"
+            )
+        times = torch.cat(
+            [schedule.time(_spaced(low, high, max(steps - 1, 1), spacing))[:steps], torch.zeros(1, device="cpu")]
+        )
+    times[-1] = 0.0
     return times
+
+
+def _even(steps: int) -> Tensor:
+    return torch.linspace(1, 0, steps + 1, dtype=torch.float64, device="cpu")
+
+
+def _spaced(first: float, last: float, steps: int, spacing: Spacing) -> Tensor:
+    """Return `steps + 1` log-SNRs from the first to the last, spaced evenly or as in EDM."""
+    if spacing == "log_snr":
+        return last + (first - last) * _even(steps)
+    return -14 * (math.exp(-last / 14) + (math.exp(-first / 14) - math.exp(-last / 14)) * _even(steps)).log()
 
 
 @torch.no_grad()

@@ -62,7 +62,7 @@ def sample(config: Config, reuse: bool = False) -> Path:
     modality = assembly.modality
     prompts = chosen_prompts(settings, model.metadata.get("text") is not None)
     labels = checked_labels(model, settings.count, settings.labels, prompts, settings.guidance)
-    weights = model.weights(settings.weights, assembly.check_weight_shapes)
+    weights = model.weights(settings.chosen_weights, assembly.check_weight_shapes)
     out = settings.out or default_folder(config, settings, weights.samples, prompts, assembly.process())
     # A folder that the user chose may contain samples with other settings; the default name depends on the settings.
     if reuse and already_drawn(out, weights.samples, None if settings.out is None else config):

@@ -63,8 +63,9 @@ class Conditioning(nn.Module):
         self.labels: nn.Embedding | None = None
         if classes is not None:
             self.labels = nn.Embedding(classes + 1, width)
-            # Small at first, so that common features are learned before differences between classes.
-            nn.init.normal_(self.labels.weight, std=0.02)
+            # As large as other features, at every width: with a deviation of 0.02, as in DiT, classes have an effect
+            # only after tens of thousands of steps.
+            nn.init.normal_(self.labels.weight, std=1.0)
 
     def forward(self, log_snr: Tensor, condition: Tensor | None = None) -> Tensor:
         """Return the embedding of log-SNRs `(batch,)` and conditions, features `(batch, width)`."""

@@ -43,8 +43,8 @@ class TextInput(nn.Module):
         self.context = context
         self.null = nn.Parameter(nn.init.normal_(torch.empty(context)))
         self.summary = nn.Linear(context, width)
-        # Small at first, as for classes: common features are learned before differences.
-        nn.init.normal_(self.summary.weight, std=0.02)
+        # As large as other features, as for classes: the features of normalised tokens have unit variance.
+        nn.init.normal_(self.summary.weight, std=context**-0.5)
         nn.init.zeros_(self.summary.bias)
 
     def forward(self, condition: Tensor | None, batch: int) -> Text:

@@ -43,7 +43,7 @@ def likelihood(task: Task) -> Result:
     if model.metadata.get("text"):
         raise ValueError("this run was trained on captions, which this metric does not embed: set likelihood.items=0")
     assembly = model.assembly(builder)
-    weights = model.weights(settings.weights, assembly.check_weight_shapes)
+    weights = model.weights(settings.chosen_weights, assembly.check_weight_shapes)
     runtime, images = task.runtime, isinstance(task.modality, Image)
     denoiser = trained_denoiser(assembly, weights, runtime)
     held_out = task.held_out

@@ -38,13 +38,16 @@ from recipes.config.build import Builder
 from recipes.config.compose import Config
 from recipes.config.groups import filled
 from recipes.runs.assembly import Assembly
+from recipes.runs.averages import averaged_weights, check_width
 from recipes.runs.checkpoint import MAX_SAMPLES, Shapes, samples_of
 from recipes.runs.run import CONFIG, CORRUPTION, Run, check_metadata, read_statistics, versions
-from recipes.runs.settings import Group, ModelSettings, TrainSettings
-from recipes.runs.state import load_module
+from recipes.runs.settings import Averages, Group, ModelSettings, TrainSettings
+from recipes.runs.state import load_module, named
 from recipes.runtime.device import Runtime
 
 Which = Literal["ema", "network"]
+Width = float
+"""The width of an average that is made from stored averages of other widths."""
 Chosen = int | str | None
 """A checkpoint, given by its number of samples seen, its folder, or `last` (the same as None)."""
 T = TypeVar("T")
@@ -75,9 +78,9 @@ class TrainedWeights:
 class TrainedModel:
     """The model in `folder`: the run's `config` and `metadata` (classes and text), the data's statistics, and weights.
 
-    `weights(which, check)` reads the last weights ("network") or their average ("ema"). `exported` says which of them
-    an exported model contains, and is None for a run. `located` is the configuration with resolved paths, from which
-    parts are built. `given` contains keys of the data from the command line.
+    `weights(which, check)` reads the last weights ("network"), their average ("ema"), or an average of another width.
+    `exported` says which of them an exported model contains, and is None for a run. `located` is the configuration with
+    resolved paths, from which parts are built. `given` contains keys of the data from the command line.
     """
 
     folder: Path
@@ -85,7 +88,7 @@ class TrainedModel:
     located: Config
     metadata: dict[str, Any]
     statistics: DataStatistics
-    weights: Callable[[Which, CheckShapes], TrainedWeights]
+    weights: Callable[[Which | Width, CheckShapes], TrainedWeights]
     exported: Which | None = None
     given: Group = field(default_factory=dict)
 
@@ -119,7 +122,7 @@ def open_model(folder: Path, builder: Builder, data: Group | None = None, checkp
         return _exported(run, builder, given, checkpoint)
     config = check_parts(run.config, path, builder)
     here = located(config, run.metadata, folder, given, builder)
-    weights = partial(_run_weights, run, chosen_samples(checkpoint, run))
+    weights = partial(_run_weights, run, builder, chosen_samples(checkpoint, run))
     return TrainedModel(folder, config, here, run.metadata, run.statistics, weights, given=given)
 
 
@@ -230,22 +233,31 @@ def run_settings(config: Config, path: Path, builder: Builder) -> TrainSettings:
         return builder.settings(TrainSettings, config, "")
 
 
-def _run_weights(run: Run, samples: int | None, which: Which, check: CheckShapes) -> TrainedWeights:
+def _run_weights(
+    run: Run, builder: Builder, samples: int | None, which: Which | Width, check: CheckShapes
+) -> TrainedWeights:
+    checkpoints = run.checkpoints
+    if isinstance(which, float):
+        settings = builder.settings(Averages, run.config["training"].get("averages", {}), "training.averages")
+        parts = check_width(settings, which)
+        state = checkpoints.latest(parts) if samples is None else checkpoints.chosen(samples, parts)
+        if state is None:
+            raise RecipeError(f"{run.folder} has no checkpoint yet: train until one is saved")
+        return TrainedWeights(state.samples, averaged_weights(run.folder, state, settings, which, check))
     prefix = "module." if which == "ema" else ""  # prefix of averaged weights in a checkpoint
 
     def check_part(stored: Mapping[str, Shapes]) -> None:
         if which not in stored:
             raise RecipeError(f"the checkpoint has no {which} weights: choose other weights, or another checkpoint")
-        check(_named(stored[which], prefix))
+        check(named(stored[which], prefix))
 
-    checkpoints = run.checkpoints
     if samples is None or not checkpoints.folders():
         state = checkpoints.latest([which], check_part)
     else:
         state = checkpoints.chosen(samples, [which], check_part)
     if state is None:
         raise RecipeError(f"{run.folder} has no checkpoint yet: train until one is saved")
-    return TrainedWeights(state.samples, _named(state.tensors[which], prefix))
+    return TrainedWeights(state.samples, named(state.tensors[which], prefix))
 
 
 def trained_denoiser(assembly: Assembly, weights: TrainedWeights, runtime: Runtime) -> Denoiser:
@@ -341,21 +353,18 @@ def _exported(run: Run, builder: Builder, given: Group, checkpoint: Chosen) -> T
     return TrainedModel(folder, config, here, metadata, statistics, weights, notes["weights"], given)
 
 
-def _exported_weights(folder: Path, notes: Mapping[str, Any], which: Which, check: CheckShapes) -> TrainedWeights:
+def _exported_weights(
+    folder: Path, notes: Mapping[str, Any], which: Which | Width, check: CheckShapes
+) -> TrainedWeights:
     if which != notes.get("weights"):
         raise RecipeError(f"{folder} contains only the weights {notes.get('weights')!r:.80}, but {which} was requested")
     with _reading(folder):
         shapes = {name: each.shape for name, each in read_header(folder / WEIGHTS).items()}
-        check(_named(shapes, NETWORK))
+        check(named(shapes, NETWORK))
         if digest(folder / WEIGHTS) != notes.get("sha256"):
             raise ValueError("its content was altered")
         tensors = read_tensors(folder / WEIGHTS, [name for name in shapes if name.startswith(NETWORK)])
-        return TrainedWeights(notes["samples"], _named(tensors, NETWORK))
-
-
-def _named(stored: Mapping[str, T], prefix: str) -> dict[str, T]:
-    """Return the entries whose names have a prefix, with the prefix removed."""
-    return {name.removeprefix(prefix): each for name, each in stored.items() if name.startswith(prefix)}
+        return TrainedWeights(notes["samples"], named(tensors, NETWORK))
 
 
 def _reading(folder: Path) -> AbstractContextManager[None]:

@@ -48,9 +48,10 @@ PACKAGES = (
 )  # fmt: skip
 FREE = (
     "run_dir", "data.root", "corruption.path", "data.urls", "data.index", "data.threads", "modality.statistics",
-    "text.name", "text.cache", "text.device", "training.initial", "training.samples", "training.max_skips",
-    "training.max_rollbacks", "every", "keep", "keep_every", "environment", "report", "tracking", "engine", "sampling",
-    "sampler", "guidance", "validation.items", "validation.levels", "validation.bands",
+    "text.name", "text.cache", "text.device", "training.initial", "training.samples", "training.decay",
+    "training.max_skips", "training.max_rollbacks", "every", "keep", "keep_every", "environment", "report",
+    "tracking", "engine", "sampling", "sampler", "guidance", "validation.items", "validation.levels",
+    "validation.bands",
 )  # fmt: skip
 """Keys, or groups of keys, that may change when a run is continued. They do not affect the result, except that
 `engine` may change rounding."""

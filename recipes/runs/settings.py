@@ -6,15 +6,38 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from multisagd.loss import Metric, TimeDistribution, Weighting
+from multisagd.loss import Metric, TimeDistribution
 from multisagd.regularisation import SpectralPenalty
 from multisagd.sampling import Spacing
+from multisagd.weighting import Weighting
 from recipes.base.errors import check_minimum
 from recipes.config.build import Builder
+from recipes.runs.learning_rate import RateShape
 from recipes.runtime.device import EngineSettings
 
 Group = Mapping[str, Any]
 """A group of keys that describes an object to be built."""
+
+
+@dataclass(frozen=True)
+class Averages:
+    """Averages that are stored `snapshots` times during training, one of each width, to make others afterwards."""
+
+    snapshots: int = 0
+    widths: tuple[float, ...] = (0.05, 0.15)
+
+    def __post_init__(self) -> None:
+        check_minimum(self, 0, "snapshots")
+        names = {average_part(width) for width in self.widths}
+        if len(self.widths) < 2 or len(names) < len(self.widths) or not all(0 < width < 0.28 for width in self.widths):
+            raise ValueError(
+                f"widths must be two or more different numbers between 0 and 0.28, got {list(self.widths)}"
+            )
+
+
+def average_part(width: float) -> str:
+    """Return the name of an average of this width in a checkpoint."""
+    return f"average_{round(1000 * width):03d}"
 
 
 @dataclass(frozen=True)
@@ -36,6 +59,10 @@ class Training:
     max_skips: int = 10
     max_rollbacks: int = 3
     initial: Path | None = None
+    learning_rate_schedule: RateShape = "constant"
+    stable: float | None = None
+    decay: Literal["once", "restart"] = "once"
+    averages: Averages = field(default_factory=Averages)
 
     def __post_init__(self) -> None:
         for name in ("samples", "batch", "accumulation", "learning_rate", "clip", "ema", "statistics", "max_skips"):
@@ -49,6 +76,8 @@ class Training:
             raise ValueError(f"ema, the relative width of the average, must be below 0.28, got {self.ema}")
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"betas must be at least 0 and below 1, got {list(self.betas)}")
+        if self.stable is not None and not 0 <= self.stable < 1:
+            raise ValueError(f"stable must be a fraction, at least 0 and below 1, got {self.stable}")
         check_minimum(self, 0, "warmup", "weight_decay", "max_rollbacks")
 
 
@@ -95,6 +124,7 @@ class Sampling:
     count: int
     steps: int
     spacing: Spacing
+    ends: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         check_minimum(self, 1, "count", "steps")
@@ -122,6 +152,7 @@ class Loss:
     weighting: Weighting
     times: TimeDistribution
     penalty: SpectralPenalty | None = None
+    uncertainty: bool = False
 
 
 @dataclass(frozen=True)
@@ -241,6 +272,7 @@ class SampleSettings:
     count: int
     steps: int
     spacing: Spacing
+    ends: tuple[float, float] | None
     steps_file: Path | None
     batch: int
     labels: str | int | tuple[str | int, ...] | None
@@ -248,6 +280,7 @@ class SampleSettings:
     prompts_file: Path | None
     text_model: str | None
     weights: Literal["ema", "network"]
+    ema: float | None
     guidance: Guidance
     allow_targets: tuple[str, ...]
     engine: EngineSettings
@@ -259,7 +292,14 @@ class SampleSettings:
 
     def __post_init__(self) -> None:
         check_minimum(self, 1, "count", "steps", "batch")
+        if self.ema is not None and self.weights != "ema":
+            raise ValueError(f"ema={self.ema:g} is the width of an average, but weights={self.weights}: remove one")
         _folder("out", self.out)
+
+    @property
+    def chosen_weights(self) -> float | Literal["ema", "network"]:
+        """The weights to use: the width of an average, or their name."""
+        return self.weights if self.ema is None else self.ema
 
 
 def _folder(name: str, path: Path | None) -> None:

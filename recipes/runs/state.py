@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -27,6 +27,7 @@ from recipes.runtime.distribution import Group, are_sharded, sharded_like
 if TYPE_CHECKING:
     from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
+T = TypeVar("T")
 LARGEST_COUNT = 1 << 60
 REMEDY = "remove that checkpoint to continue from an earlier one"
 STEP = "step"
@@ -148,6 +149,11 @@ def shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
 
 
+def named(stored: Mapping[str, T], prefix: str) -> dict[str, T]:
+    """Return the entries whose names have a prefix, with the prefix removed."""
+    return {name.removeprefix(prefix): each for name, each in stored.items() if name.startswith(prefix)}
+
+
 def mismatch(stored: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]]) -> str | None:
     """Return a message about the first difference between the shapes in a checkpoint and in a network, or None."""
     for name in (*expected, *stored):
@@ -222,6 +228,7 @@ class Progress:
     skipped: int = 0
     skipped_in_a_row: int = 0
     rollbacks: int = 0
+    decay: tuple[int, int] | None = None
 
     @classmethod
     def of(cls, record: Mapping[str, Any]) -> Self:
@@ -229,8 +236,13 @@ class Progress:
         counts: dict[str, Any] = {"metrics_position": record.get("metrics_position")}
         counts |= {name: record.get(name, 0) for name in ("skipped", "skipped_in_a_row", "rollbacks")}
         for name, value in counts.items():
-            if type(value) is not int or not 0 <= value < LARGEST_COUNT:
+            if not _is_count(value):
                 raise RecipeError(f"the checkpoint's record has {name}={value!r:.80}, not a count: {REMEDY}")
+        decay = record.get("decay")
+        if decay is not None:
+            if not (isinstance(decay, list) and len(decay) == 2 and all(_is_count(value) for value in decay)):
+                raise RecipeError(f"the checkpoint's record has decay={decay!r:.80}, not two counts: {REMEDY}")
+            counts["decay"] = (decay[0], decay[1])
         try:
             first, second, third = (float.fromhex(value) for value in record["window"])
         except (KeyError, TypeError, ValueError, OverflowError) as error:
@@ -238,3 +250,7 @@ class Progress:
                 f"the checkpoint's record has window={record.get('window')!r:.80}, not three hex numbers: {REMEDY}"
             ) from error
         return cls((first, second, third), **counts)
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 <= value < LARGEST_COUNT

@@ -9,12 +9,13 @@ from torch import Tensor
 
 from modalities.reading import UnreadableFilesError
 from multisagd import Denoiser, Flat, Process, RestoringDenoiser
-from multisagd.analysis.design import DesignedSteps
+from multisagd.analysis.design import DesignedSteps, spectral_ends
 from multisagd.finishing import finish, residual_power
 from multisagd.guidance import ClassifierFree
 from multisagd.mixing import Refinement, sample_refined
+from multisagd.padding import PaddedCovariance
 from multisagd.samplers import Sampler
-from multisagd.sampling import AnyDenoiser, Spacing
+from multisagd.sampling import AnyDenoiser, Spacing, time_steps
 from multisagd.seeds import derive
 from recipes.base.errors import RecipeError, as_recipe_error
 from recipes.config.compose import Config
@@ -41,6 +42,7 @@ class SamplingRequest:
     sampler: Sampler
     steps: int = 20
     spacing: Spacing = "time"
+    ends: tuple[float, float] | None = None
     times: Tensor | None = None
     guidance: Guidance = field(default_factory=Guidance)
     refinement: Refinement = NO_REFINEMENT
@@ -65,8 +67,28 @@ def sampling_request(
     times = None if designed is None else designed.times(process.schedule)
     residual = band_residual(denoiser, settings, run_config, assembly, runtime)
     return SamplingRequest(
-        sampler, settings.steps, settings.spacing, times, settings.guidance, refinement, residual, settings.batch
-    )
+        sampler, settings.steps, settings.spacing, settings.ends, times, settings.guidance, refinement, residual,
+        settings.batch,
+    )  # fmt: skip
+
+
+def step_times(denoiser: Denoiser, request: SamplingRequest) -> Tensor:
+    """Return the decreasing times of a request's steps, `(steps + 1,)`.
+
+    Steps in log-SNR lie between the `ends`, by default those outside which noise hides the data or is invisible.
+
+    Raises:
+        ValueError: If the ends are outside the range of the schedule.
+    """
+    process = denoiser.process
+    if request.times is not None:
+        return request.times
+    if request.spacing == "time":
+        return time_steps(process.schedule, request.steps)
+    ends = request.ends
+    if ends is None and denoiser.statistics is not None and not isinstance(process.covariance, PaddedCovariance):
+        ends = spectral_ends(denoiser.statistics, process)
+    return time_steps(process.schedule, request.steps, request.spacing, ends=ends)
 
 
 def designed_steps(path: Path | None, process: Process) -> DesignedSteps | None:
@@ -144,6 +166,8 @@ def generate(
         min(index, len(seeds) - 1)
         for index in range(runtime.process.rank * per_rank, (runtime.process.rank + 1) * per_rank)
     ]
+    with as_recipe_error(ValueError, "spacing: "):
+        times = step_times(denoiser, request)
     parts = []
     for start in range(0, per_rank, request.batch):
         indices = own_indices[start : start + request.batch]
@@ -153,7 +177,7 @@ def generate(
             with runtime.autocast():
                 x0 = sample_refined(
                     guided, request.sampler, (len(indices), *shape), request.steps, batch_seeds, request.refinement,
-                    condition=part, spacing=request.spacing, times=request.times,
+                    condition=part, spacing=request.spacing, times=times,
                 )  # fmt: skip
                 if isinstance(denoiser, RestoringDenoiser):
                     x0 = finish(denoiser, x0, part, request.residual, batch_seeds)

@@ -8,7 +8,8 @@ with the same result on all ranks, because they have the same norm of the averag
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -18,12 +19,15 @@ from multisagd.denoiser import Denoiser
 from multisagd.ema import PowerEMA
 from multisagd.loss import stratified_uniform
 from multisagd.seeds import derive, derive_many
+from multisagd.weighting import UncertaintyWeighting
 from recipes.base.errors import RecipeError
 from recipes.runs.checkpoint import State
+from recipes.runs.learning_rate import LearningRate, Span
 from recipes.runs.settings import TrainSettings
 from recipes.runs.state import Progress, load_module, load_optimizer, optimizer_tensors
 from recipes.runtime.device import Runtime
 from recipes.runtime.distribution import full_tensor, gathered, synchronise
+from recipes.training.optimizer import build_optimizer
 
 
 class DivergedError(RecipeError):
@@ -36,20 +40,27 @@ class Learner:
     `null_label` is the label for "no class", or None if there are no classes.
 
     Batches with text embeddings use the embeddings and ignore labels. `parallel` is the network parallelised over ranks
-    (`Runtime.parallelize`), and `denoiser` may contain a compiled form of it; all share their weights.
+    (`Runtime.parallelize`), and `denoiser` may contain a compiled form of it; all share their weights. `stored` are
+    averages of other widths (`training.averages`), by the names of their parts in a checkpoint.
     """
 
     def __init__(
         self, denoiser: Denoiser, network: nn.Module, parallel: nn.Module, average: PowerEMA, settings: TrainSettings,
-        runtime: Runtime, null_label: int | None,
+        runtime: Runtime, null_label: int | None, stored: Mapping[str, PowerEMA] | None = None,
     ) -> None:  # fmt: skip
         self.denoiser, self.network, self.parallel, self.ema = denoiser.train(), network, parallel, average
         self.settings, self.runtime, self.null_label = settings, runtime, null_label
         training = settings.training
-        # A flag on the device makes the fused optimiser skip a step, without synchronisation.
-        self.optimizer = torch.optim.AdamW(
-            network.parameters(), training.learning_rate, training.betas, weight_decay=training.weight_decay, fused=True
+        self.optimizer = build_optimizer(network, training)
+        self.learning_rate = LearningRate(
+            training.learning_rate, training.learning_rate_schedule, training.warmup, training.stable
         )
+        self.span = Span(0, training.samples)  # of the decay of the learning rate
+        self.stored = stored or {}
+        self.uncertainty = None
+        if settings.loss.uncertainty:
+            self.uncertainty = UncertaintyWeighting().to(runtime.device, runtime.dtype)
+            self.uncertainty_optimizer = build_optimizer(self.uncertainty, replace(training, weight_decay=0.0))
         self.samples = self.rollbacks = 0
         self.skipped = self._in_a_row = 0  # skipped steps in total, and since the last successful one
         self._window = (0.0, 0.0, 0.0)  # sum of losses, sum of gradient norms, number of steps
@@ -78,9 +89,10 @@ class Learner:
         number, slots = self.samples // training.batch, self.runtime.share(training.batch)
         uniform = stratified_uniform(seed, number, training.batch, slots.start, len(slots))
         times = self.settings.loss.times(uniform, self.denoiser.process.schedule)
-        warmup = min(1.0, (self.samples + training.batch) / training.warmup) if training.warmup > 0 else 1.0
-        for group in self.optimizer.param_groups:
-            group["lr"] = training.learning_rate * warmup
+        optimizers = [self.optimizer] if self.uncertainty is None else [self.optimizer, self.uncertainty_optimizer]
+        rate = self.learning_rate(self.samples, training.batch, self.span)
+        for group in (group for optimizer in optimizers for group in optimizer.param_groups):
+            group["lr"] = rate
         loss = torch.zeros((), device=self.runtime.device, dtype=self.runtime.dtype)
         first = slots.start
         for part in parts:
@@ -93,11 +105,15 @@ class Learner:
             loss += part_loss.detach()
             first = mine.stop
         norm = full_tensor(nn.utils.clip_grad_norm_(self.network.parameters(), training.clip))
-        self.optimizer.found_inf = (~norm.isfinite()).float()  # type: ignore[attr-defined]
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        for parameter in () if self.uncertainty is None else self.uncertainty.parameters():
+            parameter.grad = torch.stack(gathered(parameter.grad)).mean(0)  # over ranks; it is not parallelised
+        for optimizer in optimizers:
+            optimizer.found_inf = (~norm.isfinite()).float()  # type: ignore[attr-defined]
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
         self.samples += training.batch
-        self.ema.update(self.network)
+        for average in (self.ema, *self.stored.values()):
+            average.update(self.network)
         self._pending.append(torch.stack((loss, norm.to(loss))))  # the norm of offloaded weights is on the CPU
         if len(self._pending) >= self._patience:
             self._settle()
@@ -112,6 +128,8 @@ class Learner:
                 put(part.x0), t, noise_seeds, condition=condition, mask=mask,
                 metric=loss.metric, weighting=loss.weighting, penalty=loss.penalty,
             )  # fmt: skip
+            if self.uncertainty is not None:
+                losses = self.uncertainty(losses, self.denoiser.process.schedule.log_snr(t.double()).to(losses))
         return losses.sum()
 
     def _condition(self, part: Batch, number: int, slots: range) -> Tensor | None:
@@ -124,6 +142,34 @@ class Learner:
         if part.labels is None or self.null_label is None:
             return None
         return self.runtime.put(part.labels.masked_fill(dropped, self.null_label))
+
+    def _continued(self, saved: tuple[int, int] | None) -> Span:
+        """Return the span of the decay on continuing: the saved one, unless it restarts for new `training.samples`."""
+        training = self.settings.training
+        span = Span(0, training.samples) if saved is None else Span(*saved)
+        restarts = training.decay == "restart" and span.end != training.samples
+        return Span(self.samples, training.samples) if restarts else span
+
+    def stored_averages(self) -> dict[str, dict[str, Tensor]]:
+        """Return the averages of `training.averages`, by the names of their parts in a checkpoint."""
+        return {part: dict(average.state_dict()) for part, average in self.stored.items()}
+
+    @property
+    def snapshot_interval(self) -> int:
+        """Number of samples between two snapshots of the averages, or 0."""
+        count, batch = self.settings.training.averages.snapshots, self.settings.training.batch
+        return max(batch, (self.span.end - self.span.start) // count) if count else 0
+
+    def decay_note(self) -> str | None:
+        """Return a note if the learning rate stays at the end of its decay, or None."""
+        training = self.settings.training
+        if training.learning_rate_schedule == "constant" or training.samples <= self.span.end:
+            return None
+        rate = self.learning_rate(self.span.end, training.batch, self.span)
+        return (
+            f"from {self.span.end:,} samples on, where training was to end, the learning rate is {rate:.3g}: "
+            "training.decay=restart begins a new decay"
+        )
 
     def averages(self) -> dict[str, float]:
         """Return the mean loss and gradient norm of the successful steps since the last call, and the learning rate.
@@ -165,14 +211,19 @@ class Learner:
         tensors = {
             "network": dict(self.network.state_dict()),
             "ema": dict(self.ema.state_dict()),
+            **self.stored_averages(),
             "optimizer": optimizer_tensors(self.network, self.optimizer),
         }
+        if self.uncertainty is not None:
+            tensors["uncertainty"] = dict(self.uncertainty.state_dict())
+            tensors["uncertainty_optimizer"] = optimizer_tensors(self.uncertainty, self.uncertainty_optimizer)
         record = {
             "window": [value.hex() for value in self._window],
             "metrics_position": position,
             "skipped": self.skipped,
             "skipped_in_a_row": self._in_a_row,
             "rollbacks": self.rollbacks,
+            "decay": [self.span.start, self.span.end],
         }
         return State(self.samples, tensors, record)
 
@@ -184,8 +235,15 @@ class Learner:
         progress = Progress.of(state.record)
         load_module(self.network, state.tensors.get("network", {}), "network")
         load_module(self.ema, state.tensors.get("ema", {}), "average")
+        for part, average in self.stored.items():
+            load_module(average, state.tensors.get(part, {}), part)
         load_optimizer(self.network, self.optimizer, state.tensors.get("optimizer", {}))
+        if self.uncertainty is not None:
+            load_module(self.uncertainty, state.tensors.get("uncertainty", {}), "learned uncertainty")
+            saved = state.tensors.get("uncertainty_optimizer", {})
+            load_optimizer(self.uncertainty, self.uncertainty_optimizer, saved)
         self.samples, self._window, self._pending = state.samples, progress.window, []
         self.skipped, self._in_a_row = progress.skipped, progress.skipped_in_a_row
         self.rollbacks = progress.rollbacks
+        self.span = self._continued(progress.decay)
         return progress.metrics_position

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Self
 
@@ -21,6 +22,7 @@ from recipes.base.errors import Interrupted, RecipeError
 from recipes.base.progress import Display
 from recipes.base.signals import Ended, ImmediateStop, StopRequest
 from recipes.data.order import batches
+from recipes.runs.averages import snapshots
 from recipes.runs.checkpoint import Checkpoints, SaveError, State
 from recipes.runtime.distribution import Agreement, FailedElsewhereError, are_sharded, is_first
 from recipes.runtime.performance import Monitor, StepProfiler, peak_flops
@@ -99,6 +101,7 @@ class Loop:
         self.monitor = Monitor(runtime, self.learner.parallel, model.flops, peak)
         folder = self.settings.run_dir / "profile"
         self.profiler = StepProfiler(folder, runtime.process.rank, runtime.device, engine.profile)
+        self.snapshots = snapshots(self.settings.run_dir, saver.checkpoints.group)
         self._saved, self._folder_checked, self._due = time.monotonic(), float("-inf"), False
         # How many times in a row training returned to the same checkpoint, and its number of samples.
         self._attempts, self._returned_to = 0, -1
@@ -145,6 +148,9 @@ class Loop:
             self.watchdog.progress(now)
             self.display.update(now, self._log() if crossed(before, now, settings.every.log) else None)
             self._check_folder()
+            if crossed(before, now, learner.snapshot_interval):
+                state = State(now, learner.stored_averages())
+                self._or_warn(partial(self.snapshots.save, state))
             last, counted = now >= settings.training.samples, crossed(before, now, settings.every.checkpoint)
             signal_number, due = self._agreement.exchange(stop.signal_number, self._checkpoint_due())
             self._due = self._due or due
@@ -246,7 +252,8 @@ class Loop:
         if self._attempts > limit:
             raise RecipeError(f"{error}, after {limit} returns to the last checkpoint. {remedy}") from error
         self._returned_to = state.samples
-        self.saver.checkpoints.set_aside(state.samples)
+        for checkpoints in (self.saver.checkpoints, self.snapshots):
+            checkpoints.set_aside(state.samples)
         skipped, rollbacks = learner.skipped, learner.rollbacks
         self.tracker.cut(learner.restore(state))
         learner.skipped, learner.rollbacks = skipped, rollbacks + 1

@@ -28,7 +28,7 @@ from recipes.runs.checkpoint import Shapes, State
 from recipes.runs.lock import RunLock
 from recipes.runs.model import check_encoder, open_model
 from recipes.runs.run import Run
-from recipes.runs.settings import CorruptionOptions, ModelSettings, TrainSettings
+from recipes.runs.settings import CorruptionOptions, ModelSettings, TrainSettings, average_part
 from recipes.runs.state import load_module, mismatch, shapes
 from recipes.runtime.device import Runtime
 from recipes.runtime.distribution import broadcast_from_rank0, long_barrier
@@ -268,16 +268,19 @@ def prepare_model(job: Job, data: TrainingData, state: State | None) -> Training
     network.to(runtime.device, runtime.dtype)
     average = PowerEMA(network, sigma_rel=settings.training.ema)
     flops = training_flops(network, data.modality.tensor_shape)
-    runtime.sharded(average.module)
+    widths = settings.training.averages.widths if settings.training.averages.snapshots else ()
+    stored = {average_part(width): PowerEMA(network, sigma_rel=width) for width in widths}
+    for each in (average, *stored.values()):
+        runtime.sharded(each.module)
     parallel = runtime.parallelize(network)
     denoiser = assembly.denoiser(runtime.compiled(parallel), process)
     null_label = None if classes is None else len(classes)
-    learner = Learner(denoiser, network, parallel, average, settings, runtime, null_label)
+    learner = Learner(denoiser, network, parallel, average, settings, runtime, null_label, stored)
     averaged = assembly.denoiser(average.module, process).eval()
     sampler = builder.build(settings.sampler, Sampler, "sampler", statistics=data.statistics)  # type: ignore[type-abstract]
     check_sampler(sampler, process)
     sampling = settings.sampling
-    request = SamplingRequest(sampler, sampling.steps, sampling.spacing, guidance=settings.guidance)
+    request = SamplingRequest(sampler, sampling.steps, sampling.spacing, sampling.ends, guidance=settings.guidance)
     position = learner.restore(state) if state is not None else 0
     return TrainingModel(learner, averaged, request, initial, position, flops)
 
@@ -297,6 +300,8 @@ def introduction(job: Job, data: TrainingData, model: TrainingModel) -> Iterator
         f"{model.parameters:,} parameters, on {job.runtime.describe()}"
     )
     denoiser = model.learner.denoiser
+    if note := model.learner.decay_note():
+        yield f"note: {note}"
     for note in (*data.notes, *process_notes(denoiser.process, denoiser, data.statistics)):
         yield f"note: {note}"
 

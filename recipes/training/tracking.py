@@ -21,6 +21,7 @@ from recipes.base.errors import RecipeError
 from recipes.base.files import replace_file
 from recipes.config.addresses import shareable
 from recipes.data import contents
+from recipes.runs.averages import snapshots
 from recipes.runs.checkpoint import Checkpoints
 from recipes.runs.run import CORRUPTION, METRICS, RESTORATION, TIMING, Run, data_metadata
 from recipes.runs.settings import TrackingSettings
@@ -39,6 +40,7 @@ def write_record(job: Job, data: TrainingData, model: TrainingModel, checkpoints
             "%s was saved after the state from which training continues: it is set aside now and removed later",
             path,
         )
+    snapshots(run_dir).set_aside(samples)
     run = Run(run_dir)
     run.write(job.config, data.statistics)
     if not begun:

@@ -103,7 +103,11 @@ def test_loss_weightings_weigh_the_error_of_x0(kind):
         error = denoiser(p.add_noise(X0, TIMES, p.noise(SHAPE, SEEDS)), TIMES) - X0
         square = (p.covariance.whiten(error) if metric == "mahalanobis" else error).square().mean((1, 2, 3))
         snr = p.schedule.log_snr(TIMES).exp()
-        weights = {"min_snr": snr.clamp(max=5), "karras": snr + 1 / 0.36, "sigmoid": snr / (1 + snr * np.exp(-2))}
+        weights = {
+            ms.MinSNR(): snr.clamp(max=5),
+            ms.KarrasWeighting(): snr + 1 / 0.36,
+            ms.SigmoidWeighting(): snr / (1 + snr * np.exp(-2)),
+        }
         for weighting, weight in weights.items():
             loss = denoiser.loss(X0, TIMES, SEEDS, metric=metric, weighting=weighting)
             torch.testing.assert_close(loss, weight * square, rtol=1e-9, atol=1e-12)
@@ -145,7 +149,7 @@ def test_karras_preconditioning_is_the_published_one():
         build("karras", process(schedule, spectrum=ms.Flat()), network, STATISTICS)(x, t)
         torch.testing.assert_close(network.calls[0][0], (x - a * MEAN) / (0.36 * a**2 + b**2).sqrt())
     centred = build("karras", process(ms.KarrasSchedule()), Network(curved), STATISTICS)
-    torch.testing.assert_close(centred.loss(X0, t, SEEDS, weighting="karras"), centred.loss(X0, t, SEEDS))
+    torch.testing.assert_close(centred.loss(X0, t, SEEDS, weighting=ms.KarrasWeighting()), centred.loss(X0, t, SEEDS))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -278,7 +282,7 @@ def test_weigh_applies_each_metric_and_weighting() -> None:
     scale = denoiser.x0_error(white, t).square().mean()
     torch.testing.assert_close(denoiser.weigh(error, TIMES)[1], x0_error[1] / scale, rtol=0.05, atol=0)
     snr = denoiser.process.schedule.log_snr(TIMES).exp().clamp(max=5)
-    torch.testing.assert_close(denoiser.weigh(error, TIMES, weighting="min_snr"), x0_error * snr)
+    torch.testing.assert_close(denoiser.weigh(error, TIMES, weighting=ms.MinSNR()), x0_error * snr)
 
 
 def test_denoiser_refuses_impossible_settings() -> None:
@@ -296,5 +300,5 @@ def test_denoiser_refuses_impossible_settings() -> None:
         ("needs the statistics", lambda: ms.Denoiser(Affine(), process, **options)),
         ("remove the padding", lambda: ms.Denoiser(Affine(), padded, statistics=statistics, **options)),
         ("whitened metric", lambda: karras.weigh(data(), TIMES, metric="whitened")),
-        ("uniform weighting", lambda: spectral.weigh(data(), TIMES, metric="whitened", weighting="min_snr")),
+        ("uniform weighting", lambda: spectral.weigh(data(), TIMES, metric="whitened", weighting=ms.MinSNR())),
     )

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import multisagd as ms
-from multisagd.ema import power_exponent
+from multisagd.ema import power_exponent, reconstruction
 
 
 class Number(nn.Module):
@@ -50,6 +50,48 @@ def test_power_exponent_gives_the_published_values_and_refuses_impossible_widths
     for sigma_rel in (0.0, -0.1, 0.3, 1.0):
         with pytest.raises(ValueError, match=r"between 0 and 0\.28"):
             ms.PowerEMA(Number(), sigma_rel)
+
+
+@pytest.mark.parametrize("sigma_rel", [0.05, 0.07, 0.1, 0.13, 0.15])
+def test_reconstruction_makes_any_width_from_stored_averages(sigma_rel: float) -> None:
+    """Against the average itself, of 50 random walks whose steps get smaller; 16 snapshots of two widths."""
+    updates, interval = 640, 40
+    steps = np.random.default_rng(0).normal(size=(updates, 50)) * np.linspace(1, 0.05, updates)[:, None]
+    weights = torch.from_numpy((steps + 0.1).cumsum(0))
+    network = Number()
+    network.value = nn.Parameter(torch.zeros(50, dtype=torch.float64))
+    exact, kept = ms.PowerEMA(network, sigma_rel), {width: ms.PowerEMA(network, width) for width in (0.05, 0.15)}
+    stored = {}
+    for update in range(1, updates + 1):
+        network.value.data.copy_(weights[update - 1])
+        for average in (exact, *kept.values()):
+            average.update(network)
+        if update % interval == 0:
+            stored |= {(update, width): each.module.value.detach().clone() for width, each in kept.items()}
+    factors = reconstruction(list(stored), updates, sigma_rel)
+    made = (factors[:, None] * torch.stack(list(stored.values()))).sum(0)
+    expected = exact.module.value.detach()
+    assert (made - expected).norm() < 0.02 * (expected - weights[-1]).norm()
+    assert float(factors.sum()) == pytest.approx(1)
+
+
+def test_reconstruction_is_the_least_squares_fit_of_profiles() -> None:
+    """Against quadrature of the profiles, `(γ+1) τ^γ / t^(γ+1)` up to t."""
+    tau = (np.arange(200_000) + 0.5) / 200_000
+    stored = [(1000, 0.05), (500, 0.05), (1000, 0.1)]
+
+    def profile_of(time: int, width: float) -> np.ndarray:
+        gamma, end = power_exponent(width), time / 1000
+        return np.where(tau < end, (gamma + 1) * tau**gamma / end ** (gamma + 1), 0)
+
+    basis, target = np.stack([profile_of(*each) for each in stored]), profile_of(1000, 0.08)
+    # The weights sum to one, so the last is one minus the others.
+    differences, rest = basis[:-1] - basis[-1], target - basis[-1]
+    first = np.linalg.solve(differences @ differences.T, differences @ rest)
+    expected = [*first, 1 - first.sum()]
+    np.testing.assert_allclose(reconstruction(stored, 1000, 0.08).numpy(), expected, rtol=1e-4)
+    with pytest.raises(ValueError, match="no stored averages"):
+        reconstruction([], 1000, 0.1)
 
 
 def test_power_ema_copies_first_weights_and_buffers_and_leaves_the_network_alone():

@@ -78,7 +78,7 @@ OF_TIME: dict[str, Callable[[Any], Any]] = {
     "colour shift": lambda t: ms.ColorShift(ms.Flat(), ms.PowerLaw(0.3))(t, GRID),
     "prefilter": lambda t: ms.Prefilter(ms.PowerLaw(0.3))(t, GRID),
     "noise floor": lambda t: FLOOR(t, GRID),
-    "weigh": lambda t: DENOISER.weigh(X, t, weighting="min_snr"),
+    "weigh": lambda t: DENOISER.weigh(X, t, weighting=ms.MinSNR()),
     "x0_error": lambda t: DENOISER.x0_error(X, t),
     "guidance": lambda t: ms.ClassifierFree(ORACLE, 2.0, (-5.0, 5.0))(X, t, torch.zeros(2)),
     **{name: lambda t, call=call: call(X, t) for name, call in OF_DATA_AND_TIME.items()},

@@ -8,13 +8,12 @@ import torch
 from torch import Tensor
 
 import multisagd as ms
-from multisagd.loss import squared_error, x0_weight
+from multisagd.loss import squared_error
 from multisagd.regularisation import SpectralPenalty
 from tests.helpers import dense
 from tests.helpers.refusals import assert_refused
 
 GRID = ms.Grid.of(y=5, x=6)
-LOG_SNR = torch.linspace(-12, 12, 25, dtype=torch.float64)
 COLORED = ms.SpectralCovariance(ms.PowerLaw(-1.0), GRID).double()
 
 
@@ -56,30 +55,6 @@ def test_squared_error_sums_half_precision_in_float32(dtype):
         result = squared_error(error, c, metric)
         assert result.dtype == torch.float32
         torch.testing.assert_close(result.double(), squared_error(error.double(), c, metric), rtol=1e-4, atol=0)
-
-
-# An error of x0 is an error of noise times σ/α, and of v times σ (variance preserving): so a weight of the squared
-# error of x0 is one of the noise's times 1/SNR, and one of v's times σ² = 1/(1 + SNR).
-PAPERS = {
-    # 2303.09556, Section 3.4: min(SNR, γ) on x0, min(SNR, γ)/SNR on noise, min(SNR, γ)/(SNR + 1) on v.
-    ("min_snr", "x0"): lambda snr: np.minimum(snr, 5),
-    ("min_snr", "noise"): lambda snr: np.minimum(snr, 5) / snr,
-    ("min_snr", "v"): lambda snr: np.minimum(snr, 5) / (snr + 1),
-    # 2206.00364, Table 1: λ(σ) = (σ² + σ_data²)/(σ σ_data)² on x0, with σ² = 1/SNR.
-    ("karras", "x0"): lambda snr: (1 / snr + 0.25) / (np.sqrt(1 / snr) * 0.5) ** 2,
-    # 2303.00848, Section 4: sigmoid(-λ + k) on noise, k = 2.
-    ("sigmoid", "noise"): lambda snr: 1 / (1 + np.exp(np.log(snr) - 2)),
-    ("sigmoid", "x0"): lambda snr: snr / (1 + np.exp(np.log(snr) - 2)),
-}
-OUT_SQUARED = {"x0": lambda snr: np.ones_like(snr), "noise": lambda snr: 1 / snr, "v": lambda snr: 1 / (1 + snr)}
-
-
-@pytest.mark.parametrize(("weighting", "prediction"), PAPERS)
-def test_x0_weight_is_the_published_weight(weighting, prediction):
-    snr = np.exp(LOG_SNR.numpy())
-    weight = x0_weight(weighting, LOG_SNR, 0.5).numpy() * OUT_SQUARED[prediction](snr)
-    np.testing.assert_allclose(weight, PAPERS[weighting, prediction](snr), rtol=1e-10)
-    assert x0_weight("uniform", LOG_SNR, 0.5) is None
 
 
 def test_stratified_uniform_puts_one_number_into_each_stratum_for_any_number_of_ranks():
@@ -202,7 +177,6 @@ def test_loss_adds_the_penalty() -> None:
 def test_loss_and_penalty_refuse_impossible_settings() -> None:
     assert_refused(
         ("choose euclidean or mahalanobis", lambda: squared_error(torch.zeros(1, 1, *GRID.shape), COLORED, "l1")),
-        ("choose uniform, min_snr, karras or sigmoid", lambda: x0_weight("snr", LOG_SNR, 0.5)),
         ("unknown penalty", lambda: SpectralPenalty("cepstrum")),
         ("weight > 0", lambda: SpectralPenalty(weight=0.0)),
         ("unknown wavelet", lambda: SpectralPenalty("wavelet", wavelet="wavy")),

@@ -107,6 +107,22 @@ def test_time_steps_are_even_in_their_spacing():
     assert ms.time_steps(schedule, 3, start=0.5)[0] == 0.5
 
 
+def test_time_steps_between_ends_spend_all_but_the_last_there():
+    schedule = ms.CosineSchedule()
+    times = ms.time_steps(schedule, 10, "log_snr", ends=(-6, 12))
+    expected = torch.linspace(-6, 12, 10, dtype=torch.float64)
+    torch.testing.assert_close(schedule.log_snr(times[:-1]), expected, atol=1e-6, rtol=0)
+    assert times[-1] == 0
+    karras = schedule.log_snr(ms.time_steps(schedule, 10, "karras", ends=(-6, 12))[:-1])
+    torch.testing.assert_close(
+        (-karras / 14).exp().diff().diff(), torch.zeros(8, dtype=torch.float64), atol=1e-6, rtol=0
+    )
+    assert float(schedule.log_snr(ms.time_steps(schedule, 10, "log_snr", 0.5, (-6, 12))[0])) == pytest.approx(
+        0, abs=1e-6
+    )
+    assert ms.time_steps(schedule, 1, "log_snr", ends=(-6, 12)).shape == (2,)
+
+
 def test_sample_starts_from_a_noised_datum_and_reports_every_step():
     denoiser = make(ms.Grid.of(time=8), ms.Flat(), ms.CosineSchedule())
     x0, t = torch.ones(2, 1, 8, dtype=torch.float64), torch.tensor([0.01, 0.01], dtype=torch.float64)
@@ -197,6 +213,9 @@ def test_samplers_refuse_what_they_cannot_follow() -> None:
         ("step", lambda: ms.time_steps(plain, 0)),
         ("must start", lambda: ms.time_steps(plain, 3, start=0.0)),
         ("spacing", lambda: ms.time_steps(plain, 3, "even")),
+        ("equal in time", lambda: ms.time_steps(plain, 3, ends=(-6, 12))),
+        ("two increasing log-SNRs", lambda: ms.time_steps(plain, 3, "log_snr", ends=(12, -6))),
+        ("two increasing log-SNRs", lambda: ms.time_steps(plain, 3, "log_snr", ends=(30, 40))),
         ("scalar coefficients", lambda: integrate(modulation=ms.Blur(length=1.0))),
         ("every frequency", lambda: integrate(ms.SpectralCovariance(ms.Band(0.0, 0.3), line))),
         ("1 channels", lambda: integrate(channels=3)),

@@ -1,0 +1,185 @@
+"""Search for the best training recipe by successive halving: `python -m benchmarks.search SEARCH.yaml`.
+
+A search is a YAML file: arguments of `multisagd train` that all runs have (`base`), those of every arm (`arms`), and
+`rungs`, each with a number of training samples, seeds, and the fraction of arms that go on to the next rung. Every
+arm is trained from the beginning in each rung, because the decay of the learning rate depends on the length. An arm's
+score is its mean `frechet_distance` (without classes, `denoising_error`) over the seeds, by the first of `samplers`.
+
+Each training run appends one row to the results, so a search that was interrupted continues where it stopped, and a
+search with more arms or rungs measures only what is new. Runs are trained in parallel by `--workers` processes, and
+their folders are removed once measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import multiprocessing
+import shutil
+import time
+from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import yaml
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.rows import append, rows
+from benchmarks.runs import Run, spread, train_run
+from multisagd.analysis.design import spectral_ends
+from multisagd.sampling import time_steps
+from recipes.config import compose as configuration
+from recipes.config.build import Builder
+
+RESULTS = Path(__file__).parent / "results" / "searches.jsonl"
+DEFAULT_SAMPLERS = {"ode": {"sampler": "heun", "steps": 20}, "sde": {"sampler": "ddim sampler.eta=1", "steps": 20}}
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One rung: every remaining arm is trained on `samples` with each seed, and the best fraction `keep` goes on."""
+
+    samples: int
+    seeds: tuple[int, ...]
+    keep: float = 1.0
+
+
+@dataclass(frozen=True)
+class Search:
+    """A search: see the top of this file. `count` samples are compared with `reference` real examples."""
+
+    name: str
+    base: tuple[str, ...]
+    arms: dict[str, tuple[str, ...]]
+    rungs: tuple[Rung, ...]
+    samplers: dict[str, dict[str, Any]]
+    count: int = 1000
+    reference: int = 5000
+
+    @classmethod
+    def load(cls, path: Path) -> Search:
+        """Read a search from a YAML file."""
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        rungs = tuple(Rung(each["samples"], tuple(each["seeds"]), each.get("keep", 1.0)) for each in content["rungs"])
+        arms = {name: tuple(str(arguments or "").split()) for name, arguments in content["arms"].items()}
+        samplers = content.get("samplers", DEFAULT_SAMPLERS)
+        sizes = {key: content[key] for key in ("count", "reference") if key in content}
+        return cls(path.stem, tuple(content["base"]), arms, rungs, samplers, **sizes)
+
+    def arguments(self, arm: str, rung: Rung, seed: int) -> list[str]:
+        """Return the arguments of `multisagd train` for one run."""
+        own = [f"training.samples={rung.samples}", f"seed={seed}"]
+        return [*self.base, *self.arms[arm], *own, "every.samples=0", "every.validation=0", "report=false"]
+
+
+def measure(search: Search, arm: str, rung: Rung, seed: int, folder: Path, threads: int | None) -> dict[str, Any]:
+    """Train one run, judge it by every sampler, remove its folder, and return the values of its row."""
+    started = time.monotonic()
+    train_run(folder, search.arguments(arm, rung, seed))
+    trained = time.monotonic() - started
+    run = Run.load(folder, search.reference, threads)
+    process, builder = run.denoiser.process, Builder()
+    values: dict[str, Any] = {"training_seconds": trained, "denoising_error": run.denoising_error()}
+    for name, described in search.samplers.items():
+        node = configuration.load("sample", [f"run_dir={folder}", *f"sampler={described['sampler']}".split()])[
+            "sampler"
+        ]
+        sampler = builder.build(node, object, "sampler", statistics=run.statistics)
+        spacing, ends = described.get("spacing", "time"), described.get("ends")
+        if ends is not None and not isinstance(ends, list):
+            ends = spectral_ends(run.statistics, process, float(ends))
+        times = time_steps(process.schedule, described["steps"], spacing, ends=ends)
+        values[name] = run.judge(run.draw(sampler, described["steps"], seed, search.count, times))
+    shutil.rmtree(folder)
+    return values | run.conditions()
+
+
+def score(values: dict[str, Any], search: Search) -> float:
+    """Return the score of a row: lower is better, and infinite if the run diverged."""
+    first = values.get(next(iter(search.samplers)), {})
+    if "frechet_distance" in first:
+        return float(first["frechet_distance"])
+    errors = values.get("denoising_error")
+    return mean(errors.values()) if errors else math.inf
+
+
+def survivors(search: Search, arms: Iterable[str], rung: Rung, results: Path) -> list[str]:
+    """Return the arms that go on from a rung, best first."""
+    scores: dict[str, list[float]] = {arm: [] for arm in arms}
+    for row in rows(search.name, results):
+        if row["arm"]["samples"] == rung.samples and row["arm"]["name"] in scores:
+            scores[row["arm"]["name"]].append(score(row, search))
+    ranked = sorted((arm for arm in scores if scores[arm]), key=lambda arm: mean(scores[arm]))
+    return ranked[: max(1, math.ceil(rung.keep * len(ranked)))]
+
+
+def run_search(search: Search, work: Path, results: Path, workers: int, threads: int | None, limit: float) -> None:
+    """Run what is missing of a search; no run starts after `limit` seconds."""
+    console, started, remaining = Console(), time.monotonic(), list(search.arms)
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, context) as pool:
+        for rung in search.rungs:
+            done = [row["arm"] for row in rows(search.name, results)]
+            arms = [{"name": arm, "samples": rung.samples, "seed": seed, "arguments": " ".join(search.arms[arm])}
+                    for seed in rung.seeds for arm in remaining]  # fmt: skip
+            todo, running = [arm for arm in arms if arm not in done], {}
+            while todo or running:
+                while todo and len(running) < workers and time.monotonic() - started < limit:
+                    arm = todo.pop(0)
+                    folder = work / f"{arm['name']}_{arm['samples']}_{arm['seed']}"
+                    shutil.rmtree(folder, ignore_errors=True)
+                    future = pool.submit(measure, search, arm["name"], rung, arm["seed"], folder, threads)
+                    running[future] = arm
+                if not running:
+                    break
+                for future in as_completed(running):
+                    arm = running.pop(future)
+                    try:
+                        values = future.result()
+                    except Exception as error:  # a run that diverges is a result; the others go on
+                        values = {"error": f"{type(error).__name__}: {error}"}
+                    append(search.name, arm, values, results)
+                    console.print(f"{arm['name']} {arm['samples']} seed {arm['seed']}: {score(values, search):.3f}")
+                    break
+            show(search, rung, remaining, results, console)
+            remaining = survivors(search, remaining, rung, results)
+
+
+def show(search: Search, rung: Rung, arms: Iterable[str], results: Path, console: Console) -> None:
+    """Print the results of a rung, best first."""
+    columns = [f"{sampler} {what}" for sampler in search.samplers for what in ("FD", "recognised", "dB")]
+    table = Table("arm", "seeds", *columns, "seconds", box=box.SIMPLE, title=f"{search.name}, {rung.samples:,} samples")
+    for arm in survivors(search, arms, Rung(rung.samples, rung.seeds), results):
+        made = [row for row in rows(search.name, results) if "error" not in row]
+        found = [row for row in made if (row["arm"]["name"], row["arm"]["samples"]) == (arm, rung.samples)]
+        cells = []
+        for sampler in search.samplers:
+            for metric in ("frechet_distance", "recognised", "spectrum_error_db"):
+                values = tuple(row[sampler][metric] for row in found if metric in row.get(sampler, {}))
+                cells.append(spread(values) if values else "")
+        seconds = spread(tuple(row["training_seconds"] for row in found), 0) if found else ""
+        table.add_row(arm, str(len(found)), *cells, seconds)
+    console.print(table)
+
+
+def main() -> None:
+    """Run the search named on the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("search", type=Path, help="YAML file of the search")
+    parser.add_argument("--work", type=Path, default=Path("runs/search"), help="folder for training runs")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="file of results")
+    parser.add_argument("--workers", type=int, default=1, help="number of runs trained at a time")
+    parser.add_argument("--threads", type=int, default=None, help="number of threads per run")
+    parser.add_argument("--limit", type=float, default=math.inf, help="seconds after which no run starts")
+    chosen = parser.parse_args()
+    search = Search.load(chosen.search)
+    run_search(search, chosen.work, chosen.results, chosen.workers, chosen.threads, chosen.limit)
+
+
+if __name__ == "__main__":
+    main()
