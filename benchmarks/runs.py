@@ -87,7 +87,7 @@ class Run:
         """Draw samples at these times, cycling through the classes."""
         shape = (self.statistics.mean.shape[0], *self.statistics.grid.shape)
         seeds = derive_many(seed, "sample", 0, range(count))
-        request = SamplingRequest(sampler, steps, times=times)
+        request = SamplingRequest(sampler, steps, times=times, batch=500)
         return generate(self.denoiser, request, shape, seeds, self.labels(count), self.runtime)
 
     def judge(self, x0: Tensor, labels: Tensor | None = None) -> dict[str, float]:
