@@ -31,6 +31,7 @@ from recipes.evaluation.classifier import cached_network, read_dataset
 from recipes.evaluation.sets import fixed_order, real_data
 from recipes.runs.model import open_model, trained_denoiser
 from recipes.runs.run import versions
+from recipes.runs.settings import Guidance
 from recipes.runtime.device import EngineSettings, Runtime
 from recipes.sampling.generate import SamplingRequest, generate
 from recipes.train import train
@@ -83,11 +84,13 @@ class Run:
         """Return the classes with which `count` samples are drawn, each equally often."""
         return None if self.classes is None else torch.arange(count) % len(self.classes)
 
-    def draw(self, sampler: Sampler, steps: int, seed: int, count: int, times: Tensor) -> Tensor:
+    def draw(
+        self, sampler: Sampler, steps: int, seed: int, count: int, times: Tensor, guidance: Guidance | None = None
+    ) -> Tensor:
         """Draw samples at these times, cycling through the classes."""
         shape = (self.statistics.mean.shape[0], *self.statistics.grid.shape)
         seeds = derive_many(seed, "sample", 0, range(count))
-        request = SamplingRequest(sampler, steps, times=times, batch=500)
+        request = SamplingRequest(sampler, steps, times=times, guidance=guidance or Guidance(), batch=500)
         return generate(self.denoiser, request, shape, seeds, self.labels(count), self.runtime)
 
     def judge(self, x0: Tensor, labels: Tensor | None = None) -> dict[str, float]:

@@ -35,6 +35,7 @@ from multisagd.analysis.design import spectral_ends
 from multisagd.sampling import time_steps
 from recipes.config import compose as configuration
 from recipes.config.build import Builder
+from recipes.runs.settings import Guidance
 
 RESULTS = Path(__file__).parent / "results" / "searches.jsonl"
 DEFAULT_SAMPLERS = {"ode": {"sampler": "heun", "steps": 20}, "sde": {"sampler": "ddim sampler.eta=1", "steps": 20}}
@@ -94,7 +95,8 @@ def measure(search: Search, arm: str, rung: Rung, seed: int, folder: Path, threa
         if ends is not None and not isinstance(ends, list):
             ends = spectral_ends(run.statistics, process, float(ends))
         times = time_steps(process.schedule, described["steps"], spacing, ends=ends)
-        values[name] = run.judge(run.draw(sampler, described["steps"], seed, search.count, times))
+        guidance = Guidance(described.get("guidance", 1.0))
+        values[name] = run.judge(run.draw(sampler, described["steps"], seed, search.count, times, guidance))
     shutil.rmtree(folder)
     return values | run.conditions()
 
