@@ -131,7 +131,9 @@ def run_search(search: Search, work: Path, results: Path, workers: int, threads:
                     for seed in rung.seeds for arm in remaining]  # fmt: skip
             todo, running = [arm for arm in arms if arm not in done], {}
             while todo or running:
-                while todo and len(running) < workers and time.monotonic() - started < limit:
+                # The first run is alone: it trains and caches the classifier that all runs use.
+                parallel = workers if any(True for _ in rows(search.name, results)) else 1
+                while todo and len(running) < parallel and time.monotonic() - started < limit:
                     arm = todo.pop(0)
                     folder = work / f"{arm['name']}_{arm['samples']}_{arm['seed']}"
                     shutil.rmtree(folder, ignore_errors=True)
