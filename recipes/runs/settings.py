@@ -123,7 +123,7 @@ class Sampling:
 
     count: int
     steps: int
-    spacing: Spacing
+    spacing: Spacing | None
     ends: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
@@ -271,7 +271,7 @@ class SampleSettings:
     seed: int
     count: int
     steps: int
-    spacing: Spacing
+    spacing: Spacing | None
     ends: tuple[float, float] | None
     steps_file: Path | None
     batch: int

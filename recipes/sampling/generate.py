@@ -27,6 +27,8 @@ from recipes.runtime.device import Runtime
 from recipes.runtime.distribution import gathered
 
 NO_REFINEMENT = Refinement(Flat(), iterations=0)
+HIDDEN = 0.05
+"""Signal-to-noise ratio below which noise hides a frequency, and noise-to-signal ratio below which it is invisible."""
 RESIDUAL_EXAMPLES = 1000
 """Maximum number of held-out examples for measuring the power that the estimate of a restored band lacks."""
 
@@ -41,7 +43,7 @@ class SamplingRequest:
 
     sampler: Sampler
     steps: int = 20
-    spacing: Spacing = "time"
+    spacing: Spacing | None = None
     ends: tuple[float, float] | None = None
     times: Tensor | None = None
     guidance: Guidance = field(default_factory=Guidance)
@@ -83,12 +85,14 @@ def step_times(denoiser: Denoiser, request: SamplingRequest) -> Tensor:
     process = denoiser.process
     if request.times is not None:
         return request.times
-    if request.spacing == "time":
+    scalar = process.modulation is None and not isinstance(process.covariance, PaddedCovariance)
+    spacing = request.spacing or ("log_snr" if scalar and denoiser.statistics is not None else "time")
+    if spacing == "time":
         return time_steps(process.schedule, request.steps)
     ends = request.ends
-    if ends is None and denoiser.statistics is not None and not isinstance(process.covariance, PaddedCovariance):
-        ends = spectral_ends(denoiser.statistics, process)
-    return time_steps(process.schedule, request.steps, request.spacing, ends=ends)
+    if ends is None and scalar and denoiser.statistics is not None:
+        ends = spectral_ends(denoiser.statistics, process, HIDDEN)
+    return time_steps(process.schedule, request.steps, spacing, ends=ends)
 
 
 def designed_steps(path: Path | None, process: Process) -> DesignedSteps | None:
@@ -177,7 +181,7 @@ def generate(
             with runtime.autocast():
                 x0 = sample_refined(
                     guided, request.sampler, (len(indices), *shape), request.steps, batch_seeds, request.refinement,
-                    condition=part, spacing=request.spacing, times=times,
+                    condition=part, spacing=request.spacing or "time", times=times,
                 )  # fmt: skip
                 if isinstance(denoiser, RestoringDenoiser):
                     x0 = finish(denoiser, x0, part, request.residual, batch_seeds)

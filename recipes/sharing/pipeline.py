@@ -123,8 +123,8 @@ class SamplingOptions:
     text_model: str | None = None
     guidance: float = 1.0
     guidance_interval: tuple[float, float] | None = None
-    sampler: str | Sampler = "heun"
-    spacing: Spacing = "time"
+    sampler: str | Sampler = "dpm_solver_sde"
+    spacing: Spacing | None = None
     batch: int = 64
     progress: bool = True
 
