@@ -18,7 +18,7 @@ import multiprocessing
 import shutil
 import time
 from collections.abc import Iterable
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
@@ -32,6 +32,7 @@ from rich.table import Table
 from benchmarks.rows import append, rows
 from benchmarks.runs import Run, spread, train_run
 from multisagd.analysis.design import spectral_ends
+from multisagd.samplers import Sampler
 from multisagd.sampling import time_steps
 from recipes.config import compose as configuration
 from recipes.config.build import Builder
@@ -87,13 +88,11 @@ def measure(search: Search, arm: str, rung: Rung, seed: int, folder: Path, threa
     process, builder = run.denoiser.process, Builder()
     values: dict[str, Any] = {"training_seconds": trained, "denoising_error": run.denoising_error()}
     for name, described in search.samplers.items():
-        node = configuration.load("sample", [f"run_dir={folder}", *f"sampler={described['sampler']}".split()])[
-            "sampler"
-        ]
-        sampler = builder.build(node, object, "sampler", statistics=run.statistics)
-        spacing, ends = described.get("spacing", "time"), described.get("ends")
-        if ends is not None and not isinstance(ends, list):
-            ends = spectral_ends(run.statistics, process, float(ends))
+        arguments = [f"run_dir={folder}", *f"sampler={described['sampler']}".split()]
+        node = configuration.load("sample", arguments)["sampler"]
+        sampler = builder.build(node, Sampler, "sampler", statistics=run.statistics)  # type: ignore[type-abstract]
+        spacing, fraction = described.get("spacing", "time"), described.get("ends")
+        ends = None if fraction is None else spectral_ends(run.statistics, process, fraction)
         times = time_steps(process.schedule, described["steps"], spacing, ends=ends)
         guidance = Guidance(described.get("guidance", 1.0))
         values[name] = run.judge(run.draw(sampler, described["steps"], seed, search.count, times, guidance))
@@ -127,9 +126,11 @@ def run_search(search: Search, work: Path, results: Path, workers: int, threads:
     with ProcessPoolExecutor(workers, context) as pool:
         for rung in search.rungs:
             done = [row["arm"] for row in rows(search.name, results)]
-            arms = [{"name": arm, "samples": rung.samples, "seed": seed, "arguments": " ".join(search.arms[arm])}
-                    for seed in rung.seeds for arm in remaining]  # fmt: skip
-            todo, running = [arm for arm in arms if arm not in done], {}
+            arms: list[dict[str, Any]] = [
+                {"name": arm, "samples": rung.samples, "seed": seed, "arguments": " ".join(search.arms[arm])}
+                for seed in rung.seeds for arm in remaining
+            ]  # fmt: skip
+            todo, running = [arm for arm in arms if arm not in done], dict[Future[dict[str, Any]], dict[str, Any]]()
             while todo or running:
                 # The first run is alone: it trains and caches the classifier that all runs use.
                 parallel = workers if any(True for _ in rows(search.name, results)) else 1

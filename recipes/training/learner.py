@@ -106,9 +106,8 @@ class Learner:
             first = mine.stop
         norm = full_tensor(nn.utils.clip_grad_norm_(self.network.parameters(), training.clip))
         for parameter in () if self.uncertainty is None else self.uncertainty.parameters():
-            parameter.grad = (
-                torch.stack(gathered(parameter.grad)).mean(0).to(parameter)
-            )  # over ranks; it is not parallelised
+            if parameter.grad is not None:  # this module is not parallelised: average over ranks
+                parameter.grad = torch.stack(gathered(parameter.grad)).mean(0).to(parameter)
         for optimizer in optimizers:
             optimizer.found_inf = (~norm.isfinite()).float()  # type: ignore[attr-defined]
             optimizer.step()

@@ -1,5 +1,7 @@
 """The optimiser of a network, and which of its parameters decay."""
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -11,14 +13,13 @@ def build_optimizer(network: nn.Module, training: Training) -> torch.optim.AdamW
 
     It is fused, and so can skip a step by a flag on the device, without synchronisation.
     """
-    decayed = decaying(network)
-    others = [parameter for name, parameter in network.named_parameters() if name not in decayed]
-    groups = [
-        {"params": [parameter for name, parameter in network.named_parameters() if name in decayed]},
-        {"params": others, "weight_decay": 0.0},
-    ]
+    names = decaying(network)
+    decayed = [parameter for name, parameter in network.named_parameters() if name in names]
+    others = [parameter for name, parameter in network.named_parameters() if name not in names]
+    groups: list[dict[str, Any]] = [{"params": decayed}] if decayed else []
+    groups += [{"params": others, "weight_decay": 0.0}] if others else []
     return torch.optim.AdamW(
-        [group for group in groups if group["params"]], training.learning_rate, training.betas,
+        groups, training.learning_rate, training.betas,
         weight_decay=training.weight_decay, fused=True,
     )  # fmt: skip
 
