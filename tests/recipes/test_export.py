@@ -190,7 +190,7 @@ def test_card_states_the_numbers_of_the_records(run_dir: Path, card: Card) -> No
     results = json.loads(path.read_text())["results"]
     expected = {f"{kind}: {row['name']}": row for kind, result in results.items() for row in result["rows"]}
     table = section(text, "Evaluation")
-    assert re.search(r"samples \(sampler heun, steps 2, guidance 1.0, seed 0\) against the same number", table)
+    assert re.search(r"samples \(sampler dpmsolver, steps 2, guidance 1.0, seed 0\) against the same number", table)
     for name, row in expected.items():
         assert f"| {name} | {row['value']:.4g}" in table
         assert f"{row['floor']:.4g}" in table

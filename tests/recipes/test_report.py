@@ -427,7 +427,7 @@ def test_report_command_draws_samples(run_dir: Path, capsys: pytest.CaptureFixtu
     assert cli.main(["report", f"run_dir={run_dir}", "samples=4", "steps=2", "examples=1"]) == 0
     assert "open it in a browser" in capsys.readouterr().out
     page = Reader((run_dir / "report.html").read_text(encoding="utf-8"))
-    assert page.values("samples 1: 4, Heun in 2 steps")
+    assert page.values("samples 1: 4, DPMSolver in 2 steps")
     assert "Example 1, white noise" in page.words
     assert "Example 1, the run's noise" in page.words
 

@@ -140,7 +140,7 @@ def test_sample_depends_on_seed_and_number_only(trained: Path) -> None:
     # The folder is named after the settings, and the last picture of training can be drawn again.
     assert draw(trained) == draw(trained) != draw(trained, "labels=1")
     assert draw(trained).parent == trained / "sampled"
-    assert draw(trained).name.startswith("000000000096_heun_2_seed0_")
+    assert draw(trained).name.startswith("000000000096_dpmsolver_2_seed0_")
     last = trained / "samples" / "000000000096.png"
     assert (draw(trained, "count=4") / "grid.png").read_bytes() == last.read_bytes()
 

@@ -305,7 +305,10 @@ def test_train_refuses_what_cannot_work_before_it_starts(tmp_path: Path) -> None
     files = [*grey_files(tmp_path / "files", 3), "validation.holdout=1"]
     for words, message in (
         (["network.heads=3"], "heads must divide"),
-        (["process=blur", "process.modulation.length=2"], "sampler=heun needs equal coefficients.*sampler=ddim"),
+        (
+            ["process=blur", "process.modulation.length=2", "sampler=heun"],
+            "sampler=heun needs equal coefficients.*sampler=ddim",
+        ),
         (["guidance.scale=2", "training.conditional=false"], "this run has neither"),
         (["guidance.scale=2", "training.condition_dropout=0"], r"set training\.condition_dropout=0\.1"),
         (["engine.device=warp"], "unknown kind of device"),
