@@ -149,6 +149,7 @@ class Run:
             "samples_seen": self.samples_seen,
             "reference": None if self.reference is None else len(self.reference),
             "versions": versions(),
+            "device": self.runtime.describe(),
             "threads": torch.get_num_threads(),
         }
 

@@ -1,5 +1,6 @@
 """Every modality trains with every spectrum and network, and parts that do not fit one another are refused or noted."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from recipes.data.dataset import measure
 from recipes.runs.assembly import Assembly, check_refinement, process_notes
 from recipes.runs.settings import ModelSettings, TrainSettings
 from recipes.runtime.device import Runtime
-from recipes.sampling.generate import SamplingRequest, generate
+from recipes.sampling.generate import SamplingRequest, generate, step_times
 from recipes.training.learner import Learner
 from tests.helpers.every_modality import AXES, MODALITIES, NETWORKS, save_clips
 
@@ -194,3 +195,25 @@ def test_process_notes_mention_estimates_that_are_doubtful_at_pure_noise() -> No
         process = ms.Process(ms.CosineSchedule(), covariance)
         notes = process_notes(process, ms.Denoiser(torch.nn.Identity(), process), statistics)
         assert any("zero frequency" in note for note in notes) == (corner is None), corner
+
+
+def test_step_times_lie_between_the_ends_of_the_spectrum() -> None:
+    """Even in log-SNR; in time if coefficients depend on frequency, which have no common log-SNR."""
+    grid = ms.Grid.of(y=8, x=8)
+    x0 = ms.SpectralCovariance(ms.PowerLaw(-1.0), grid).sample(1, range(200))
+    statistics = ms.DataStatistics.measure([x0], grid)
+    schedule, covariance = ms.CosineSchedule(), ms.SpectralCovariance(ms.Flat(), grid)
+    plain = ms.Denoiser(torch.nn.Identity(), ms.Process(schedule, covariance), statistics=statistics)
+    blurred = ms.Denoiser(torch.nn.Identity(), ms.Process(schedule, covariance, ms.Blur(1.0)), statistics=statistics)
+    ratio = statistics.power + statistics.mean_power
+    log_snr = schedule.log_snr(step_times(plain, SamplingRequest(ms.DDIM(), 10)))
+    assert float(log_snr[0]) == pytest.approx(math.log(0.05 / float(ratio.max())), abs=1e-4)
+    assert float(log_snr[-2]) == pytest.approx(-math.log(0.05 * float(statistics.power.min())), abs=1e-4)
+    torch.testing.assert_close(log_snr[:-1].diff(), log_snr[1].sub(log_snr[0]).expand(9), atol=1e-6, rtol=0)
+    given = schedule.log_snr(step_times(plain, SamplingRequest(ms.DDIM(), 10, "karras", (-4.0, 5.0))))
+    torch.testing.assert_close(given[[0, -2]], torch.tensor([-4.0, 5.0], dtype=torch.float64), atol=1e-4, rtol=0)
+    even = ms.time_steps(schedule, 10)
+    assert torch.equal(step_times(plain, SamplingRequest(ms.DDIM(), 10, "time")), even)
+    assert torch.equal(step_times(blurred, SamplingRequest(ms.DDIM(), 10)), even)
+    with pytest.raises(ValueError, match="two increasing log-SNRs"):
+        step_times(plain, SamplingRequest(ms.DDIM(), 10, "log_snr", (5.0, -4.0)))
