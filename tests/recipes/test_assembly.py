@@ -200,7 +200,7 @@ def test_process_notes_mention_estimates_that_are_doubtful_at_pure_noise() -> No
 def test_step_times_lie_between_the_ends_of_the_spectrum() -> None:
     """Even in log-SNR; in time if coefficients depend on frequency, which have no common log-SNR."""
     grid = ms.Grid.of(y=8, x=8)
-    x0 = ms.SpectralCovariance(ms.PowerLaw(-1.0), grid).sample(1, range(200))
+    x0 = ms.SpectralCovariance(ms.PowerLaw(-1.0), grid).sample(channels=1, seeds=range(200))
     statistics = ms.DataStatistics.measure([x0], grid)
     schedule, covariance = ms.CosineSchedule(), ms.SpectralCovariance(ms.Flat(), grid)
     plain = ms.Denoiser(torch.nn.Identity(), ms.Process(schedule, covariance), statistics=statistics)
