@@ -147,7 +147,9 @@ class Learner:
     def _continued(self, saved: tuple[int, int] | None) -> Span:
         """Return the span of the decay on continuing: the saved one, unless it restarts for new `training.samples`."""
         training = self.settings.training
-        span = Span(0, training.samples) if saved is None else Span(*saved)
+        # A constant rate has no end: a run that is continued equals an uninterrupted one, also in its record.
+        constant = training.learning_rate_schedule == "constant"
+        span = Span(0, training.samples) if saved is None or constant else Span(*saved)
         restarts = training.decay == "restart" and span.end != training.samples
         return Span(self.samples, training.samples) if restarts else span
 
