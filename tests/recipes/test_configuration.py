@@ -211,7 +211,7 @@ def test_filled_does_not_invent_groups_that_every_run_has() -> None:
 
 def test_check_config_continues_older_runs_with_the_defaults_only(tmp_path: Path) -> None:
     config = composed()
-    for key in ("network.dropout", "validation.levels", "loss.weighting", "modality.channels"):
+    for key in ("network.dropout", "validation.levels", "loss.metric", "modality.channels"):
         configuration.write(lacking(key), tmp_path / "config.yaml")
         Run(tmp_path).check_config(config, begun=True)
         if key != "validation.levels":  # which may change

@@ -272,7 +272,7 @@ def measure(
     settings = replace(
         TRAINING,
         training=replace(TRAINING.training, batch=batch),
-        loss=Loss("euclidean", "uniform", ms.UniformTimes()),
+        loss=Loss("euclidean", ms.UniformWeighting(), ms.UniformTimes()),
         validation=Validation(0.1, len(dataset), levels, bands),
     )
     statistics = options.pop("statistics", None) or statistics_of(dataset)
