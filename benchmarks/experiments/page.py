@@ -55,6 +55,8 @@ A test fails if the page is not up to date. Conclusions follow fixed rules:
 
 Notes on the numbers:
 
+- All rows were measured with the former recipe: class embeddings that were small at first, which learn classes late
+  ([how to train well](tutorials/training-well.md)). The same commands give other numbers now.
 - The Fréchet distance is between features of a small classifier trained on the same data, not Inception's features. It
   is comparable only to distances in the same table. The papers' FIDs use other networks and features, so only relative
   changes can be compared.

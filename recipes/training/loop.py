@@ -234,7 +234,7 @@ class Loop:
         else:
             self._or_warn(lambda: self.saver.save(state))
 
-    def _or_warn(self, save: Callable[[], None]) -> None:
+    def _or_warn(self, save: Callable[[], object]) -> None:
         try:
             save()
         except (SaveError, FailedElsewhereError) as error:
