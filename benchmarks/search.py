@@ -121,7 +121,7 @@ def survivors(search: Search, arms: Iterable[str], rung: Rung, results: Path) ->
 
 def run_search(search: Search, work: Path, results: Path, workers: int, threads: int | None, limit: float) -> None:
     """Run what is missing of a search; no run starts after `limit` seconds."""
-    console, started, remaining = Console(), time.monotonic(), list(search.arms)
+    console, started, remaining = Console(width=200), time.monotonic(), list(search.arms)
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, context) as pool:
         for rung in search.rungs:

@@ -127,7 +127,7 @@ def test_load_names_the_nearest_key_of_a_mistake(words: str, message: str) -> No
         ("keep=0", "keep must be a number of checkpoints"),
         ("training.ema=0.3", "training: ema.* below 0.28, got 0.3"),
         ("training.betas=[0.9,1]", "training: betas must be .* below 1"),
-        ("guidance.interval=[5,1]", r"guidance: interval must be .* increasing, got \[5.0, 1.0\]"),
+        ("guidance.interval=[5,1]", r"guidance: interval must be .* increasing log-SNRs, got \[5.0, 1.0\]"),
         ("guidance.scale=nan", "guidance.scale: expected a number, got nan"),
     ],
 )
@@ -191,7 +191,7 @@ def test_filled_adds_the_default_of_any_missing_key_or_group() -> None:
     keys = [key for key in flatten(loaded()) if key != "run_dir" and not key.endswith("_target_")]
     groups = ["process", "text", "tracking", "engine", "sampler", "guidance", "corruption"]
     # In these, choices of one class differ: a guess would be another choice. The class itself has a default, or none.
-    unknown = ("denoiser.prediction", "process.modulation")
+    unknown = ("denoiser.prediction", "process.modulation", "sampler.sde")
     assert set(unknown) <= set(keys)
     for key in [*keys, *groups]:
         assert filled(lacking(key)) == (lacking(key) if key in unknown else loaded()), key

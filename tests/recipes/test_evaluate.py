@@ -296,18 +296,18 @@ def test_evaluate_draws_samples_once_and_reuses_them(tmp_path: Path, capsys: pyt
     arguments = [f"run_dir={tmp_path / 'run'}", "samples=24", "steps=2", f"cache={tmp_path / 'cache'}", *QUICK]
     arguments += ["likelihood.items=3", "likelihood.steps=2"]
     first = recipe.evaluate(configuration.load("evaluate", arguments))
-    assert "24 samples in" in capsys.readouterr().out
+    assert "24 samples are in" in capsys.readouterr().out
     assert first["counts"] == {"asked": 24, "compared": 24, "reference": 24, "real": 48}
     assert first["results"].keys() >= {"classifier", "classes", "neighbours", "likelihood", "spectrum"}
     bits = first["results"]["likelihood"]
     assert len(bits["bits"]) == 3
     assert 0 < bits["rows"][0]["value"] < 30
     again = recipe.evaluate(configuration.load("evaluate", arguments))
-    assert "samples in" not in capsys.readouterr().out.split("reading samples")[0]
+    assert "samples are in" not in capsys.readouterr().out.split("reading samples")[0]
     assert again["results"] == first["results"]
     # Other settings are other samples.
     recipe.evaluate(configuration.load("evaluate", [*arguments, "seed=1", "metrics=[sliced]"]))
-    assert "24 samples in" in capsys.readouterr().out
+    assert "24 samples are in" in capsys.readouterr().out
 
 
 def trained(run_dir: Path, medium: str, *words: str) -> str:
