@@ -257,9 +257,7 @@ def test_adopt_adds_a_class_for_none(tmp_path: Path) -> None:
     trained(tmp_path / "run", tmp_path / "out", "experiment=adopted", "training.samples=16")
     last = adopted(tmp_path / "model", tmp_path / "last", "null_class=last")
     assert len(last["model.class_embedding.weight"]) == 10
-    with pytest.raises(
-        RecipeError, match="num_class_embeds=10 means 9 classes .* but the data have 10"
-    ):
+    with pytest.raises(RecipeError, match=r"num_class_embeds=10 means 9 classes .* but the data have 10"):
         trained(tmp_path / "other", tmp_path / "last", "experiment=adopted")
 
 
