@@ -121,7 +121,7 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "name above a folder": (archive(("a/../../b.jpg", b"x")), "'a/../../b.jpg' points outside the archive"),
     "twice": (archive(("a.jpg", b"1"), ("a.jpg", b"2")), "'a.jpg' is in the archive twice"),
     "twice by a pax name": (pax(record("path", "b.jpg")), "'b.jpg' is in the archive twice"),
-    "two media": (archive(("a.jpg", b"1"), ("a.png", b"2")), "'a.jpg' and 'a.png' are media of one.*data.media=png"),
+    "two media": (archive(("a.jpg", b"1"), ("a.png", b"2")), "'a.jpg' and 'a.png' are media of the .*data.media=png"),
     "joined": (PLAIN[:2560] + bytes(1024) + PLAIN, "data after the end-of-archive marker"),
     "class of megabytes": (archive(("a.jpg", b"1"), ("a.cls", b"3" * 2**21)), "'a.cls' has 2097152 bytes"),
     "empty class": (archive(("a.jpg", b"1"), ("a.cls", b" \n")), "the class of 'a' is empty"),

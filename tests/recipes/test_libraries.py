@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -130,7 +131,13 @@ def test_folder_blames_no_file_for_a_library(
     broken("soxr")
     for number in range(8):
         PILImage.new("L", (8, 8)).save(tmp_path / f"{number}.png")
-    monkeypatch.setattr(Image, "load", lambda *_: __import__(module))  # as an adapter of a user's own might
+    lock = threading.Lock()  # Python itself may return a module to one thread while its import fails in another
+
+    def load(*_: object) -> object:  # as an adapter of a user's own might
+        with lock:
+            return __import__(module)
+
+    monkeypatch.setattr(Image, "load", load)
     for threads in (1, 4):
         data = Folder(Image(8), tmp_path, labels="none", max_unreadable=1.0, threads=threads)
         with pytest.raises(BrokenLibraryError, match=module):
