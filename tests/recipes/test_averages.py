@@ -15,7 +15,7 @@ from recipes.sample import sample
 from tests.helpers.tiny import assert_same, last_state, tiny_run
 
 STORED = [
-    "training.averages.snapshots=16", "training.batch=2", "training.samples=320", "training.ema=0.1",
+    "training.averages.snapshots=16", "training.batch=4", "training.samples=320", "training.ema=0.1",
     "training.warmup=32", "training.learning_rate_schedule=linear", "every.checkpoint=160",
 ]  # fmt: skip
 
