@@ -211,7 +211,7 @@ class Dataset(ABC):
         return {}
 
     def save_unreadable(self, path: Path) -> None:  # noqa: B027 - not abstract: most sets have nothing to write
-        """Write a JSON list of the files that could not be read so far; write nothing if there are none."""
+        """Write a JSON list of the files that could not be read so far; write nothing if all could be read."""
 
 
 def collate(examples: Sequence[Example]) -> Batch:

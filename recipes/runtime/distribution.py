@@ -54,7 +54,7 @@ class Rank:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> Rank:
-        """Read torchrun's variables, or return `SINGLE` if there are none. Raises RecipeError if they are invalid."""
+        """Read torchrun's variables, or return `SINGLE` if they are not set. Raises RecipeError if they are invalid."""
         variables = os.environ if environment is None else environment
         if variables.get("WORLD_SIZE", "1") == "1":
             return SINGLE
