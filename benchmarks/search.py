@@ -18,7 +18,7 @@ import multiprocessing
 import shutil
 import time
 from collections.abc import Iterable
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
@@ -29,7 +29,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.rows import append, rows
+from benchmarks.rows import append, missing, rows
 from benchmarks.runs import Run, spread, train_run
 from multisagd.analysis.design import spectral_ends
 from multisagd.samplers import Sampler
@@ -122,18 +122,17 @@ def survivors(search: Search, arms: Iterable[str], rung: Rung, results: Path) ->
 def run_search(search: Search, work: Path, results: Path, workers: int, threads: int | None, limit: float) -> None:
     """Run what is missing of a search; no run starts after `limit` seconds."""
     console, started, remaining = Console(width=200), time.monotonic(), list(search.arms)
-    context = multiprocessing.get_context("spawn")
+    context, measured = multiprocessing.get_context("spawn"), any(True for _ in rows(search.name, results))
     with ProcessPoolExecutor(workers, context) as pool:
         for rung in search.rungs:
-            done = [row["arm"] for row in rows(search.name, results)]
             arms: list[dict[str, Any]] = [
                 {"name": arm, "samples": rung.samples, "seed": seed, "arguments": " ".join(search.arms[arm])}
                 for seed in rung.seeds for arm in remaining
             ]  # fmt: skip
-            todo, running = [arm for arm in arms if arm not in done], dict[Future[dict[str, Any]], dict[str, Any]]()
+            todo, running = missing(search.name, arms, results), dict[Future[dict[str, Any]], dict[str, Any]]()
             while todo or running:
                 # The first run is alone: it trains and caches the classifier that all runs use.
-                parallel = workers if any(True for _ in rows(search.name, results)) else 1
+                parallel = workers if measured else 1
                 while todo and len(running) < parallel and time.monotonic() - started < limit:
                     arm = todo.pop(0)
                     folder = work / f"{arm['name']}_{arm['samples']}_{arm['seed']}"
@@ -142,15 +141,14 @@ def run_search(search: Search, work: Path, results: Path, workers: int, threads:
                     running[future] = arm
                 if not running:
                     break
-                for future in as_completed(running):
-                    arm = running.pop(future)
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    arm, measured = running.pop(future), True
                     try:
                         values = future.result()
                     except Exception as error:  # a run that diverges is a result; the others go on
                         values = {"error": f"{type(error).__name__}: {error}"}
                     append(search.name, arm, values, results)
                     console.print(f"{arm['name']} {arm['samples']} seed {arm['seed']}: {score(values, search):.3f}")
-                    break
             show(search, rung, remaining, results, console)
             remaining = survivors(search, remaining, rung, results)
 
@@ -159,9 +157,9 @@ def show(search: Search, rung: Rung, arms: Iterable[str], results: Path, console
     """Print the results of a rung, best first."""
     columns = [f"{sampler} {what}" for sampler in search.samplers for what in ("FD", "recognised", "dB")]
     table = Table("arm", "seeds", *columns, "seconds", box=box.SIMPLE, title=f"{search.name}, {rung.samples:,} samples")
+    made = [row for row in rows(search.name, results) if "error" not in row and row["arm"]["samples"] == rung.samples]
     for arm in survivors(search, arms, Rung(rung.samples, rung.seeds), results):
-        made = [row for row in rows(search.name, results) if "error" not in row]
-        found = [row for row in made if (row["arm"]["name"], row["arm"]["samples"]) == (arm, rung.samples)]
+        found = [row for row in made if row["arm"]["name"] == arm]
         cells = []
         for sampler in search.samplers:
             for metric in ("frechet_distance", "recognised", "spectrum_error_db"):

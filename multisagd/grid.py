@@ -182,7 +182,7 @@ class Grid:
 
     @property
     def multiplicity(self) -> Tensor:
-        """The number of bins in the full spectrum (1 or 2) for each bin of the half spectrum, shape `half_shape`."""
+        """The count of bins in the full spectrum (1 or 2) for each bin of the half spectrum, shape `half_shape`."""
         counts = torch.full((self.half_shape[-1],), 2.0, dtype=torch.float64, device="cpu")
         counts[0] = 1.0
         if self.shape[-1] % 2 == 0:

@@ -47,7 +47,7 @@ def _from_numbers(t: Any) -> Tensor:
 
 
 def as_data(x: Tensor) -> Tensor:
-    """Return x, of any shape, unchanged if its values are floating-point numbers, else as float32.
+    """Return x, of any shape, in the same units: unchanged if its dtype is floating-point, else as float32.
 
     Raises:
         ValueError: If x is complex.

@@ -106,13 +106,16 @@ class Layout:
 
     @property
     def weight(self) -> Tensor:
-        """The number of blocks in the full spectrum that each block represents, `(blocks,)`."""
+        """The count of blocks in the full spectrum that each block represents, `(blocks,)`."""
         if not self.constant:
             return torch.ones(1, dtype=torch.float64, device="cpu")
         return Grid(tuple(self.grid.axes[axis] for axis in self.constant)).multiplicity.flatten()
 
     def blocks(self, x: Tensor) -> Tensor:
-        """Split data `(items, *grid)` into blocks `(items, blocks, positions)`, complex if there are several blocks."""
+        """Split data `(items, *grid)` into blocks `(items, blocks, positions)` in the same units.
+
+        They are complex if there are several blocks.
+        """
         turned = x.permute(0, *(axis + 1 for axis in (*self.varying, *self.constant)))
         if not self.constant:
             return turned.flatten(1).unsqueeze(1)

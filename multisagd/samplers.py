@@ -83,7 +83,7 @@ def combine(*terms: tuple[Tensor, Tensor]) -> Tensor:
 
 
 def required(noise: Tensor | None, sampler: object) -> Tensor:
-    """Return the noise `(batch, channels, *grid)` unchanged, after checking that it is not None.
+    """Return the noise `(batch, channels, *grid)`, in the same units, after checking that it is not None.
 
     Raises:
         ValueError: If the noise is None.

@@ -16,6 +16,7 @@ from recipes.base.errors import RecipeError
 from recipes.runs.checkpoint import Checkpoints, Shapes, State, load, samples_of
 from recipes.runs.settings import Averages, average_part
 from recipes.runs.state import named, shapes
+from recipes.runtime.distribution import Group
 
 FOLDER = "averages"
 PREFIX = "module."
@@ -23,9 +24,9 @@ ALL = 10**9
 """Number of snapshots to keep."""
 
 
-def snapshots(run_dir: Path, group: object = None) -> Checkpoints:
+def snapshots(run_dir: Path, group: Group = None) -> Checkpoints:
     """Return the snapshots of a run's averages."""
-    return Checkpoints(run_dir / FOLDER, keep=ALL, group=group)  # type: ignore[arg-type]
+    return Checkpoints(run_dir / FOLDER, keep=ALL, group=group)
 
 
 def check_width(settings: Averages, width: float) -> dict[str, float]:

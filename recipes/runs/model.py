@@ -15,7 +15,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, fields
 from functools import partial
@@ -39,7 +39,7 @@ from recipes.config.compose import Config
 from recipes.config.groups import filled
 from recipes.runs.assembly import Assembly
 from recipes.runs.averages import averaged_weights, check_width
-from recipes.runs.checkpoint import MAX_SAMPLES, Shapes, samples_of
+from recipes.runs.checkpoint import MAX_SAMPLES, Check, Shapes, State, samples_of
 from recipes.runs.run import CONFIG, CORRUPTION, Run, check_metadata, read_statistics, versions
 from recipes.runs.settings import Averages, Group, ModelSettings, TrainSettings
 from recipes.runs.state import load_module, named
@@ -236,13 +236,9 @@ def run_settings(config: Config, path: Path, builder: Builder) -> TrainSettings:
 def _run_weights(
     run: Run, builder: Builder, samples: int | None, which: Which | Width, check: CheckShapes
 ) -> TrainedWeights:
-    checkpoints = run.checkpoints
     if isinstance(which, float):
         settings = builder.settings(Averages, run.config["training"].get("averages", {}), "training.averages")
-        parts = check_width(settings, which)
-        state = checkpoints.latest(parts) if samples is None else checkpoints.chosen(samples, parts)
-        if state is None:
-            raise RecipeError(f"{run.folder} has no checkpoint yet: train until one is saved")
+        state = _checkpoint(run, samples, check_width(settings, which))
         return TrainedWeights(state.samples, averaged_weights(run.folder, state, settings, which, check))
     prefix = "module." if which == "ema" else ""  # prefix of averaged weights in a checkpoint
 
@@ -251,13 +247,20 @@ def _run_weights(
             raise RecipeError(f"the checkpoint has no {which} weights: choose other weights, or another checkpoint")
         check(named(stored[which], prefix))
 
+    state = _checkpoint(run, samples, [which], check_part)
+    return TrainedWeights(state.samples, named(state.tensors[which], prefix))
+
+
+def _checkpoint(run: Run, samples: int | None, parts: Collection[str], check: Check | None = None) -> State:
+    """Load some parts of a run's checkpoint after a number of samples, or of the last one if `samples` is None."""
+    checkpoints = run.checkpoints
     if samples is None or not checkpoints.folders():
-        state = checkpoints.latest([which], check_part)
+        state = checkpoints.latest(parts, check)
     else:
-        state = checkpoints.chosen(samples, [which], check_part)
+        state = checkpoints.chosen(samples, parts, check)
     if state is None:
         raise RecipeError(f"{run.folder} has no checkpoint yet: train until one is saved")
-    return TrainedWeights(state.samples, named(state.tensors[which], prefix))
+    return state
 
 
 def trained_denoiser(assembly: Assembly, weights: TrainedWeights, runtime: Runtime) -> Denoiser:

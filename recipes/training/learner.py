@@ -57,10 +57,12 @@ class Learner:
         )
         self.span = Span(0, training.samples)  # of the decay of the learning rate
         self.stored = stored or {}
+        self.optimizers = [self.optimizer]
         self.uncertainty = None
         if settings.loss.uncertainty:
             self.uncertainty = UncertaintyWeighting().to(runtime.device, runtime.dtype)
             self.uncertainty_optimizer = build_optimizer(self.uncertainty, replace(training, weight_decay=0.0))
+            self.optimizers.append(self.uncertainty_optimizer)
         self.samples = self.rollbacks = 0
         self.skipped = self._in_a_row = 0  # skipped steps in total, and since the last successful one
         self._window = (0.0, 0.0, 0.0)  # sum of losses, sum of gradient norms, number of steps
@@ -89,9 +91,8 @@ class Learner:
         number, slots = self.samples // training.batch, self.runtime.share(training.batch)
         uniform = stratified_uniform(seed, number, training.batch, slots.start, len(slots))
         times = self.settings.loss.times(uniform, self.denoiser.process.schedule)
-        optimizers = [self.optimizer] if self.uncertainty is None else [self.optimizer, self.uncertainty_optimizer]
         rate = self.learning_rate(self.samples, training.batch, self.span)
-        for group in (group for optimizer in optimizers for group in optimizer.param_groups):
+        for group in (group for optimizer in self.optimizers for group in optimizer.param_groups):
             group["lr"] = rate
         loss = torch.zeros((), device=self.runtime.device, dtype=self.runtime.dtype)
         first = slots.start
@@ -108,8 +109,9 @@ class Learner:
         for parameter in () if self.uncertainty is None else self.uncertainty.parameters():
             if parameter.grad is not None:  # this module is not parallelised: average over ranks
                 parameter.grad = torch.stack(gathered(parameter.grad)).mean(0).to(parameter)
-        for optimizer in optimizers:
-            optimizer.found_inf = (~norm.isfinite()).float()  # type: ignore[attr-defined]
+        overflow = (~norm.isfinite()).float()
+        for optimizer in self.optimizers:
+            optimizer.found_inf = overflow  # type: ignore[attr-defined]
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         self.samples += training.batch
