@@ -315,3 +315,7 @@ def test_padded_covariance_refuses_operations_that_are_not_exact_and_impossible_
             ms.PaddedCovariance(ms.Flat(), VIDEO, padding)
     with pytest.raises(ValueError, match="remove the padding"):
         ms.GaussianDenoiser(ms.Process(ms.CosineSchedule(), covariance), dense.stationary(np.ones(VIDEO.shape), VIDEO))
+
+
+def test_covariance_names_spectrum_and_grid() -> None:
+    assert "grid=y 4×x 5" in repr(ms.SpectralCovariance(ms.Flat(), ms.Grid.of(y=4, x=5)))

@@ -9,8 +9,10 @@ import torch
 from recipes.base.errors import RecipeError
 from recipes.config import compose as configuration
 from recipes.config.build import Builder
-from recipes.runs.averages import FOLDER
+from recipes.runs.averages import FOLDER, averaged_weights
+from recipes.runs.checkpoint import State
 from recipes.runs.model import open_model
+from recipes.runs.settings import Averages
 from recipes.sample import sample
 from tests.helpers.tiny import assert_same, last_state, tiny_run
 
@@ -74,3 +76,20 @@ def test_widths_that_cannot_be_made_are_refused(run_dir: Path, tmp_path: Path) -
     ):
         with pytest.raises(RecipeError, match="averages"):
             tiny_run(tmp_path / "wrong", wrong)
+
+
+def test_averaged_weights_need_every_part_and_an_update(tmp_path: Path) -> None:
+    def checkpoint(updates: int, *parts: str) -> State:
+        tensors = {"module.w": torch.ones(2), "module.n": torch.tensor(3), "_extra_state": torch.tensor(updates)}
+        return State(32, dict.fromkeys(parts, tensors))
+
+    def average(state: State) -> dict[str, torch.Tensor]:
+        return averaged_weights(tmp_path, state, Averages(4), 0.1, lambda shapes: None)
+
+    both = ("average_050", "average_150")
+    assert torch.equal(average(checkpoint(2, *both))["n"], torch.tensor(3))
+    torch.testing.assert_close(average(checkpoint(2, *both))["w"], torch.ones(2))
+    with pytest.raises(RecipeError, match="average_150 is missing"):
+        average(checkpoint(2, "average_050"))
+    with pytest.raises(RecipeError, match="has 0 updates"):
+        average(checkpoint(0, *both))

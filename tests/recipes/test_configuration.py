@@ -341,3 +341,10 @@ def test_settings_converts_values_to_their_types() -> None:
 def test_settings_refuses_values_of_a_wrong_type(key: str, value: Any, message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         Builder().settings(Settings, {key: value}, "")
+
+
+@pytest.mark.parametrize("word", ["ema=0.28", "stable=1", "betas=[0.9,1]", "batch=30", "condition_dropout=2"])
+def test_training_refuses_impossible_settings(word: str) -> None:
+    config = configuration.load("train", ["run_dir=run", "training.accumulation=4", f"training.{word}"])
+    with pytest.raises(RecipeError, match=word.partition("=")[0]):
+        Builder().settings(TrainSettings, config, "")

@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -23,7 +24,9 @@ from recipes.config import compose as configuration
 from recipes.config.build import Builder
 from recipes.data.dataset import hold_out
 from recipes.evaluation.metric_table import METRICS
-from recipes.evaluation.sets import real_data
+from recipes.evaluation.metrics import choose_metrics
+from recipes.evaluation.sets import load_samples, real_data
+from recipes.evaluation.task import EvaluateSettings
 from recipes.runs.settings import TrainSettings
 from recipes.train import train
 from tests.helpers.every_modality import MODALITIES, NETWORKS
@@ -381,3 +384,32 @@ def test_evaluate_gives_mnist_digits_the_noise_floor(tmp_path: Path) -> None:
             assert row["value"] == pytest.approx(row["floor"], abs=4 * max(row["floor_error"], row["error"])), name
         if name.startswith("bands/"):
             assert row["value"] == pytest.approx(50, abs=4 * row["error"]), name
+
+
+def test_load_samples_refuses_what_does_not_fit(tmp_path: Path) -> None:
+    data, x0 = Digits(Image(8, 1)), torch.zeros(4, 1, 8, 8)
+    broken = x0.clone()
+    broken[1, 0, 0, 0] = torch.nan
+    for tensors, message in (
+        ({"x0": torch.zeros(4, 1, 9, 8)}, "but the run's data have shape"),
+        ({"x0": broken}, "1 of 4 samples in .* are not finite"),
+        ({"x0": x0, "labels": torch.tensor([0, 1, 2, 10])}, "do not match its samples"),
+        ({"x0": x0, "labels": torch.zeros(4)}, "not of the right type"),
+    ):
+        save_file(tensors, tmp_path / "samples.safetensors")
+        with pytest.raises(RecipeError, match=message):
+            load_samples(tmp_path / "samples.safetensors", data)
+
+
+def evaluation(*words: str) -> EvaluateSettings:
+    return Builder().settings(EvaluateSettings, configuration.load("evaluate", ["run_dir=run", *words]), "")
+
+
+def test_choose_metrics_refuses_what_cannot_be_computed() -> None:
+    unlabelled: Any = SimpleNamespace(classes=None, modality=Image(8, 1))
+    with pytest.raises(RecipeError, match="metrics is empty"):
+        choose_metrics(evaluation("metrics=[]"), unlabelled)
+    with pytest.raises(RecipeError, match="classes cannot be computed"):
+        choose_metrics(evaluation("metrics=[classes]"), unlabelled)
+    with pytest.raises(RecipeError, match="at least 4 real examples"):
+        evaluation("reference=3")

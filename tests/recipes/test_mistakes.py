@@ -9,6 +9,7 @@ import pytest
 import recipes
 from recipes.base.commands import CONFIGURED, setting
 from recipes.base.errors import RecipeError
+from recipes.cli.command import take_option
 from recipes.cli.main import main
 from recipes.config import compose as configuration
 from recipes.config.build import Builder
@@ -151,3 +152,9 @@ def test_printed_commands_quote_their_settings() -> None:
     root = Path(recipes.__path__[0])
     unquoted = re.compile(r"multisagd [a-z]+ [^\"]*?[\w.]+=\{(?!setting|shlex)")
     assert [path.name for path in root.rglob("*.py") if unquoted.search(path.read_text(encoding="utf-8"))] == []
+
+
+def test_take_option_needs_a_value() -> None:
+    words = ["--config-dir"]
+    with pytest.raises(RecipeError, match="has no value"):
+        take_option(words, "--config-dir")

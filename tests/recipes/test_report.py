@@ -24,22 +24,26 @@ import PIL.Image
 import pytest
 import torch
 import yaml
+from matplotlib.figure import Figure
 from safetensors.torch import save_file
 
+import multisagd as ms
 from modalities.audio import write_wav
 from modalities.image import Image
 from modalities.video_writing import write_video
 from multisagd import DataStatistics, PowerLaw, SpectralCovariance
-from multisagd.analysis.profiles import axis_profile
+from multisagd.analysis.profiles import axis_profile, radial_profile
 from recipes.base.errors import RecipeError
 from recipes.base.untrusted import read_configuration
 from recipes.cli import main as cli
 from recipes.config import compose as configuration
 from recipes.config.groups import flatten
 from recipes.plotting.curves import Axis, Series, draw
+from recipes.plotting.figures import draw_power
 from recipes.report import ReportSettings, write_report
+from recipes.reports.losses import loss_charts
 from recipes.reports.page import Budget, Note, Section, is_report, item, render
-from recipes.reports.run import read_run
+from recipes.reports.run import Overview, read_run
 from recipes.reports.samples import evenly_spaced
 from recipes.reports.summary import settings, summary_blocks
 from recipes.runs import metrics as reader
@@ -440,3 +444,25 @@ def test_train_command_writes_a_report(tmp_path: Path, capsys: pytest.CaptureFix
     path.write_text("mine")
     assert cli.main(["train", *words]) == 0
     assert "note: no report was written" in capsys.readouterr().out
+
+
+ENTRY: dict[str, Any] = {"samples": 32, "loss": 1.0, "gradient_norm": 1.0}
+
+
+@pytest.mark.parametrize(("train", "held_out", "subsampled", "message"), [
+    ([], 1, False, "No training step has been logged"),
+    ([ENTRY], 1, False, "There was no validation yet"),
+    ([ENTRY], 0, False, "No data were held out"),
+    ([ENTRY], 0, True, "too many entries"),
+])  # fmt: skip
+def test_loss_charts_say_what_is_missing(train: list[Any], held_out: int, subsampled: bool, message: str) -> None:
+    run = Overview(Path("run"), "run", None, {"held_out": held_out}, train, [], [], subsampled, None, ())
+    assert any(message in block.text for block in loss_charts(run) if isinstance(block, Note))
+
+
+def test_draw_power_omits_a_profile_without_power() -> None:
+    grid = ms.Grid.of(y=8, x=8)
+    plot = Figure().subplots()
+    for power, lines in ((torch.zeros(grid.half_shape), 0), (torch.ones(grid.half_shape), 1)):
+        draw_power(plot, radial_profile(power, grid), "data")
+        assert len(plot.lines) == lines
