@@ -28,7 +28,7 @@ from recipes.config import compose as configuration
 from recipes.config.build import Builder
 from recipes.data.dataset import NOTHING_HELD_OUT
 from recipes.evaluation.classifier import cached_network, read_dataset
-from recipes.evaluation.sets import fixed_order, real_data
+from recipes.evaluation.sets import as_files, fixed_order, real_data
 from recipes.runs.model import open_model, trained_denoiser
 from recipes.runs.run import versions
 from recipes.runs.settings import Guidance
@@ -97,9 +97,11 @@ class Run:
         """Return the spectrum error (dB), and with classes the Fréchet distance and the fraction recognised.
 
         The spectrum error is the root mean square over rings of frequency (`radial_profile`) of 10 log10 of generated
-        over real power about the mean. The distance is that of `multisagd evaluate`, but of tensors, not of files; it
-        depends on the counts. `labels` are the classes of x0, by default all classes in turn.
+        over real power about the mean. Like `multisagd evaluate`, it judges what is saved in files: clipped and rounded,
+        x0 can be far from real data although it is near before. The distance depends on the counts. `labels` are the
+        classes of x0, by default all classes in turn.
         """
+        x0 = as_files(self.examples.modality, x0)
         values = {"spectrum_error_db": self._decibels(x0, radial_profile)}
         if self.network is None or self.reference is None:
             return values

@@ -4,6 +4,7 @@ from multisagd import loss, networks, seeds
 from multisagd.corruption import Corruption
 from multisagd.covariance import SpectralCovariance
 from multisagd.denoiser import Denoiser, GaussianDenoiser
+from multisagd.dual import DualDenoiser
 from multisagd.ema import PowerEMA
 from multisagd.gaussian_posterior import GaussianPosterior
 from multisagd.gaussian_restoration import GaussianRestoration
@@ -68,6 +69,7 @@ __all__ = [
     "DPMSolver",
     "DataStatistics",
     "Denoiser",
+    "DualDenoiser",
     "Euler",
     "Exponential",
     "Filtered",

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -69,6 +69,9 @@ class Denoiser(nn.Module):
             the statistics have zero variance; or if the preconditioning is spectral and there are no statistics, or the
             noise is drawn on a padded grid.
     """
+
+    outputs: ClassVar[int] = 1
+    """Number of channels that the network returns for each channel of x."""
 
     def __init__(
         self,

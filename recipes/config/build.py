@@ -75,7 +75,11 @@ class Builder:
 
     def check_keys(self, node: Mapping[str, Any], expected: type, where: str, keys: Iterable[str]) -> None:
         """Check that the class that `node` describes is allowed and takes these `keys`, without building an object."""
-        _parameters(self._resolve(node.get("_target_"), (expected,), where), keys, where)
+        _parameters(self.target(node, expected, where), keys, where)
+
+    def target(self, node: Mapping[str, Any], expected: type, where: str) -> Callable[..., Any]:
+        """Return the class (or class method) that `node` describes, without building an object."""
+        return self._resolve(node.get("_target_"), (expected,), where)
 
     def _nested(
         self, node: Mapping[str, Any], expected: tuple[type, ...], where: str, context: Mapping[str, Any]

@@ -129,10 +129,28 @@ class Assembly:
 
     def _build(self) -> nn.Module:
         classes = None if self.classes is None else len(self.classes)
+        outputs = self._outputs()
         return self.builder.build(
             self.settings.network, nn.Module, "network", channels=self.modality.channels,
             dimensions=self.modality.grid().dimensions, classes=classes, context=self.context,
+            out_channels=None if outputs == 1 else outputs * self.modality.channels,
         )  # fmt: skip
+
+    def _outputs(self) -> int:
+        """Return the number of output channels that the denoiser needs for each channel of the data.
+
+        Raises RecipeError if the network cannot have more than one.
+        """
+        denoiser = self.builder.target(self.settings.denoiser, Denoiser, "denoiser")
+        outputs: int = getattr(getattr(denoiser, "__self__", denoiser), "outputs", Denoiser.outputs)
+        network = self.builder.target(self.settings.network, nn.Module, "network")
+        if outputs > 1 and "out_channels" not in inspect.signature(network).parameters:
+            raise RecipeError(
+                f"network: {getattr(network, '__qualname__', network)} has no parameter out_channels, but "
+                f"denoiser={self.settings.denoiser['_target_']} needs {outputs} outputs for each channel: add the "
+                "parameter, or choose denoiser=velocity"
+            )
+        return outputs
 
     def check_weight_shapes(self, trained: Mapping[str, tuple[int, ...]]) -> None:
         """Check that the configured network has weights with these names and shapes, without allocating memory.

@@ -1,0 +1,45 @@
+"""Let a network predict both its usual target and the data, and mix the two at every grid point (arXiv 2203.04304)."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from multisagd.denoiser import Denoiser, Preconditioning
+
+
+class DualDenoiser(Denoiser):
+    """Mix two estimates of x0: one from the prediction F of `Denoiser`, and one that the network outputs itself.
+
+    With the prediction v or noise, or with preconditioning, the error of x0 vanishes together with the noise; but
+    networks recognise weak noise poorly and leave it where data are simple, as in a black background. A direct estimate
+    is good there, but lacks fine detail. Therefore the network has three outputs for each channel: F, the direct
+    estimate of `x0 - mean`, and the logit g of its weight. The weight is `w = r e^g/(1 + r e^g)`, with r the size of
+    `c_out` (the noise, if the prediction is v), so that at first weak noise is left to F.
+
+    Arguments, units and errors are those of `Denoiser`, except that the network returns three times the channels of x,
+    all values of F first: `(batch, 3 * channels, *grid)`.
+
+    Raises:
+        ValueError: If the arguments are invalid for `Denoiser`; when called, if the output has other channels.
+    """
+
+    outputs: ClassVar[int] = 3
+
+    def _output(self, y: Tensor, factors: Preconditioning, t: Tensor | float, condition: Tensor | None) -> Tensor:
+        output = super()._output(y, factors, t, condition)
+        if output.shape[1] != 3 * y.shape[1]:
+            raise ValueError(
+                f"the network of a DualDenoiser must return {3 * y.shape[1]} channels for {y.shape[1]}, got "
+                f"{output.shape[1]}: set its out_channels"
+            )
+        prediction, direct, logit = output.chunk(3, dim=1)
+        out, visible = factors.c_out, factors.c_out != 0
+        inverse = torch.where(visible, 1 / torch.where(visible, out, 1.0), 0.0)
+        implied = (self.to_basis(direct) - factors.c_skip * self.to_basis(y)) * inverse
+        size = out.square().flatten(1).mean(1).sqrt().reshape(-1, *(1,) * (y.dim() - 1))
+        # Where nothing is noisy, x0 is known, and a weight of zero keeps it.
+        weight = torch.sigmoid(logit + size.log())
+        return torch.lerp(prediction, self.from_basis(implied, y.shape).to(y.dtype), weight.to(y.dtype))
