@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from multisagd.denoiser import Denoiser, Preconditioning
+from multisagd.denoiser import Denoiser, Preconditioning, PreconditioningKind
+from multisagd.process import Process, Quantity
+from multisagd.statistics import DataStatistics
 
 
 class DualDenoiser(Denoiser):
@@ -23,10 +25,24 @@ class DualDenoiser(Denoiser):
     all values of F first: `(batch, 3 * channels, *grid)`.
 
     Raises:
-        ValueError: If the arguments are invalid for `Denoiser`; when called, if the output has other channels.
+        ValueError: If the arguments are invalid for `Denoiser`, or the prediction is x0; when called, if the output has
+            another number of channels.
     """
 
     outputs: ClassVar[int] = 3
+
+    def __init__(
+        self,
+        network: nn.Module,
+        process: Process,
+        prediction: Quantity | None = None,
+        preconditioning: PreconditioningKind = "none",
+        statistics: DataStatistics | None = None,
+        centred: bool = True,
+    ) -> None:
+        super().__init__(network, process, prediction, preconditioning, statistics, centred)
+        if prediction == "x0":
+            raise ValueError("both outputs would be x0: choose another prediction, such as v")
 
     def _output(self, y: Tensor, factors: Preconditioning, t: Tensor | float, condition: Tensor | None) -> Tensor:
         output = super()._output(y, factors, t, condition)

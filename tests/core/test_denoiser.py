@@ -302,3 +302,46 @@ def test_denoiser_refuses_impossible_settings() -> None:
         ("whitened metric", lambda: karras.weigh(data(), TIMES, metric="whitened")),
         ("uniform weighting", lambda: spectral.weigh(data(), TIMES, metric="whitened", weighting=ms.MinSNR())),
     )
+
+
+def dual(parts: tuple[Tensor, Tensor, Tensor | float], kind: str, p: ms.Process, statistics: ms.DataStatistics):
+    """A dual denoiser whose network outputs these parts, and a denoiser whose network outputs the first of them."""
+    option = {"preconditioning": kind} if kind in ("karras", "spectral") else {"prediction": kind}
+    prediction, direct, logit = parts
+    output = torch.cat([prediction, direct, torch.as_tensor(logit).expand_as(direct)], 1)
+    made = ms.DualDenoiser(Network(lambda x, log_snr: output), p, statistics=statistics, **option)
+    return made, ms.Denoiser(Network(lambda x, log_snr: prediction), p, statistics=statistics, **option)
+
+
+@pytest.mark.parametrize("grid", GRIDS, ids=lambda grid: f"{grid.dimensions}d")
+@pytest.mark.parametrize("kind", ["noise", "v", "flow", "karras", "spectral"])
+def test_dual_denoiser_mixes_two_estimates_of_x0_at_every_point(kind, grid):
+    covariance = ms.SpectralCovariance(ms.PowerLaw(-0.5), grid).double()
+    statistics, shape = random_statistics(grid, 2), (3, 2, *grid.shape)
+    prediction, direct, x_t, logit = (dense.random(*shape, seed=seed) for seed in range(4))
+    for modulation in MODULATIONS.values() if kind == "v" else (None,):
+        p = ms.Process(ms.CosineSchedule(), covariance, modulation)
+        estimate = statistics.mean + direct
+        for extreme in (-80.0, 80.0):
+            mixed, plain = dual((prediction, direct, extreme), kind, p, statistics)
+            expected = plain(x_t, TIMES) if extreme < 0 else estimate
+            torch.testing.assert_close(mixed(x_t, TIMES), expected, rtol=1e-9, atol=1e-9)
+        mixed, plain = dual((prediction, direct, logit), kind, p, statistics)
+        still = mixed(x_t, torch.zeros(3, dtype=torch.float64))
+        torch.testing.assert_close(still, plain(x_t, torch.zeros(3, dtype=torch.float64)), rtol=0, atol=1e-2)
+        if kind == "v" and modulation is None:
+            sigma = p.schedule.alpha_sigma(TIMES)[1].reshape(-1, *(1,) * (1 + grid.dimensions))
+            weight = sigma * logit.exp() / (1 + sigma * logit.exp())
+            expected = (1 - weight) * plain(x_t, TIMES) + weight * estimate
+            torch.testing.assert_close(mixed(x_t, TIMES), expected, rtol=1e-9, atol=1e-9)
+
+
+def test_dual_denoiser_has_no_loss_if_its_direct_estimate_is_right():
+    parts = (torch.zeros_like(X0), X0 - MEAN, 80.0)
+    for metric in ("euclidean", "mahalanobis"):
+        loss = dual(parts, "v", process(), STATISTICS)[0].loss(X0, TIMES, SEEDS, metric=metric)
+        assert loss.abs().max() < 1e-18
+    assert_refused(
+        ("must return 6 channels for 2, got 2", lambda: ms.DualDenoiser(Network(), process())(X0, TIMES)),
+        ("both outputs would be x0", lambda: ms.DualDenoiser(Network(), process(), "x0")),
+    )
