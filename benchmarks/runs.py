@@ -85,9 +85,10 @@ class Run:
         return None if self.classes is None else torch.arange(count) % len(self.classes)
 
     def draw(
-        self, sampler: Sampler, steps: int, seed: int, count: int, times: Tensor, guidance: Guidance | None = None
-    ) -> Tensor:
-        """Draw samples at these times, cycling through the classes."""
+        self, sampler: Sampler, steps: int, seed: int, count: int, times: Tensor | None,
+        guidance: Guidance | None = None,
+    ) -> Tensor:  # fmt: skip
+        """Draw samples at these times (None: those of `multisagd sample`), cycling through the classes."""
         shape = (self.statistics.mean.shape[0], *self.statistics.grid.shape)
         seeds = derive_many(seed, "sample", 0, range(count))
         request = SamplingRequest(sampler, steps, times=times, guidance=guidance or Guidance(), batch=500)

@@ -4,6 +4,8 @@ A search is a YAML file: arguments of `multisagd train` that all runs have (`bas
 `rungs`, each with a number of training samples, seeds, and the fraction of arms that go on to the next rung. Every
 arm is trained from the beginning in each rung, because the decay of the learning rate depends on the length. An arm's
 score is its mean `frechet_distance` (without classes, `denoising_error`) over the seeds, by the first of `samplers`.
+With `trainer: diffusers`, arms are settings of `benchmarks.peers.unet2d.UNet2D`, and samplers are diffusers schedulers
+with `options`. A search that is `like` another has the keys of that file which it does not contain itself.
 
 Each training run appends one row to the results, so a search that was interrupted continues where it stopped, and a
 search with more arms or rungs measures only what is new. Runs are trained in parallel by `--workers` processes, and
@@ -17,17 +19,18 @@ import math
 import multiprocessing
 import shutil
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean
-from typing import Any
+from typing import Any, Literal, Protocol
 
 import yaml
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from torch import Tensor
 
 from benchmarks.rows import append, missing, rows
 from benchmarks.runs import Run, spread, train_run
@@ -62,42 +65,114 @@ class Search:
     samplers: dict[str, dict[str, Any]]
     count: int = 1000
     reference: int = 5000
+    trainer: Literal["multisagd", "diffusers"] = "multisagd"
+
+    def __post_init__(self) -> None:
+        if self.trainer not in ("multisagd", "diffusers"):
+            raise ValueError(f"trainer must be multisagd or diffusers, got {self.trainer}")
 
     @classmethod
     def load(cls, path: Path) -> Search:
         """Read a search from a YAML file."""
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if "like" in content:
+            content = yaml.safe_load((path.parent / content["like"]).read_text(encoding="utf-8")) | content
         rungs = tuple(Rung(each["samples"], tuple(each["seeds"]), each.get("keep", 1.0)) for each in content["rungs"])
         arms = {name: tuple(str(arguments or "").split()) for name, arguments in content["arms"].items()}
         samplers = content.get("samplers", DEFAULT_SAMPLERS)
-        sizes = {key: content[key] for key in ("count", "reference") if key in content}
-        return cls(path.stem, tuple(content["base"]), arms, rungs, samplers, **sizes)
+        others = {key: content[key] for key in ("count", "reference", "trainer") if key in content}
+        return cls(path.stem, tuple(content["base"]), arms, rungs, samplers, **others)
 
     def arguments(self, arm: str, rung: Rung, seed: int) -> list[str]:
-        """Return the arguments of `multisagd train` for one run."""
+        """Return the arguments of `multisagd train` for one run; those of other trainers do not include the arm."""
         own = [f"training.samples={rung.samples}", f"seed={seed}"]
-        return [*self.base, *self.arms[arm], *own, "every.samples=0", "every.validation=0", "report=false"]
+        arms = self.arms[arm] if self.trainer == "multisagd" else ()
+        return [*self.base, *arms, *own, "every.samples=0", "every.validation=0", "report=false"]
+
+    def part(self, arms: Iterable[str] | None, rungs: int | None, seeds: Iterable[int] | None) -> Search:
+        """Return the search with only these arms, its first rungs, and these seeds; None means all.
+
+        Raises:
+            ValueError: If an arm does not exist.
+        """
+        names = tuple(self.arms if arms is None else arms)
+        if unknown := set(names) - set(self.arms):
+            raise ValueError(f"there are no arms {sorted(unknown)}; choose among {', '.join(self.arms)}")
+        wanted = None if seeds is None else set(seeds)
+        chosen = (
+            replace(rung, seeds=tuple(seed for seed in rung.seeds if wanted is None or seed in wanted))
+            for rung in self.rungs[:rungs]
+        )
+        return replace(self, arms={name: self.arms[name] for name in names}, rungs=tuple(chosen))
+
+
+class Trained(Protocol):
+    """A trained network that can be sampled as a search describes, and judged by a run."""
+
+    @property
+    def run(self) -> Run:
+        """The run whose data, classifier and conditions judge the samples."""
+
+    def draw(self, described: Mapping[str, Any], seed: int, count: int) -> Tensor:
+        """Return samples `(count, channels, *grid)`, drawn by one of the samplers of the search."""
+
+    def values(self) -> dict[str, Any]:
+        """Return what a row states about training."""
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """A run of `multisagd train` in a folder, which took `seconds`."""
+
+    folder: Path
+    run: Run
+    seconds: float
+
+    @classmethod
+    def train(cls, folder: Path, arguments: list[str], reference: int, threads: int | None) -> TrainedRun:
+        """Train a run, and read it."""
+        started = time.monotonic()
+        train_run(folder, arguments)
+        seconds = time.monotonic() - started
+        return cls(folder, Run.load(folder, reference, threads), seconds)
+
+    def draw(self, described: Mapping[str, Any], seed: int, count: int) -> Tensor:
+        """Return samples drawn as `multisagd sample` does; `spacing: null` means at the times that it chooses."""
+        arguments = [f"run_dir={self.folder}", *f"sampler={described['sampler']}".split()]
+        node = configuration.load("sample", arguments)["sampler"]
+        sampler = Builder().build(node, Sampler, "sampler", statistics=self.run.statistics)  # type: ignore[type-abstract]
+        process, steps = self.run.denoiser.process, described["steps"]
+        spacing, fraction, times = described.get("spacing", "time"), described.get("ends"), None
+        if spacing is not None:
+            ends = None if fraction is None else spectral_ends(self.run.statistics, process, fraction)
+            times = time_steps(process.schedule, steps, spacing, ends=ends)
+        return self.run.draw(sampler, steps, seed, count, times, Guidance(described.get("guidance", 1.0)))
+
+    def values(self) -> dict[str, Any]:
+        """Return what a row states about training."""
+        parameters = sum(each.numel() for each in self.run.denoiser.network.parameters())
+        errors = self.run.denoising_error()
+        return {"training_seconds": self.seconds, "parameters": parameters, "denoising_error": errors}
 
 
 def measure(search: Search, arm: str, rung: Rung, seed: int, folder: Path, threads: int | None) -> dict[str, Any]:
     """Train one run, judge it by every sampler, remove its folder, and return the values of its row."""
-    started = time.monotonic()
-    train_run(folder, search.arguments(arm, rung, seed))
-    trained = time.monotonic() - started
-    run = Run.load(folder, search.reference, threads)
-    process, builder = run.denoiser.process, Builder()
-    values: dict[str, Any] = {"training_seconds": trained, "denoising_error": run.denoising_error()}
+    arguments = search.arguments(arm, rung, seed)
+    trained: Trained
+    if search.trainer == "diffusers":
+        from benchmarks.peers.unet2d import TrainedUNet2D  # diffusers is optional
+
+        trained = TrainedUNet2D.train(folder, arguments, search.arms[arm], search.reference, threads)
+    else:
+        trained = TrainedRun.train(folder, arguments, search.reference, threads)
+    values = trained.values()
     for name, described in search.samplers.items():
-        arguments = [f"run_dir={folder}", *f"sampler={described['sampler']}".split()]
-        node = configuration.load("sample", arguments)["sampler"]
-        sampler = builder.build(node, Sampler, "sampler", statistics=run.statistics)  # type: ignore[type-abstract]
-        spacing, fraction = described.get("spacing", "time"), described.get("ends")
-        ends = None if fraction is None else spectral_ends(run.statistics, process, fraction)
-        times = time_steps(process.schedule, described["steps"], spacing, ends=ends)
-        guidance = Guidance(described.get("guidance", 1.0))
-        values[name] = run.judge(run.draw(sampler, described["steps"], seed, search.count, times, guidance))
+        started = time.monotonic()
+        x0 = trained.draw(described, seed, search.count)
+        seconds = time.monotonic() - started
+        values[name] = trained.run.judge(x0) | {"seconds": seconds}
     shutil.rmtree(folder)
-    return values | run.conditions()
+    return trained.run.conditions() | values
 
 
 def score(values: dict[str, Any], search: Search) -> float:
@@ -179,8 +254,11 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=1, help="number of runs trained at a time")
     parser.add_argument("--threads", type=int, default=None, help="number of threads per run")
     parser.add_argument("--limit", type=float, default=math.inf, help="seconds after which no run starts")
+    parser.add_argument("--arms", nargs="+", help="only these arms (default: all)")
+    parser.add_argument("--rungs", type=int, help="only the first rungs, this number of them (default: all)")
+    parser.add_argument("--seeds", type=int, nargs="+", help="only these seeds (default: all)")
     chosen = parser.parse_args()
-    search = Search.load(chosen.search)
+    search = Search.load(chosen.search).part(chosen.arms, chosen.rungs, chosen.seeds)
     run_search(search, chosen.work, chosen.results, chosen.workers, chosen.threads, chosen.limit)
 
 

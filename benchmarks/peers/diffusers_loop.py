@@ -1,24 +1,26 @@
-"""The plain diffusers DDPM training loop, on our network and data: its noise scheduler, its loss, its samplers.
+"""The plain diffusers DDPM training loop, on our data: its noise scheduler, its loss, its samplers.
 
 The loop follows its `train_unconditional` example: `DDPMScheduler.add_noise`, the squared error of the noise, AdamW,
-clipping, a learning rate with warm-up. Network, initial weights, data, their order, batches, labels and label dropout
-are those of our own training, and so is the weight average (instead of diffusers' own, which needs more steps than are
-taken). The network receives the log-SNR of a timestep instead of its number, as in our training. Data are not centred,
-and times are drawn independently, as in the example.
+clipping, a learning rate with warm-up. Data, their order, batches, labels and label dropout are those of our own
+training. By default so are the network, its initial weights and the weight average (instead of diffusers' own, which
+needs more steps than are taken), and the network receives the log-SNR of a timestep instead of its number, as in our
+training. Data are not centred, and times are drawn independently, as in the example.
 """
 
 from __future__ import annotations
 
+import copy
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import diffusers
 import torch
 import torch.nn.functional as F
 from diffusers.optimization import get_scheduler
-from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
-from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
+from diffusers.training_utils import EMAModel, compute_snr
 from torch import Tensor, nn
 
 from modalities.base import Batch
@@ -33,7 +35,9 @@ TIMESTEPS = 1000
 class Peer:
     """A diffusers schedule, by its name there, and an optimiser: by default those of the example.
 
-    `warmup` is in optimiser steps, and `decay` is the diffusers name of the schedule after it.
+    `warmup` is in optimiser steps, and `decay` is the diffusers name of the schedule after it. The loss has min-SNR
+    weights with this `gamma` (arXiv 2303.09556), or none. The `average` of the weights is that of our training
+    ("power") or `EMAModel` as in the example.
     """
 
     beta_schedule: Literal["linear", "squaredcos_cap_v2"] = "linear"
@@ -42,6 +46,9 @@ class Peer:
     weight_decay: float = 1e-6
     warmup: int = 500
     decay: str = "cosine"
+    prediction: Literal["epsilon", "v_prediction"] = "epsilon"
+    gamma: float | None = None
+    average: Literal["power", "example"] = "power"
 
     @classmethod
     def as_ours(cls, beta_schedule: Literal["linear", "squaredcos_cap_v2"], training: Training) -> Peer:
@@ -53,38 +60,72 @@ class Peer:
 
     def scheduler(self) -> Any:
         """Return the noise scheduler of training, a `DDPMScheduler`."""
-        return DDPMScheduler(num_train_timesteps=TIMESTEPS, beta_schedule=self.beta_schedule)
+        return DDPMScheduler(**self._process())
+
+    def levels(self) -> Tensor:
+        """Return what the network receives at every timestep, `(timesteps,)`: here the log-SNR, float32."""
+        return log_snrs(self.scheduler())
+
+    def sampler(self, name: str, options: Mapping[str, Any] | None = None) -> Any:
+        """Return the diffusers scheduler `name`, with its defaults, what its documentation requires, and `options`.
+
+        `DDPMScheduler` and `DDIMScheduler` clip estimates to the data's range by default, and DPM-Solver++ does so by
+        the thresholding meant for pixels: otherwise, where there is hardly any signal, an error in the noise makes the
+        estimate wrong by orders of magnitude. Our samplers, which use v, do not clip.
+        """
+        arguments = self._process()
+        if name == "DPMSolverMultistepScheduler":
+            # "Critical for the cosine schedule", whose last timesteps have no signal to divide by.
+            lowest = -5.1 if self.beta_schedule == "squaredcos_cap_v2" else -math.inf
+            arguments |= {"thresholding": True, "lambda_min_clipped": lowest}
+        return getattr(diffusers, name)(**arguments | dict(options or {}))
 
     def samplers(self) -> dict[str, Any]:
-        """Return the samplers by name, with diffusers' defaults and the changes that its documentation requires.
+        """Return the samplers by name."""
+        return {"DDIM": self.sampler("DDIMScheduler"), "DPM-Solver++": self.sampler("DPMSolverMultistepScheduler")}
 
-        Both clip estimates to the data's range, DDIM by default, DPM-Solver++ by the thresholding meant for pixels:
-        otherwise, where there is hardly any signal, an error in the noise makes the estimate wrong by orders of
-        magnitude. Our samplers, which use v, do not clip.
-        """
-        # "Critical for the cosine schedule", whose last timesteps have no signal to divide by.
-        lowest = -5.1 if self.beta_schedule == "squaredcos_cap_v2" else -math.inf
-        common = {"num_train_timesteps": TIMESTEPS, "beta_schedule": self.beta_schedule}
-        return {
-            "DDIM": DDIMScheduler(**common),
-            "DPM-Solver++": DPMSolverMultistepScheduler(**common, thresholding=True, lambda_min_clipped=lowest),
-        }
+    def _process(self) -> dict[str, Any]:
+        schedule = {"num_train_timesteps": TIMESTEPS, "beta_schedule": self.beta_schedule}
+        return schedule | {"prediction_type": self.prediction}
+
+
+class ExampleAverage:
+    """The average of the weights in the example, with its settings."""
+
+    def __init__(self, network: nn.Module) -> None:
+        self._module = copy.deepcopy(network)
+        self._average = EMAModel(network.parameters(), decay=0.9999, use_ema_warmup=True, inv_gamma=1.0, power=0.75)
+
+    def update(self, network: nn.Module) -> None:
+        """Include the weights of the network after a step."""
+        self._average.step(network.parameters())
+
+    @property
+    def module(self) -> nn.Module:
+        """The network with averaged weights."""
+        self._average.copy_to(self._module.parameters())
+        return self._module
 
 
 class DiffusersLoop:
-    """A network in training; `null_label` stands for "no class", None for data without classes."""
+    """A network in training; `null_label` stands for "no class", None for data without classes.
+
+    The network is called as `network(x, level, labels)`, with one of `Peer.levels` for each sample.
+    """
 
     def __init__(self, network: nn.Module, peer: Peer, training: Training, null_label: int | None, seed: int) -> None:
         self.network, self.training, self.null_label, self.seed = network.train(), training, null_label, seed
         self.device = next(network.parameters()).device
         self.scheduler = peer.scheduler()
-        self.log_snrs = log_snrs(self.scheduler)
+        self.levels, self.gamma = peer.levels(), peer.gamma
         self.optimizer = torch.optim.AdamW(
             network.parameters(), lr=peer.learning_rate, betas=peer.betas, weight_decay=peer.weight_decay
         )
         steps = training.samples // training.batch
         self.rate = get_scheduler(peer.decay, self.optimizer, num_warmup_steps=peer.warmup, num_training_steps=steps)
-        self.average = PowerEMA(network, sigma_rel=training.ema)
+        self.average: PowerEMA | ExampleAverage = (
+            PowerEMA(network, sigma_rel=training.ema) if peer.average == "power" else ExampleAverage(network)
+        )
         self.generator = torch.Generator().manual_seed(derive(seed, "diffusers"))
         self.steps = 0
 
@@ -94,8 +135,9 @@ class DiffusersLoop:
         noise = torch.randn(x0.shape, generator=self.generator).to(self.device)
         timesteps = torch.randint(0, TIMESTEPS, (len(x0),), generator=self.generator)
         noisy = self.scheduler.add_noise(x0, noise, timesteps.to(self.device))
-        levels = self.log_snrs[timesteps].to(self.device)
-        loss = F.mse_loss(self.network(noisy, levels, self._condition(batch)), noise)
+        levels = self.levels[timesteps].to(self.device)
+        made = self.network(noisy, levels, self._condition(batch))
+        loss = self._loss(made, x0, noise, timesteps.to(self.device))
         loss.backward()
         nn.utils.clip_grad_norm_(self.network.parameters(), self.training.clip)
         self.optimizer.step()
@@ -104,6 +146,16 @@ class DiffusersLoop:
         self.average.update(self.network)
         self.steps += 1
         return float(loss.detach())
+
+    def _loss(self, made: Tensor, x0: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        predicts_v = self.scheduler.config.prediction_type == "v_prediction"
+        target = self.scheduler.get_velocity(x0, noise, timesteps) if predicts_v else noise
+        if self.gamma is None:
+            return F.mse_loss(made, target)
+        # As in the `train_text_to_image` example.
+        snr = compute_snr(self.scheduler, timesteps)
+        weights = snr.clamp(max=self.gamma) / (snr + 1 if predicts_v else snr)
+        return ((made - target).square().flatten(1).mean(1) * weights).mean()
 
     def _condition(self, batch: Batch) -> Tensor | None:
         if batch.labels is None or self.null_label is None:
@@ -120,20 +172,40 @@ def log_snrs(scheduler: Any) -> Tensor:
     return (signal / (1 - signal)).log().float()
 
 
+class Guided(nn.Module):
+    """Classifier-free guidance of a network: its prediction moves away from that for "no class"."""
+
+    def __init__(self, network: nn.Module, scale: float, null_label: int) -> None:
+        super().__init__()
+        self.network, self.scale, self.null_label = network, scale, null_label
+
+    def forward(self, x: Tensor, levels: Tensor, labels: Tensor) -> Tensor:
+        """Return the guided prediction, in the shape of x."""
+        none = torch.full_like(labels, self.null_label)
+        made = self.network(torch.cat([x, x]), torch.cat([levels, levels]), torch.cat([labels, none]))
+        given, weak = made.chunk(2)
+        return weak + self.scale * (given - weak)
+
+
 @torch.no_grad()
 def draw(
-    network: nn.Module, scheduler: Any, initial: Tensor, labels: Tensor | None, steps: int, batch: int = 64
-) -> Tensor:
-    """Draw samples with a deterministic diffusers scheduler from the noise `initial`, and return them on the CPU."""
+    network: nn.Module, scheduler: Any, initial: Tensor, labels: Tensor | None, steps: int, batch: int = 64,
+    levels: Tensor | None = None, generator: torch.Generator | None = None,
+) -> Tensor:  # fmt: skip
+    """Draw samples with a diffusers scheduler from the noise `initial`, and return them on the CPU.
+
+    The network receives one of the `levels`, by default the log-SNR, of every timestep. Noise of the steps comes from
+    the generator.
+    """
     network.eval()
-    levels = log_snrs(scheduler).to(initial.device)
+    levels = (log_snrs(scheduler) if levels is None else levels).to(initial.device)
     made = []
     for start in range(0, len(initial), batch):
         x = initial[start : start + batch]
         condition = None if labels is None else labels[start : start + batch].to(initial.device)
         scheduler.set_timesteps(steps)
         for timestep in scheduler.timesteps:
-            noise = network(scheduler.scale_model_input(x, timestep), levels[timestep].expand(len(x)), condition)
-            x = scheduler.step(noise, timestep, x).prev_sample
+            predicted = network(scheduler.scale_model_input(x, timestep), levels[timestep].expand(len(x)), condition)
+            x = scheduler.step(predicted, timestep, x, generator=generator).prev_sample
         made.append(x.cpu())
     return torch.cat(made)

@@ -33,9 +33,9 @@ class Setting:
     assembly: Assembly
 
     @classmethod
-    def of(cls, arguments: list[str], threads: int) -> Setting:
+    def of(cls, arguments: list[str], threads: int | None) -> Setting:
         """Compose the parts of `multisagd train ARGUMENTS`, and measure the data in the same way."""
-        words = [*arguments, f"engine.threads={threads}", "run_dir=none"]
+        words = [*arguments, f"engine.threads={'null' if threads is None else threads}", "run_dir=none"]
         config, builder = configuration.load("train", words), Builder()
         settings = builder.settings(TrainSettings, config, "")
         runtime = Runtime.start(settings.engine)
