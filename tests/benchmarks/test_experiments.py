@@ -17,7 +17,7 @@ from benchmarks.experiments.design import experiments, run_folder
 from benchmarks.few_steps import Exact, Spliced
 from benchmarks.partly_spectral import PartlySpectral
 from benchmarks.peers.arms import EXPERIMENT, PEERS, WHITE, peers
-from benchmarks.peers.diffusers_loop import Peer, draw, log_snrs
+from benchmarks.peers.diffusers_loop import DiffusersLoop, Peer, draw, log_snrs
 from benchmarks.peers.measuring import peer_folder
 from benchmarks.peers.pixel import PixelCovariance, PixelProcess
 from benchmarks.peers.setting import Setting, trained_peer
@@ -323,6 +323,22 @@ def test_peer_starts_from_our_network_and_data(tmp_path: Path) -> None:
     assert equal_parameters(trained_peer(setting(8), peer, path), loop.average.module)
     arguments = experiments()[EXPERIMENT].arguments(WHITE, 0, "cpu")
     assert len({peer_folder(arguments, each) for each in peers(made.settings.training).values()}) == len(PEERS)
+
+
+def test_min_snr_loss_of_peers_is_the_same_for_noise_and_v() -> None:
+    made, losses = setting(8), []
+    x0, noise, guess = (dense.random(16, 1, 8, 8, seed=seed).float() for seed in range(3))
+    timesteps = torch.arange(9, 1000, 62)
+    for prediction in ("epsilon", "v_prediction"):
+        peer = Peer("squaredcos_cap_v2", prediction=prediction, gamma=5.0)
+        loop = DiffusersLoop(made.network(), peer, made.settings.training, made.null_label, 0)
+        signal = loop.scheduler.alphas_cumprod[timesteps].reshape(-1, 1, 1, 1)
+        noisy = loop.scheduler.add_noise(x0, noise, timesteps)
+        v = (guess - (1 - signal).sqrt() * noisy) / signal.sqrt()  # the v of this estimate of the noise
+        losses.append(loop._loss(guess if prediction == "epsilon" else v, x0, noise, timesteps).item())
+    snr = log_snrs(loop.scheduler)[timesteps].exp()
+    weights = snr.clamp(max=5) / snr
+    assert losses == pytest.approx([float(((guess - noise).square().mean((1, 2, 3)) * weights).mean())] * 2, rel=1e-3)
 
 
 def test_peers_experiment_shares_the_white_runs_of_power_law_mnist() -> None:
