@@ -90,7 +90,7 @@ def show(data: str, results: Iterable[Path], console: Console) -> None:
     example = {EXAMPLE: theirs.pop(EXAMPLE)} if EXAMPLE in theirs else {}
     default = next((each for each in choices(ours) if each.sampler == "default"), None)
     trainings = sum(len(seeds) for seeds in theirs.values())
-    columns = ("FD", "recognised", "dB", "parameters", "seconds", "FD / ours")
+    columns = ("FD", "recognised", "dB", "parameters", "FD / ours")
     table = Table("recipe", "sampler", "seeds", *columns, box=box.SIMPLE, title=f"{DATA[data]}, {SAMPLES:,} samples")
     shown = {
         "ours, default": default,
@@ -104,12 +104,11 @@ def show(data: str, results: Iterable[Path], console: Console) -> None:
             continue
         cells = [spread(tuple(choice.values(metric).values())) for metric in METRICS]
         some = next(iter(choice.rows.values()))
-        seconds = spread(tuple(row["training_seconds"] for row in choice.rows.values()), 0)
         ratio = () if default is None or name.startswith("ours") else ratios(choice, default)
         each = f"{spread(ratio)} ({', '.join(f'{value:.2f}' for value in ratio)})" if ratio else ""
         arm = "" if choice.arm in (EXAMPLE, "default") else f": {choice.arm}"
         seeds = ", ".join(map(str, sorted(choice.rows)))
-        table.add_row(f"{name}{arm}", choice.sampler, seeds, *cells, f"{some['parameters']:,}", seconds, each)
+        table.add_row(f"{name}{arm}", choice.sampler, seeds, *cells, f"{some['parameters']:,}", each)
     console.print(table)
 
 
