@@ -26,7 +26,7 @@ from multisagd.seeds import derive_many
 from recipes.base.errors import RecipeError
 from recipes.config import compose as configuration
 from recipes.config.build import Builder
-from recipes.data.dataset import NOTHING_HELD_OUT
+from recipes.data.parts import NOTHING_HELD_OUT
 from recipes.evaluation.classifier import cached_network, read_dataset
 from recipes.evaluation.sets import as_files, fixed_order, real_data
 from recipes.runs.model import open_model, trained_denoiser

@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from modalities.byte_ranges import Source
 
 DatasetT = TypeVar("DatasetT", bound="Dataset")
+Split = Literal["train", "validation", "test"]
+"""What an example is used for: training, validation during training, or evaluation afterwards."""
 
 
 class Modality(ABC):
@@ -134,11 +136,13 @@ class Dataset(ABC):
     """A list of examples on one grid, in a fixed order, with no randomness except through the seeds passed in.
 
     `batch(indices, seeds)` is what training calls; a subclass may override it with something faster.
-    `classes` names the labels 0, 1, ..., and is None for a dataset without labels.
+    `classes` names the labels 0, 1, ..., and is None for a dataset without labels. `splits` has the split of every
+    example, and is None if the data come without splits.
     """
 
     modality: Modality
     classes: tuple[str, ...] | None
+    splits: Sequence[Split] | None = None
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -281,6 +285,76 @@ def split(
         ValueError: If the number is negative, or nothing would be left for training.
     """
     total = len(dataset)
+    count = _held_out_count(total, validation)
+    order = _shuffled(total, seed)
+    held, kept = order[:count], order[count:]
+    if keep_classes and dataset.classes is not None and len(distinct_classes(dataset, kept)) < len(dataset.classes):
+        held, kept = _keeping_classes(dataset, order, count)
+    return dataset.subset(sorted(kept)), dataset.subset(sorted(held)) if held else None
+
+
+def split_groups(
+    dataset: DatasetT, groups: Sequence[str], validation: float | int, seed: int = 0, keep_classes: bool = True
+) -> tuple[DatasetT, DatasetT | None]:
+    """Split a dataset as `split` does, but never examples of the same group; `groups` names each example's group.
+
+    Groups are drawn at random by `seed`; one that would exceed the number of examples to hold out by more than what is
+    missing is passed over. At least one group is held out, the smallest if all are too large. If `keep_classes` is
+    True, a group that has all remaining examples of a class stays in the training part.
+
+    Raises:
+        ValueError: If the number is negative or too large, there are fewer than two groups, or none can be held out.
+    """
+    count = _held_out_count(len(dataset), validation)
+    if not count:
+        return dataset, None
+    sizes, classes = Counter(groups), {name: Counter[int]() for name in groups}
+    if len(sizes) < 2:
+        raise ValueError(
+            f"all {len(dataset)} examples are in one group, {groups[0]!r}, but one group must remain for training and "
+            "another be held out"
+        )
+    if keep_classes and dataset.classes is not None:
+        for index, name in enumerate(groups):
+            if (label := dataset.label(index)) is not None:
+                classes[name][label] += 1
+    names = sorted(sizes)
+    held = _drawn_groups([names[number] for number in _shuffled(len(names), seed)], sizes, classes, count)
+    kept = [index for index, name in enumerate(groups) if name not in held]
+    return dataset.subset(kept), dataset.subset([index for index, name in enumerate(groups) if name in held])
+
+
+def _drawn_groups(
+    order: Sequence[str], sizes: Mapping[str, int], classes: Mapping[str, Mapping[int, int]], count: int
+) -> set[str]:
+    """Return the groups to hold out, taken in order, so that about `count` examples and no class's last are held out.
+
+    `sizes` has the number of examples of each group, and `classes` that of its examples in each class.
+
+    Raises:
+        ValueError: If each group has all examples of a class.
+    """
+    left: Counter[int] = Counter()
+    for each in classes.values():
+        left.update(each)
+    movable = [name for name in order if all(left[label] > number for label, number in classes[name].items())]
+    if not movable:
+        raise ValueError(
+            f"each of the {len(order)} groups has all examples of a class, so that none can be held out (without "
+            "classes, data.labels=none or training.conditional=false, it could)"
+        )
+    held: set[str] = set()
+    for name in movable:
+        remain = all(left[label] > number for label, number in classes[name].items())
+        if sizes[name] < 2 * count and remain and len(held) < len(order) - 1:
+            held.add(name)
+            left.subtract(classes[name])
+            count -= sizes[name]
+    return held or {min(movable, key=lambda name: sizes[name])}
+
+
+def _held_out_count(total: int, validation: float | int) -> int:
+    """Return the number of examples to hold out. Raises ValueError if none of `total` would be left for training."""
     count = int(validation)
     if 0 < validation < 1:
         count = min(max(round(validation * total), 1), total - 1)
@@ -288,11 +362,12 @@ def split(
         raise ValueError(
             f"{validation:g} of {total} examples cannot be held out: at least one must remain for training"
         )
-    order = torch.randperm(total, generator=torch.Generator().manual_seed(seed)).tolist()
-    held, kept = order[:count], order[count:]
-    if keep_classes and dataset.classes is not None and len(distinct_classes(dataset, kept)) < len(dataset.classes):
-        held, kept = _keeping_classes(dataset, order, count)
-    return dataset.subset(sorted(kept)), dataset.subset(sorted(held)) if held else None
+    return count
+
+
+def _shuffled(count: int, seed: int) -> list[int]:
+    order: list[int] = torch.randperm(count, generator=torch.Generator().manual_seed(seed)).tolist()
+    return order
 
 
 def distinct_classes(dataset: Dataset, indices: Iterable[int]) -> set[int]:

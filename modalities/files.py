@@ -20,7 +20,7 @@ from modalities.reading import FileReport, MediaFiles
 
 
 class Folder(MediaFiles):
-    """The media files under `root`, at any depth, sorted by path, with the classes and captions that come with them.
+    """The media files under `root`, at any depth, sorted by path, with their classes, captions, splits and groups.
 
     Hidden files, system files (@eaDir, __MACOSX, Thumbs.db) and files without one of the modality's suffixes are
     ignored. Files are listed on construction and read on demand, by `threads` threads per batch. An unreadable file is
@@ -37,7 +37,8 @@ class Folder(MediaFiles):
         pattern: for labels="name", a regular expression searched for in the file's name; its group `label`, or else
             its first group, is the class: `^(?P<label>[a-z]+)_`.
         manifest: a .csv or .jsonl file (its path is absolute or relative to `root`) in the format that
-            `modalities.manifest` describes; only the files that it lists are used.
+            `modalities.manifest` describes; only the files that it lists are used. `splits` and `listed_groups` are its
+            columns `split` and `group`, or None.
         match: a regular expression; only files whose path under the root contains a match are used, for example to
             select one part of a dataset.
         captions: where captions come from. "auto": the manifest, if it has a column `text`. "sidecar": photo.txt next
@@ -87,6 +88,8 @@ class Folder(MediaFiles):
         self.report = FileReport(len(self.files), max_unreadable)
         names = sources.class_names(labels, self.root, self.files, entries, pattern)
         self.texts = sources.captions(captions, self.root, self.files, entries, names)
+        self.splits = [entry.split for entry in entries if entry.split is not None] or None
+        self.listed_groups = [entry.group for entry in entries if entry.group is not None] or None
         self.classes: tuple[str, ...] | None = None
         self.labels: Sequence[int | None] = [None] * len(self.files)
         if names is not None:
@@ -116,6 +119,9 @@ class Folder(MediaFiles):
         part.files = [self.files[index] for index in indices]
         part.labels = [self.labels[index] for index in indices]
         part.texts = None if self.texts is None else [self.texts[index] for index in indices]
+        part.splits = None if self.splits is None else [self.splits[index] for index in indices]
+        groups = self.listed_groups
+        part.listed_groups = None if groups is None else [groups[index] for index in indices]
         return part
 
     def caption(self, index: int) -> str | None:
@@ -128,8 +134,10 @@ class Folder(MediaFiles):
 
     @property
     def fingerprint(self) -> str:
-        """A hash of the files' paths under the root, their classes and captions."""
-        facts = [self.files, self.labels, *([] if self.texts is None else [self.texts])]
+        """A hash of the files' paths under the root, and of their classes, captions, splits and groups."""
+        facts: list[Any] = [self.files, self.labels, *([] if self.texts is None else [self.texts])]
+        if (self.splits or self.listed_groups) is not None:
+            facts.append({"splits": self.splits, "groups": self.listed_groups})
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
@@ -127,20 +127,37 @@ def from_names(files: Sequence[str], expression: str) -> list[str]:
     Raises:
         ValueError: If the expression is invalid or has no group, or a name has no match.
     """
-    pattern = compiled("pattern", expression)
-    if not pattern.groups:
-        raise ValueError(f"pattern={expression!r} has no group that marks the class: add (?P<label>…)")
-    group: str | int = "label" if "label" in pattern.groupindex else 1
+    search = marked("pattern", expression, "label", "class")
     labels = []
     for file in files:
-        match = pattern.search(PurePosixPath(file).name)
-        if match is None or not match[group]:
+        label = search(PurePosixPath(file).name)
+        if not label:
             raise ValueError(
                 f"pattern={expression!r} finds no class in the name of {file}: "
                 "change it, or exclude the file with match"
             )
-        labels.append(match[group])
+        labels.append(label)
     return labels
+
+
+def marked(key: str, expression: str, group: str, what: str) -> Callable[[str], str | None]:
+    """Return a function that searches a text for a regular expression and returns what its `group` matches, or None.
+
+    Without a group of this name, the first group is used. `key` is the setting, and `what` is what the group marks.
+
+    Raises:
+        ValueError: If the expression is invalid or has no group.
+    """
+    pattern = compiled(key, expression)
+    if not pattern.groups:
+        raise ValueError(f"{key}={expression!r} has no group that marks the {what}: add (?P<{group}>…)")
+    chosen: str | int = group if group in pattern.groupindex else 1
+
+    def search(text: str) -> str | None:
+        match = pattern.search(text)
+        return None if match is None else match[chosen]
+
+    return search
 
 
 def sidecars(root: Path, files: Sequence[str]) -> list[str]:

@@ -1,7 +1,8 @@
-"""Manifests: tables of files with their classes and captions, as CSV with a header or as JSON lines.
+"""Manifests: tables of files with their classes, captions and splits, as CSV with a header or as JSON lines.
 
-Manifests are UTF-8 files that end in .csv or .jsonl. `file` is a path under the root, `label` a class and `text` a
-caption; other columns are ignored.
+Manifests are UTF-8 files that end in .csv or .jsonl. `file` is a path under the root, `label` a class, `text` a
+caption, `split` one of train, validation and test, and `group` what a file has in common with others, such as the
+speaker; other columns are ignored.
 """
 
 from __future__ import annotations
@@ -10,20 +11,23 @@ import csv
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, cast, get_args
 
+from modalities.base import Split
 from multisagd.files import parse_json
 
-COLUMNS = ("file", "label", "text")
+COLUMNS = ("file", "label", "text", "split", "group")
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One line of a manifest; `label` and `text` are None if the manifest has no such column."""
+    """One line of a manifest; `label`, `text`, `split` and `group` are None if the manifest has no such column."""
 
     file: str
     label: str | None
     text: str | None
+    split: Split | None
+    group: str | None
     line: int
 
 
@@ -51,13 +55,14 @@ def read_manifest(path: Path) -> list[Entry]:
             entries[entry.file] = entry
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 text ({error.reason}, byte {error.start}): save it as UTF-8") from error
-    if all(entry.label is None and entry.text is None for entry in entries.values()):
+    lines, others = sorted(entries.values(), key=lambda entry: entry.line), COLUMNS[1:]
+    present = {column: [getattr(entry, column) is not None for entry in lines] for column in others}
+    if not any(any(given) for given in present.values()):
         raise ValueError(
-            f"{path} lists no file with a label or text: its columns must be named file, and label or text"
+            f"{path} lists no file with a label or text, a split or a group: its columns must be named file, and "
+            f"{', '.join(others[:-1])} or {others[-1]}"
         )
-    lines = sorted(entries.values(), key=lambda entry: entry.line)
-    for column in ("label", "text"):
-        given = [getattr(entry, column) is not None for entry in lines]
+    for column, given in present.items():
         if any(given) and not all(given):
             first = lines[given.index(False)]
             raise ValueError(f"{path}:{first.line}: {column} is missing here, but other lines have one: add it")
@@ -85,13 +90,17 @@ def _entry(path: Path, line: int, row: dict[str, Any]) -> Entry:
         if value is not None and (isinstance(value, bool) or not isinstance(value, str | int)):
             raise ValueError(f"{path}:{line}: {column} must be text, got {value!r}")
         texts[column] = None if value is None else str(value).strip()
-    file, label = texts["file"], texts["label"]
-    if not file or label == "":
-        raise ValueError(f"{path}:{line}: {'label' if file else 'file'} is missing or empty")
+    file = texts["file"]
+    empty = next((column for column in ("file", "label", "group") if texts[column] == ""), None)
+    if not file or empty:
+        raise ValueError(f"{path}:{line}: {empty or 'file'} is missing or empty")
+    split = texts["split"]
+    if split not in (None, *get_args(Split)):
+        raise ValueError(f"{path}:{line}: split must be one of {', '.join(get_args(Split))}, got {split!r}")
     location = PurePosixPath(file)
     if location.is_absolute() or ".." in location.parts:
         raise ValueError(f"{path}:{line}: {file} must be a path under root, without a leading / and without ..")
-    return Entry(location.as_posix(), label, texts["text"], line)
+    return Entry(location.as_posix(), texts["label"], texts["text"], cast(Split | None, split), texts["group"], line)
 
 
 def _csv_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -127,6 +127,10 @@ class MediaFiles(Dataset):
     def name(self, index: int) -> str:
         """Return the unique name of one file, for the report."""
 
+    def path(self, index: int) -> str:
+        """Return the path of one file below the root of the dataset, or in its shard."""
+        return self.name(index)
+
     @abstractmethod
     def load(self, index: int, seed: int | None) -> Any:
         """Return the media of one file, as read by the modality.

@@ -112,6 +112,11 @@ class TarShards(MediaFiles):
         shard, row = self._find(index)
         return f"{self.sources[shard].url}/{self.indices[shard].names[row]}"
 
+    def path(self, index: int) -> str:
+        """Return the name of one member in its shard."""
+        shard, row = self._find(index)
+        return self.indices[shard].names[row]
+
     def load(self, index: int, seed: int | None) -> Any:
         """Return one example's media, as read by the modality.
 

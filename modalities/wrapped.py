@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
+import torch
 from torch import Tensor
 
 from modalities.base import Batch, Dataset, Example, Groups, pair
@@ -103,6 +104,45 @@ class Captioned(Wrapped):
         return batch._replace(embeddings=self.encoder(batch.texts))
 
 
+class Relabelled(Wrapped):
+    """A dataset whose classes have the numbers that they have in `classes`, found by name; None removes the classes.
+
+    Raises:
+        ValueError: If a class of the dataset is not in `classes` (the message names it), or it should have classes.
+    """
+
+    def __init__(self, inner: Dataset, classes: Sequence[str] | None) -> None:
+        super().__init__(inner)
+        self.numbers: list[int] | None = None
+        if classes is not None:
+            known = {name: number for number, name in enumerate(classes)}
+            if inner.classes is None:
+                raise ValueError(f"the data have no classes, but should have some of {', '.join(known)}")
+            if unknown := [name for name in inner.classes if name not in known]:
+                raise ValueError(f"unknown class {unknown[0]!r}; the known classes are {', '.join(known)}")
+            self.numbers = [known[name] for name in inner.classes]
+        self.classes = None if classes is None else tuple(classes)
+
+    def example(self, index: int, seed: int | None = None) -> Example:
+        """Return one example with the number of its class."""
+        example = self.inner.example(index, seed)
+        return example._replace(label=self._number(example.label))
+
+    def batch(self, indices: Sequence[int], seeds: Sequence[int] | None = None) -> Batch:
+        """Return a batch with the numbers of the classes."""
+        batch = self.inner.batch(indices, seeds)
+        if batch.labels is None or self.numbers is None:
+            return batch._replace(labels=None)
+        return batch._replace(labels=torch.tensor(self.numbers)[batch.labels])
+
+    def label(self, index: int) -> int | None:
+        """Return the number of one example's class."""
+        return self._number(self.inner.label(index))
+
+    def _number(self, label: int | None) -> int | None:
+        return None if label is None or self.numbers is None else self.numbers[label]
+
+
 class Transformed(Wrapped):
     """A dataset that transforms the tensor of every example; `positions` are the examples' indices in the whole set."""
 
@@ -164,6 +204,16 @@ class Restored(Transformed):
         """Return the restored data."""
         own = [derive(self.seed, "restoration", position) for position in positions] if self.drawn else None
         return self.restoration.restore(x0, own)
+
+
+def transformed_alike(dataset: Dataset, other: Dataset) -> Dataset:
+    """Return the dataset `other`, corrupted and restored as `dataset` is, but drawn with other random numbers."""
+    if not isinstance(dataset, Corrupted | Restored):
+        return other
+    inner, seed = transformed_alike(dataset.inner, other), derive(dataset.seed, "other")
+    if isinstance(dataset, Corrupted):
+        return Corrupted(inner, dataset.corruption, seed, dataset.redrawn)
+    return Restored(inner, dataset.restoration, seed, dataset.drawn)
 
 
 def untouched(dataset: Dataset) -> Dataset:

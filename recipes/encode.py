@@ -35,6 +35,7 @@ from recipes.config.compose import Config
 from recipes.config.groups import flatten, under
 from recipes.data.dataset import build_dataset, colour_note
 from recipes.data.order import prefetch
+from recipes.data.parts import check_no_splits
 from recipes.runs.lock import lock_run
 from recipes.runs.run import data_metadata
 from recipes.runs.settings import Group
@@ -81,6 +82,7 @@ def encode(config: Config) -> None:
         latent = builder.build(settings.modality, Latent, "modality")
         # The dataset yields the examples to be encoded, so any dataset can be used, and full batches are encoded.
         dataset = build_dataset(settings.data, latent.modality, builder)
+        check_no_splits(dataset, "latents")
         with as_recipe_error((ValueError, UnreadableFilesError)):
             index = plan(config, settings, latent, dataset, before)
             with StopRequest() as stop:

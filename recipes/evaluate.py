@@ -39,7 +39,7 @@ from recipes.cli.command import command
 from recipes.config.addresses import shareable
 from recipes.config.build import Builder
 from recipes.config.compose import Config
-from recipes.data.dataset import NOTHING_HELD_OUT
+from recipes.data.parts import NOTHING_HELD_OUT
 from recipes.evaluation.metrics import choose_metrics, compute_metrics
 from recipes.evaluation.sets import as_files, gather, load_samples, real_data
 from recipes.evaluation.task import EvaluateSettings, Task, remarks, scores, show

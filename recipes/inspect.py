@@ -32,8 +32,9 @@ from recipes.base.files import check_replaceable, write_text
 from recipes.cli.command import command
 from recipes.config.build import Builder
 from recipes.config.compose import Config
-from recipes.data.dataset import colour_note, data_as_trained_on, measure
+from recipes.data.dataset import colour_note, configured_data, data_as_trained_on, measure
 from recipes.data.order import Order
+from recipes.data.parts import held_out_note, hold_out
 from recipes.plotting.figures import draw_profiles
 from recipes.runs.assembly import Assembly, process_notes
 from recipes.runs.settings import ModelSettings, TrainSettings
@@ -53,14 +54,15 @@ def inspect(config: Config) -> Path:
     if not isinstance(count, int) or count < 1:
         raise RecipeError(f"count must be a positive integer, got {count!r}")
     check_replaceable(out, REPORT, "inspect")
-    dataset = data_as_trained_on(settings, builder)
+    configured = configured_data(settings, builder)
+    parts = hold_out(configured, settings, builder)
+    dataset = data_as_trained_on(configured, settings, builder)
     modality = dataset.modality
     statistics = measure(dataset, settings)
     assembly = Assembly(ModelSettings.of(config, builder), builder, modality, statistics, dataset.classes)
     process = assembly.process()
     notes = process_notes(process, assembly.denoiser(torch.nn.Identity(), process), statistics)
-    if (note := colour_note(dataset)) is not None:
-        notes.append(note)
+    notes += filter(None, (held_out_note(parts, settings), colour_note(dataset)))
 
     for folder in FOLDERS:  # from an earlier inspection
         shutil.rmtree(out / folder, ignore_errors=True)
@@ -75,6 +77,7 @@ def inspect(config: Config) -> Path:
     dataset.save_unreadable(out / "unreadable.json")
     report |= {
         "examples": len(dataset),
+        "parts": f"{len(parts.training):,} for training, {parts}",
         "classes": dataset.classes,
         "channels": modality.channels,
         "axes": [asdict(axis) for axis in modality.grid().axes],
@@ -147,7 +150,7 @@ def summary(report: dict[str, Any], out: Path) -> str:
     )
     low, high = report["range"]
     lines = [
-        f"{report['examples']:,} examples of {report['channels']} × {axes}",
+        f"{report['examples']:,} examples of {report['channels']} × {axes} ({report['parts']})",
         f"values from {low:.2f} to {high:.2f}, standard deviation {report['standard_deviation']:.3f} about the mean",
         f"decoding and encoding changes the values by {report['round_trip_error']:.2g} times their root mean square",
     ]

@@ -76,7 +76,7 @@ def train(config: Config) -> None:
         # From here on, files are written, and after the first step a signal saves a checkpoint before training ends.
         with StopRequest() as stop, ExitStack() as cleanup:
             if runtime.main:
-                cleanup.callback(name_unreadable, data.dataset, run_dir)
+                cleanup.callback(name_unreadable, data, run_dir)
                 write_record(job, data, model, checkpoints, resuming)
             long_barrier()
             seen = model.learner.samples

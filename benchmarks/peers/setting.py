@@ -14,8 +14,9 @@ from modalities.base import Batch, Dataset, Modality
 from multisagd import PowerEMA
 from recipes.config import compose as configuration
 from recipes.config.build import Builder
-from recipes.data.dataset import hold_out, measure
+from recipes.data.dataset import measure
 from recipes.data.order import batches
+from recipes.data.parts import hold_out
 from recipes.runs.assembly import Assembly
 from recipes.runs.settings import ModelSettings, TrainSettings
 from recipes.runtime.device import Runtime
@@ -41,7 +42,7 @@ class Setting:
         runtime = Runtime.start(settings.engine)
         modality = builder.build(settings.modality, Modality, "modality")  # type: ignore[type-abstract]
         dataset = builder.build(settings.data, Dataset, "data", modality=modality)  # type: ignore[type-abstract]
-        training, _ = hold_out(dataset, settings)
+        training = hold_out(dataset, settings, builder).training
         condition = learned_condition(settings, training, builder, runtime.device)
         statistics = measure(training, settings)
         model = ModelSettings.of(config, builder)

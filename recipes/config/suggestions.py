@@ -34,6 +34,8 @@ MEANINGS: dict[tuple[str, ...], str] = {
     ("every.samples",): "sample_every sample_interval sample_steps sample_freq",
     ("every.validation",): "val_every val_interval val_check_interval eval_every eval_interval eval_steps eval_freq",
     ("keep",): "save_total_limit save_top_k keep_last keep_checkpoints max_checkpoints checkpoints_total_limit",
+    ("validation.root",): "val_dir val_data_dir val_root val_path valid_dir validation_dir eval_dir eval_data_dir",
+    ("validation.group",): "group_by groups split_by",
     ("validation.holdout",): "val_split valid_split val_fraction val_size test_size validation_split val_ratio",
     ("count", "samples", "training.samples"): "n num number n_samples num_samples nsamples num_images n_images images",
     ("count",): "samples",

@@ -7,8 +7,9 @@ compared. The record contains neither names nor contents.
 """
 
 import hashlib
+import itertools
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
@@ -74,12 +75,12 @@ class Contents:
         return cls(**arrays, limit=limit)
 
 
-def keep(run_dir: Path, dataset: Dataset) -> None:
-    """Record the current files of a dataset, if it has any. If the record cannot be written, log a warning."""
-    sizes, states = _file_states(dataset)
+def keep(run_dir: Path, *datasets: Dataset) -> None:
+    """Record the current files of datasets, if they have any. If the record cannot be written, log a warning."""
+    sizes, states = _file_states(datasets)
     indices = _hashed_indices(len(sizes))
     limit = max(1, MAX_BYTES // max(1, len(indices)))
-    digests = _digests(dataset, indices, sizes, limit)
+    digests = _digests(datasets, indices, sizes, limit)
     try:
         if len(sizes):
             replace_file(run_dir / FILE, Contents(sizes, states, digests, limit).save)
@@ -87,27 +88,27 @@ def keep(run_dir: Path, dataset: Dataset) -> None:
         log.warning("cannot write %s (%s): changes to the files will not be detected", run_dir / FILE, error)
 
 
-def changes(run_dir: Path, dataset: Dataset) -> str | None:
+def changes(run_dir: Path, *datasets: Dataset) -> str | None:
     """Return a message that names files that have changed since the run began, or None if no change was detected."""
     path = run_dir / FILE
     if not path.exists():
-        keep(run_dir, dataset)  # writing failed when the run began
+        keep(run_dir, *datasets)  # writing failed when the run began
         return None
     try:
         before = Contents.load(path)
     except (OSError, ValueError) as error:
         return f"cannot read {path} ({error}), so it is unknown whether files have changed since this run began"
-    sizes, states = _file_states(dataset)
+    sizes, states = _file_states(datasets)
     if len(sizes) != len(before.sizes):
         return f"the data have {len(sizes):,} files, but had {len(before.sizes):,} when this run began"
     resized, touched = sizes != before.sizes, states != before.states
     indices = _hashed_indices(len(sizes))
     known = before.digests.any(1) & (touched & ~resized)[indices]
-    now = _digests(dataset, indices[known], sizes, before.limit)
+    now = _digests(datasets, indices[known], sizes, before.limit)
     other = (now != before.digests[known]).any(1) & now.any(1)
     changed = np.flatnonzero(resized).tolist() + indices[known][other].tolist()
     if changed:
-        names = ", ".join(source.url for source in _select(dataset, sorted(changed)[:NAMED]))
+        names = ", ".join(source.url for source in _select(datasets, sorted(changed)[:NAMED]))
         return (
             f"{len(changed):,} of {len(sizes):,} files have changed since this run began: {names}"
             f"{', …' * (len(changed) > NAMED)}. The run's statistics and its training so far used the earlier contents"
@@ -129,13 +130,17 @@ def _hashed_indices(files: int) -> Integers:
     return np.linspace(0, max(0, files - 1), min(files, MAX_READ)).astype(np.int64)
 
 
-def _select(dataset: Dataset, indices: list[int]) -> Iterator[Source]:
+def _stored(datasets: Sequence[Dataset]) -> Iterator[Source]:
+    return itertools.chain.from_iterable(dataset.stored() for dataset in datasets)
+
+
+def _select(datasets: Sequence[Dataset], indices: list[int]) -> Iterator[Source]:
     """Return an iterator over the files with these indices, in increasing order."""
     selected = set(indices)
-    return (source for index, source in enumerate(dataset.stored()) if index in selected)
+    return (source for index, source in enumerate(_stored(datasets)) if index in selected)
 
 
-def _file_states(dataset: Dataset) -> tuple[Integers, Integers]:
+def _file_states(datasets: Sequence[Dataset]) -> tuple[Integers, Integers]:
     """Return the sizes and states of all files, int64 `(files,)`; -1 and 0 for an inaccessible file."""
 
     def stat_of(source: Source) -> tuple[int, int]:
@@ -146,11 +151,11 @@ def _file_states(dataset: Dataset) -> tuple[Integers, Integers]:
         return size, int.from_bytes(hashlib.blake2b(state.encode(), digest_size=8).digest(), "little", signed=True)
 
     pair = np.dtype([("size", np.int64), ("state", np.int64)])
-    table = np.fromiter(prefetch(stat_of, dataset.stored(), THREADS), pair)
+    table = np.fromiter(prefetch(stat_of, _stored(datasets), THREADS), pair)
     return table["size"].copy(), table["state"].copy()
 
 
-def _digests(dataset: Dataset, indices: Integers, sizes: Integers, limit: int) -> NDArray[np.uint8]:
+def _digests(datasets: Sequence[Dataset], indices: Integers, sizes: Integers, limit: int) -> NDArray[np.uint8]:
     """Return hashes of up to `limit` bytes of some files, uint8 `(indices, 16)`, 0 for unreadable files."""
 
     def read(each: tuple[Source, int]) -> bytes:
@@ -163,7 +168,7 @@ def _digests(dataset: Dataset, indices: Integers, sizes: Integers, limit: int) -
             return bytes(DIGEST)
         return digest.digest()
 
-    files = zip(_select(dataset, indices.tolist()), sizes[indices].tolist(), strict=True)
+    files = zip(_select(datasets, indices.tolist()), sizes[indices].tolist(), strict=True)
     digests = np.zeros((len(indices), DIGEST), np.uint8)
     with Display("hashing the data", len(indices), after=SOON) as display:
         for number, digest in enumerate(prefetch(read, files, THREADS)):

@@ -1,4 +1,4 @@
-"""Build, corrupt or restore, split and measure the data of a run, and check them for likely mistakes."""
+"""Build, corrupt or restore, and measure the data of a run, and check them for likely mistakes."""
 
 import copy
 import math
@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from modalities.base import Dataset, Modality, split
+from modalities.base import Dataset, Modality
 from modalities.image import Image
 from modalities.reading import FileReport, MediaFiles, UnreadableFilesError, read_batch
 from modalities.video import Video
@@ -38,25 +38,23 @@ DIFFERENCE = 0.1
 """Minimum difference between red, green and blue values (from -1 to 1) in a coloured pixel; JPEG errors are smaller."""
 COLOURED = 0.01
 """Minimum fraction of coloured pixels in a coloured example."""
-NOTHING_HELD_OUT = (
-    "this run has no held-out examples to compare with: train a run with validation.holdout=0.05, for example"
-)
 
 
-def build_dataset(data: Group, modality: Modality, builder: Builder) -> Dataset:
-    """Return the dataset that the group `data` of a configuration describes.
+def build_dataset(data: Group, modality: Modality, builder: Builder, where: str = "data") -> Dataset:
+    """Return the dataset that the group `data` of a configuration describes; `where` names it in messages.
 
     Raises:
         RecipeError: If it cannot be built; if files are missing, the message names the key of their location.
     """
     try:
-        return builder.build(data, Dataset, "data", modality=modality)  # type: ignore[type-abstract]
+        return builder.build(data, Dataset, where, modality=modality)  # type: ignore[type-abstract]
     except RecipeError as error:
         key = next((key for key in LOCATION_KEYS if isinstance(data, Mapping) and key in data), None)
         path = None if key is None else data[key]
         missing = isinstance(path, str) and "://" not in path and not os.path.exists(path)  # noqa: PTH110 - no error
         if key is not None and (isinstance(error.__cause__, OSError) or missing):
-            raise RecipeError(f"{error}. If the data are somewhere else, add data.{key}=… to the command") from error
+            moved = f"add data.{key}=… to the command" if where == "data" else f"set {where}, in a run's config.yaml"
+            raise RecipeError(f"{error}. If the data are somewhere else, {moved}") from error
         raise
 
 
@@ -68,10 +66,28 @@ def build_data(data: Group, corruption: Group, seed: int, modality: Modality, bu
     return dataset if described is None else Corrupted(dataset, described, seed, options.redrawn)
 
 
-def data_as_trained_on(settings: TrainSettings, builder: Builder) -> Dataset:
-    """Return a configuration's dataset as it would be used for training on all examples: corrupted or restored."""
+def configured_data(settings: TrainSettings, builder: Builder) -> Dataset:
+    """Return a configuration's dataset, with any added corruption. Raises RecipeError if it cannot be built."""
     modality = builder.build(settings.modality, Modality, "modality")  # type: ignore[type-abstract]
-    dataset = build_data(settings.data, settings.corruption, settings.seed, modality, builder)
+    return build_data(settings.data, settings.corruption, settings.seed, modality, builder)
+
+
+def training_split(dataset: Dataset) -> Dataset:
+    """Return the examples that the data assign to training, or all of them if the data come without splits.
+
+    Raises RecipeError if there are no such examples.
+    """
+    splits = untouched(dataset).splits
+    if splits is None:
+        return dataset
+    if "train" not in splits:
+        raise RecipeError("data.manifest: no line has the split train, so there is nothing to train on: add some")
+    return dataset.subset([number for number, each in enumerate(splits) if each == "train"])
+
+
+def data_as_trained_on(dataset: Dataset, settings: TrainSettings, builder: Builder) -> Dataset:
+    """Return configured data as they would be used for training on all examples: restored, without other splits."""
+    dataset, modality = training_split(dataset), dataset.modality
     options = CorruptionOptions.of(settings.corruption, builder)
     described = build_corruption(settings.corruption, modality, builder) if options.restored else None
     if described is None:
@@ -143,37 +159,6 @@ class _Unpadded:
                     "choose data without padding"
                 )
             yield x0
-
-
-def hold_out(dataset: Dataset, settings: TrainSettings) -> tuple[Dataset, Dataset | None]:
-    """Return the training part and the held-out part (or None) of a dataset; equal settings give the same parts.
-
-    If the run is conditional on classes, every class has examples in the training part.
-
-    Raises:
-        RecipeError: If nothing would remain to train on, or classes cannot be read.
-    """
-    learns_classes = settings.training.conditional is not False and settings.text.get("_target_") is None
-    remedy = "; validation.holdout=0 trains on all examples"
-    with as_recipe_error(UnreadableFilesError, "data: "), as_recipe_error(ValueError, "validation.holdout: ", remedy):
-        return split(dataset, settings.validation.holdout, derive(settings.seed, "holdout"), learns_classes)
-
-
-def held_out_note(training: Dataset, held_out: Dataset | None, settings: TrainSettings) -> str | None:
-    """Return a note if a split has no held-out examples or fewer than requested, or else None."""
-    holdout, count = settings.validation.holdout, 0 if held_out is None else len(held_out)
-    if holdout == 0:
-        return "validation.holdout=0: no examples are held out of training, so there is no validation"
-    requested = int(holdout) if holdout >= 1 else round(holdout * (len(training) + count))
-    if 0 < requested <= count or (count and requested == 0):
-        return None
-    if len(training) == 1:
-        return "the only example is used for training, so there is no validation"
-    names = training.classes or ()
-    few = f"{count or 'no'} example{'s' * (count != 1)} held out, though validation.holdout={holdout:g}"
-    return (
-        f"{few}: each of {len(names)} classes keeps one example for training (data.labels=none trains without classes)"
-    )
 
 
 def measure(dataset: Dataset, settings: TrainSettings) -> DataStatistics:

@@ -22,7 +22,8 @@ from recipes.base.errors import RecipeError, as_recipe_error
 from recipes.base.progress import Display
 from recipes.base.untrusted import read_tensors
 from recipes.config.build import Builder
-from recipes.data.dataset import build_dataset, hold_out
+from recipes.data.dataset import build_dataset
+from recipes.data.parts import hold_out
 from recipes.runs.model import check_folder, located, run_settings
 from recipes.runs.run import CONFIG, Run, data_metadata
 from recipes.runs.settings import Group
@@ -194,7 +195,7 @@ def as_files(modality: Modality, x0: Tensor, report: Callable[[int], None] | Non
 def real_data(
     run_dir: Path, builder: Builder, given: Group | None = None, seed: int | None = None
 ) -> tuple[Dataset, Dataset | None]:
-    """Return the run's training examples, and its test set or else its held-out examples (None if it has neither).
+    """Return the run's training examples, and its test or else its held-out examples (None if it has neither).
 
     `given` are keys of the data from the command line, such as their location. With a `seed`, examples are held out as
     in a run with that seed.
@@ -215,19 +216,23 @@ def real_data(
     modality = builder.build(run.modality, Modality, "modality")  # type: ignore[type-abstract]
     dataset = build_dataset(run.data, modality, builder)
     check_same(dataset, source.noted_metadata)
-    train, held_out = hold_out(dataset, run)
-    if run.data.get("train") is not True:
-        return train, held_out
-    return train, build_dataset({**run.data, "train": False}, modality, builder)
+    parts = hold_out(dataset, run, builder)
+    if parts.separate is not None:
+        check_same(parts.separate, source.noted_metadata, "validation")
+    if run.data.get("train") is not True or parts.separate is not None:
+        return parts.training, parts.held_out if parts.test is None else parts.test
+    return parts.training, build_dataset({**run.data, "train": False}, modality, builder)
 
 
-def check_same(dataset: Dataset, metadata: Mapping[str, Any]) -> None:
-    """Compare data with the record of the run's training data in `run.json`, and print a note if they differ.
+def check_same(dataset: Dataset, metadata: Mapping[str, Any], key: str = "data") -> None:
+    """Compare data with the record of the run's data in `run.json`, and print a note if they differ.
+
+    `key` is the record's key: `data`, or `validation` for the data in `validation.root`.
 
     Raises:
         RecipeError: If their classes differ, because the labels of samples would not match.
     """
-    before, now = metadata.get("data"), data_metadata(dataset)
+    before, now = metadata.get(key), data_metadata(dataset)
     if before is None:
         return
     changed = [key for key in now if before[key] != now[key]]
@@ -238,8 +243,9 @@ def check_same(dataset: Dataset, metadata: Mapping[str, Any]) -> None:
         )
     if changed and is_first():
         tell(
-            "note: these data are not the files that the run was trained on, so training examples and held-out "
-            f"examples may be mixed (the run had {before['examples']:,} examples, these data have {now['examples']:,})"
+            f"note: these {'validation ' * (key != 'data')}data are not the files that the run was trained on, so "
+            "training examples and held-out examples may be mixed "
+            f"(the run had {before['examples']:,} examples, these data have {now['examples']:,})"
         )
 
 

@@ -17,7 +17,7 @@ from modalities.base import Dataset, Modality
 from multisagd.metrics.bootstrap import bootstrap_error
 from multisagd.metrics.feature_network import ClassifierOutputs, FeatureNetwork, read_samples
 from multisagd.metrics.spectral import Curves, item_curves
-from recipes.data.dataset import NOTHING_HELD_OUT
+from recipes.data.parts import NOTHING_HELD_OUT
 from recipes.evaluation.classifier import Training, cached_network
 from recipes.evaluation.metric_table import METRICS
 from recipes.evaluation.sets import Sets, read_real

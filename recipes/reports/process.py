@@ -21,7 +21,7 @@ from recipes.base.errors import RecipeError, as_recipe_error
 from recipes.base.untrusted import inside
 from recipes.config.build import Builder
 from recipes.config.compose import Config
-from recipes.data.dataset import build_data
+from recipes.data.dataset import build_data, training_split
 from recipes.data.order import Order
 from recipes.plotting.curves import Axis, Series, draw, number_text, ordered
 from recipes.plotting.figures import on_logarithmic_axis
@@ -155,7 +155,7 @@ def _examples(config: Config, modality: Modality, builder: Builder, count: int) 
     Nothing is fetched, because a run may name any address. Raises RecipeError if the examples cannot be read.
     """
     settings = builder.settings(TrainSettings, config, "")
-    dataset = build_data(settings.data, settings.corruption, settings.seed, modality, builder)
+    dataset = training_split(build_data(settings.data, settings.corruption, settings.seed, modality, builder))
     with as_recipe_error(UnreadableFilesError):
         return dataset.batch(Order(len(dataset), settings.seed).indices(0, min(count, len(dataset)))).x0
 

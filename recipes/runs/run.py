@@ -50,8 +50,8 @@ FREE = (
     "run_dir", "data.root", "corruption.path", "data.urls", "data.index", "data.threads", "modality.statistics",
     "text.name", "text.cache", "text.device", "training.initial", "training.samples", "training.decay",
     "training.max_skips", "training.max_rollbacks", "every", "keep", "keep_every", "environment", "report",
-    "tracking", "engine", "sampling", "sampler", "guidance", "validation.items", "validation.levels",
-    "validation.bands",
+    "tracking", "engine", "sampling", "sampler", "guidance", "validation.root", "validation.items",
+    "validation.levels", "validation.bands",
 )  # fmt: skip
 """Keys, or groups of keys, that may change when a run is continued. They do not affect the result, except that
 `engine` may change rounding."""
@@ -143,18 +143,21 @@ class Run:
                 "Use the same values to continue it, or another run_dir to start a new run."
             )
 
-    def check_data(self, dataset: Dataset) -> None:
-        """Check that the data match the run's metadata, if there are any.
+    def check_data(self, dataset: Dataset | None, part: str = "data") -> None:
+        """Check that data match the run's metadata, if there are any.
 
-        Raises a RecipeError that names the first key that differs.
+        `part` is the key of the metadata: "data", or "validation" for the data in `validation.root`, which may be None.
+        Raises a RecipeError that names the first difference.
         """
-        before, now = self.noted_metadata.get("data"), data_metadata(dataset)
-        key = next((key for key in now if before is not None and before[key] != now[key]), None)
-        if before is not None and key is not None:
-            raise RecipeError(
-                f"the data of {self.folder} have changed; {key}: {before[key]!r} -> {now[key]!r}. "
-                "Restore them to continue this run, or use another run_dir to start a new one"
-            )
+        if "data" not in self.noted_metadata:
+            return
+        before, now = self.metadata.get(part) or {}, {} if dataset is None else data_metadata(dataset)
+        names = {"data": "the data", "validation": "the validation data (validation.root)"}
+        remedy = "Restore them to continue this run, or use another run_dir to start a new one"
+        key = next((key for key in now or before if before.get(key) != now.get(key)), None)
+        if key is not None:
+            change = f"{before.get(key)!r} -> {now.get(key)!r}"
+            raise RecipeError(f"{names[part]} of {self.folder} have changed; {key}: {change}. {remedy}")
 
     def write(self, config: Config, statistics: DataStatistics) -> None:
         """Write the run's configuration and the statistics of its data."""
@@ -237,7 +240,7 @@ def check_metadata(metadata: Mapping[str, Any]) -> None:
         if not holds:
             raise ValueError(f"its {name} is invalid")
 
-    classes, text, data = metadata.get("classes"), metadata.get("text"), metadata.get("data")
+    classes, text = metadata.get("classes"), metadata.get("text")
     require("classes" in metadata and (classes is None or _is_list_of_strings(classes)), "classes")
     untrained = metadata.get("untrained", [])
     require(_is_list_of_strings(untrained), "untrained classes")
@@ -247,7 +250,10 @@ def check_metadata(metadata: Mapping[str, Any]) -> None:
     if text is not None:
         require(_is_list_of_strings([text.get("name"), text.get("fingerprint")]), "text")
         require(type(text.get("width")) is int and text["width"] > 0, "width of the text")
-    require(data is None or (isinstance(data, dict) and {"examples", "classes", "fingerprint"} <= data.keys()), "data")
+    for name in ("data", "validation"):
+        data = metadata.get(name)
+        facts = {"examples", "classes", "fingerprint"}
+        require(data is None or (isinstance(data, dict) and facts <= data.keys()), name)
 
 
 def _is_list_of_strings(values: Any) -> bool:

@@ -102,17 +102,25 @@ class Every:
 class Validation:
     """The held-out examples, and the numbers of noise levels and frequency bands into which their loss is divided.
 
-    `holdout` is a number of examples, or a fraction if it is below 1.
+    `holdout` is a number of examples, or a fraction if it is below 1. `root` is the location of separate examples; then
+    none are held out. `group` is a regular expression for groups that are held out whole, or "manifest".
     """
 
     holdout: float
     items: int
     levels: int
     bands: int
+    root: str | None = None
+    group: str | None = None
 
     def __post_init__(self) -> None:
         check_minimum(self, 1, "items", "levels", "bands")
         check_minimum(self, 0, "holdout")
+        if self.root is not None and self.group is not None:
+            raise ValueError(
+                f"root={self.root} and group={self.group} contradict each other: with root, nothing is held out of the "
+                "training data; remove one"
+            )
         if math.isinf(self.holdout):
             raise ValueError("holdout must be a fraction below 1 or a number of examples, got infinity")
 

@@ -19,8 +19,9 @@ from multisagd.sampling import AnyDenoiser, Spacing, time_steps
 from multisagd.seeds import derive
 from recipes.base.errors import RecipeError, as_recipe_error
 from recipes.config.compose import Config
-from recipes.data.dataset import NOTHING_HELD_OUT, build_data, hold_out
+from recipes.data.dataset import build_data
 from recipes.data.order import Order
+from recipes.data.parts import NOTHING_HELD_OUT, hold_out
 from recipes.runs.assembly import Assembly, check_refinement, check_sampler
 from recipes.runs.settings import Guidance, SampleSettings, TrainSettings
 from recipes.runtime.device import Runtime
@@ -127,7 +128,8 @@ def band_residual(
     builder = assembly.builder
     run = builder.settings(TrainSettings, run_config, "")
     # Measured on held-out data, because the estimate is better on training data.
-    _, held_out = hold_out(build_data(run.data, run.corruption, run.seed, assembly.modality, builder), run)
+    dataset = build_data(run.data, run.corruption, run.seed, assembly.modality, builder)
+    held_out = hold_out(dataset, run, builder).held_out
     if held_out is None:
         raise RecipeError(f"band=sample: {NOTHING_HELD_OUT}; or set band=mean")
     indices = Order(len(held_out), derive(settings.seed, "residual")).indices(0, min(RESIDUAL_EXAMPLES, len(held_out)))

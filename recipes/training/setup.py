@@ -21,8 +21,9 @@ from recipes.base.untrusted import read_header, read_tensors
 from recipes.config.build import Builder
 from recipes.config.compose import Config
 from recipes.data import contents
-from recipes.data.dataset import build_data, colour_note, fit_restoration, held_out_note, hold_out, measure
+from recipes.data.dataset import build_data, colour_note, fit_restoration, measure
 from recipes.data.order import Order
+from recipes.data.parts import Parts, held_out_note, hold_out
 from recipes.runs.assembly import Assembly, build_corruption, check_sampler, process_notes
 from recipes.runs.checkpoint import Shapes, State
 from recipes.runs.lock import RunLock
@@ -148,15 +149,16 @@ def learned_condition(
 
 @dataclass(frozen=True, eq=False)
 class TrainingData:
-    """The data of a run: the dataset, its training and held-out parts, and what was measured on them.
+    """The data of a run: the dataset, its parts, and what was measured on them.
 
-    `training` and `held_out` include the condition. `restoration` restores corrupted data; it is None if it is not used
-    or was measured in an earlier start. `shown` contains the conditions of the samples drawn during training, and
-    `captions` their captions, if any. `notes` are printed before the first step.
+    `training` and `held_out` are two of the parts, with the condition. `restoration` restores corrupted data; it is
+    None if it is not used or was measured in an earlier start. `shown` contains the conditions of the samples drawn
+    during training, and `captions` their captions, if any. `notes` are printed before the first step.
     """
 
     modality: Modality
     dataset: Dataset
+    parts: Parts
     training: Dataset
     held_out: Dataset | None
     condition: LearnedCondition
@@ -180,9 +182,11 @@ def prepare_data(job: Job, begun: bool) -> TrainingData:
     dataset = build_data(settings.data, settings.corruption, settings.seed, modality, builder)
     if begun:
         run.check_data(dataset)
-    changed = contents.changes(run.folder, dataset) if begun and runtime.main else None
+    parts = hold_out(dataset, settings, builder)
+    if begun:
+        run.check_data(parts.separate, "validation")
+    changed = contents.changes(run.folder, *parts.stored_in(dataset)) if begun and runtime.main else None
     long_barrier()
-    training, held_out = hold_out(dataset, settings)
     corruption = run.corruption(modality.grid(), settings.corruption) if begun else None
     corruption = corruption or build_corruption(settings.corruption, modality, builder)
     if not begun:
@@ -191,10 +195,11 @@ def prepare_data(job: Job, begun: bool) -> TrainingData:
         Assembly(described, builder, modality, placeholder, None, None, corruption).process()
     options, restoration = CorruptionOptions.of(settings.corruption, builder), None
     if corruption is not None and options.restored:
-        restoration = None if begun else fit_restoration(training, corruption, options, settings.seed)
+        restoration = None if begun else fit_restoration(parts.training, corruption, options, settings.seed)
         fitted = restoration or run.restoration()
         dataset = Restored(dataset, fitted, settings.seed, options.restored == "sample")
-        training, held_out = hold_out(dataset, settings)
+        parts = hold_out(dataset, settings, builder)
+    training, held_out = parts.training, parts.held_out
     condition = learned_condition(settings, training, builder, runtime.device)
     if begun:
         check_encoder(condition.encoder, run.metadata, run.folder)
@@ -202,10 +207,10 @@ def prepare_data(job: Job, begun: bool) -> TrainingData:
     validated = None if held_out is None else condition.embedded(held_out)
     statistics = run.statistics if begun else measured(training, settings, runtime)
     shown, captions = condition.shown(training if held_out is None else held_out, settings.sampling.count)
-    grey = colour_note(dataset) if runtime.main and not begun else None
-    notes = (changed, held_out_note(training, held_out, settings), grey, condition.note)
+    grey = colour_note(training) if runtime.main and not begun else None
+    notes = (changed, held_out_note(parts, settings), grey, condition.note)
     return TrainingData(
-        modality, dataset, learned, validated, condition, statistics, corruption, restoration, shown, captions,
+        modality, dataset, parts, learned, validated, condition, statistics, corruption, restoration, shown, captions,
         tuple(filter(None, notes)),
     )  # fmt: skip
 
@@ -294,9 +299,8 @@ def introduction(job: Job, data: TrainingData, model: TrainingModel) -> Iterator
     )
     if isinstance(training, Captioned):
         condition = f" with captions, encoded by {training.encoder.name}"
-    held_out = "none held out" if data.held_out is None else f"{len(data.held_out):,} more held out"
     yield (
-        f"{again}{len(training):,} examples{condition} ({held_out}, statistics of {data.statistics.count:,}), "
+        f"{again}{len(training):,} examples{condition} ({data.parts}, statistics of {data.statistics.count:,}), "
         f"{model.parameters:,} parameters, on {job.runtime.describe()}"
     )
     denoiser = model.learner.denoiser

@@ -27,7 +27,7 @@ from recipes.runs.run import CORRUPTION, METRICS, RESTORATION, TIMING, Run, data
 from recipes.runs.settings import TrackingSettings
 from recipes.training.setup import Job, TrainingData, TrainingModel
 
-UNREADABLE = "unreadable.json"
+UNREADABLE, UNREADABLE_VALIDATION = "unreadable.json", "unreadable_validation.json"
 
 log = logging.getLogger("multisagd")
 
@@ -44,23 +44,27 @@ def write_record(job: Job, data: TrainingData, model: TrainingModel, checkpoints
     run = Run(run_dir)
     run.write(job.config, data.statistics)
     if not begun:
-        contents.keep(run_dir, data.dataset)
+        contents.keep(run_dir, *data.parts.stored_in(data.dataset))
     if data.restoration is not None:
         replace_file(run_dir / RESTORATION, data.restoration.save)
     if data.corruption is not None and not begun:
         replace_file(run_dir / CORRUPTION, data.corruption.save)
     metadata = data.condition.metadata(data.captions)
     metadata |= {"parameters": model.parameters, "data": data_metadata(data.dataset)}
+    if data.parts.separate is not None:
+        metadata["validation"] = data_metadata(data.parts.separate)
     metadata |= {"held_out": 0 if data.held_out is None else len(data.held_out)}
     metadata |= {} if model.initial is None else {"initial": model.initial}
     run.note_start(job.settings.seed, samples, job.runtime.describe(), metadata)
 
 
-def name_unreadable(dataset: Dataset, run_dir: Path) -> None:
-    """Write the list of unreadable files, if there are any; log a warning if the list cannot be written."""
+def name_unreadable(data: TrainingData, run_dir: Path) -> None:
+    """Write the lists of unreadable files, if there are any; log a warning if a list cannot be written."""
     try:
         if run_dir.is_dir():
-            dataset.save_unreadable(run_dir / UNREADABLE)
+            data.dataset.save_unreadable(run_dir / UNREADABLE)
+            if data.parts.separate is not None:
+                data.parts.separate.save_unreadable(run_dir / UNREADABLE_VALIDATION)
     except OSError as error:
         log.warning("cannot write %s: %s", run_dir / UNREADABLE, error)
 

@@ -354,6 +354,10 @@ WRONG = [
     ("file,label\n3_ann_0.png,a\n3_bob_1.png,b,c\n", "list.csv:3: more values than columns"),
     ("file,label\n3_ann_0.png,\n", "list.csv:2: label is missing or empty"),
     ("file,label\n,a\n", "list.csv:2: file is missing or empty"),
+    ("file,group\n3_ann_0.png,\n", "list.csv:2: group is missing or empty"),
+    ("file,split\n3_ann_0.png,train\n3_bob_1.png\n", "list.csv:3: split is missing here"),
+    ("file,split\n3_ann_0.png,val\n", "list.csv:2: split must be one of train, validation, test, got 'val'"),
+    (({"file": "3_ann_0.png", "split": ""},), "list.jsonl:1: split must be one of train, validation, test, got ''"),
     ("file,label\n3_ann_0.png,a\n3_bob_1.png\n", "list.csv:3: label is missing here"),
     ("file,label\n3_ann_0.png,a\n./3_ann_0.png,a\n", "list.csv:3: 3_ann_0.png is already in line 2"),
     ("file,label\n../secret.png,a\n", r"list.csv:2: \.\./secret\.png must be a path under root"),
@@ -406,10 +410,12 @@ def test_captions_come_from_sidecars_classes_or_a_manifest(root: Path) -> None:
     assert (listed.classes, listed.texts) == (None, ["one"])
 
 
-def test_folder_fingerprint_depends_on_labels_and_texts(root: Path) -> None:
-    lines = "file,label,text\n3_ann_0.png,{},{}\n3_bob_1.png,b,x\n"
-    tables = [manifest(root, lines.format(*words), f"{'-'.join(words)}.csv") for words in ("ax", "bx", "ay", "ax")]
-    assert len({Folder(IMAGE, root, manifest=table).fingerprint for table in tables}) == 3
+def test_folder_fingerprint_depends_on_labels_texts_splits_and_groups(root: Path) -> None:
+    lines = "file,label,text,split,group\n3_ann_0.png,{},{},{},{}\n3_bob_1.png,b,x,train,1\n"
+    rows = [("a", "x", "train", "1"), ("b", "x", "train", "1"), ("a", "y", "train", "1"), ("a", "x", "test", "1")]
+    rows += [("a", "x", "train", "2"), ("a", "x", "train", "1")]
+    tables = [manifest(root, lines.format(*words), f"{'-'.join(words)}.csv") for words in rows]
+    assert len({Folder(IMAGE, root, manifest=table).fingerprint for table in tables}) == 5
 
 
 def test_collate_keeps_what_every_example_has_and_stacks_masks() -> None:

@@ -28,8 +28,9 @@ from recipes.config import compose as configuration
 from recipes.config.build import Builder
 from recipes.data import contents
 from recipes.data.contents import FILE, Contents, changes, keep, pieces
-from recipes.data.dataset import Chunks, colour_note, held_out_note, hold_out, measure
+from recipes.data.dataset import Chunks, colour_note, measure
 from recipes.data.order import Order
+from recipes.data.parts import held_out_note, hold_out
 from recipes.evaluate import evaluate
 from recipes.evaluation.sets import real_data
 from recipes.pack import main as pack
@@ -85,15 +86,15 @@ def test_hold_out_splits_small_sets(
     count: int, classes: int, words: list[str], expected: int | None, note: str | None
 ) -> None:
     """And notes what is not validated."""
-    training, held_out = hold_out(noise_images(count, classes), settings(*words))
-    assert (None if held_out is None else len(held_out)) == expected
-    assert len(training) == count - (expected or 0)
-    assert (note or "None") in str(held_out_note(training, held_out, settings(*words)))
+    parts = hold_out(noise_images(count, classes), settings(*words), Builder())
+    assert (None if parts.held_out is None else len(parts.held_out)) == expected
+    assert len(parts.training) == count - (expected or 0)
+    assert (note or "None") in str(held_out_note(parts, settings(*words)))
 
 
 def test_hold_out_refuses_to_leave_nothing_and_invalid_numbers() -> None:
     with pytest.raises(RecipeError, match=r"validation\.holdout=0 trains on all"):
-        hold_out(noise_images(5, 1), settings("validation.holdout=5"))
+        hold_out(noise_images(5, 1), settings("validation.holdout=5"), Builder())
     for holdout in ("-1", ".inf", ".nan"):
         with pytest.raises(RecipeError, match="holdout"):
             settings(f"validation.holdout={holdout}")

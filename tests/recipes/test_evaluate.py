@@ -22,7 +22,7 @@ from recipes import evaluate as recipe
 from recipes.base.errors import RecipeError
 from recipes.config import compose as configuration
 from recipes.config.build import Builder
-from recipes.data.dataset import hold_out
+from recipes.data.parts import hold_out
 from recipes.evaluation.metric_table import METRICS
 from recipes.evaluation.metrics import choose_metrics
 from recipes.evaluation.sets import load_samples, real_data
@@ -75,7 +75,7 @@ def rows(folder: Path, x0: Tensor, labels: Tensor | None = None, *more: str) -> 
 def digits() -> tuple[Tensor, Tensor]:
     """Return the examples that the run holds out, which no metric compares samples with."""
     settings = Builder().settings(TrainSettings, configuration.load("train", [*HELD_OUT, "run_dir=unused"]), "")
-    _, held_out = hold_out(Digits(Image(size=16, channels=1)), settings)
+    held_out = hold_out(Digits(Image(size=16, channels=1)), settings, Builder()).held_out
     x0, labels = held_out.batch(range(COUNT))[:2]
     assert labels is not None
     return x0, labels
@@ -377,7 +377,7 @@ def test_evaluate_gives_mnist_digits_the_noise_floor(tmp_path: Path) -> None:
     settings = Builder().settings(TrainSettings, config, "")
     modality = Image(size=16, channels=1, resize="crop")
     data = Builder().build(settings.data, Dataset, "data", modality=modality)  # type: ignore[type-abstract]
-    x0, labels = hold_out(data, settings)[1].batch(range(2000))[:2]
+    x0, labels = hold_out(data, settings, Builder()).held_out.batch(range(2000))[:2]
     kinds = "metrics=[components,sliced,spectrum,bands]"
     for name, row in rows(tmp_path, x0, labels, kinds, "splits=6", "bootstrap=20").items():
         if name in DISTANCES:

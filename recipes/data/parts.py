@@ -1,0 +1,215 @@
+"""Divide the data of a run into parts for training, validation and testing; equal settings give equal parts.
+
+The held-out part is, in this order: the data in `validation.root`; the examples that the data assign to validation
+(the column `split` of a manifest); whole groups of examples (`validation.group`); or examples drawn at random.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from modalities.base import Dataset, split, split_groups
+from modalities.files import Folder
+from modalities.labels import marked
+from modalities.latent import Latent
+from modalities.reading import MediaFiles, UnreadableFilesError
+from modalities.tars import TarShards
+from modalities.wrapped import Relabelled, transformed_alike, untouched
+from multisagd.seeds import derive
+from recipes.base.errors import RecipeError, as_recipe_error
+from recipes.config.build import Builder
+from recipes.data.dataset import LOCATION_KEYS, build_dataset, training_split
+from recipes.runs.settings import TrainSettings
+
+ROOT, GROUP, MANIFEST = "validation.root", "validation.group", "manifest"
+NOTHING_HELD_OUT = (
+    "this run has no held-out examples to compare with: train a run with validation.holdout=0.05, for example"
+)
+DIFFERENT = 0.5
+"""Difference from the requested number of held-out examples, as a fraction of it, from which groups get a note."""
+
+
+class Parts(NamedTuple):
+    """The parts of a run's data; `held_out` is for validation, and `test` for evaluation only.
+
+    `separate` is the dataset in `validation.root`, or None. `groups` is the number of groups held out, if any.
+    """
+
+    training: Dataset
+    held_out: Dataset | None
+    test: Dataset | None = None
+    separate: Dataset | None = None
+    groups: int = 0
+
+    def stored_in(self, dataset: Dataset) -> tuple[Dataset, ...]:
+        """Return the divided dataset, and the one in `validation.root` if there is one."""
+        return (dataset,) if self.separate is None else (dataset, self.separate)
+
+    def __str__(self) -> str:
+        count = 0 if self.held_out is None else len(self.held_out)
+        if self.separate is not None:
+            return f"{count:,} others for validation"
+        if self.test is not None:
+            return f"{count or 'none'} more for validation, {len(self.test):,} for testing"
+        if untouched(self.training).splits is not None:
+            return f"{count or 'none'} more for validation"
+        whole = f" in {self.groups} whole group{'s' * (self.groups != 1)}" if self.groups else ""
+        return f"{count:,} more held out{whole}" if count else "none held out"
+
+
+def hold_out(dataset: Dataset, settings: TrainSettings, builder: Builder) -> Parts:
+    """Return the parts of a dataset, which may be corrupted or restored.
+
+    If the run is conditional on classes, every class that has examples outside given splits and folders keeps one for
+    training.
+
+    Raises:
+        RecipeError: If nothing would remain to train on, the settings contradict the data, classes cannot be read, or
+            the validation data cannot be used.
+    """
+    options, seed = settings.validation, derive(settings.seed, "holdout")
+    learns_classes = settings.training.conditional is not False and settings.text.get("_target_") is None
+    splits = untouched(dataset).splits
+    if splits is not None:
+        return _given_parts(dataset, splits, settings)
+    if options.root is not None:
+        separate = transformed_alike(dataset, _separate(untouched(dataset), settings, builder))
+        return Parts(dataset, separate, separate=separate)
+    remedy = "; validation.holdout=0 trains on all examples"
+    if options.group is None:
+        with (
+            as_recipe_error(UnreadableFilesError, "data: "),
+            as_recipe_error(ValueError, "validation.holdout: ", remedy),
+        ):
+            return Parts(*split(dataset, options.holdout, seed, learns_classes))
+    with as_recipe_error(ValueError, f"{GROUP}: "):
+        names = group_names(dataset, options.group)
+    remedy = f"; change {GROUP}, or {GROUP}=null holds out single examples"
+    with as_recipe_error(UnreadableFilesError, "data: "), as_recipe_error(ValueError, f"{GROUP}: ", remedy):
+        training, held_out = split_groups(dataset, names, options.holdout, seed, learns_classes)
+    return Parts(training, held_out, groups=0 if held_out is None else len(set(group_names(held_out, options.group))))
+
+
+def held_out_note(parts: Parts, settings: TrainSettings) -> str | None:
+    """Return a note if there are no examples for validation, or not about as many as requested, or else None."""
+    training, count = parts.training, 0 if parts.held_out is None else len(parts.held_out)
+    holdout = settings.validation.holdout
+    if parts.separate is not None:
+        return None
+    if untouched(training).splits is not None:
+        missing = "no example has the split validation, so there is no validation; validation.holdout is not used"
+        return None if count else missing
+    if holdout == 0:
+        return "validation.holdout=0: no examples are held out of training, so there is no validation"
+    requested = int(holdout) if holdout >= 1 else round(holdout * (len(training) + count))
+    few = f"{count or 'no'} example{'s' * (count != 1)} held out, though validation.holdout={holdout:g}"
+    if parts.groups:
+        near = abs(count - requested) <= DIFFERENT * max(1, requested)
+        whole = f"{few} requests {requested}: groups stay whole, and one of each class stays in training"
+        return None if near else whole
+    if 0 < requested <= count or (count and requested == 0):
+        return None
+    if len(training) == 1:
+        return "the only example is used for training, so there is no validation"
+    names = training.classes or ()
+    return (
+        f"{few}: each of {len(names)} classes keeps one example for training (data.labels=none trains without classes)"
+    )
+
+
+def group_names(dataset: Dataset, group: str) -> list[str]:
+    """Return the group of every example: what the regular expression `group` finds in its path, or MANIFEST's column.
+
+    Raises:
+        ValueError: If the dataset has no paths or no such column, or the expression is invalid or finds no group in a
+            path; the message names the first one.
+    """
+    files = untouched(dataset)
+    if group == MANIFEST:
+        if not isinstance(files, Folder) or files.listed_groups is None:
+            raise ValueError(f"{MANIFEST} needs a manifest with a column group: add one, and set data.manifest")
+        return list(files.listed_groups)
+    if not isinstance(files, MediaFiles):
+        raise ValueError(
+            f"{type(files).__name__} has no files whose paths could be searched: it works for a folder of files and "
+            "for tar shards. Hold out examples at random, or set validation.root"
+        )
+    search = marked(GROUP, group, "group", "group")
+    names: list[str] = []
+    for path in map(files.path, range(len(files))):
+        name = search(path)
+        if not name:
+            raise ValueError(f"{group!r} finds no group in {path}: change it so that it finds one in every path")
+        names.append(name)
+    return names
+
+
+def check_no_splits(dataset: Dataset, written: str) -> None:
+    """Raise RecipeError if data come with splits, which the data to be `written` would not keep."""
+    if dataset.splits is not None:
+        raise RecipeError(
+            f"the manifest has a column split, which {written} do not keep, so that test data would be trained on: "
+            "write each split to a folder of its own, with a manifest or data.match that selects it, and set "
+            f"{ROOT} to the folder of the validation data"
+        )
+
+
+def _given_parts(dataset: Dataset, splits: Sequence[str], settings: TrainSettings) -> Parts:
+    """Return the parts that the data themselves define."""
+    for key, value in ((ROOT, settings.validation.root), (GROUP, settings.validation.group)):
+        if value is not None:
+            raise RecipeError(
+                f"{key}={value}, but the manifest has a column split, which defines the validation data: remove one"
+            )
+
+    def part(name: str) -> Dataset | None:
+        numbers = [number for number, each in enumerate(splits) if each == name]
+        return dataset.subset(numbers) if numbers else None
+
+    return Parts(training_split(dataset), part("validation"), part("test"))
+
+
+def _separate(dataset: Dataset, settings: TrainSettings, builder: Builder) -> Dataset:
+    """Return the data in `validation.root`, with the modality and the classes of the training data."""
+    data, root = settings.data, str(settings.validation.root)
+    key = next((key for key in LOCATION_KEYS if key in data), None)
+    if key is None:
+        raise RecipeError(
+            f"{ROOT}={root} replaces the location of the data, but {type(dataset).__name__} has no key data.root: "
+            "remove it, and hold examples out with validation.holdout"
+        )
+    if key == "root":
+        _check_apart(Path(str(data[key])), Path(root))
+    modality = dataset.modality
+    if isinstance(modality, Latent) and modality.statistics is not None:
+        # The folder's own scale is replaced below: all latents need the scale of the training data.
+        modality = dataclasses.replace(modality, statistics=Path(root))
+    own = {**data, key: root}
+    files = build_dataset(own, modality, builder, ROOT)
+    if files.classes is None and dataset.classes is not None and data.get("labels") == "auto":
+        # All files may be in the folder of one class.
+        files = build_dataset({**own, "labels": "folder"}, modality, builder, ROOT)
+    files.modality = dataset.modality
+    if files.splits is not None:
+        raise RecipeError(f"{ROOT}={root}: its manifest has a column split, but all of it is for validation: remove it")
+    if settings.text.get("_target_") is not None and files.caption(0) is None and dataset.caption(0) is not None:
+        raise RecipeError(f"{ROOT}={root}: the data have no captions, but those in {data[key]} have: add them")
+    if isinstance(dataset, TarShards):
+        ours, theirs = ({source.url for source in each.stored()} for each in (dataset, files))
+        if ours & theirs:
+            raise RecipeError(f"{ROOT}={root}: {min(ours & theirs)} is also among the shards for training: remove one")
+    remedy = f" (training data: {data[key]}). Rename or remove it, or set data.labels=none to train without classes"
+    with as_recipe_error(ValueError, f"{ROOT}={root}: ", remedy):
+        return Relabelled(files, dataset.classes)
+
+
+def _check_apart(training: Path, validation: Path) -> None:
+    """Raise RecipeError if one of two folders is in the other, so that files would be used for both purposes."""
+    ours, theirs = training.resolve(), validation.resolve()
+    if ours.is_relative_to(theirs) or theirs.is_relative_to(ours):
+        where = "the same folder as" if ours == theirs else "inside" if theirs.is_relative_to(ours) else "around"
+        raise RecipeError(
+            f"{ROOT}={validation} is {where} data.root={training}, so training would use the validation files: move "
+            "one of them, or mark the files in the column split of a manifest"
+        )
