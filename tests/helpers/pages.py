@@ -163,6 +163,18 @@ def noises(root: Path, folder: str) -> None:
         soundfile.write(root / folder / f"{number % 2}_{number:02d}.wav", noise.clip(-1, 1), 16000)
 
 
+def divided(root: Path) -> None:
+    """Photos and their splits, other photos, and recordings of two speakers."""
+    photos(root)
+    shutil.copytree(root / "photos", root / "other_photos")
+    files = sorted(path.relative_to(root / "photos").as_posix() for path in (root / "photos").rglob("*.jpg"))
+    rows = [f"{file},{('train', 'test', 'validation', 'test')[number % 4]}" for number, file in enumerate(files)]
+    (root / "photos" / "splits.csv").write_text("\n".join(["file,split", *rows]) + "\n")
+    noises(root, "recordings")
+    for number, path in enumerate(sorted((root / "recordings").iterdir())):
+        path.rename(path.with_name(f"{number}_{('george', 'theo')[number % 2]}_0.wav"))
+
+
 def clips(root: Path) -> None:
     """Clips of noise, three seconds at 16 frames per second, with captions next to them."""
     video = Video(frames=48, size=16, fps=16)
@@ -228,6 +240,7 @@ GIVEN: dict[str, tuple[Callable[[Path], None], ...]] = {
     "docs/tutorials/data-at-scale.md": (photos, clips, partial(noises, folder="recordings")),
     "docs/tutorials/latents.md": (photos, clips, partial(noises, folder="sounds"), autoencoders),
     "docs/tutorials/schedule-design.md": (partial(run, name="mnist"),),
+    "docs/tutorials/validation.md": (divided,),
     "docs/tutorials/video.md": (clips,),
 }
 """By page; the blocks of other pages make all that they read."""

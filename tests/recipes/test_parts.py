@@ -87,7 +87,7 @@ def test_column_split_defines_the_parts(tmp_path: Path, kind: str, corruption: l
     assert str(parts) == "3 more for validation, 5 for testing"
     assert held_out_note(parts, settings) is None
     for word in ("validation.root=elsewhere", BY_GROUP):
-        with pytest.raises(RecipeError, match="has a column split.*remove one"):
+        with pytest.raises(RecipeError, match=r"has a column split.*remove one"):
             divided(*words, word)
 
 
@@ -255,7 +255,7 @@ def test_continued_runs_and_evaluation_see_the_same_parts(tmp_path: Path, way: s
     elif way == "group":
         words = [*folder_of(pictures(tmp_path / "data", *TAKES)), BY_GROUP, "validation.holdout=8"]
     else:
-        words = two_folders(tmp_path)
+        words = [*two_folders(tmp_path), "validation.holdout=2"]
     words += ["every.validation=32", "training.conditional=null"]
     whole = tiny_run(tmp_path / "whole", *words, "training.samples=64")
     tiny_run(tmp_path / "parts", *words, "training.samples=32")
@@ -272,4 +272,4 @@ def test_continued_runs_and_evaluation_see_the_same_parts(tmp_path: Path, way: s
         with pytest.raises(RecipeError, match=r"the validation data \(validation\.root\) of .* have changed; examples"):
             tiny_run(tmp_path / "parts", *words, "training.samples=96")
         with pytest.raises(RecipeError, match="have changed; examples: 6 -> None"):
-            tiny_run(tmp_path / "parts", *words, "validation.root=null", "validation.holdout=2", "training.samples=96")
+            tiny_run(tmp_path / "parts", *words, "validation.root=null", "training.samples=96")
