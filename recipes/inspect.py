@@ -7,7 +7,7 @@ The command takes the configuration of a training run, and writes to `run_dir`:
     noise/     noise.png         samples of the configured noise, with the data's mean and standard deviation
     forward.png                  the first example at increasing times of the forward process
     spectrum.png                 power of data and noise along every axis, in the axis's units
-    inspect.json                 sizes, units, range, round-trip error, fraction of padding, warnings about the process
+    inspect.json                 units, range, round-trip error, padding, sizes of the parts, warnings about the process
 
 Errors, each reported in one message: the errors of data and configuration, as in training; a `run_dir` with contents
 other than an earlier inspection, which is replaced.
@@ -77,7 +77,11 @@ def inspect(config: Config) -> Path:
     dataset.save_unreadable(out / "unreadable.json")
     report |= {
         "examples": len(dataset),
-        "parts": f"{len(parts.training):,} for training, {parts}",
+        "parts": {
+            "training": len(parts.training),
+            "validation": len(parts.held_out or ()),
+            "test": len(parts.test or ()),
+        },
         "classes": dataset.classes,
         "channels": modality.channels,
         "axes": [asdict(axis) for axis in modality.grid().axes],
@@ -150,7 +154,8 @@ def summary(report: dict[str, Any], out: Path) -> str:
     )
     low, high = report["range"]
     lines = [
-        f"{report['examples']:,} examples of {report['channels']} × {axes} ({report['parts']})",
+        f"{report['examples']:,} examples of {report['channels']} × {axes}",
+        "parts: " + ", ".join(f"{count:,} for {name}" for name, count in report["parts"].items() if count),
         f"values from {low:.2f} to {high:.2f}, standard deviation {report['standard_deviation']:.3f} about the mean",
         f"decoding and encoding changes the values by {report['round_trip_error']:.2g} times their root mean square",
     ]

@@ -20,6 +20,7 @@ from multisagd.seeds import derive
 from recipes.base.errors import RecipeError, as_recipe_error
 from recipes.config.build import Builder
 from recipes.data.dataset import LOCATION_KEYS, build_dataset, training_split
+from recipes.data.order import Order
 from recipes.runs.settings import TrainSettings
 
 ROOT, GROUP, MANIFEST = "validation.root", "validation.group", "manifest"
@@ -89,6 +90,16 @@ def hold_out(dataset: Dataset, settings: TrainSettings, builder: Builder) -> Par
     with as_recipe_error(UnreadableFilesError, "data: "), as_recipe_error(ValueError, f"{GROUP}: ", remedy):
         training, held_out = split_groups(dataset, names, options.holdout, seed, learns_classes)
     return Parts(training, held_out, groups=0 if held_out is None else len(set(group_names(held_out, options.group))))
+
+
+def validated(held_out: Dataset, settings: TrainSettings) -> Dataset:
+    """Return the held-out examples in a fixed random order if validation uses only the first ones.
+
+    In the order of their paths, these would be of the first classes or people only.
+    """
+    if len(held_out) <= settings.validation.items:
+        return held_out
+    return held_out.subset(Order(len(held_out), derive(settings.seed, "validation")).indices(0, len(held_out)))
 
 
 def held_out_note(parts: Parts, settings: TrainSettings) -> str | None:

@@ -23,7 +23,7 @@ from recipes.config.compose import Config
 from recipes.data import contents
 from recipes.data.dataset import build_data, colour_note, fit_restoration, measure
 from recipes.data.order import Order
-from recipes.data.parts import Parts, held_out_note, hold_out
+from recipes.data.parts import Parts, held_out_note, hold_out, validated
 from recipes.runs.assembly import Assembly, build_corruption, check_sampler, process_notes
 from recipes.runs.checkpoint import Shapes, State
 from recipes.runs.lock import RunLock
@@ -204,13 +204,13 @@ def prepare_data(job: Job, begun: bool) -> TrainingData:
     if begun:
         check_encoder(condition.encoder, run.metadata, run.folder)
     learned = condition.embedded(training)
-    validated = None if held_out is None else condition.embedded(held_out)
+    measured_on = None if held_out is None else condition.embedded(validated(held_out, settings))
     statistics = run.statistics if begun else measured(training, settings, runtime)
     shown, captions = condition.shown(training if held_out is None else held_out, settings.sampling.count)
     grey = colour_note(training) if runtime.main and not begun else None
     notes = (changed, held_out_note(parts, settings), grey, condition.note)
     return TrainingData(
-        modality, dataset, parts, learned, validated, condition, statistics, corruption, restoration, shown, captions,
+        modality, dataset, parts, learned, measured_on, condition, statistics, corruption, restoration, shown, captions,
         tuple(filter(None, notes)),
     )  # fmt: skip
 

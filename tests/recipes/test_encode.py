@@ -29,7 +29,9 @@ from modalities.video import Video
 from recipes.base.errors import Interrupted, RecipeError
 from recipes.base.progress import Display
 from recipes.config import compose as configuration
+from recipes.config.build import Builder
 from recipes.encode import encode
+from recipes.evaluation.sets import real_data
 from recipes.runs.checkpoint import Checkpoints
 from recipes.sample import sample
 from recipes.train import train
@@ -280,6 +282,19 @@ def test_train_learns_from_shards_and_sample_decodes_them(source: Path, encoded:
         with PIL.Image.open(tmp_path / "drawn" / "samples" / f"{number}.png") as picture:
             saved = torch.from_numpy(np.array(picture)).permute(2, 0, 1).float()
         assert (saved - pixels[number]).abs().max() < 0.51
+
+
+def test_latents_for_validation_have_the_scale_of_those_for_training(
+    source: Path, encoded: Path, tmp_path: Path
+) -> None:
+    dogs = run(source, tmp_path / "dogs", "data.match=dog", "data.labels=folder")
+    config = training(source, encoded, tmp_path / "run", f"validation.root={dogs}", "every.validation=16")
+    train(config | {"training": config["training"] | {"samples": 16}})
+    _, held_out = real_data(tmp_path / "run", Builder())
+    everything, _ = real_data(tmp_path / "run", Builder())
+    assert held_out is not None
+    assert held_out.batch(range(11)).labels.tolist() == [1] * 11  # type: ignore[union-attr]
+    torch.testing.assert_close(held_out.batch(range(11)).x0, everything.batch(range(11, 22)).x0)
 
 
 def test_train_requires_the_scale_and_the_modality_of_the_latents(source: Path, encoded: Path, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from recipes.base.errors import RecipeError
 from recipes.config import compose as configuration
 from recipes.config.build import Builder
 from recipes.data.dataset import build_data
-from recipes.data.parts import Parts, held_out_note, hold_out
+from recipes.data.parts import Parts, held_out_note, hold_out, validated
 from recipes.evaluation.sets import real_data
 from recipes.inspect import inspect
 from recipes.pack import pack
@@ -112,7 +112,7 @@ def test_training_reads_no_test_data_and_evaluation_compares_with_them(tmp_path:
     assert len(read_metrics(run_dir, "validation")) == 2
     inspect(configuration.load("inspect", [*words, "modality.size=8", f"run_dir={tmp_path / 'look'}"]))
     report = json.loads((tmp_path / "look" / "inspect.json").read_text())
-    assert report["parts"] == "12 for training, 3 more for validation, 5 for testing"
+    assert report["parts"] == {"training": 12, "validation": 3, "test": 5}
     training, test = real_data(run_dir, Builder())
     assert (len(training), names(test)) == (12, [f"{number}.png" for number in SPLITS["test"]])
 
@@ -216,6 +216,9 @@ def test_validation_root_replaces_the_held_out_examples(tmp_path: Path) -> None:
     one = divided(*words, f"validation.root={tmp_path / 'one'}")[0].held_out
     assert one is not None
     assert [one.label(0), one.label(1)] == [1, 1]
+    some = divided(*words, "validation.items=3")[1]
+    first = {validated(parts.held_out, some).label(index) for index in range(3)}
+    assert first == {1, 2}  # not only those of the first class
     corrupted = divided(*words, "corruption=band", "corruption.level=1")[0].held_out
     assert corrupted is not None
     assert not torch.equal(corrupted[0].x0, parts.held_out[0].x0)
