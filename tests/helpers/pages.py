@@ -168,7 +168,8 @@ def divided(root: Path) -> None:
     photos(root)
     shutil.copytree(root / "photos", root / "other_photos")
     files = sorted(path.relative_to(root / "photos").as_posix() for path in (root / "photos").rglob("*.jpg"))
-    rows = [f"{file},{('train', 'test', 'validation', 'test')[number % 4]}" for number, file in enumerate(files)]
+    splits = ("train", "validation", "test", "test", "test", "test")
+    rows = [f"{file},{splits[number % len(splits)]}" for number, file in enumerate(files)]
     (root / "photos" / "splits.csv").write_text("\n".join(["file,split", *rows]) + "\n")
     noises(root, "recordings")
     for number, path in enumerate(sorted((root / "recordings").iterdir())):
