@@ -16,6 +16,7 @@ from modalities.latent import Latent
 from modalities.reading import MediaFiles, UnreadableFilesError
 from modalities.tars import TarShards
 from modalities.wrapped import Relabelled, transformed_alike, untouched
+from multisagd.addresses import is_address, without_secrets
 from multisagd.seeds import derive
 from recipes.base.errors import RecipeError, as_recipe_error
 from recipes.config.build import Builder
@@ -190,6 +191,9 @@ def _separate(dataset: Dataset, settings: TrainSettings, builder: Builder) -> Da
             f"{ROOT}={root} replaces the location of the data, but {type(dataset).__name__} has no key data.root: "
             "remove it, and hold examples out with validation.holdout"
         )
+    if is_address(root):
+        # Sampling and evaluation open no address of a run that the command line does not repeat.
+        raise RecipeError(f"{ROOT}={without_secrets(root)} is an address: use a folder on this machine")
     if key == "root":
         _check_apart(Path(str(data[key])), Path(root))
     modality = dataset.modality
@@ -207,7 +211,9 @@ def _separate(dataset: Dataset, settings: TrainSettings, builder: Builder) -> Da
     if settings.text.get("_target_") is not None and files.caption(0) is None and dataset.caption(0) is not None:
         raise RecipeError(f"{ROOT}={root}: the data have no captions, but those in {data[key]} have: add them")
     if isinstance(dataset, TarShards):
-        ours, theirs = ({source.url for source in each.stored()} for each in (dataset, files))
+        ours, theirs = (
+            {Path(source.path).resolve() for source in each.stored() if source.local} for each in (dataset, files)
+        )
         if ours & theirs:
             raise RecipeError(f"{ROOT}={root}: {min(ours & theirs)} is also among the shards for training: remove one")
     remedy = f" (training data: {data[key]}). Rename or remove it, or set data.labels=none to train without classes"

@@ -520,6 +520,13 @@ def test_real_data_writes_nothing_where_a_run_names_an_index(run_dir: Path, tmp_
     train, held_out = real_data(run_dir, Builder())
     assert len(train) + len(held_out) == 120
     assert sorted(tmp_path.rglob("*")) == before
+    config = read_configuration(run_dir / "config.yaml")
+    for root, message in (("http://me:SECRET@127.0.0.1:9/a.tar", "is an address"), (str(shards), "0.tar is also")):
+        config["validation"]["root"] = root
+        configuration.write(config, run_dir / "config.yaml")
+        with pytest.raises(RecipeError, match=rf"^validation\.root=.*{message}") as refused:
+            real_data(run_dir, Builder())
+        assert "SECRET" not in str(refused.value)
 
 
 def test_report_and_sample_open_no_address_of_a_run(run_dir: Path) -> None:
