@@ -40,8 +40,8 @@ class DiffusersNetwork(nn.Module):
 
     x is (batch, channels, *grid) and log_snr (batch,). The condition is `None`; or labels (batch,), where the label
     `classes` means no class; or text embeddings (batch, tokens, context), where a row of zeros is not a token. The
-    output is shaped like x. Grids may have any size: they are padded to a multiple of the network's stride, and the
-    output is cropped. Additional output channels, in which some networks predict a variance, are dropped.
+    output is (batch, out_channels, *grid); further channels, in which some networks predict a variance, are dropped.
+    Grids may have any size: they are padded to a multiple of the network's stride, and the output is cropped.
 
     The supported classes are UNet1DModel (1-D), UNet2DModel (2-D, classes), UNet2DConditionModel (2-D, classes or
     text), UNet3DConditionModel (frames by 2-D) and DiTTransformer2DModel (2-D, classes; grids are padded to squares).
@@ -61,6 +61,7 @@ class DiffusersNetwork(nn.Module):
         classes: number of classes, or `None` for a network without classes.
         context: width of text embeddings, or `None` for a network without text; classes and text are mutually
             exclusive.
+        out_channels: channels of the output; `channels` by default.
 
     Raises:
         ImportError: If diffusers is not installed.
@@ -79,6 +80,7 @@ class DiffusersNetwork(nn.Module):
         offset: float | None = None,
         classes: int | None = None,
         context: int | None = None,
+        out_channels: int | None = None,
     ) -> None:
         super().__init__()
         if name not in KINDS:
@@ -89,11 +91,15 @@ class DiffusersNetwork(nn.Module):
             hint = f"choose {' or '.join(fitting)}" if fitting else "use a network of multisagd.networks"
             raise ValueError(f"{name} is for {kind.dimensions} grid dimensions, but the data have {dimensions}: {hint}")
         given = {"in_channels": channels, **(options or {})}
+        self.out_channels = out_channels or channels
         if given.get("out_channels") is None:
-            given["out_channels"] = channels
-        if given["in_channels"] != channels or given["out_channels"] < channels:
+            given["out_channels"] = self.out_channels
+        if given["in_channels"] != channels or given["out_channels"] < self.out_channels:
             channels_given = f"{given['in_channels']} in and {given['out_channels']} out"
-            raise ValueError(f"{name}: the options specify {channels_given} channels, but the data have {channels}")
+            raise ValueError(
+                f"{name}: the options specify {channels_given} channels, but the data need {channels} in and "
+                f"{self.out_channels} out"
+            )
         if unsupported := [option for option in FOREIGN if given.get(option) is not None]:
             raise ValueError(
                 f"{name}: {unsupported[0]}={given[unsupported[0]]!r} requires a condition that is not supported here"
@@ -127,7 +133,7 @@ class DiffusersNetwork(nn.Module):
         self.offset = offset if offset is not None else -self.scale / 2 if fourier and scale is None else 0.0
 
     def forward(self, x: Tensor, log_snr: Tensor, condition: Tensor | None = None) -> Tensor:
-        """Return the prediction for x `(batch, channels, *grid)` at log-SNRs `(batch,)`; it is shaped like x."""
+        """Return `(batch, out_channels, *grid)` for x `(batch, channels, *grid)` at log-SNRs `(batch,)`."""
         check_input(x, self.channels, self.dimensions)
         if log_snr.shape != x.shape[:1]:
             raise ValueError(f"log_snr must have shape ({len(x)},), got {tuple(log_snr.shape)}")
@@ -146,7 +152,7 @@ class DiffusersNetwork(nn.Module):
         timestep = self.offset + self.scale * self.clock.time(wide)
         padded = pad_to_multiple(x.to(next(self.model.parameters()).dtype), self._multiples(x))
         output = self.model(padded, timestep=timestep, **inputs, return_dict=False)[0]
-        return crop(output[:, : self.channels], x.shape[2:]).to(x.dtype)
+        return crop(output[:, : self.out_channels], x.shape[2:]).to(x.dtype)
 
     def called_apart(self) -> list[nn.Module]:
         """Return the modules that the network calls outside its blocks; they are sharded separately."""

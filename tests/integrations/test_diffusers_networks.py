@@ -51,6 +51,9 @@ def test_diffusers_network_of_every_class_takes_odd_grids(name: str) -> None:
             moved = network(x, log_snr + near) - output
             assert (moved.flatten(1).norm(dim=1) > 1e-4 * output.flatten(1).norm(dim=1)).all()
     channels, grid, options = CLASSES[name]
+    with torch.no_grad():
+        wide = built(name, out_channels=3 * channels)(x, log_snr)
+    assert wide.shape == (len(x), 3 * channels, *grid)
     with torch.device("meta"):
         outline = DiffusersNetwork(channels, len(grid), name, options, clock=DiscreteSchedule(steps=50)).state_dict()
     assert {key: w.shape for key, w in outline.items()} == {key: w.shape for key, w in network.state_dict().items()}
@@ -172,7 +175,7 @@ MISTAKES = [
 ]
 OPTIONS = [
     ({"width": 8}, "UNet2DModel has no option 'width'; it has sample_size, in_channels"),
-    ({"in_channels": 4}, "options specify 4 in and 3 out channels, but the data have 3"),
+    ({"in_channels": 4}, "options specify 4 in and 3 out channels, but the data need 3 in and 3 out"),
     ({"class_embed_type": "timestep"}, "class_embed_type='timestep' requires a condition"),
     ({"time_embedding_type": "fourier"}, "time_embedding_type='fourier' accepts only integer timesteps"),
     ({"time_embedding_type": "learned"}, "time_embedding_type='learned' accepts only integer timesteps"),
