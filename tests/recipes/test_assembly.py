@@ -81,13 +81,15 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_spectrum_trains_and_samples_every_modality(
     spectrum: str, runtime: Runtime, clips: Path, tmp_path: Path
 ) -> None:
-    """The networks take turns, so that each meets every modality and every spectrum."""
+    """Networks and denoisers take turns, so that each meets every modality and every spectrum."""
     for number, name in enumerate(MODALITIES, groups()["spectrum"].index(spectrum)):
         words = [
             *MODALITIES[name], *list(NETWORKS.values())[number % len(NETWORKS)], f"spectrum={spectrum}",
             *on_axes(spectrum, name), "training.batch=4", "training.statistics=8", "training.warmup=0", "sampler=ddim",
             "run_dir=unused",
         ]  # fmt: skip
+        if number % 2:
+            words.append("denoiser=dual")
         if name == "latent":
             words.append(f"data.root={clips}")
         train_and_sample(configuration.load("train", words), runtime, tmp_path / name)
@@ -151,17 +153,22 @@ def test_assembly_refuses_parts_that_do_not_fit(tmp_path: Path, words: list[str]
         assembly(tmp_path, *words).process()
 
 
-class Textless(torch.nn.Module):
+class Minimal(torch.nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
 
 
-def test_assembly_refuses_networks_that_do_not_accept_text(tmp_path: Path) -> None:
-    made = assembly(tmp_path, "allow_targets=[test_assembly]")
-    settings = replace(made.settings, network={"_target_": "test_assembly.Textless"})
-    with_text = Assembly(settings, Builder(("test_assembly",)), made.modality, made.statistics, None, context=8)
-    with pytest.raises(RecipeError, match="Textless does not accept text"):
-        with_text.network()
+def test_assembly_refuses_networks_that_lack_a_parameter(tmp_path: Path) -> None:
+    """Without `context` a network accepts no text, and without `out_channels` it has no outputs to mix."""
+    for word, context, message in (
+        ("denoiser=velocity", 8, "Minimal does not accept text"),
+        ("denoiser=dual", None, "Minimal has no parameter out_channels, .* choose denoiser=velocity"),
+    ):
+        made = assembly(tmp_path, "allow_targets=[test_assembly]", word)
+        settings = replace(made.settings, network={"_target_": "test_assembly.Minimal"})
+        builder = Builder(("test_assembly",))
+        with pytest.raises(RecipeError, match=message):
+            Assembly(settings, builder, made.modality, made.statistics, None, context=context).network()
 
 
 def test_check_refinement_refuses_one_for_videos_on_images(tmp_path: Path) -> None:
