@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from multisagd.networks import Conditioning, CrossAttention, NoiseLevelFeatures, TextInput, Transformer, UNet, attention
 from multisagd.networks.attention import SelfAttention, attend, rotary_positions, rotate
-from multisagd.networks.cost import training_flops
+from multisagd.networks.cost import activation_bytes, recompute, training_flops
 from multisagd.networks.transformer import patchify, unpatchify
 from tests.helpers import dense
 from tests.helpers.networks import data, trained, transformer, unet
@@ -323,6 +323,44 @@ def test_training_flops_of_networks_grow_with_the_grid(build):
         small, large = (training_flops(network, (*shape[:-1], factor * shape[-1])) for factor in (1, 2))
         assert 1.5 * small < large < 5 * small, shape
         assert all(parameter.device.type == "cpu" for parameter in network.parameters())
+
+
+def saved_bytes(network: nn.Module, x: Tensor) -> int:
+    """The memory of the tensors that a real forward pass saves, except the weights."""
+    weights = {parameter.untyped_storage().data_ptr() for parameter in network.parameters()}
+    saved = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            saved[storage.data_ptr()] = storage
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        network(x, torch.zeros(len(x)))
+    return sum(storage.nbytes() for storage in saved.values())
+
+
+@pytest.mark.parametrize("size", [(16,), (7, 10), (4, 8, 4)], ids=str)
+def test_activation_bytes_are_those_that_a_forward_pass_saves(build, size):
+    network, before = build(2, len(size), dropout=0.1).train(), torch.get_rng_state()
+    small, large = (activation_bytes(network, (batch, 2, *size)) for batch in (1, 3))
+    kept = activation_bytes(network, (3, 2, *size), recomputed=True)
+    half = [activation_bytes(network.double(), (3, 2, *size))]
+    with torch.autocast("cpu", torch.bfloat16):
+        half.append(activation_bytes(network.float(), (3, 2, *size)))
+    assert torch.equal(before, torch.get_rng_state())
+    assert saved_bytes(network, data(3, 2, *size)) == large
+    assert 2.5 * small < large < 3.2 * small
+    assert half[0] > 1.7 * large
+    assert half[1] != large
+    recompute(network)
+    assert saved_bytes(network, data(3, 2, *size)) < kept < large
+
+
+def test_activation_bytes_of_networks_that_cannot_run_without_data_are_unknown():
+    assert activation_bytes(Perceptron(Tensor.clone), (5, 3, 4)) == 4 * 5 * (12 + 20)  # the inputs of both layers
+    assert activation_bytes(Perceptron(lambda x: x * float(x.detach().mean())), (1, 3, 4)) is None
 
 
 @pytest.fixture
