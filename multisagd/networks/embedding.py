@@ -80,7 +80,8 @@ class Conditioning(nn.Module):
             return embedding
         if condition is None:
             condition = torch.full(log_snr.shape, self.classes, device=log_snr.device)
-        check_labels(condition, len(log_snr), self.classes)
+        else:
+            check_labels(condition, len(log_snr), self.classes)
         return embedding + self.labels(condition)
 
 

@@ -1,5 +1,6 @@
 """Measure the performance of training: throughput and waiting times over all ranks, and a profile of some steps."""
 
+import os
 import resource
 import time
 from collections.abc import Iterable, Iterator
@@ -34,7 +35,10 @@ device's name is used; `engine.peak_flops` overrides it.
 """
 GIB = 2**30
 WARM_UP = 3
-"""Number of steps before the profiled ones: the first steps compile, tune and allocate."""
+"""Number of steps before those that are profiled or timed: the first steps compile, tune and allocate."""
+TIMED_STEPS, TIMED_SECONDS = 20, 10.0
+"""Minimum number of steps, and of seconds, from which the remaining time is first estimated."""
+MEMINFO, CONTAINER_LIMIT = Path("/proc/meminfo"), Path("/sys/fs/cgroup/memory.max")
 COLLECTIVES = ("gloo:", "nccl:", "ncclDevKernel")
 T = TypeVar("T")
 
@@ -54,6 +58,22 @@ def peak_memory(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
+def available_memory(device: torch.device) -> int | None:
+    """Return the bytes that this process can still allocate on a CUDA device or a CPU, or None if unknown."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return int(free) + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    if device.type != "cpu":
+        return None
+    available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if MEMINFO.exists():  # Linux, where memory that holds copies of files is available too
+        lines = dict(line.split(":", 1) for line in MEMINFO.read_text().splitlines() if ":" in line)
+        available = int(lines["MemAvailable"].split()[0]) * 1024
+    if CONTAINER_LIMIT.exists() and (limit := CONTAINER_LIMIT.read_text().strip()).isdigit():
+        available = min(available, int(limit))
+    return available
+
+
 @dataclass
 class Monitor:
     """Measures training in windows, each between two log entries; `network` is the parallelised network.
@@ -68,6 +88,9 @@ class Monitor:
     _waited: float = field(default=0.0, init=False)
     _steps: int = field(default=0, init=False)
     _begun: float = field(default_factory=time.monotonic, init=False)
+    # The first estimate of the speed: number of steps so far (None once it is made), and the time at which it begins.
+    _first_steps: int | None = field(default=0, init=False)
+    _first_begun: float = field(default=0.0, init=False)
 
     def steps(self, batches: Iterable[T]) -> Iterator[T]:
         """Yield batches, counting them and the time spent waiting for them."""
@@ -88,6 +111,28 @@ class Monitor:
         begun = time.monotonic()
         yield
         self._begun += time.monotonic() - begun
+        self._first_begun += time.monotonic() - begun
+
+    def first_rate(self, batch: int) -> float | None:
+        """Return steps' speed in samples per second, once, when enough steps are done, and otherwise None.
+
+        It must be called after every step, with the size of a global batch. The first steps, which compile, and the
+        time inside `paused` do not count.
+        """
+        if self._first_steps is None:
+            return None
+        self._first_steps += 1
+        timed = self._first_steps - WARM_UP
+        enough = timed >= TIMED_STEPS and time.monotonic() - self._first_begun >= TIMED_SECONDS
+        if timed and not enough:
+            return None
+        if self.runtime.device.type == "cuda":
+            torch.cuda.synchronize(self.runtime.device)  # the steps may only be queued
+        if not timed:
+            self._first_begun = time.monotonic()
+            return None
+        self._first_steps = None
+        return timed * batch / (time.monotonic() - self._first_begun)
 
     def window(self, batch: int) -> dict[str, Any]:
         """Return the measurements since the last call; every rank must call this, with the size of a global batch.

@@ -20,6 +20,7 @@ from typing import Self
 
 from recipes.base.errors import Interrupted, RecipeError
 from recipes.base.progress import Display
+from recipes.base.quantities import duration_in_words
 from recipes.base.signals import Ended, ImmediateStop, StopRequest
 from recipes.data.order import batches
 from recipes.runs.averages import snapshots
@@ -147,6 +148,7 @@ class Loop:
             now = learner.samples
             self.watchdog.progress(now)
             self.display.update(now, self._log() if crossed(before, now, settings.every.log) else None)
+            self._estimate(now)
             self._check_folder()
             if crossed(before, now, learner.snapshot_interval):
                 state = State(now, learner.stored_averages())
@@ -178,6 +180,17 @@ class Loop:
         if due := bool(by_clock and now - self._saved >= 60 * every.checkpoint_minutes):
             self._saved = now
         return due
+
+    def _estimate(self, now: int) -> None:
+        """Say once, after the first steps, how long the remaining samples take; no file depends on the clock."""
+        rate, left = self.monitor.first_rate(self.settings.training.batch), self.settings.training.samples - now
+        if rate is None or not left > 0:
+            return
+        speed = f"{rate:,.0f}" if rate >= 10 else f"{rate:.1f}"
+        self.display.say(
+            f"about {duration_in_words(left / rate)} for the remaining {left:,} samples, at {speed} samples/s, without "
+            "validation and samples"
+        )
 
     def _log(self) -> str:
         """Record the metrics, and return a short summary."""

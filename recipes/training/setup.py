@@ -35,6 +35,7 @@ from recipes.runtime.device import Runtime
 from recipes.runtime.distribution import broadcast_from_rank0, long_barrier
 from recipes.sampling.condition import never_trained, trained_classes
 from recipes.sampling.generate import SamplingRequest
+from recipes.training.cost import Cost, cost_lines, training_cost
 from recipes.training.learner import Learner
 
 INITIAL = "training.initial"
@@ -238,7 +239,7 @@ class TrainingModel:
 
     `request` defines how samples are drawn during training. `initial` is the source of the initial weights, or None
     if they are random. `position` is the position in the metrics file from which training continues. `flops` is the
-    number of operations for one sample in a training step, or None if unknown.
+    number of operations for one sample in a training step, or None if unknown. `cost` is the memory that it needs.
     """
 
     learner: Learner
@@ -247,6 +248,7 @@ class TrainingModel:
     initial: dict[str, Any] | None
     position: int
     flops: int | None
+    cost: Cost
 
     @property
     def parameters(self) -> int:
@@ -273,6 +275,7 @@ def prepare_model(job: Job, data: TrainingData, state: State | None) -> Training
     network.to(runtime.device, runtime.dtype)
     average = PowerEMA(network, sigma_rel=settings.training.ema)
     flops = training_flops(network, data.modality.tensor_shape)
+    cost = training_cost(network, data.modality.tensor_shape, settings, runtime)
     widths = settings.training.averages.widths if settings.training.averages.snapshots else ()
     stored = {average_part(width): PowerEMA(network, sigma_rel=width) for width in widths}
     for each in (average, *stored.values()):
@@ -287,7 +290,7 @@ def prepare_model(job: Job, data: TrainingData, state: State | None) -> Training
     sampling = settings.sampling
     request = SamplingRequest(sampler, sampling.steps, sampling.spacing, sampling.ends, guidance=settings.guidance)
     position = learner.restore(state) if state is not None else 0
-    return TrainingModel(learner, averaged, request, initial, position, flops)
+    return TrainingModel(learner, averaged, request, initial, position, flops, cost)
 
 
 def introduction(job: Job, data: TrainingData, model: TrainingModel) -> Iterator[str]:
@@ -303,6 +306,7 @@ def introduction(job: Job, data: TrainingData, model: TrainingModel) -> Iterator
         f"{again}{len(training):,} examples{condition} ({data.parts}, statistics of {data.statistics.count:,}), "
         f"{model.parameters:,} parameters, on {job.runtime.describe()}"
     )
+    yield from cost_lines(model.cost, job.settings, job.runtime)
     denoiser = model.learner.denoiser
     if note := model.learner.decay_note():
         yield f"note: {note}"

@@ -343,7 +343,7 @@ def saved_bytes(network: nn.Module, x: Tensor) -> int:
 
 @pytest.mark.parametrize("size", [(16,), (7, 10), (4, 8, 4)], ids=str)
 def test_activation_bytes_are_those_that_a_forward_pass_saves(build, size):
-    network, before = build(2, len(size), dropout=0.1).train(), torch.get_rng_state()
+    network, before = build(2, len(size), classes=3, dropout=0.1).train(), torch.get_rng_state()
     small, large = (activation_bytes(network, (batch, 2, *size)) for batch in (1, 3))
     kept = activation_bytes(network, (3, 2, *size), recomputed=True)
     half = [activation_bytes(network.double(), (3, 2, *size))]

@@ -176,6 +176,20 @@ def test_monitor_does_not_count_reports_as_training() -> None:
     assert monitor.window(batch=8)["seconds_per_step"]["max"] < 0.2
 
 
+def test_monitor_estimates_the_speed_once_without_the_first_steps_and_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    for seconds, steps in ((0.1, 103), (5.0, 23)):  # 10 s, or 20 steps if those take longer, after the first 3
+        monitor, rates = Monitor(CPU, nn.Identity()), []
+        for step in range(200):
+            now += 1000.0 if step < 3 else seconds
+            rates.append(monitor.first_rate(batch=8))
+            with monitor.paused():
+                now += 50.0
+        assert [place + 1 for place, rate in enumerate(rates) if rate] == [steps]
+        assert rates[steps - 1] == pytest.approx(8 / seconds)
+
+
 def test_covered_joins_overlapping_spans() -> None:
     assert covered([(3, 4), (0, 2), (1, 2.5), (1, 1.5)]) == 3.5
     assert covered([]) == 0

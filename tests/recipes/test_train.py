@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+import re
 import shutil
 import signal
 from collections.abc import Callable, Iterator
@@ -52,6 +53,14 @@ def all_finite(state: State) -> bool:
 def same_network(one: State, other: State) -> bool:
     networks = (one.tensors["network"], other.tensors["network"])
     return all(torch.equal(tensor, networks[1][name]) for name, tensor in networks[0].items())
+
+
+def sizes_in(pattern: str, text: str) -> list[float]:
+    """The sizes, each written S in the pattern, that a text contains."""
+    found = re.search(pattern.replace("S", r"[\d.]+ .B"), text)
+    assert found, text
+    units = {"kB": 1e3, "MB": 1e6}
+    return [float(size.split()[0]) * units[size.split()[1]] for size in found.groups()]
 
 
 def grey_files(folder: Path, count: int = 12) -> list[str]:
@@ -335,6 +344,32 @@ def test_train_notes_pictures_that_fail_and_loses_nothing_when_a_validation_fail
     assert_same(tiny_run(tmp_path / "run", *REPORTS), whole)
     assert metrics_of(tmp_path / "run") == metrics_of(tmp_path / "whole")
     assert (tmp_path / "run" / "samples" / "000000000048.png").exists()
+
+
+def test_train_says_what_it_costs_and_how_it_fits_into_memory(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["training.averages.snapshots=3", "every.checkpoint_minutes=0", "keep_every=48"]
+    timed = {"TIMED_STEPS": 1, "TIMED_SECONDS": 0.0}
+    with patch.multiple("recipes.runtime.performance", **timed):
+        tiny_run(tmp_path / "run", *words)
+    printed = capsys.readouterr().out
+    size, limit, snapshots = sizes_in(r"take (S) each, at most (S) \(and snapshots of averages (S)\)", printed)
+    for folder, expected in (("checkpoints/000000000096", size), ("averages", snapshots)):
+        files = sum(path.stat().st_size for path in (tmp_path / "run" / folder).rglob("*.safetensors"))
+        assert expected == pytest.approx(files, rel=0.15)
+    assert limit == pytest.approx(5 * size, rel=0.02)  # the last two, the multiples of 48, and one being written
+    assert len(re.findall(r"about .+ for the remaining 32 samples, at .+ samples/s, without", printed)) == 1
+
+    each = sizes_in(r"activations (S) for 16 samples", printed)[0] / 16
+    state = 3 * sum(tensor.nbytes for tensor in last_state(tmp_path / "run").tensors["network"].values())
+    notes = {17: "", 8: "accumulation=2 needs less", 3: "accumulation=8 needs less", 0: "engine.recompute=true"}
+    for room, note in notes.items():
+        monkeypatch.setattr("recipes.training.cost.available_memory", lambda _, room=room: state + (room + 0.5) * each)
+        tiny_run(tmp_path / f"{room}", "training.samples=16")
+        printed = capsys.readouterr().out
+        assert note in printed
+        assert ("of memory that are free" in printed) == bool(note)
 
 
 def test_train_reports_unreadable_files_in_one_message(tmp_path: Path) -> None:

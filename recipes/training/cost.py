@@ -1,0 +1,101 @@
+"""The memory that training needs, and the disk space of its checkpoints, in words before the first step."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from torch import nn
+
+from multisagd.networks.cost import activation_bytes
+from recipes.base.quantities import size_in_words
+from recipes.runs.settings import TrainSettings
+from recipes.runtime.device import Runtime
+from recipes.runtime.performance import available_memory
+
+MOMENTS = 2
+"""Number of values that the optimiser keeps for every trained parameter."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Bytes that one process needs on its device, and bytes of files.
+
+    `weights` are the network's own, `state` its gradients and optimiser, `averages` all averages of its weights. The
+    `activations` of one forward pass, of `samples` samples, are None if they are unknown. `checkpoint` is one
+    checkpoint, `checkpoints` the maximum of all at one time, and `snapshots` the stored averages.
+    """
+
+    weights: float
+    state: float
+    averages: float
+    activations: int | None
+    samples: int
+    checkpoint: int
+    checkpoints: int
+    snapshots: int
+
+
+def training_cost(network: nn.Module, shape: tuple[int, ...], settings: TrainSettings, runtime: Runtime) -> Cost:
+    """Return what training a network on samples of `shape` (channels, *grid) costs, before it is parallelised."""
+    training, engine, world = settings.training, settings.engine, runtime.process.world
+    trained = sum(each.nbytes for each in network.parameters() if each.requires_grad)
+    weights = sum(each.nbytes for each in network.state_dict().values())
+    widths = len(training.averages.widths) if training.averages.snapshots else 0
+    samples = len(runtime.share(training.batch)) // training.accumulation
+    with runtime.autocast():
+        activations = activation_bytes(network, (samples, *shape), runtime.device, engine.recompute)
+    sharded = world > 1 and engine.distribution == "fsdp"
+    parts = (engine.shard_ranks or world) if sharded else 1
+    # DDP keeps a second copy of the gradients, to exchange them.
+    state = (1 + MOMENTS + (world > 1 and not sharded)) * trained
+    checkpoint = (2 + widths) * weights + MOMENTS * trained
+    kept = settings.keep + 1  # one is written before another is removed
+    if settings.every.checkpoint:
+        kept += settings.every.checkpoint_minutes > 0  # the last one that was saved by samples is kept besides
+        kept += training.samples // settings.keep_every if settings.keep_every else 0
+    return Cost(
+        weights / parts, state / parts, (1 + widths) * weights / parts, activations, samples,
+        checkpoint, kept * checkpoint, training.averages.snapshots * widths * weights,
+    )  # fmt: skip
+
+
+def cost_lines(cost: Cost, settings: TrainSettings, runtime: Runtime) -> Iterator[str]:
+    """Yield a line with the memory and disk space that training needs, and a note if the memory is not free now."""
+    snapshots = f" (and snapshots of averages {size_in_words(cost.snapshots)})" if cost.snapshots else ""
+    files = (
+        f"checkpoints take {size_in_words(cost.checkpoint)} each, at most {size_in_words(cost.checkpoints)}{snapshots}"
+    )
+    if cost.activations is None:
+        yield files
+        return
+    engine, several = settings.engine, runtime.process.world > 1
+    offloaded = engine.offload and several and engine.distribution == "fsdp"
+    resident = 0 if offloaded else cost.weights + cost.state + cost.averages
+    how = f"{', recomputed' if engine.recompute else ''}{', at most, as it is compiled' if engine.compile else ''}"
+    yield (
+        f"needs about {size_in_words(resident + cost.activations)} of memory on {runtime.device}"
+        f"{' in every process' if several else ''}: weights, gradients and optimiser "
+        f"{size_in_words(cost.weights + cost.state)}, averages {size_in_words(cost.averages)}"
+        f"{' (both in the memory of the CPU)' if offloaded else ''}, activations {size_in_words(cost.activations)} for "
+        f"{cost.samples:,} sample{'s' * (cost.samples > 1)} at a time{how}; {files}"
+    )
+    free = available_memory(runtime.device)
+    # The weights and the averages are on the device already.
+    room = None if free is None else free - (0 if offloaded else cost.state)
+    if room is not None and cost.activations > room:
+        yield f"note: {_remedy(cost, settings, runtime, room, free or 0)}"
+
+
+def _remedy(cost: Cost, settings: TrainSettings, runtime: Runtime, room: float, free: int) -> str:
+    """Return the note for activations that do not fit into `room` bytes."""
+    batch, share = settings.training.batch, len(runtime.share(settings.training.batch))
+    each = (cost.activations or 0) / cost.samples
+    divisors = (parts for parts in range(settings.training.accumulation + 1, share + 1) if share % parts == 0)
+    fitting = next((parts for parts in divisors if each * share / parts <= room), None)
+    lack = f"this is more than the {size_in_words(free)} of memory that are free on {runtime.device} now"
+    if fitting is not None:
+        return (
+            f"{lack}: training.accumulation={fitting} needs less, with the same result; so does a training.batch "
+            f"below {batch}, with another result"
+        )
+    other = "a smaller network" if settings.engine.recompute else "engine.recompute=true, or a smaller network"
+    return f"{lack}, whatever training.accumulation and training.batch (now {batch}) are: try {other}"
