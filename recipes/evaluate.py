@@ -50,7 +50,7 @@ from recipes.runtime.distribution import leave
 from recipes.sample import sample
 from recipes.sampling.sample_files import EVALUATION, TENSORS
 
-MODEL_SETTINGS = {"run_dir", "data", "checkpoint", "weights"}
+MODEL_SETTINGS = {"run_dir", "data", "checkpoint", "weights", "ema"}
 """Settings of `sample` that identify the evaluated model; the record omits the other sampling settings."""
 
 

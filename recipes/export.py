@@ -16,11 +16,13 @@ from pathlib import Path
 from modalities.base import Modality
 from multisagd import Denoiser
 from recipes.base.commands import setting
+from recipes.base.errors import as_recipe_error
 from recipes.base.files import check_replaceable
 from recipes.cli.command import command
 from recipes.config.build import Builder
 from recipes.config.compose import Config
-from recipes.runs.model import NOTES, WEIGHTS, Chosen, Which, open_model, trained_denoiser
+from recipes.runs.model import NOTES, WEIGHTS, Chosen, open_model, trained_denoiser
+from recipes.runs.settings import Which, Width, chosen_weights, weights_in_words
 from recipes.runtime.device import EngineSettings, Runtime
 from recipes.sharing.card import CARD, check_license, write_exported
 
@@ -32,12 +34,14 @@ class ExportSettings:
     run_dir: Path
     out: Path
     weights: Which
+    ema: Width | None
     checkpoint: int | str | None
     license: str | None
     allow_targets: tuple[str, ...]
 
     def __post_init__(self) -> None:
         check_license(self.license)
+        chosen_weights(self.weights, self.ema)
 
 
 def export(config: Config) -> Path:
@@ -50,9 +54,11 @@ def export(config: Config) -> Path:
     settings = builder.settings(ExportSettings, config, "")
     check_replaceable(settings.out, NOTES, "multisagd export", key="out")
     model = open_model(settings.run_dir, builder, checkpoint=settings.checkpoint)
-    weights = write_exported(model, builder, settings.weights, settings.out, settings.license)
+    which = chosen_weights(settings.weights, settings.ema)
+    weights = write_exported(model, builder, which, settings.out, settings.license)
     size = (settings.out / WEIGHTS).stat().st_size
-    print(f"{settings.weights} weights after {weights.samples:,} samples, {size / 2**20:,.1f} MiB, in {settings.out}")
+    named = weights_in_words(weights.which)
+    print(f"{named} weights after {weights.samples:,} samples, {size / 2**20:,.1f} MiB, in {settings.out}")
     if settings.license is None:
         print(f"The model card {settings.out / CARD} states no licence: choose one, such as license=apache-2.0")
     print(f"To draw samples: multisagd sample {setting('run_dir', settings.out)}")
@@ -61,12 +67,13 @@ def export(config: Config) -> Path:
 
 def load_denoiser(
     folder: str | Path, device: str = "cpu", weights: Which = "ema", allow_targets: Sequence[str] = (),
-    checkpoint: Chosen = None,
+    checkpoint: Chosen = None, ema: Width | None = None,
 ) -> tuple[Denoiser, Modality]:  # fmt: skip
     """Return the denoiser and the modality of an exported model or a run, for use in scripts.
 
-    For a run, `checkpoint` is the number of samples seen; None loads the last checkpoint. `allow_targets` contains
-    additional packages whose classes the configuration may name.
+    For a run, `checkpoint` is the number of samples seen; None loads the last checkpoint. `ema` is the width of an
+    average other than the run's own, for runs with `training.averages`. `allow_targets` contains additional packages
+    whose classes the configuration may name.
 
     Raises:
         RecipeError: If the model cannot be read or built.
@@ -74,7 +81,9 @@ def load_denoiser(
     builder = Builder(tuple(allow_targets))
     model = open_model(Path(folder), builder, checkpoint=checkpoint)
     assembly = model.assembly(builder)
-    trained = model.weights(weights, assembly.check_weight_shapes)
+    with as_recipe_error(ValueError):
+        which = chosen_weights(weights, ema)
+    trained = model.weights(which, assembly.check_weight_shapes)
     return trained_denoiser(assembly, trained, Runtime.start(EngineSettings(device=device))), assembly.modality
 
 

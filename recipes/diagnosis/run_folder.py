@@ -13,6 +13,7 @@ from recipes.runs.checkpoint import CheckpointError, load
 from recipes.runs.lock import is_locked
 from recipes.runs.model import NOTES, check_folder, open_model
 from recipes.runs.run import Run, versions
+from recipes.runs.settings import weights_in_words
 
 
 def run_folder(run_dir: str) -> Finding:
@@ -29,7 +30,8 @@ def run_folder(run_dir: str) -> Finding:
             return _trained(folder)
         model = open_model(folder, Builder())
         weights = model.weights(model.exported or "ema", lambda shapes: None)
-        return Finding("ok", f"exported after {weights.samples:,} samples, weights {model.exported}, intact")
+        which = weights_in_words(weights.which)
+        return Finding("ok", f"exported after {weights.samples:,} samples, weights {which}, intact")
     except RecipeError as error:
         return Finding("broken", str(error))
 

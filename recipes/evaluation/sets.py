@@ -117,7 +117,7 @@ def gather(real: Dataset, samples: Tensor, labels: Tensor | None, reference: int
         counts, references = matched_counts(requested, [len(group) for group in examples], reference)
         before, after = counts, [0] * groups
     if min(sum(counts), sum(references)) < 4:
-        raise RecipeError(_too_few(len(samples), labels, real, sum(counts)))
+        raise RecipeError(_too_few(requested, needed, [len(group) for group in examples], real, labels is not None))
     pool = torch.cat([take(examples, references, before), take(examples, counts, after)])
     mask = None if masks is None else torch.cat([take(masks, references, before), take(masks, counts, after)])
     kept = take(ours, counts)
@@ -128,17 +128,30 @@ def gather(real: Dataset, samples: Tensor, labels: Tensor | None, reference: int
     return Sets(kept, pool, tuple(counts), tuple(references), mask, sorted_labels, len(samples))
 
 
-def _too_few(samples: int, labels: Tensor | None, real: Dataset, compared: int) -> str:
-    """Return the message for sets of only `compared` items."""
-    of = "" if labels is None else " of their classes"
-    remedy = "this dataset is too small for an evaluation"
+def _too_few(
+    requested: Sequence[int], needed: Sequence[int], found: Sequence[int], real: Dataset, by_class: bool
+) -> str:
+    """Return the message for too small sets, from the numbers of samples, and of real examples needed and found."""
+    samples, classes = sum(requested), real.classes or ()
     if samples < 4:
-        remedy = "draw more samples"
-    elif labels is not None and len(real) >= 8:
-        remedy = "labels=null compares without classes"
+        return f"there are only {samples} samples, but at least 4 are required: draw more (multisagd sample count=…)"
+    if list(found) == list(needed):
+        return (
+            "the reference is too small to contain 4 real examples in the proportions of the classes of the samples: "
+            f"set reference={samples} or more, or reference=null"
+        )
+    if not by_class or len(real) < 8:
+        return (
+            f"there are too few real examples: {len(real)} in this split, but at least 8 are required, 4 in each of "
+            "two sets. Choose the other split, if it is larger (reference_split=train or test), or more data"
+        )
+    scarce = min(
+        (slot for slot, count in enumerate(requested) if count), key=lambda slot: found[slot] / requested[slot]
+    )
     return (
-        f"only {compared} of {samples} samples can be compared with two sets of real examples{of} (from "
-        f"{len(real)} examples), but at least 4 are required: {remedy}"
+        f"there are too few real examples of the classes of the {samples:,} samples: in total {sum(found):,} in this "
+        f"split, and of {classes[scarce]!r} {found[scarce]}, but each of two sets needs at least 4. Draw samples of "
+        f"other classes, or without classes: labels=null (and no samples_from) compares with all {len(real):,} examples"
     )
 
 

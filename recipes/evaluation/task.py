@@ -251,9 +251,9 @@ def remarks(task: Task, results: Mapping[str, Result], unavailable: Mapping[str,
         "bias. Compare only values for equal counts.",
     ]
     if sets.count < sets.requested:
+        of = "" if sets.labels is None else " of their classes"
         lines.append(
-            f"note: {sets.count:,} of {sets.requested:,} samples were compared: there are too few real "
-            "examples of their classes"
+            f"note: {sets.count:,} of {sets.requested:,} samples were compared: there are too few real examples{of}"
         )
     lines += [f"note: {note}" for result in results.values() for note in result.notes]
     if unreadable:

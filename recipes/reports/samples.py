@@ -18,7 +18,7 @@ from recipes.reports.run import (
 from recipes.runs.metrics import inner, number
 from recipes.sampling.sample_files import EVALUATION, FOLDER, GRID
 
-SHOWN_SETTINGS = ("steps", "seed", "count", "labels", "weights", "spacing", "guidance")
+SHOWN_SETTINGS = ("steps", "seed", "count", "labels", "weights", "ema", "spacing", "guidance")
 """Sampling settings shown with a set of samples."""
 MAX_ROWS = 400
 """Maximum number of rows of a table."""

@@ -3,7 +3,8 @@
 An exported model consists of these files, and nothing in them can execute code:
 
     model.safetensors        the network's weights, `network.…`, and the data's statistics in `DataStatistics`' format
-    model.json               configuration, classes, samples seen, versions, and the SHA-256 of model.safetensors
+    model.json               configuration, classes, which weights these are, samples seen, versions, and the SHA-256 of
+                             model.safetensors
     corruption.safetensors   the power of the corruption, if the run was trained on corrupted data
 
 A configuration contains paths as the user typed them. A relative path is looked up in the folder in which training was
@@ -20,7 +21,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, TypeVar, get_args
 
 import safetensors.torch
 from torch import Tensor
@@ -41,13 +42,19 @@ from recipes.runs.assembly import Assembly
 from recipes.runs.averages import averaged_weights, check_width
 from recipes.runs.checkpoint import MAX_SAMPLES, Check, Shapes, State, samples_of
 from recipes.runs.run import CONFIG, CORRUPTION, Run, check_metadata, read_statistics, versions
-from recipes.runs.settings import Averages, Group, ModelSettings, TrainSettings
+from recipes.runs.settings import (
+    Averages,
+    Group,
+    ModelSettings,
+    TrainSettings,
+    Which,
+    Width,
+    chosen_weights,
+    weights_in_words,
+)
 from recipes.runs.state import load_module, named
 from recipes.runtime.device import Runtime
 
-Which = Literal["ema", "network"]
-Width = float
-"""The width of an average that is made from stored averages of other widths."""
 Chosen = int | str | None
 """A checkpoint, given by its number of samples seen, its folder, or `last` (the same as None)."""
 T = TypeVar("T")
@@ -68,10 +75,11 @@ OTHER_VERSION = ". The run may be from another version of multisagd; see its run
 
 @dataclass(frozen=True)
 class TrainedWeights:
-    """Weights after `samples` samples seen, by the network's parameter names."""
+    """Weights after `samples` samples seen, by the network's parameter names; `which` says what they are."""
 
     samples: int
     tensors: Mapping[str, Tensor]
+    which: Which | Width
 
 
 @dataclass(frozen=True)
@@ -79,7 +87,8 @@ class TrainedModel:
     """The model in `folder`: the run's `config` and `metadata` (classes and text), the data's statistics, and weights.
 
     `weights(which, check)` reads the last weights ("network"), their average ("ema"), or an average of another width.
-    `exported` says which of them an exported model contains, and is None for a run. `located` is the configuration with
+    `exported` says which of them an exported model contains, and is None for a run; an average of another width is also
+    read as "ema" from an exported model. `located` is the configuration with
     resolved paths, from which parts are built. `given` contains keys of the data from the command line.
     """
 
@@ -89,7 +98,7 @@ class TrainedModel:
     metadata: dict[str, Any]
     statistics: DataStatistics
     weights: Callable[[Which | Width, CheckShapes], TrainedWeights]
-    exported: Which | None = None
+    exported: Which | Width | None = None
     given: Group = field(default_factory=dict)
 
     def assembly(self, builder: Builder) -> Assembly:
@@ -239,7 +248,7 @@ def _run_weights(
     if isinstance(which, float):
         settings = builder.settings(Averages, run.config["training"].get("averages", {}), "training.averages")
         state = _checkpoint(run, samples, check_width(settings, which))
-        return TrainedWeights(state.samples, averaged_weights(run.folder, state, settings, which, check))
+        return TrainedWeights(state.samples, averaged_weights(run.folder, state, settings, which, check), which)
     prefix = "module." if which == "ema" else ""  # prefix of averaged weights in a checkpoint
 
     def check_part(stored: Mapping[str, Shapes]) -> None:
@@ -248,7 +257,7 @@ def _run_weights(
         check(named(stored[which], prefix))
 
     state = _checkpoint(run, samples, [which], check_part)
-    return TrainedWeights(state.samples, named(state.tensors[which], prefix))
+    return TrainedWeights(state.samples, named(state.tensors[which], prefix), which)
 
 
 def _checkpoint(run: Run, samples: int | None, parts: Collection[str], check: Check | None = None) -> State:
@@ -284,7 +293,7 @@ def check_encoder(encoder: TextEncoder | None, metadata: Mapping[str, Any], run_
         )
 
 
-def write_model(model: TrainedModel, which: Which, weights: TrainedWeights, out: Path) -> None:
+def write_model(model: TrainedModel, weights: TrainedWeights, out: Path) -> None:
     """Write an exported model to a folder; model.json is written last, so its presence means that all is complete."""
     out.mkdir(parents=True, exist_ok=True)
     tensors, header = model.statistics.stored()
@@ -296,7 +305,8 @@ def write_model(model: TrainedModel, which: Which, weights: TrainedWeights, out:
     )  # safetensors restricts its files to their owner, but models are shared
     notes = {
         "format_version": FORMAT_VERSION,
-        "weights": which,
+        "weights": "ema" if isinstance(weights.which, float) else weights.which,
+        "ema": weights.which if isinstance(weights.which, float) else None,
         "samples": weights.samples,
         "metadata": _needed_metadata(model.metadata),
         "sha256": digest(partial_file),
@@ -343,6 +353,9 @@ def _exported(run: Run, builder: Builder, given: Group, checkpoint: Chosen) -> T
         check_metadata(metadata)
         if notes["weights"] not in get_args(Which):
             raise ValueError(f"{notes['weights']!r:.80} is not a kind of weights")
+        width = notes.get("ema")  # missing in models of earlier versions
+        if width is not None and (type(width) is not float or not 0 < width < 0.28 or notes["weights"] != "ema"):
+            raise ValueError(f"ema={width!r:.80} is not the width of an average")
         if type(notes["samples"]) is not int or not 0 <= notes["samples"] < MAX_SAMPLES:
             raise ValueError(f"{notes['samples']!r:.80} is not a number of samples seen")
     if chosen_samples(checkpoint, run) not in (None, notes["samples"]):
@@ -352,22 +365,26 @@ def _exported(run: Run, builder: Builder, given: Group, checkpoint: Chosen) -> T
         )
     config = check_parts(filled(config), folder / NOTES, builder)
     statistics = read_statistics(folder / WEIGHTS, "export it again")
-    here, weights = located(config, metadata, folder, given, builder), partial(_exported_weights, folder, notes)
-    return TrainedModel(folder, config, here, metadata, statistics, weights, notes["weights"], given)
+    here, which = located(config, metadata, folder, given, builder), chosen_weights(notes["weights"], width)
+    weights = partial(_exported_weights, folder, notes, which)
+    return TrainedModel(folder, config, here, metadata, statistics, weights, which, given)
 
 
 def _exported_weights(
-    folder: Path, notes: Mapping[str, Any], which: Which | Width, check: CheckShapes
+    folder: Path, notes: Mapping[str, Any], exported: Which | Width, which: Which | Width, check: CheckShapes
 ) -> TrainedWeights:
-    if which != notes.get("weights"):
-        raise RecipeError(f"{folder} contains only the weights {notes.get('weights')!r:.80}, but {which} was requested")
+    if which not in (exported, notes["weights"]):
+        raise RecipeError(
+            f"{folder} contains only the weights {weights_in_words(exported)!r}, but {weights_in_words(which)} was "
+            "requested"
+        )
     with _reading(folder):
         shapes = {name: each.shape for name, each in read_header(folder / WEIGHTS).items()}
         check(named(shapes, NETWORK))
         if digest(folder / WEIGHTS) != notes.get("sha256"):
             raise ValueError("its content was altered")
         tensors = read_tensors(folder / WEIGHTS, [name for name in shapes if name.startswith(NETWORK)])
-        return TrainedWeights(notes["samples"], named(tensors, NETWORK))
+        return TrainedWeights(notes["samples"], named(tensors, NETWORK), exported)
 
 
 def _reading(folder: Path) -> AbstractContextManager[None]:

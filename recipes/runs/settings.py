@@ -17,6 +17,10 @@ from recipes.runtime.device import EngineSettings
 
 Group = Mapping[str, Any]
 """A group of keys that describes an object to be built."""
+Which = Literal["ema", "network"]
+"""The weights of a run: their average or the last ones."""
+Width = float
+"""The width of an average that is made from stored averages of other widths."""
 
 
 @dataclass(frozen=True)
@@ -136,6 +140,7 @@ class Sampling:
 
     def __post_init__(self) -> None:
         check_minimum(self, 1, "count", "steps")
+        check_ends(self.ends, self.spacing)
 
 
 @dataclass(frozen=True)
@@ -287,8 +292,8 @@ class SampleSettings:
     prompts: str | tuple[str, ...] | None
     prompts_file: Path | None
     text_model: str | None
-    weights: Literal["ema", "network"]
-    ema: float | None
+    weights: Which
+    ema: Width | None
     guidance: Guidance
     allow_targets: tuple[str, ...]
     engine: EngineSettings
@@ -300,14 +305,43 @@ class SampleSettings:
 
     def __post_init__(self) -> None:
         check_minimum(self, 1, "count", "steps", "batch")
-        if self.ema is not None and self.weights != "ema":
-            raise ValueError(f"ema={self.ema:g} is the width of an average, but weights={self.weights}: remove one")
+        check_ends(self.ends, self.spacing)
+        if self.ends is not None and self.steps_file is not None:
+            raise ValueError(
+                f"ends={list(self.ends)} have no effect on the steps of steps_file={self.steps_file}: set ends=null "
+                "or steps_file=null"
+            )
+        chosen_weights(self.weights, self.ema)
         _folder("out", self.out)
 
     @property
-    def chosen_weights(self) -> float | Literal["ema", "network"]:
+    def chosen_weights(self) -> Which | Width:
         """The weights to use: the width of an average, or their name."""
-        return self.weights if self.ema is None else self.ema
+        return chosen_weights(self.weights, self.ema)
+
+
+def chosen_weights(weights: Which, ema: Width | None) -> Which | Width:
+    """Return the weights to use: the width `ema` of an average if it is given, or else their name.
+
+    Raises ValueError if a width is given, but the weights are not averaged.
+    """
+    if ema is not None and weights != "ema":
+        raise ValueError(f"ema={ema:g} is the width of an average, but weights={weights}: remove one")
+    return weights if ema is None else float(ema)
+
+
+def weights_in_words(which: Which | Width) -> str:
+    """Return weights as they are chosen on the command line, such as `network` or `ema=0.1`."""
+    return f"ema={which:g}" if isinstance(which, float) else which
+
+
+def check_ends(ends: tuple[float, float] | None, spacing: Spacing | None) -> None:
+    """Raise ValueError if ends are given in log-SNR, but the steps are equal in time."""
+    if ends is not None and spacing == "time":
+        raise ValueError(
+            f"ends={list(ends)} are log-SNRs, which have no effect on steps equal in time (spacing=time, or null with "
+            "coefficients that depend on frequency): set spacing=log_snr or karras, or ends=null"
+        )
 
 
 def _folder(name: str, path: Path | None) -> None:

@@ -1,7 +1,7 @@
 """Sampling requests, and the generation of samples during training and in all commands."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -23,7 +23,7 @@ from recipes.data.dataset import build_data
 from recipes.data.order import Order
 from recipes.data.parts import NOTHING_HELD_OUT, hold_out
 from recipes.runs.assembly import Assembly, check_refinement, check_sampler
-from recipes.runs.settings import Guidance, SampleSettings, TrainSettings
+from recipes.runs.settings import Guidance, SampleSettings, TrainSettings, check_ends
 from recipes.runtime.device import Runtime
 from recipes.runtime.distribution import gathered
 
@@ -68,11 +68,13 @@ def sampling_request(
     check_refinement(refinement, process.grid)
     designed = designed_steps(settings.steps_file, process)
     times = None if designed is None else designed.times(process.schedule)
-    residual = band_residual(denoiser, settings, run_config, assembly, runtime)
-    return SamplingRequest(
-        sampler, settings.steps, settings.spacing, settings.ends, times, settings.guidance, refinement, residual,
-        settings.batch,
+    request = SamplingRequest(
+        sampler, settings.steps, settings.spacing, settings.ends, times, settings.guidance, refinement,
+        batch=settings.batch,
     )  # fmt: skip
+    with as_recipe_error(ValueError):
+        times = step_times(denoiser, request)
+    return replace(request, times=times, residual=band_residual(denoiser, settings, run_config, assembly, runtime))
 
 
 def step_times(denoiser: Denoiser, request: SamplingRequest) -> Tensor:
@@ -81,16 +83,16 @@ def step_times(denoiser: Denoiser, request: SamplingRequest) -> Tensor:
     Steps in log-SNR lie between the `ends`, by default those outside which noise hides the data or is invisible.
 
     Raises:
-        ValueError: If the ends are outside the range of the schedule.
+        ValueError: If the ends are outside the range of the schedule, or given for steps that are equal in time.
     """
-    process = denoiser.process
+    process, ends = denoiser.process, request.ends
     if request.times is not None:
         return request.times
     scalar = process.modulation is None and not isinstance(process.covariance, PaddedCovariance)
     spacing = request.spacing or ("log_snr" if scalar and denoiser.statistics is not None else "time")
+    check_ends(ends, spacing)
     if spacing == "time":
         return time_steps(process.schedule, request.steps)
-    ends = request.ends
     if ends is None and scalar and denoiser.statistics is not None:
         ends = spectral_ends(denoiser.statistics, process, HIDDEN)
     return time_steps(process.schedule, request.steps, spacing, ends=ends)
@@ -172,7 +174,7 @@ def generate(
         min(index, len(seeds) - 1)
         for index in range(runtime.process.rank * per_rank, (runtime.process.rank + 1) * per_rank)
     ]
-    with as_recipe_error(ValueError, "spacing: "):
+    with as_recipe_error(ValueError):
         times = step_times(denoiser, request)
     parts = []
     for start in range(0, per_rank, request.batch):

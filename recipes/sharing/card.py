@@ -34,7 +34,8 @@ from recipes.config.build import Builder
 from recipes.reports.run import metric_cells, metric_notes, metric_rows
 from recipes.runs.assembly import Assembly, process_notes
 from recipes.runs.metrics import inner, number
-from recipes.runs.model import TrainedModel, TrainedWeights, Which, write_model
+from recipes.runs.model import TrainedModel, TrainedWeights, write_model
+from recipes.runs.settings import Which, Width, chosen_weights
 from recipes.sampling.sample_files import EVALUATION
 
 CARD, SPECTRUM, SAMPLES = "README.md", "spectrum.png", "samples.png"
@@ -59,7 +60,6 @@ class Subject:
     model: TrainedModel
     assembly: Assembly
     weights: TrainedWeights
-    which: Which
     license: str | None = None
 
 
@@ -70,7 +70,7 @@ def check_license(name: str | None) -> None:
 
 
 def write_exported(
-    model: TrainedModel, builder: Builder, which: Which, out: Path, license: str | None = None
+    model: TrainedModel, builder: Builder, which: Which | Width, out: Path, license: str | None = None
 ) -> TrainedWeights:
     """Write a model and its card as `multisagd export` does, and return the model's weights.
 
@@ -79,8 +79,8 @@ def write_exported(
     """
     assembly = model.assembly(builder)
     weights = model.weights(which, assembly.check_weight_shapes)
-    write_model(model, which, weights, out)
-    write_card(Subject(model, assembly, weights, which, license), out)
+    write_model(model, weights, out)
+    write_card(Subject(model, assembly, weights, license), out)
     return weights
 
 
@@ -92,12 +92,12 @@ def write_card(subject: Subject, out: Path) -> None:
     process, source = subject.assembly.process(), subject.model.folder
     powers = {"data": subject.model.statistics.power, "noise": process.covariance.power()[None]}
     draw_profiles(powers, process.grid, out / SPECTRUM)
-    image = last_samples(source, subject.weights.samples, subject.which)
+    image = last_samples(source, subject.weights.samples, subject.weights.which)
     if image is None:
         (out / SAMPLES).unlink(missing_ok=True)  # left by an earlier export
     elif image.resolve() != (out / SAMPLES).resolve():
         replace_file(out / SAMPLES, lambda path: shutil.copyfile(str(image), path))
-    evaluation = latest_evaluation(source, subject.weights.samples, subject.which)
+    evaluation = latest_evaluation(source, subject.weights.samples, subject.weights.which)
     if evaluation is not None and not subject.model.exported:
         evaluation["data"] = last_part(subject.model.config["data"])
     if evaluation is None:
@@ -188,11 +188,11 @@ def _evaluation_values(evaluation: Mapping[str, Any] | None) -> dict[str, Any] |
     }
 
 
-def last_samples(source: Path, samples: int, which: Which) -> Path | None:
+def last_samples(source: Path, samples: int, which: Which | Width) -> Path | None:
     """Return the path of the image with samples drawn from these weights, in a run or an exported model, or None.
 
-    Training draws samples only with averaged weights. Symbolic links that point outside the folder are ignored, except
-    links from snapshots/COMMIT to blobs in the Hub's cache.
+    Training draws samples only with the run's own average. Symbolic links that point outside the folder are ignored,
+    except links from snapshots/COMMIT to blobs in the Hub's cache.
     """
     folder = source.resolve()
     allowed = [folder, folder.parents[1] / "blobs"] if folder.parent.name == "snapshots" else [folder]
@@ -209,14 +209,14 @@ def last_samples(source: Path, samples: int, which: Which) -> Path | None:
     return None
 
 
-def latest_evaluation(source: Path, samples: int, which: Which) -> dict[str, Any] | None:
+def latest_evaluation(source: Path, samples: int, which: Which | Width) -> dict[str, Any] | None:
     """Return counts, rows and notes of the latest evaluation of these weights, with its sampling settings, or None."""
     evaluations: list[tuple[float, Path, dict[str, Any]]] = []
     for path in source.glob(f"sampled/*/{EVALUATION}"):
         try:
             made = read_json(path.with_name("sample.json"), finite=False)
             settings = made["settings"]
-            if made["samples_seen"] == samples and settings["weights"] == which:
+            if made["samples_seen"] == samples and chosen_weights(settings["weights"], settings.get("ema")) == which:
                 drawn = {"sampler": last_part(settings["sampler"]).lower(), "steps": settings["steps"],
                          "guidance": settings["guidance"]["scale"], "seed": settings["seed"]}  # fmt: skip
                 evaluations.append((path.stat().st_mtime, path, drawn))

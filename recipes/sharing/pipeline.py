@@ -26,15 +26,15 @@ from multisagd.libraries import importing
 from multisagd.samplers import Sampler
 from multisagd.sampling import Spacing
 from multisagd.seeds import derive_many
-from recipes.base.errors import RecipeError
+from recipes.base.errors import RecipeError, as_recipe_error
 from recipes.base.files import check_replaceable
 from recipes.base.progress import Display
 from recipes.config import compose as configuration
 from recipes.config.build import Builder
 from recipes.runs.assembly import check_sampler
-from recipes.runs.model import NOTES, WEIGHTS, Chosen, TrainedModel, Which, open_model, trained_denoiser
+from recipes.runs.model import NOTES, WEIGHTS, Chosen, TrainedModel, open_model, trained_denoiser
 from recipes.runs.run import CORRUPTION, versions
-from recipes.runs.settings import Guidance
+from recipes.runs.settings import Guidance, Which, Width, chosen_weights
 from recipes.runtime.device import EngineSettings, Runtime
 from recipes.sampling.condition import checked_labels, chosen_condition
 from recipes.sampling.generate import SamplingRequest, generate
@@ -143,7 +143,7 @@ class Pipeline:
     """A trained model for sampling; create it with `from_pretrained`."""
 
     model: TrainedModel
-    which: Which
+    which: Which | Width
     denoiser: Denoiser
     modality: Modality
     builder: Builder
@@ -154,12 +154,14 @@ class Pipeline:
     def from_pretrained(
         cls, name: str | Path, revision: str | None = None, device: str = "auto", weights: Which | None = None,
         allow_targets: Sequence[str] = (), precision: str = "float32", checkpoint: Chosen = None,
+        ema: Width | None = None,
     ) -> Self:  # fmt: skip
         """Load an exported model or a run, from a folder or from the Hub (by name, and optionally `revision`).
 
-        `weights` selects the averaged weights of a run ("ema", the default) or its last ones ("network"). `checkpoint`
-        is a number of samples seen, by default that of the last checkpoint. `allow_targets` are additional packages
-        that the model's configuration may name.
+        `weights` selects the averaged weights of a run ("ema", the default) or its last ones ("network"), and `ema` an
+        average of another width, if the run was trained with `training.averages`. `checkpoint` is a number of samples
+        seen, by default that of the last checkpoint. `allow_targets` are additional packages that the model's
+        configuration may name.
 
         Raises:
             RecipeError: If the model does not exist, cannot be fetched, read or built, or names a package that is not
@@ -171,6 +173,9 @@ class Pipeline:
         folder = local_folder(name, FILES, revision)
         model = open_model(folder, builder, checkpoint=checkpoint)
         which = weights or model.exported or "ema"
+        if ema is not None:
+            with as_recipe_error(ValueError):
+                which = chosen_weights(weights or "ema", ema)
         assembly = model.assembly(builder)
         denoiser = trained_denoiser(assembly, model.weights(which, assembly.check_weight_shapes), runtime)
         return cls(model, which, denoiser, assembly.modality, builder, runtime, folder)

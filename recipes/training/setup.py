@@ -34,7 +34,7 @@ from recipes.runs.state import load_module, mismatch, shapes
 from recipes.runtime.device import Runtime
 from recipes.runtime.distribution import broadcast_from_rank0, long_barrier
 from recipes.sampling.condition import never_trained, trained_classes
-from recipes.sampling.generate import SamplingRequest
+from recipes.sampling.generate import SamplingRequest, step_times
 from recipes.training.cost import Cost, cost_lines, training_cost
 from recipes.training.learner import Learner
 
@@ -289,6 +289,9 @@ def prepare_model(job: Job, data: TrainingData, state: State | None) -> Training
     check_sampler(sampler, process)
     sampling = settings.sampling
     request = SamplingRequest(sampler, sampling.steps, sampling.spacing, sampling.ends, guidance=settings.guidance)
+    if settings.every.samples:
+        with as_recipe_error(ValueError, "sampling: "):  # not only when the first samples are drawn
+            step_times(averaged, request)
     position = learner.restore(state) if state is not None else 0
     return TrainingModel(learner, averaged, request, initial, position, flops, cost)
 

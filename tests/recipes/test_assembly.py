@@ -224,3 +224,6 @@ def test_step_times_lie_between_the_ends_of_the_spectrum() -> None:
     assert torch.equal(step_times(blurred, SamplingRequest(ms.DDIM(), 10)), even)
     with pytest.raises(ValueError, match="two increasing log-SNRs"):
         step_times(plain, SamplingRequest(ms.DDIM(), 10, "log_snr", (5.0, -4.0)))
+    for denoiser, spacing in ((plain, "time"), (blurred, None)):
+        with pytest.raises(ValueError, match=r"ends=\[-4.0, 5.0\].+set spacing=log_snr or karras, or ends=null"):
+            step_times(denoiser, SamplingRequest(ms.DDIM(), 10, spacing, (-4.0, 5.0)))

@@ -6,14 +6,18 @@ from pathlib import Path
 import pytest
 import torch
 
+from recipes import export
 from recipes.base.errors import RecipeError
 from recipes.config import compose as configuration
 from recipes.config.build import Builder
+from recipes.export import load_denoiser
 from recipes.runs.averages import FOLDER, averaged_weights
 from recipes.runs.checkpoint import State
 from recipes.runs.model import open_model
 from recipes.runs.settings import Averages
 from recipes.sample import sample
+from recipes.sharing.pipeline import Pipeline
+from tests.helpers.hostile_files import updated
 from tests.helpers.tiny import assert_same, last_state, tiny_run
 
 STORED = [
@@ -50,6 +54,27 @@ def test_sample_draws_with_an_average_of_another_width(run_dir: Path, tmp_path: 
     assert (drawn[0] / "samples.safetensors").read_bytes() != (drawn[1] / "samples.safetensors").read_bytes()
 
 
+def test_export_writes_an_average_of_another_width_and_says_so(run_dir: Path, tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    assert export.main([f"run_dir={run_dir}", f"out={one}", "ema=0.15"]) == 0
+    assert export.main([f"run_dir={one}", f"out={two}"]) == 0
+    Pipeline.from_pretrained(run_dir, device="cpu", ema=0.15).save_pretrained(tmp_path / "three")
+    for model in (one, two, tmp_path / "three"):
+        assert torch.equal(weights(model, "ema"), weights(run_dir, 0.15))
+        assert torch.equal(weights(model, 0.15), weights(run_dir, 0.15))
+        assert "average over training, with the relative width 0.15\n" in (model / "README.md").read_text()
+        assert not (model / "samples.png").exists()  # those of the run are drawn with another average
+    with pytest.raises(RecipeError, match=r"contains only the weights 'ema=0\.15', but ema=0\.1 was requested"):
+        load_denoiser(one, ema=0.1)
+    x, t = torch.ones(1, 1, 8, 8), torch.tensor([0.5])
+    assert torch.equal(load_denoiser(run_dir, ema=0.15)[0](x, t), load_denoiser(one)[0](x, t))
+    with pytest.raises(RecipeError, match="remove one"):
+        load_denoiser(run_dir, weights="network", ema=0.1)
+    updated("model.json", ema=0.5)(two)
+    with pytest.raises(RecipeError, match="not the width of an average"):
+        load_denoiser(two)
+
+
 def test_snapshots_continue_bit_for_bit(run_dir: Path, tmp_path: Path) -> None:
     parts = tmp_path / "parts"
     tiny_run(parts, *STORED, "training.samples=320", "every.checkpoint=96")
@@ -69,6 +94,7 @@ def test_widths_that_cannot_be_made_are_refused(run_dir: Path, tmp_path: Path) -
         weights(tmp_path / "plain", 0.1)
     with pytest.raises(RecipeError, match="remove one"):
         sample(configuration.load("sample", [f"run_dir={run_dir}", "ema=0.1", "weights=network"]))
+    assert export.main([f"run_dir={run_dir}", f"out={tmp_path / 'out'}", "ema=0.1", "weights=network"]) == 2
     for wrong in (
         "training.averages.widths=[0.1]",
         "training.averages.widths=[0.1,0.3]",

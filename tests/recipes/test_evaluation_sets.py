@@ -138,18 +138,18 @@ def test_gather_shrinks_to_scarce_classes_and_explains_too_few_examples() -> Non
     few = Numbered([*range(1, 90, 3), 3, 6, 9, 12, 15])
     sets = gather(few, torch.zeros(20, 1, 8), torch.tensor([0, 1] * 10))
     assert (sets.sizes, sets.count, sets.requested) == ((10, 2), 12, 20)
-    with pytest.raises(RecipeError, match=r"only 2 of .+ but at least 4"):
-        gather(few, torch.zeros(10, 1, 8), torch.ones(10, dtype=torch.int64))
     assert gather(Numbered(range(12), padded=False), torch.zeros(8, 1, 8), torch.arange(8) % 2).count >= 4
     zeros = torch.zeros(8, dtype=torch.int64)
-    for examples, samples, labels, remedy in (
-        (40, 3, None, "draw more samples"),
-        (5, 8, None, "too small for an evaluation"),
-        (5, 8, zeros, "too small for an evaluation"),
-        (8, 8, zeros + 1, "labels=null"),
+    for examples, samples, labels, reference, message in (
+        (40, 3, None, None, "only 3 samples, .+ draw more"),
+        (5, 8, None, None, "5 in this split, but at least 8 .+reference_split"),
+        (5, 8, zeros, None, "5 in this split, but at least 8"),
+        (40, 3, zeros[:3], None, "only 3 samples"),
+        (8, 8, zeros + 1, None, "in total 2 in this split, and of 'b' 2, .+ labels=null .+ all 8 examples"),
+        (40, 8, torch.arange(8) % 2, 2, "reference=8 or more"),
     ):
-        with pytest.raises(RecipeError, match=remedy):
-            gather(Numbered(range(examples), padded=False), torch.zeros(samples, 1, 8), labels)
+        with pytest.raises(RecipeError, match=message):
+            gather(Numbered(range(examples), padded=False), torch.zeros(samples, 1, 8), labels, reference)
 
 
 def test_task_names_the_key_that_holds_examples_out() -> None:

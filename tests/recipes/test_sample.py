@@ -192,6 +192,9 @@ def test_sample_refuses_mistakes_and_guides_only_models_trained_without_some_lab
         ("count=0", "count must be at least 1"),
         ("weights=best", "weights: expected one of ema, network"),
         ("prompts=one", "trained without text"),
+        ("spacing=time ends=[-4,4]", "spacing=time.*: set spacing=log_snr or karras, or ends=null"),
+        ("steps_file=steps.json ends=[-4,4]", "ends=.* no effect .*steps_file=steps.json: set ends=null or"),
+        ("ends=[4,-4]", "ends must be two increasing log-SNRs"),
     ):
         with pytest.raises(RecipeError, match=message):
             draw(copy, *words.split())

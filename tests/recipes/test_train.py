@@ -314,6 +314,8 @@ def test_train_refuses_what_cannot_work_before_it_starts(tmp_path: Path) -> None
     files = [*grey_files(tmp_path / "files", 3), "validation.holdout=1"]
     for words, message in (
         (["network.heads=3"], "heads must divide"),
+        (["sampling.spacing=time", "sampling.ends=[-4,4]"], r"sampling: ends=.*: set spacing=log_snr"),
+        (["process=blur", "process.modulation.length=2", "sampling.ends=[-4,4]"], r"sampling: ends=.*: set spacing="),
         (
             ["process=blur", "process.modulation.length=2", "sampler=heun"],
             "sampler=heun needs equal coefficients.*sampler=ddim",
