@@ -145,7 +145,7 @@ def test_gather_shrinks_to_scarce_classes_and_explains_too_few_examples() -> Non
         (5, 8, None, None, "5 in this split, but at least 8 .+reference_split"),
         (5, 8, zeros, None, "5 in this split, but at least 8"),
         (40, 3, zeros[:3], None, "only 3 samples"),
-        (8, 8, zeros + 1, None, "in total 2 in this split, and of 'b' 2, .+ labels=null .+ all 8 examples"),
+        (8, 8, zeros + 1, None, "in total 3 in this split, and of 'b' 3, .+ labels=null .+ all 8 examples"),
         (40, 8, torch.arange(8) % 2, 2, "reference=8 or more"),
     ):
         with pytest.raises(RecipeError, match=message):
