@@ -101,7 +101,7 @@ def checked(settings: LaunchSettings, words: Sequence[str], folder: str | None) 
     typed = builder.settings(kind, {key: value for key, value in config.items() if key in own}, "")
     if settings.command == "train":
         process = Rank(0, settings.cluster.world, 0)
-        Runtime(torch.device("cpu"), typed.engine, process).share(typed.training.batch)
+        Runtime(torch.device("cpu"), typed.engine, process).share(typed.training.batch, typed.training.accumulation)
         Run(typed.run_dir).check_config(config, begun=any((typed.run_dir / "checkpoints").glob("*")))
     return config
 

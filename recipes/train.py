@@ -62,7 +62,7 @@ def train(config: Config) -> None:
     builder = Builder(tuple(config["allow_targets"]))
     settings = builder.settings(TrainSettings, config, "")
     runtime = Runtime.start(settings.engine)
-    runtime.share(settings.training.batch)
+    runtime.share(settings.training.batch, settings.training.accumulation)
     run_dir = settings.run_dir
     with lock_run_on_first_rank(run_dir, runtime) as run_lock:
         job = Job(config, settings, builder, runtime, run_lock)

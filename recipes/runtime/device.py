@@ -114,16 +114,21 @@ class Runtime:
         """Precision of the network's matrix products."""
         return torch.bfloat16 if self.settings.precision == "bfloat16" else self.dtype
 
-    def share(self, batch: int) -> range:
+    def share(self, batch: int, accumulation: int = 1) -> range:
         """Return the range of samples in a global batch of size `batch` that this process handles.
 
-        Raises RecipeError if the ranges would have different sizes.
+        Raises RecipeError if the ranges would have different sizes, or cannot be split into `accumulation` equal parts.
         """
         each, rest = divmod(batch, self.process.world)
         if rest:
             world = self.process.world
             raise RecipeError(
                 f"training.batch={batch} cannot be split over {world} processes: choose a multiple of {world}"
+            )
+        if each % accumulation:
+            raise RecipeError(
+                f"training.batch={batch} gives each of {self.process.world} processes {each} samples, which cannot be "
+                f"split into training.accumulation={accumulation} equal parts: choose a divisor of {each}"
             )
         return range(self.process.rank * each, (self.process.rank + 1) * each)
 

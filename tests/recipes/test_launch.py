@@ -73,6 +73,10 @@ def test_planned_accepts_every_command_with_its_own_settings() -> None:
         ("run_dir=r command=evaluate bands=0", "bands >= 1 and directions >= 1, got"),
         ("run_dir=r training.batch=0", "training: batch must be above 0"),
         ("run_dir=r cluster.processes=3", "training.batch=64 cannot be split over 3 processes"),
+        (
+            "run_dir=r cluster.processes=4 training.accumulation=32",
+            "each of 4 processes 16 samples, which cannot be split into training.accumulation=32 equal parts",
+        ),
         ("run_dir=r cluster=slurm cluster.nodes=3 cluster.gpus=2", "cannot be split over 6 processes"),
         ("run_dir=r cluster=slurm cluster.processes=4 cluster.gpus=2", "processes=4 per node cannot share gpus=2"),
         ("run_dir=r cluster=slurm cluster.hours=0", "hours must be above 0"),
