@@ -75,7 +75,7 @@ class Run:
             # One classifier and one reference for the runs of all seeds, which hold out different examples.
             common = real_data(run_dir, builder, seed=0)
             network, _ = cached_network(*common)
-            real = read_dataset(network, common[0], fixed_order(common[0], reference)).features
+            real = read_dataset(network, common[0], fixed_order(common[0], reference), saved=True).features
         return cls(
             denoiser, model.statistics, assembly.classes, weights.samples, network, real, examples, held_out, runtime
         )  # fmt: skip

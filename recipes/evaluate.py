@@ -15,7 +15,7 @@ The steps, each with the file that implements it (in recipes/):
 Outputs, next to the samples:
 
     evaluate.json             `scores`, the most informative numbers; every number with uncertainty and noise floor;
-                              metrics that could not be computed
+                              metrics that could not be computed; `checkpoint`, the number of samples seen at it
     evaluate_spectra.png      power, radially averaged and along every axis, and its ratio to the data in dB
     evaluate_bands.png        accuracy with which samples can be distinguished from data by a single frequency band
     evaluate_classes.png      the classes that a classifier assigns to the samples
@@ -48,7 +48,7 @@ from recipes.runs.settings import SampleSettings
 from recipes.runtime.device import Runtime
 from recipes.runtime.distribution import leave
 from recipes.sample import sample
-from recipes.sampling.sample_files import EVALUATION, TENSORS
+from recipes.sampling.sample_files import EVALUATION, TENSORS, samples_seen
 
 MODEL_SETTINGS = {"run_dir", "data", "checkpoint", "weights", "ema"}
 """Settings of `sample` that identify the evaluated model; the record omits the other sampling settings."""
@@ -78,6 +78,7 @@ def evaluate(config: Config) -> dict[str, Any]:
     path = path / TENSORS if path.is_dir() else path
     if settings.run_dir in path.parents:
         check_own(path.parent, settings.run_dir)  # someone else's run may contain symbolic links that point outside it
+    seen = samples_seen(path.parent)
     x0, labels = load_samples(path, real, None if settings.samples_from is None else settings.samples)
     with Display("reading samples", len(x0)) as display:
         rounded = as_files(real.modality, x0, display.update)
@@ -92,6 +93,7 @@ def evaluate(config: Config) -> dict[str, Any]:
         "figures": task.figures,
         "results": {name: result.as_json() for name, result in results.items()},
         "samples": str(path),
+        "checkpoint": seen,
         "settings": shareable({name: config[name] for name in recorded}),
         "versions": versions(),
     }  # fmt: skip
@@ -99,6 +101,8 @@ def evaluate(config: Config) -> dict[str, Any]:
     write_text(out, json.dumps(report, indent=1, ensure_ascii=False))
     against = f"{sets.reference_count:,} real examples, and real examples against {sets.count:,} others"
     show(f"{sets.count:,} samples against {against}", results, remarks(task, results, unavailable))
+    if seen is not None:
+        print(f"the samples are from the checkpoint after {seen:,} samples seen")
     print(f"the results are also in {out}, with {', '.join(task.figures) or 'no figures'} next to it")
     stored: dict[str, Any] = as_stored(report)
     return stored

@@ -47,6 +47,8 @@ from recipes.runtime.device import Runtime
 from recipes.runtime.distribution import Rank, barrier, long_barrier, separate_group
 from recipes.runtime.watchdog import Watchdog
 from recipes.training.loop import Loop, Saver
+from recipes.training.scores import prepare_score
+from recipes.training.selection import Selection
 from recipes.training.setup import Job, introduction, prepare_data, prepare_model
 from recipes.training.tracking import NullTracker, Tracker, ending, name_unreadable, write_record
 
@@ -73,6 +75,8 @@ def train(config: Config) -> None:
         Run(run_dir).check_config(config, resuming)
         data = prepare_data(job, resuming)
         model = prepare_model(job, data, state)
+        selection = Selection(settings, prepare_score(job, data, model))
+        changed = selection.restore(state.record) if state is not None else None
         # From here on, files are written, and after the first step a signal saves a checkpoint before training ends.
         with StopRequest() as stop, ExitStack() as cleanup:
             if runtime.main:
@@ -87,10 +91,10 @@ def train(config: Config) -> None:
             cleanup.enter_context(display)
             saver = cleanup.enter_context(Saver(checkpoints, settings.engine.save_in_background))
             watchdog = cleanup.enter_context(Watchdog(runtime, seen))
-            for line in introduction(job, data, model):
+            for line in (*introduction(job, data, model), *([f"note: {changed}"] if changed else [])):
                 display.say(line)
             # For every batch: load it, take a step, and at the configured intervals log, save and validate.
-            Loop(job, data, model, saver, watchdog, tracker, display).run(stop)
+            Loop(job, data, model, selection, saver, watchdog, tracker, display).run(stop)
             barrier()  # a process that ends early can break the connections of the others
             job.check_folder()
             if runtime.main:

@@ -37,6 +37,8 @@ MEANINGS: dict[tuple[str, ...], str] = {
     ("validation.root",): "val_dir val_data_dir val_root val_path valid_dir validation_dir eval_dir eval_data_dir",
     ("validation.group",): "group_by groups split_by",
     ("validation.holdout",): "val_split valid_split val_fraction val_size test_size validation_split val_ratio",
+    ("validation.score",): "monitor metric_for_best_model best_metric",
+    ("validation.patience",): "early_stop early_stopping early_stopping_patience",
     ("count", "samples", "training.samples"): "n num number n_samples num_samples nsamples num_images n_images images",
     ("count",): "samples",
     ("steps", "sampling.steps", "training.samples"): "steps num_steps n_steps nsteps num_inference_steps "

@@ -23,6 +23,7 @@ from multisagd.metrics.feature_network import ClassifierOutputs, FeatureNetwork,
 from multisagd.seeds import derive, derive_many
 from recipes.base.files import replace_file
 from recipes.base.untrusted import read_tensors
+from recipes.evaluation.sets import as_files
 
 FORMAT_VERSION = 1
 FINGERPRINT_EXAMPLES = 64
@@ -47,11 +48,19 @@ class Training:
     seed: int = 0
 
 
-def read_dataset(network: FeatureNetwork, dataset: Dataset, indices: Sequence[int] | None = None) -> ClassifierOutputs:
-    """Return the classifier's outputs for examples of a labelled dataset (all by default), without augmentation."""
+def read_dataset(
+    network: FeatureNetwork, dataset: Dataset, indices: Sequence[int] | None = None, saved: bool = False
+) -> ClassifierOutputs:
+    """Return the classifier's outputs for examples of a labelled dataset (all by default), without augmentation.
+
+    If `saved`, the examples are rounded as in decoded files, to be compared with samples that are, too.
+    """
     order = range(len(dataset)) if indices is None else indices
-    batches = (_labelled(dataset, order[start : start + 500]) for start in range(0, len(order), 500))
-    features, predictions, labels = zip(*(read_samples(network, x0, label) for x0, label in batches), strict=True)
+    outputs = []
+    for start in range(0, len(order), 500):
+        x0, label = _labelled(dataset, order[start : start + 500])
+        outputs.append(read_samples(network, as_files(dataset.modality, x0) if saved else x0, label))
+    features, predictions, labels = zip(*outputs, strict=True)
     return ClassifierOutputs(torch.cat(features), torch.cat(predictions), torch.cat(labels))
 
 

@@ -7,11 +7,15 @@ the same representation.
 """
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
-from modalities.base import Dataset
+from modalities.base import Batch, Dataset, Modality
 from modalities.image import Image
+from multisagd import DataStatistics, Denoiser
 from multisagd.likelihood import LEVEL, bits_per_dimension, dequantised, log_likelihood
 from multisagd.metrics.bootstrap import mean_error
 from multisagd.seeds import derive_many
@@ -20,8 +24,48 @@ from recipes.config.build import Builder
 from recipes.evaluation.sets import fixed_order
 from recipes.evaluation.task import EvaluateSettings, Result, Row, Task
 from recipes.runs.model import open_model, trained_denoiser
+from recipes.runtime.device import Runtime
 
 BATCH = 32
+
+
+@dataclass(frozen=True, eq=False)
+class BitsPerDimension:
+    """Computes bits per dimension of batches, each example conditioned on its own class or caption if `conditional`.
+
+    The ODE has this number of `steps`, and each example this number of random `probes`.
+    """
+
+    denoiser: Denoiser
+    statistics: DataStatistics
+    modality: Modality
+    conditional: bool
+    runtime: Runtime
+    steps: int
+    probes: int = 1
+
+    def check(self, batch: Batch) -> None:
+        """Raise ValueError if the examples are padded."""
+        if batch.mask is not None and not bool(batch.mask.all()):
+            raise ValueError("held-out data are padded, but padding would count as data")
+
+    def __call__(self, batch: Batch, numbers: Sequence[int]) -> Tensor:
+        """Return the bits per dimension of each example, `(batch,)`; the examples' `numbers` determine their noise.
+
+        Raises:
+            ValueError: If the data are padded, or the noise has no likelihood.
+        """
+        self.check(batch)
+        images = isinstance(self.modality, Image)
+        x0 = dequantised(batch.x0, derive_many(0, "evaluate/levels", 0, numbers)) if images else batch.x0
+        given = batch.labels if batch.embeddings is None else batch.embeddings
+        nats = log_likelihood(
+            self.denoiser, self.runtime.put(x0), steps=self.steps, probes=self.probes,
+            condition=self.runtime.put(given) if self.conditional and given is not None else None,
+            seeds=derive_many(0, "evaluate/likelihood", 0, numbers), statistics=self.statistics,
+        )  # fmt: skip
+        bits = bits_per_dimension(nats.cpu(), x0[0].numel())
+        return bits + math.log2(1 / LEVEL) if images else bits
 
 
 def likelihood_unavailable(train: Dataset, settings: EvaluateSettings) -> str | None:
@@ -44,8 +88,10 @@ def likelihood(task: Task) -> Result:
         raise ValueError("this run was trained on captions, which this metric does not embed: set likelihood.items=0")
     assembly = model.assembly(builder)
     weights = model.weights(settings.chosen_weights, assembly.check_weight_shapes)
-    runtime, images = task.runtime, isinstance(task.modality, Image)
-    denoiser = trained_denoiser(assembly, weights, runtime)
+    compute = BitsPerDimension(
+        trained_denoiser(assembly, weights, task.runtime), model.statistics, task.modality,
+        assembly.classes is not None, task.runtime, options.steps, options.probes,
+    )  # fmt: skip
     held_out = task.held_out
     indices = fixed_order(held_out, options.items)
     batches = []
@@ -53,20 +99,11 @@ def likelihood(task: Task) -> Result:
         for start in range(0, len(indices), BATCH):
             numbers = range(start, min(start + BATCH, len(indices)))
             batch = held_out.batch([indices[number] for number in numbers])
-            if batch.mask is not None and not bool(batch.mask.all()):
-                raise ValueError("held-out data are padded, but padding would count as data: set likelihood.items=0")
-            x0 = dequantised(batch.x0, derive_many(0, "evaluate/levels", 0, numbers)) if images else batch.x0
-            condition = None if assembly.classes is None or batch.labels is None else runtime.put(batch.labels)
-            nats = log_likelihood(
-                denoiser, runtime.put(x0), steps=options.steps, probes=options.probes, condition=condition,
-                seeds=derive_many(0, "evaluate/likelihood", 0, numbers), statistics=model.statistics,
-            )  # fmt: skip
-            batches.append(bits_per_dimension(nats.cpu(), x0[0].numel()))
+            batches.append(compute(batch, numbers))
             display.update(numbers.stop)
     bits = torch.cat(batches)
     kind, remark = "density in the units of the tensors", "they may be negative, because a density depends on the units"
-    if images:
-        bits = bits + math.log2(1 / LEVEL)
+    if isinstance(task.modality, Image):
         kind, remark = "8 bits per value", "uniform noise of one grey level was added to the pixels"
     note = f"bits per dimension are the mean over {len(bits)} held-out examples ± its standard error; {remark}"
     row = Row(f"bits per dimension, {kind}", float(bits.mean()), mean_error(bits), ideal=None)

@@ -232,9 +232,16 @@ def real_data(
     parts = hold_out(dataset, run, builder)
     if parts.separate is not None:
         check_same(parts.separate, source.noted_metadata, "validation")
-    if run.data.get("train") is not True or parts.separate is not None:
-        return parts.training, parts.held_out if parts.test is None else parts.test
-    return parts.training, build_dataset({**run.data, "train": False}, modality, builder)
+        return parts.training, parts.held_out
+    published = published_test_set(run.data, modality, builder)
+    return parts.training, published or parts.test or parts.held_out
+
+
+def published_test_set(data: Group, modality: Modality, builder: Builder) -> Dataset | None:
+    """Return the test set of data that are published in two parts, or None for other data."""
+    if data.get("train") is not True:
+        return None
+    return build_dataset({**data, "train": False}, modality, builder)
 
 
 def check_same(dataset: Dataset, metadata: Mapping[str, Any], key: str = "data") -> None:

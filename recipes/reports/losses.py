@@ -33,6 +33,10 @@ def loss_charts(run: Overview) -> list[Block | None]:
             "and held-out data, with fixed examples, noise levels and noise.",
             SEEN, Axis("loss", "log"), [training, validation],
         ),
+        draw(
+            "score", "Score", "The score of each validation run (validation.score); the lowest selects the best "
+            "checkpoint.", SEEN, Axis("score"), [over_samples("score", _scored(run.validation), _score, "c1", 1)],
+        ),
         *_validation_charts(run),
         draw(
             "gradient", "Gradient norm", "Norm per step before clipping, averaged since the previous entry.", SEEN,
@@ -68,6 +72,16 @@ def over_samples(
 def loss(entry: Entry) -> float:
     """Return the loss of an entry."""
     return number(entry.get("loss"))
+
+
+def _score(entry: Entry) -> float:
+    """Return the score of a validation entry."""
+    return number(entry.get("score"))
+
+
+def _scored(entries: Sequence[Entry]) -> list[Entry]:
+    """Return the validation entries whose score is not the loss, which has its own chart."""
+    return [entry for entry in entries if math.isfinite(_score(entry)) and _score(entry) != loss(entry)]
 
 
 def band_error(band: str, entry: Entry) -> float:

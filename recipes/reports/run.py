@@ -21,7 +21,8 @@ from recipes.base.commands import setting
 from recipes.base.errors import RecipeError
 from recipes.base.untrusted import inside, read_header, read_rows
 from recipes.config.compose import Config
-from recipes.runs.checkpoint import samples_of
+from recipes.runs.best import Selected, read_best
+from recipes.runs.checkpoint import INDEX, samples_of
 from recipes.runs.lock import is_locked
 from recipes.runs.metrics import Entry, Metrics, inner, number
 from recipes.runs.run import CONFIG, METADATA, METRICS, STATISTICS, TIMING, Run
@@ -39,7 +40,7 @@ MAX_NUMBERS = 1 << 25
 LONGEST = 300
 """Number of characters after which a value is cut off."""
 
-State = Literal["finished", "in progress", "interrupted", "not begun"]
+State = Literal["finished", "ended early", "in progress", "interrupted", "not begun"]
 
 
 @dataclass(frozen=True)
@@ -144,7 +145,23 @@ class Overview:
             return "finished"
         if inside(self.folder / ".lock", self.folder) and is_locked(self.folder):
             return "in progress"
+        if self._ended_early():
+            return "ended early"
         return "interrupted" if self.seen or self.starts else "not begun"
+
+    def _ended_early(self) -> bool:
+        """Whether training ended because the score no longer improved."""
+        patience = number(inner(self.config or {}, "validation").get("patience"))
+        if self.saved is None or not self.validation or self.validation[-1].get("samples") != self.saved:
+            return False
+        checkpoints = Run(self.folder).checkpoints
+        try:
+            best = read_best(checkpoints.folder)
+            selected = Selected.of(own_json(checkpoints.place(self.saved) / INDEX, self.folder)["record"])
+        except MALFORMED:
+            return False
+        # A checkpoint does not count the validation that follows it.
+        return best is not None and best.samples < self.saved and selected.since + 1 >= patience
 
     @cached_property
     def images(self) -> dict[int, Path]:

@@ -24,6 +24,7 @@ WITHOUT_DEFAULT = ("run_dir",)
 """Keys without a default."""
 STATES = {
     "finished": "finished",
+    "ended early": "ended early: the score no longer improved (validation.patience)",
     "in progress": "in progress: a process is using the folder",
     "interrupted": "interrupted: no process on this machine is using the folder",
     "not begun": "not begun",

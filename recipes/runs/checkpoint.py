@@ -32,6 +32,7 @@ from multisagd.files import digest, read_json
 from recipes.base.errors import RecipeError, as_recipe_error
 from recipes.base.files import as_stored
 from recipes.base.untrusted import read_header, read_tensors
+from recipes.runs.best import Selected, read_best
 from recipes.runs.state import ShardedTensors, save_shards
 from recipes.runtime.distribution import (
     Group,
@@ -59,13 +60,15 @@ class State:
     """Everything that is needed to continue a run: `tensors` by part and name, and a JSON-compatible `record`.
 
     `samples` is the number of samples seen in training. `by_clock` says whether the state was saved because of the
-    elapsed time, and not because of the number of samples.
+    elapsed time, and not because of the number of samples. `only_best` says whether it was saved only because it was
+    the best so far, between two regular checkpoints.
     """
 
     samples: int
     tensors: Mapping[str, Mapping[str, Tensor]]
     record: dict[str, Any] = field(default_factory=dict)
     by_clock: bool = False
+    only_best: bool = False
 
 
 class CheckpointError(RecipeError):
@@ -86,8 +89,9 @@ class Checkpoints:
 
     Saving keeps the last `keep` checkpoints, and permanently the first checkpoint at or after every multiple of
     `keep_every` samples (0: none). Checkpoints saved by the clock are never permanent. The last checkpoint saved by
-    samples is always kept, so that training can return to a state that does not depend on its speed. Ranks synchronise
-    in `group`.
+    samples is always kept, so that training can return to a state that does not depend on its speed. The best one
+    (`recipes.runs.best`) is kept in addition, and those that the last checkpoints record as the best, from which
+    training may continue. Ranks synchronise in `group`.
     """
 
     folder: Path
@@ -139,7 +143,7 @@ class Checkpoints:
                 entries[name] = {"bytes": (temporary / name).stat().st_size, "sha256": digest(temporary / name)}
         index = {
             "format_version": FORMAT_VERSION, "samples": state.samples, "by_clock": state.by_clock,
-            "files": files, "record": state.record,
+            "only_best": state.only_best, "files": files, "record": state.record,
         }  # fmt: skip
         (temporary / INDEX).write_text(json.dumps(index, indent=1), encoding="utf-8")
         if _contains(target, index):
@@ -162,11 +166,24 @@ class Checkpoints:
     def _superfluous(self, newest: Path) -> list[Path]:
         folders = self.folders()
         counted = [path for path in folders if not saved_by_clock(path)]
+        regular = [path for path in folders if not saved_only_as_best(path)]
         firsts: dict[int, Path] = {}
         for path in counted if self.keep_every else ():
-            firsts.setdefault(samples_of(path) // self.keep_every, path)
-        kept = {path for multiple, path in firsts.items() if multiple > 0} | {newest, *counted[-1:]}
-        return [path for path in folders[: -self.keep] if path not in kept]
+            if path in regular:
+                firsts.setdefault(samples_of(path) // self.keep_every, path)
+        recent = {*regular[-self.keep :], newest, *counted[-1:]}
+        kept = {path for multiple, path in firsts.items() if multiple > 0} | recent | self._best(recent)
+        return [path for path in folders if path not in kept]
+
+    def _best(self, recent: Collection[Path]) -> set[Path]:
+        """Return the best checkpoint, and those that some `recent` ones record as the best; ignore damaged records."""
+        found = []
+        with suppress(RecipeError):
+            found.append(read_best(self.folder))
+        for path in recent:
+            with suppress(RecipeError, OSError, ValueError, KeyError, TypeError, AttributeError):
+                found.append(Selected.of(read_json(path / INDEX)["record"]).best)
+        return {self.place(each.samples) for each in found if each is not None}
 
     def _save_message(self, target: Path, error: Exception) -> str:
         free = shutil.disk_usage(self.folder if self.folder.exists() else target.anchor or ".").free
@@ -278,8 +295,17 @@ def samples_of(folder: Path) -> int:
 
 def saved_by_clock(folder: Path) -> bool:
     """Whether a checkpoint is readable and was saved because of the elapsed time."""
+    return _is_marked(folder, "by_clock")
+
+
+def saved_only_as_best(folder: Path) -> bool:
+    """Whether a checkpoint is readable and was saved only because it was the best so far."""
+    return _is_marked(folder, "only_best")
+
+
+def _is_marked(folder: Path, name: str) -> bool:
     try:
-        return read_json(folder / INDEX)["by_clock"] is True
+        return read_json(folder / INDEX)[name] is True
     except (OSError, ValueError, KeyError, TypeError):
         return False
 
@@ -321,7 +347,7 @@ def load(folder: Path, verify: bool = True, parts: Collection[str] | None = None
     if check is not None:
         check(shapes)
     tensors = {part: _tensors(folder, part, entries, verify) for part, entries in selected.items()}
-    return State(samples, tensors, record, index.get("by_clock") is True)
+    return State(samples, tensors, record, index.get("by_clock") is True, index.get("only_best") is True)
 
 
 def part_files(folder: Path, part: str) -> list[str]:

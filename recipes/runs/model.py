@@ -40,6 +40,7 @@ from recipes.config.compose import Config
 from recipes.config.groups import filled
 from recipes.runs.assembly import Assembly
 from recipes.runs.averages import averaged_weights, check_width
+from recipes.runs.best import read_best
 from recipes.runs.checkpoint import MAX_SAMPLES, Check, Shapes, State, samples_of
 from recipes.runs.run import CONFIG, CORRUPTION, Run, check_metadata, read_statistics, versions
 from recipes.runs.settings import (
@@ -56,7 +57,8 @@ from recipes.runs.state import load_module, named
 from recipes.runtime.device import Runtime
 
 Chosen = int | str | None
-"""A checkpoint, given by its number of samples seen, its folder, or `last` (the same as None)."""
+"""A checkpoint, given by its number of samples seen, its folder, `best` (the one with the lowest score on held-out
+examples), or `last` (the same as None)."""
 T = TypeVar("T")
 CheckShapes = Callable[[Shapes], None]
 """A function that checks the shapes of weights before they are read, and raises an error if they are wrong."""
@@ -136,14 +138,26 @@ def open_model(folder: Path, builder: Builder, data: Group | None = None, checkp
 
 
 def chosen_samples(checkpoint: Chosen, run: Run) -> int | None:
-    """Return the number of samples of a checkpoint given by its number or folder, or None for the last checkpoint."""
+    """Return the number of samples of a checkpoint given by its number, folder or `best`, or None for the last one.
+
+    Raises:
+        RecipeError: If it is neither, or no checkpoint is known to be the best.
+    """
     if checkpoint in (None, "last"):
         return None
+    if checkpoint == "best":
+        best = read_best(run.checkpoints.folder)
+        if best is None:
+            raise RecipeError(
+                f"checkpoint=best: no checkpoint of {run.folder} is known to be the best, because none was saved at a "
+                "validation run during training (validation.holdout, every.validation, every.checkpoint)"
+            )
+        return best.samples
     name = Path(str(checkpoint)).name
     if not name.isdecimal():
         known = ", ".join(str(samples_of(path)) for path in run.checkpoints.folders())
         raise RecipeError(
-            f"checkpoint={checkpoint}: expected last, or the number of samples seen at an existing checkpoint: "
+            f"checkpoint={checkpoint}: expected last, best, or the number of samples seen at an existing checkpoint: "
             f"{known or 'none yet'}"
         )
     return int(name)
@@ -358,7 +372,7 @@ def _exported(run: Run, builder: Builder, given: Group, checkpoint: Chosen) -> T
             raise ValueError(f"ema={width!r:.80} is not the width of an average")
         if type(notes["samples"]) is not int or not 0 <= notes["samples"] < MAX_SAMPLES:
             raise ValueError(f"{notes['samples']!r:.80} is not a number of samples seen")
-    if chosen_samples(checkpoint, run) not in (None, notes["samples"]):
+    if checkpoint == "best" or chosen_samples(checkpoint, run) not in (None, notes["samples"]):
         raise RecipeError(
             f"checkpoint={checkpoint}: {folder} contains only the checkpoint after {notes['samples']} samples; omit "
             "checkpoint=…"

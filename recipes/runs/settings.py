@@ -107,7 +107,9 @@ class Validation:
     """The held-out examples, and the numbers of noise levels and frequency bands into which their loss is divided.
 
     `holdout` is a number of examples, or a fraction if it is below 1. `root` is the location of separate examples; then
-    none are held out. `group` is a regular expression for groups that are held out whole, or "manifest".
+    none are held out. `group` is a regular expression for groups that are held out whole, or "manifest". The lowest
+    `score` selects the best checkpoint; `samples` is the number of samples for the score `distance`. Training ends
+    after `patience` validation runs without a lower score.
     """
 
     holdout: float
@@ -116,9 +118,13 @@ class Validation:
     bands: int
     root: str | None = None
     group: str | None = None
+    score: Literal["loss", "distance", "likelihood"] = "loss"
+    samples: int = 512
+    patience: int | None = None
 
     def __post_init__(self) -> None:
-        check_minimum(self, 1, "items", "levels", "bands")
+        check_minimum(self, 1, "items", "levels", "bands", "patience")
+        check_minimum(self, 4, "samples")
         check_minimum(self, 0, "holdout")
         if self.root is not None and self.group is not None:
             raise ValueError(
@@ -253,6 +259,17 @@ class TrainSettings(ModelParts):
         if self.keep < 1:
             raise ValueError(f"keep must be a number of checkpoints, at least 1, got {self.keep}")
         check_minimum(self, 0, "keep_every")
+        if self.validation.patience is not None:
+            for name in ("validation", "checkpoint"):
+                if not getattr(self.every, name):
+                    raise ValueError(
+                        f"validation.patience={self.validation.patience} needs validation and checkpoints during "
+                        f"training, but every.{name} is 0"
+                    )
+        if self.validation.score != "loss" and not self.every.validation:
+            raise ValueError(
+                f"validation.score={self.validation.score} needs validation during training, but every.validation is 0"
+            )
         _folder("run_dir", self.run_dir)
 
 

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 LARGEST_COUNT = 1 << 60
+LARGEST_SCALE = 2.0**127
+"""Maximum scale of the loss: the largest power of two in float32."""
 REMEDY = "remove that checkpoint to continue from an earlier one"
 STEP = "step"
 ADAM = {STEP, "exp_avg", "exp_avg_sq"}
@@ -229,6 +231,8 @@ class Progress:
     skipped_in_a_row: int = 0
     rollbacks: int = 0
     decay: tuple[int, int] | None = None
+    last_skipped: bool = False
+    loss_scale: tuple[float, int] | None = None
 
     @classmethod
     def of(cls, record: Mapping[str, Any]) -> Self:
@@ -236,13 +240,17 @@ class Progress:
         counts: dict[str, Any] = {"metrics_position": record.get("metrics_position")}
         counts |= {name: record.get(name, 0) for name in ("skipped", "skipped_in_a_row", "rollbacks")}
         for name, value in counts.items():
-            if not _is_count(value):
+            if not is_count(value):
                 raise RecipeError(f"the checkpoint's record has {name}={value!r:.80}, not a count: {REMEDY}")
         decay = record.get("decay")
         if decay is not None:
-            if not (isinstance(decay, list) and len(decay) == 2 and all(_is_count(value) for value in decay)):
+            if not (isinstance(decay, list) and len(decay) == 2 and all(is_count(value) for value in decay)):
                 raise RecipeError(f"the checkpoint's record has decay={decay!r:.80}, not two counts: {REMEDY}")
             counts["decay"] = (decay[0], decay[1])
+        counts["last_skipped"] = record.get("last_skipped", counts["skipped_in_a_row"] > 0)
+        if not isinstance(counts["last_skipped"], bool):
+            raise RecipeError(f"the checkpoint's record has last_skipped={counts['last_skipped']!r:.80}: {REMEDY}")
+        counts["loss_scale"] = _loss_scale(record.get("loss_scale"))
         try:
             first, second, third = (float.fromhex(value) for value in record["window"])
         except (KeyError, TypeError, ValueError, OverflowError) as error:
@@ -252,5 +260,16 @@ class Progress:
         return cls((first, second, third), **counts)
 
 
-def _is_count(value: Any) -> bool:
+def _loss_scale(value: Any) -> tuple[float, int] | None:
+    """Return the scale of the loss and its age in a checkpoint's record, or None. Raises RecipeError if invalid."""
+    if value is None:
+        return None
+    valid = isinstance(value, list) and len(value) == 2 and isinstance(value[0], float) and is_count(value[1])
+    if not valid or not 1 <= value[0] <= LARGEST_SCALE:
+        raise RecipeError(f"the checkpoint's record has loss_scale={value!r:.80}, not a scale and a count: {REMEDY}")
+    return value[0], value[1]
+
+
+def is_count(value: Any) -> bool:
+    """Whether a value is a whole number in the range of counts."""
     return type(value) is int and 0 <= value < LARGEST_COUNT

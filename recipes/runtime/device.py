@@ -13,15 +13,18 @@ from recipes.base.errors import RecipeError, check_minimum
 from recipes.runtime import distribution
 from recipes.runtime.distribution import SINGLE, Distribution, Rank
 
+HALF = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+"""Precisions of matrix products only."""
+
 
 @dataclass(frozen=True)
 class EngineSettings:
     """The group `engine` of a configuration.
 
-    `precision` is the precision of the network's matrix products (bfloat16 by autocast); weights and noise stay
-    float32. With float64, everything is in double precision, to distinguish rounding errors from programming errors.
-    `workers` is the number of threads that prefetch data, and `threads` the number for CPU operations (null: torch's
-    default).
+    `precision` is the precision of the network's matrix products (bfloat16 and float16 by autocast); weights and noise
+    stay float32. With float16, training scales the loss (`recipes.training.loss_scale`). With float64, everything is in
+    double precision, to distinguish rounding errors from programming errors. `workers` is the number of threads that
+    prefetch data, and `threads` the number for CPU operations (null: torch's default).
 
     Some settings apply only to several processes: `distribution`, and for fsdp `shard_ranks`, `reshard` and `offload`
     (`recipes.runtime.distribution`). A process waits for another for up to `timeout` seconds. After `hang_report`
@@ -33,7 +36,7 @@ class EngineSettings:
     """
 
     device: str = "auto"
-    precision: Literal["float32", "bfloat16", "float64"] = "float32"
+    precision: Literal["float32", "bfloat16", "float16", "float64"] = "float32"
     compile: bool = False
     workers: int = 0
     threads: int | None = None
@@ -112,7 +115,7 @@ class Runtime:
     @property
     def products(self) -> torch.dtype:
         """Precision of the network's matrix products."""
-        return torch.bfloat16 if self.settings.precision == "bfloat16" else self.dtype
+        return HALF.get(self.settings.precision, self.dtype)
 
     def share(self, batch: int, accumulation: int = 1) -> range:
         """Return the range of samples in a global batch of size `batch` that this process handles.
@@ -149,8 +152,8 @@ class Runtime:
         """Return a network, sharded in place with fsdp, and otherwise unchanged.
 
         Its blocks are sharded one by one, so that only a few are gathered at a time. `reshard` frees the weights of a
-        block after its forward pass, and gathers them again for the backward pass. In bfloat16, gradients are reduced
-        in float32. Raises RecipeError if `shard_ranks` does not divide the number of processes.
+        block after its forward pass, and gathers them again for the backward pass. In bfloat16 and float16, gradients
+        are reduced in float32. Raises RecipeError if `shard_ranks` does not divide the number of processes.
         """
         settings, world = self.settings, self.process.world
         if world == 1 or settings.distribution != "fsdp":
@@ -164,8 +167,8 @@ class Runtime:
             )
         shape, names = ((world,), None) if copies == 1 else ((copies, world // copies), ("copy", "shard"))
         mesh = init_device_mesh(self.device.type, shape, mesh_dim_names=names)
-        half = settings.precision == "bfloat16"
-        precision = MixedPrecisionPolicy(torch.bfloat16, torch.float32) if half else MixedPrecisionPolicy()
+        half = settings.precision in HALF
+        precision = MixedPrecisionPolicy(self.products, torch.float32) if half else MixedPrecisionPolicy()
         policy = CPUOffloadPolicy() if settings.offload else OffloadPolicy()
         for block in (*blocks(network), network):
             fully_shard(block, mesh=mesh, reshard_after_forward=reshard, mp_policy=precision, offload_policy=policy)
@@ -173,7 +176,8 @@ class Runtime:
 
     def autocast(self) -> AbstractContextManager[object]:
         """Return a context manager for calls of the network, which sets the precision of its products."""
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.precision == "bfloat16")
+        half = self.settings.precision in HALF
+        return torch.autocast(self.device.type, self.products if half else torch.bfloat16, enabled=half)
 
     def compiled(self, network: nn.Module) -> nn.Module:
         """Return the network, compiled if configured, with the same weights."""

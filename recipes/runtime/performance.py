@@ -25,13 +25,13 @@ PEAKS: dict[str, dict[torch.dtype, float]] = {
     "A100": {torch.bfloat16: 312e12, torch.float32: 156e12},
     "L40S": {torch.bfloat16: 362e12, torch.float32: 183e12},
     "L4": {torch.bfloat16: 121e12, torch.float32: 60e12},
-    "V100": {torch.float32: 15.7e12},
+    "V100": {torch.float16: 125e12, torch.float32: 15.7e12},
 }
 """Peak rates of dense matrix products in operations per second (a multiply-add counts as two), from NVIDIA's data
 sheets.
 
-float32 has the rates of TF32 if the device supports it, because `Runtime` allows it. The first name contained in the
-device's name is used; `engine.peak_flops` overrides it.
+float16 has the rate of bfloat16 if it is not listed. float32 has the rates of TF32 if the device supports it, because
+`Runtime` allows it. The first name contained in the device's name is used; `engine.peak_flops` overrides it.
 """
 GIB = 2**30
 WARM_UP = 3
@@ -48,7 +48,8 @@ def peak_flops(device: torch.device, dtype: torch.dtype) -> float | None:
     if device.type != "cuda":
         return None
     name = torch.cuda.get_device_name(device)
-    return next((peaks for part, peaks in PEAKS.items() if part in name), {}).get(dtype)
+    peaks = next((peaks for part, peaks in PEAKS.items() if part in name), {})
+    return peaks.get(dtype, peaks.get(torch.bfloat16) if dtype == torch.float16 else None)
 
 
 def peak_memory(device: torch.device) -> int:

@@ -30,6 +30,7 @@ from recipes.base.files import as_stored, replace_file, write_text
 from recipes.config.addresses import shareable
 from recipes.config.compose import Config
 from recipes.runs.settings import SampleSettings
+from recipes.runs.state import is_count
 from recipes.sampling.generate import designed_steps
 
 FOLDER, TABLE = "samples", "samples.csv"
@@ -108,6 +109,12 @@ def notes(out: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return record if isinstance(record, dict) and "versions" in record else {}
+
+
+def samples_seen(out: Path) -> int | None:
+    """Return the number of samples seen in training by the model that drew the samples in a folder, if it is known."""
+    seen = notes(out).get("samples_seen")
+    return seen if is_count(seen) else None
 
 
 def already_drawn(out: Path, seen: int, config: Config | None) -> bool:

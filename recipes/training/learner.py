@@ -4,7 +4,9 @@ The random numbers of a step depend only on (seed, samples seen): training times
 sample has its own noise seed, and torch's global generator, which dropout uses, is seeded in each step.
 
 A step with a non-finite gradient changes neither weights nor optimiser, and is counted. This is decided on the device,
-with the same result on all ranks, because they have the same norm of the averaged gradient.
+with the same result on all ranks, because they have the same norm of the averaged gradient. In float16 the loss is
+scaled (`recipes.training.loss_scale`): a step that overflows lowers the scale, and counts towards divergence only if
+the scale cannot be lowered.
 """
 
 import math
@@ -27,6 +29,7 @@ from recipes.runs.settings import TrainSettings
 from recipes.runs.state import Progress, load_module, load_optimizer, optimizer_tensors
 from recipes.runtime.device import Runtime
 from recipes.runtime.distribution import full_tensor, gathered, synchronise
+from recipes.training.loss_scale import MINIMUM, LossScale
 from recipes.training.optimizer import build_optimizer
 
 
@@ -63,10 +66,12 @@ class Learner:
             self.uncertainty = UncertaintyWeighting().to(runtime.device, runtime.dtype)
             self.uncertainty_optimizer = build_optimizer(self.uncertainty, replace(training, weight_decay=0.0))
             self.optimizers.append(self.uncertainty_optimizer)
+        self.loss_scale = LossScale(runtime.device) if runtime.products == torch.float16 else None
         self.samples = self.rollbacks = 0
-        self.skipped = self._in_a_row = 0  # skipped steps in total, and since the last successful one
+        self.skipped = self._in_a_row = 0  # skipped steps in total, and in a row without a scale that could be lowered
+        self._last_skipped = False
         self._window = (0.0, 0.0, 0.0)  # sum of losses, sum of gradient norms, number of steps
-        self._pending: list[Tensor] = []  # (loss, gradient norm) of the last steps, still on the device
+        self._pending: list[Tensor] = []  # (loss, gradient norm, scale) of the last steps, still on the device
         # Reading them back synchronises an accelerator, so that is deferred to the next log entry or checkpoint.
         self._patience = 1 if runtime.device.type == "cpu" else 1000
 
@@ -78,7 +83,7 @@ class Learner:
     def healthy(self) -> bool:
         """Whether the last step was successful. Every rank must call this. Raises DivergedError, as `step` does."""
         self._settle()
-        return self._in_a_row == 0
+        return not self._last_skipped
 
     def step(self, parts: Sequence[Batch]) -> None:
         """Take one optimiser step on a batch, given as equal parts whose gradients are accumulated.
@@ -95,6 +100,7 @@ class Learner:
         for group in (group for optimizer in self.optimizers for group in optimizer.param_groups):
             group["lr"] = rate
         loss = torch.zeros((), device=self.runtime.device, dtype=self.runtime.dtype)
+        scale = torch.ones_like(loss) if self.loss_scale is None else self.loss_scale.value
         first = slots.start
         for part in parts:
             synchronise(self.parallel, part is parts[-1])
@@ -102,24 +108,42 @@ class Learner:
             torch.manual_seed(derive(seed, "network", number, first))
             t = self.runtime.put(times[mine.start - slots.start : mine.stop - slots.start])
             part_loss = self._loss(part, t, number, mine) / len(slots)
-            part_loss.backward()
+            (part_loss if self.loss_scale is None else part_loss * scale).backward()
             loss += part_loss.detach()
             first = mine.stop
-        norm = full_tensor(nn.utils.clip_grad_norm_(self.network.parameters(), training.clip))
+        norm = self._clip(scale)
         for parameter in () if self.uncertainty is None else self.uncertainty.parameters():
             if parameter.grad is not None:  # this module is not parallelised: average over ranks
                 parameter.grad = torch.stack(gathered(parameter.grad)).mean(0).to(parameter)
         overflow = (~norm.isfinite()).float()
         for optimizer in self.optimizers:
             optimizer.found_inf = overflow  # type: ignore[attr-defined]
+            if self.loss_scale is not None:
+                optimizer.grad_scale = scale  # type: ignore[attr-defined]
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
+        if self.loss_scale is not None:
+            self.loss_scale.update(overflow)
         self.samples += training.batch
         for average in (self.ema, *self.stored.values()):
             average.update(self.network)
-        self._pending.append(torch.stack((loss, norm.to(loss))))  # the norm of offloaded weights is on the CPU
+        # The norm of offloaded weights is on the CPU.
+        self._pending.append(torch.stack((loss, norm.to(loss), scale.to(loss))))
         if len(self._pending) >= self._patience:
             self._settle()
+
+    def _clip(self, scale: Tensor) -> Tensor:
+        """Clip the scaled gradient so that its norm, once divided by the scale, is at most `training.clip`.
+
+        Return that norm before clipping, which is the same on all ranks. The optimiser divides the gradient.
+        """
+        parameters = list(self.network.parameters())
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        norm = full_tensor(nn.utils.get_total_norm(gradients))
+        if self.loss_scale is not None:
+            norm = norm / scale.to(norm.device)
+        nn.utils.clip_grads_with_norm_(parameters, self.settings.training.clip, norm)
+        return norm
 
     def _loss(self, part: Batch, t: Tensor, number: int, slots: range) -> Tensor:
         put, loss = self.runtime.put, self.settings.loss
@@ -180,14 +204,15 @@ class Learner:
         """Return the mean loss and gradient norm of the successful steps since the last call, and the learning rate.
 
         The result also contains `skipped_steps`, the total number of skipped steps, if it is not 0; loss and norm are
-        missing if no step was successful.
+        missing if no step was successful. In float16 it contains the current `loss_scale`.
         """
         self._settle()
         loss, norm, count = self._window
         self._window = (0.0, 0.0, 0.0)
         means = {"loss": loss / count, "gradient_norm": norm / count} if count else {}
         skipped = {"skipped_steps": self.skipped} if self.skipped else {}
-        return means | {"learning_rate": self.optimizer.param_groups[0]["lr"]} | skipped
+        scale = {} if self.loss_scale is None else {"loss_scale": float(self.loss_scale.value)}
+        return means | {"learning_rate": self.optimizer.param_groups[0]["lr"]} | skipped | scale
 
     def _settle(self) -> None:
         """Read pending losses and gradient norms back from the device, and add them to the sums of `_window`."""
@@ -195,14 +220,17 @@ class Learner:
             return
         rows = torch.stack(gathered(torch.stack(self._pending))).mean(0).tolist()  # over all ranks
         self._pending = []
-        for loss, norm in rows:
-            if math.isfinite(norm):
+        for loss, norm, scale in rows:
+            self._last_skipped = not math.isfinite(norm)
+            if not self._last_skipped:
                 if math.isfinite(loss):
                     losses, norms, count = self._window
                     self._window = (losses + loss, norms + norm, count + 1)
                 self._in_a_row = 0
                 continue
             self.skipped += 1
+            if scale > MINIMUM:
+                continue
             self._in_a_row += 1
             if self._in_a_row >= self.settings.training.max_skips:
                 raise DivergedError(
@@ -227,6 +255,8 @@ class Learner:
             "metrics_position": position,
             "skipped": self.skipped,
             "skipped_in_a_row": self._in_a_row,
+            "last_skipped": self._last_skipped,
+            "loss_scale": None if self.loss_scale is None else list(self.loss_scale.saved()),
             "rollbacks": self.rollbacks,
             "decay": [self.span.start, self.span.end],
         }
@@ -249,6 +279,8 @@ class Learner:
             load_optimizer(self.uncertainty, self.uncertainty_optimizer, saved)
         self.samples, self._window, self._pending = state.samples, progress.window, []
         self.skipped, self._in_a_row = progress.skipped, progress.skipped_in_a_row
-        self.rollbacks = progress.rollbacks
+        self.rollbacks, self._last_skipped = progress.rollbacks, progress.last_skipped
+        if self.loss_scale is not None:
+            self.loss_scale.restore(progress.loss_scale)
         self.span = self._continued(progress.decay)
         return progress.metrics_position

@@ -4,7 +4,8 @@ Checkpoints are saved by samples seen and, if those take long, by the first rank
 on the clock: saving uses no random numbers, and training only returns to checkpoints saved by samples.
 
 A report consists of validation and samples. The state is saved before a report, because the report may fail; a
-continued run repeats it. If a checkpoint cannot be written, a warning is printed, as long as training can continue
+continued run repeats it. If a validation has the lowest score, or is the last one of a training that ends early, the
+state before it is saved too. If a checkpoint cannot be written, a warning is printed, as long as training can continue
 without it. Steps with non-finite gradients are skipped; after several consecutive ones, training returns to the last
 checkpoint and continues with other random numbers.
 """
@@ -18,17 +19,20 @@ from functools import partial
 from pathlib import Path
 from typing import Self
 
+from modalities.base import Dataset
 from recipes.base.errors import Interrupted, RecipeError
 from recipes.base.progress import Display
 from recipes.base.quantities import duration_in_words
 from recipes.base.signals import Ended, ImmediateStop, StopRequest
 from recipes.data.order import batches
 from recipes.runs.averages import snapshots
-from recipes.runs.checkpoint import Checkpoints, SaveError, State
+from recipes.runs.best import write_best
+from recipes.runs.checkpoint import Checkpoints, SaveError, State, saved_by_clock
 from recipes.runtime.distribution import Agreement, FailedElsewhereError, are_sharded, is_first
 from recipes.runtime.performance import Monitor, StepProfiler, peak_flops
 from recipes.runtime.watchdog import Watchdog
 from recipes.training.learner import DivergedError
+from recipes.training.selection import Selection
 from recipes.training.setup import Job, TrainingData, TrainingModel
 from recipes.training.tracking import NullTracker, Tracker
 from recipes.training.validation import save_samples, validate
@@ -53,6 +57,9 @@ class Saver:
         self._pending: Future[Path] | None = None
 
     def __enter__(self) -> Self:
+        if self.in_background:
+            # If a signal interrupted the start of the thread within a report, the pool would start a second one.
+            self._pool.submit(int).result()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -90,10 +97,10 @@ class Loop:
     """Trains until `training.samples` samples are seen; every process must make the same calls."""
 
     def __init__(
-        self, job: Job, data: TrainingData, model: TrainingModel, saver: Saver, watchdog: Watchdog,
-        tracker: Tracker | NullTracker, display: Display,
+        self, job: Job, data: TrainingData, model: TrainingModel, selection: Selection, saver: Saver,
+        watchdog: Watchdog, tracker: Tracker | NullTracker, display: Display,
     ) -> None:  # fmt: skip
-        self.job, self.data, self.model = job, data, model
+        self.job, self.data, self.model, self.selection = job, data, model, selection
         self.saver, self.watchdog, self.tracker, self.display = saver, watchdog, tracker, display
         self.settings, self.learner = job.settings, model.learner
         runtime, engine = job.runtime, job.settings.engine
@@ -104,12 +111,17 @@ class Loop:
         self.profiler = StepProfiler(folder, runtime.process.rank, runtime.device, engine.profile)
         self.snapshots = snapshots(self.settings.run_dir, saver.checkpoints.group)
         self._saved, self._folder_checked, self._due = time.monotonic(), float("-inf"), False
+        # Number of samples of the last checkpoint, unless it was saved by the clock.
+        place = saver.checkpoints.place(self.learner.samples)
+        self._last_counted = self.learner.samples if place.is_dir() and not saved_by_clock(place) else -1
         # How many times in a row training returned to the same checkpoint, and its number of samples.
         self._attempts, self._returned_to = 0, -1
         self._agreement = Agreement()
 
     def run(self, stop: StopRequest) -> None:
-        """Train until all samples are seen. A continued run first repeats the last report, which may be incomplete.
+        """Train until all samples are seen, or the score no longer improves.
+
+        A continued run first repeats the last report, which may be incomplete.
 
         Because each state is saved before its report, stopping during the first or last report loses nothing.
 
@@ -120,10 +132,11 @@ class Loop:
         """
         learner = self.learner
         try:
+            self._write_best()  # that of the state from which training continues
             with stop.interruptible(bool(learner.samples) and self.alone):
                 if learner.samples:
                     self._report()
-            while learner.samples < self.settings.training.samples:
+            while learner.samples < self.settings.training.samples and not self.selection.ended:
                 try:
                     self._train(stop)
                 except DivergedError as error:
@@ -131,6 +144,8 @@ class Loop:
             self._announce(self.profiler.finish())
             with stop.interruptible(self.alone):
                 self._report(final=True)
+            if self.selection.ended and learner.samples < self.settings.training.samples:
+                self.display.say(self.selection.ending())
         except ImmediateStop:
             if not learner.samples:
                 raise Ended(stop.signal_number or 0) from None
@@ -165,6 +180,8 @@ class Loop:
                 if signal_number:
                     raise self._stopped(signal_number)
                 self._report_or_stop(stop)
+            if self.selection.ended:
+                return
 
     def _check_folder(self) -> None:
         """Check periodically that the run's folder exists, so that hours of work are not lost."""
@@ -204,11 +221,12 @@ class Loop:
 
     def _report_or_stop(self, stop: StopRequest) -> None:
         """Report. With one process, a signal ends the report at once; a continued run repeats it."""
-        position = self.tracker.position
+        position, selected = self.tracker.position, self.selection.current
         try:
             with stop.interruptible(self.alone):
                 self._report()
         except ImmediateStop:
+            self.selection.current = selected
             self._save(must=True, position=position)
             raise self._stopped(stop.signal_number) from None
 
@@ -217,41 +235,76 @@ class Loop:
         every, now = self.settings.every, self.learner.samples
         before = now - self.settings.training.batch
         if every.validation and crossed(before, now, every.validation) != final and self.data.held_out is not None:
-            values = validate(
-                self.model.averaged, self.data.held_out, self.data.statistics, self.settings, self.job.runtime,
-                self.data.condition.learned,
-            )  # fmt: skip
-            self.tracker.metrics(now, "validation", values)
-            self.display.say(f"{now:,} samples seen: validation loss {values['loss']:.4f}")
+            self._validate(self.data.held_out)
         if every.samples and crossed(before, now, every.samples) != final:
             self.job.check_folder()
             self.display.say(save_samples(self.job, self.data, self.model))
+
+    def _validate(self, held_out: Dataset) -> None:
+        """Validate, and save the state if it is the best so far or training ends with it."""
+        now, selection = self.learner.samples, self.selection
+        values = validate(
+            self.model.averaged, held_out, self.data.statistics, self.settings, self.job.runtime,
+            self.data.condition.learned,
+        )  # fmt: skip
+        values["score"] = score = selection.score(values)
+        # Not after a non-finite step, after which no checkpoint is saved.
+        if selection.keeps and self.learner.healthy():
+            after = selection.current.after(now, score)
+            improved, ends = after.best != selection.current.best, selection.ends(after)
+            if not (improved or ends) or self._saved_here(must=ends):
+                selection.current = after
+                self._write_best()
+        self.tracker.metrics(now, "validation", values)
+        self.display.say(f"{now:,} samples seen: {selection.summary(now, values['loss'], score)}")
+
+    def _saved_here(self, must: bool) -> bool:
+        """Whether the current state is saved by samples, or is saved now; if `must` is set, an error is raised."""
+        saved = self._last_counted == self.learner.samples or self._save(must, only_best=not must)
+        return self._or_warn(self.saver.finish) and saved
+
+    def _write_best(self) -> None:
+        """Write which checkpoint is the best to the run's folder."""
+        folder = self.saver.checkpoints.folder
+        if is_first() and folder.is_dir():
+            try:
+                write_best(folder, self.selection.current.best)
+            except OSError as error:
+                self.display.say(f"warning: cannot write which checkpoint in {folder} is the best: {error}")
 
     def _announce(self, profile: Path | None) -> None:
         if profile is not None:
             self.display.say(f"profile of {self.profiler.steps} steps in {profile}")
 
-    def _save(self, must: bool, by_clock: bool = False, position: int | None = None) -> None:
+    def _save(
+        self, must: bool, by_clock: bool = False, position: int | None = None, only_best: bool = False
+    ) -> bool:  # fmt: skip
         """Save the state, with a `position` in the metrics file, by default the current one.
 
-        If this fails, print a warning, or raise SaveError if `must` is set.
+        `by_clock` and `only_best` are those of `State`. If this fails, print a warning and return False, or raise
+        SaveError if `must` is set.
         """
         self.job.check_folder()
         self._saved, self._due = time.monotonic(), False
         self._or_warn(self.saver.finish)  # of the previous checkpoint
         state = self.learner.state(self.tracker.position if position is None else position)
-        state.by_clock = by_clock
+        state.record["selection"] = self.selection.current.record()
+        state.by_clock, state.only_best = by_clock, only_best
         if must:
             self.saver.save(state)
             self.saver.finish()
-        else:
-            self._or_warn(lambda: self.saver.save(state))
+        elif not self._or_warn(lambda: self.saver.save(state)):
+            return False
+        self._last_counted = -1 if by_clock else state.samples
+        return True
 
-    def _or_warn(self, save: Callable[[], object]) -> None:
+    def _or_warn(self, save: Callable[[], object]) -> bool:
         try:
             save()
         except (SaveError, FailedElsewhereError) as error:
             self.display.say(f"warning: {error}. Training continues; the next checkpoint will be attempted as usual")
+            return False
+        return True
 
     def _return_to_checkpoint(self, error: DivergedError) -> None:
         """Return to the last checkpoint, and use other random numbers. Raises RecipeError after too many returns."""
@@ -264,12 +317,14 @@ class Loop:
         self._attempts = self._attempts + 1 if state.samples == self._returned_to else 1
         if self._attempts > limit:
             raise RecipeError(f"{error}, after {limit} returns to the last checkpoint. {remedy}") from error
-        self._returned_to = state.samples
+        self._returned_to, self._last_counted = state.samples, -1 if state.by_clock else state.samples
         for checkpoints in (self.saver.checkpoints, self.snapshots):
             checkpoints.set_aside(state.samples)
         skipped, rollbacks = learner.skipped, learner.rollbacks
         self.tracker.cut(learner.restore(state))
         learner.skipped, learner.rollbacks = skipped, rollbacks + 1
+        self.selection.restore(state.record)
+        self._write_best()
         self.display.say(
             f"warning: {error}; returning to the checkpoint after {state.samples:,} samples, with other random numbers"
         )

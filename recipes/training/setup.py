@@ -37,6 +37,7 @@ from recipes.sampling.condition import never_trained, trained_classes
 from recipes.sampling.generate import SamplingRequest, step_times
 from recipes.training.cost import Cost, cost_lines, training_cost
 from recipes.training.learner import Learner
+from recipes.training.selection import check_score
 
 INITIAL = "training.initial"
 
@@ -188,6 +189,7 @@ def prepare_data(job: Job, begun: bool) -> TrainingData:
         run.check_data(parts.separate, "validation")
     changed = contents.changes(run.folder, *parts.stored_in(dataset)) if begun and runtime.main else None
     long_barrier()
+    check_score(settings, parts.training, parts.held_out)
     corruption = run.corruption(modality.grid(), settings.corruption) if begun else None
     corruption = corruption or build_corruption(settings.corruption, modality, builder)
     if not begun:

@@ -22,6 +22,7 @@ from recipes.base.files import replace_file
 from recipes.config.addresses import shareable
 from recipes.data import contents
 from recipes.runs.averages import snapshots
+from recipes.runs.best import read_best
 from recipes.runs.checkpoint import Checkpoints
 from recipes.runs.run import CORRUPTION, METRICS, RESTORATION, TIMING, Run, data_metadata
 from recipes.runs.settings import TrackingSettings
@@ -71,11 +72,13 @@ def name_unreadable(data: TrainingData, run_dir: Path) -> None:
 
 def ending(run_dir: Path, checkpoint: Path, dataset: Dataset) -> str:
     """Return a message that lists the run's files, and the command that draws samples."""
+    best = read_best(checkpoint.parent)
     lines = [
         f"done. In {run_dir}:",
         *(["  samples      samples/"] if (run_dir / "samples").is_dir() else []),
         "  metrics      metrics.jsonl",
         f"  checkpoint   {checkpoint.relative_to(run_dir)}",
+        *([] if best is None else [f"  best         checkpoints/{best.samples:012d} (checkpoint=best)"]),
         "  record       config.yaml, run.json, statistics.safetensors",
     ]
     if dataset.unreadable:

@@ -126,7 +126,7 @@ def test_inverse_problems_measures_each_arm_once(tmp_path: Path, monkeypatch: py
     assert cli.main(["train", *TINY, "data=digits", "spectrum=power_law", f"run_dir={run}"]) == 0
     monkeypatch.setattr(inverse_problems, "read_samples", lambda *_: Mock(accuracy=lambda: 0.5))
     monkeypatch.setattr("benchmarks.runs.cached_network", lambda *_: (torch.nn.Identity(), None))
-    monkeypatch.setattr("benchmarks.runs.read_dataset", lambda *_: Mock(features=torch.zeros(3, 2)))
+    monkeypatch.setattr("benchmarks.runs.read_dataset", lambda *_, **__: Mock(features=torch.zeros(3, 2)))
     words = f"x --run {run} --results {path} --count 2 --steps 2 --seeds 0 --picture {tmp_path / 'picture.png'}"
     monkeypatch.setattr("sys.argv", words.split())
     methods, turns = len(inverse_problems.METHODS), len(inverse_problems.TURNS)

@@ -29,7 +29,7 @@ def test_search_measures_a_run_with_every_sampler(tmp_path: Path, monkeypatch: p
     with patch("benchmarks.runs.cached_network", side_effect=RuntimeError) as network:
         network.side_effect = None
         monkeypatch.setattr("benchmarks.runs.Run.judge", lambda run, x0: {"frechet_distance": float(len(x0))})
-        monkeypatch.setattr("benchmarks.runs.read_dataset", lambda *_: type("Read", (), {"features": None}))
+        monkeypatch.setattr("benchmarks.runs.read_dataset", lambda *_, **__: type("Read", (), {"features": None}))
         network.return_value = (None, {})
         values = measure(search_of(), "x0", Rung(32, (0,)), 0, tmp_path / "run", None)
     assert values["sde"]["frechet_distance"] == values["log"]["frechet_distance"] == 20.0

@@ -86,6 +86,8 @@ VARIANTS = {
     "recomputed, replicated": (2, ["engine.recompute=true"], 1e-9),
     "recomputed, sharded": (2, ["engine.distribution=fsdp", "engine.recompute=true"], 1e-9),
     "bfloat16, sharded": (2, ["engine.distribution=fsdp", "engine.precision=bfloat16"], 0.02),
+    "float16, sharded": (2, ["engine.distribution=fsdp", "engine.precision=float16"], 0.02),
+    "float16, replicated": (2, ["engine.precision=float16"], 0.02),
     "compiled, replicated": (2, [*COMPILED, ONE_LEVEL], 1e-4),
     "compiled, sharded": (2, ["engine.distribution=fsdp", *COMPILED, *TRANSFORMER], 1e-4),
 }

@@ -66,7 +66,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     [
         ("recipes.training.setup:measured", 1, None),
         ("recipes.training.tracking:Journal.write", 3, 32),
-        ("recipes.runs.checkpoint:Checkpoints.save", 1, 48),
+        ("recipes.runs.checkpoint:Checkpoints.save", 1, 32),
         ("recipes.training.loop:validate", 3, 96),
         pytest.param("recipes.training.learner:Learner.step", 1, 16, marks=pytest.mark.slow),
         pytest.param("recipes.training.validation:generate", 1, 48, marks=pytest.mark.slow),
@@ -117,7 +117,7 @@ def test_train_answers_a_scheduler_like_ctrl_c_before_its_first_step(
     ("place", "call", "kept"),
     [
         ("recipes.training.learner:Learner.step", 1, None),
-        ("recipes.runs.checkpoint:Checkpoints.save", 2, 48),
+        ("recipes.runs.checkpoint:Checkpoints.save", 2, 32),
     ],
 )
 def test_train_ends_at_once_and_undamaged_on_a_second_ctrl_c(

@@ -160,6 +160,7 @@ def test_sample_draws_from_the_chosen_checkpoint(
     assert last == draw(trained, "count=1")
     assert [path.name[:12] for path in (last, early)] == ["000000000096", "000000000048"]
     assert not torch.equal(x0_of(last), x0_of(early))
+    assert torch.equal(x0_of(draw(trained, "checkpoint=best", "count=1")), x0_of(last))  # of the only validation
     place = f"checkpoint={trained}/checkpoints/000000000048"
     assert torch.equal(x0_of(draw(trained, place, "count=1", f"out={tmp_path / 'out'}")), x0_of(early))
     words = [f"run_dir={trained}", f"out={tmp_path / 'model'}", "checkpoint=48"]
@@ -168,7 +169,8 @@ def test_sample_draws_from_the_chosen_checkpoint(
     assert torch.equal(x0_of(drawn), x0_of(early))
     for folder, checkpoint, message in (
         (trained, "64", r"there is no checkpoint after 64 samples in .*; existing checkpoints: 48, 96"),
-        (trained, "best", r"checkpoint=best: expected last, or the number of samples seen .*: 48, 96"),
+        (trained, "newest", r"checkpoint=newest: expected last, best, or the number of samples seen .*: 48, 96"),
+        (exported, "best", "contains only the checkpoint after 48 samples"),
         (exported, "96", "contains only the checkpoint after 48 samples"),
     ):
         with pytest.raises(RecipeError, match=message):

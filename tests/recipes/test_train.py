@@ -43,7 +43,7 @@ def metrics_of(run_dir: Path) -> bytes:
 
 
 def checkpoints_of(run_dir: Path) -> list[int]:
-    return sorted(int(path.name) for path in (run_dir / "checkpoints").iterdir())
+    return sorted(int(path.name) for path in (run_dir / "checkpoints").glob("0*"))
 
 
 def all_finite(state: State) -> bool:
