@@ -296,14 +296,15 @@ def split(
 def split_groups(
     dataset: DatasetT, groups: Sequence[str], validation: float | int, seed: int = 0, keep_classes: bool = True
 ) -> tuple[DatasetT, DatasetT | None]:
-    """Split a dataset as `split` does, but never examples of the same group; `groups` names each example's group.
+    """Split a dataset like `split`, but keep the examples of each group together.
 
-    Groups are drawn at random by `seed`; one that would exceed the number of examples to hold out by more than what is
-    missing is passed over. At least one group is held out, the smallest if all are too large. If `keep_classes` is
-    True, a group that has all remaining examples of a class stays in the training part.
+    `groups` contains the name of each example's group. Groups are drawn at random by `seed`, until about the requested
+    number of examples is held out; a group with at least twice as many examples as are still missing is skipped. At
+    least one group is held out: the smallest, if all are skipped. If `keep_classes` is True, a group that has all
+    remaining examples of a class stays in the training part.
 
     Raises:
-        ValueError: If the number is negative or too large, there are fewer than two groups, or none can be held out.
+        ValueError: If `validation` is negative or too large, there are fewer than two groups, or none can be held out.
     """
     count = _held_out_count(len(dataset), validation)
     if not count:
@@ -311,8 +312,8 @@ def split_groups(
     sizes, classes = Counter(groups), {name: Counter[int]() for name in groups}
     if len(sizes) < 2:
         raise ValueError(
-            f"all {len(dataset)} examples are in one group, {groups[0]!r}, but one group must remain for training and "
-            "another be held out"
+            f"all {len(dataset)} examples are in one group, {groups[0]!r}, but at least two groups are required: one "
+            "for training, and one to hold out"
         )
     if keep_classes and dataset.classes is not None:
         for index, name in enumerate(groups):
@@ -327,9 +328,9 @@ def split_groups(
 def _drawn_groups(
     order: Sequence[str], sizes: Mapping[str, int], classes: Mapping[str, Mapping[int, int]], count: int
 ) -> set[str]:
-    """Return the groups to hold out, taken in order, so that about `count` examples and no class's last are held out.
+    """Return the groups to hold out, taken in order, with about `count` examples in total; every class keeps a group.
 
-    `sizes` has the number of examples of each group, and `classes` that of its examples in each class.
+    `sizes` contains the number of examples of each group, and `classes` the number of its examples in each class.
 
     Raises:
         ValueError: If each group has all examples of a class.
@@ -340,8 +341,8 @@ def _drawn_groups(
     movable = [name for name in order if all(left[label] > number for label, number in classes[name].items())]
     if not movable:
         raise ValueError(
-            f"each of the {len(order)} groups has all examples of a class, so that none can be held out (without "
-            "classes, data.labels=none or training.conditional=false, it could)"
+            f"each of the {len(order)} groups has all examples of a class, so none can be held out from training with "
+            "classes: train without them (data.labels=none or training.conditional=false)"
         )
     held: set[str] = set()
     for name in movable:
@@ -354,7 +355,7 @@ def _drawn_groups(
 
 
 def _held_out_count(total: int, validation: float | int) -> int:
-    """Return the number of examples to hold out. Raises ValueError if none of `total` would be left for training."""
+    """Return the number of examples to hold out. Raises ValueError if none of `total` would remain for training."""
     count = int(validation)
     if 0 < validation < 1:
         count = min(max(round(validation * total), 1), total - 1)

@@ -141,16 +141,20 @@ def from_names(files: Sequence[str], expression: str) -> list[str]:
 
 
 def marked(key: str, expression: str, group: str, what: str) -> Callable[[str], str | None]:
-    """Return a function that searches a text for a regular expression and returns what its `group` matches, or None.
+    """Return a function that searches a text for a regular expression and returns the text that marks `what`, or None.
 
-    Without a group of this name, the first group is used. `key` is the setting, and `what` is what the group marks.
+    That is the match of the capturing group named `group`, or of the first one if none has this name. `key` is the
+    setting that contains the expression, for messages.
 
     Raises:
-        ValueError: If the expression is invalid or has no group.
+        ValueError: If the expression is invalid or has no capturing group.
     """
     pattern = compiled(key, expression)
     if not pattern.groups:
-        raise ValueError(f"{key}={expression!r} has no group that marks the {what}: add (?P<{group}>…)")
+        raise ValueError(
+            f"{key}={expression!r} has no group in parentheses that marks the {what}: enclose this part in "
+            f"(?P<{group}>…)"
+        )
     chosen: str | int = group if group in pattern.groupindex else 1
 
     def search(text: str) -> str | None:

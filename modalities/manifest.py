@@ -1,8 +1,8 @@
 """Manifests: tables of files with their classes, captions and splits, as CSV with a header or as JSON lines.
 
 Manifests are UTF-8 files that end in .csv or .jsonl. `file` is a path under the root, `label` a class, `text` a
-caption, `split` one of train, validation and test, and `group` what a file has in common with others, such as the
-speaker; other columns are ignored.
+caption, `split` one of train, validation and test, and `group` the name of a group of files that belong together, such
+as the speaker; other columns are ignored.
 """
 
 from __future__ import annotations
@@ -59,8 +59,8 @@ def read_manifest(path: Path) -> list[Entry]:
     present = {column: [getattr(entry, column) is not None for entry in lines] for column in others}
     if not any(any(given) for given in present.values()):
         raise ValueError(
-            f"{path} lists no file with a label or text, a split or a group: its columns must be named file, and "
-            f"{', '.join(others[:-1])} or {others[-1]}"
+            f"{path} lists no file with a label, text, split or group: it must have a column named file, and at least "
+            f"one column named {', '.join(others[:-1])} or {others[-1]}"
         )
     for column, given in present.items():
         if any(given) and not all(given):

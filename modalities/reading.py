@@ -128,7 +128,7 @@ class MediaFiles(Dataset):
         """Return the unique name of one file, for the report."""
 
     def path(self, index: int) -> str:
-        """Return the path of one file below the root of the dataset, or in its shard."""
+        """Return the path of one file under the root of the dataset, or its name in its shard."""
         return self.name(index)
 
     @abstractmethod

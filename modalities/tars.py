@@ -113,7 +113,7 @@ class TarShards(MediaFiles):
         return f"{self.sources[shard].url}/{self.indices[shard].names[row]}"
 
     def path(self, index: int) -> str:
-        """Return the name of one member in its shard."""
+        """Return the name of one file in its shard."""
         shard, row = self._find(index)
         return self.indices[shard].names[row]
 

@@ -105,10 +105,10 @@ class Captioned(Wrapped):
 
 
 class Relabelled(Wrapped):
-    """A dataset whose classes have the numbers that they have in `classes`, found by name; None removes the classes.
+    """A dataset whose labels are the indices of its classes' names in `classes`; None removes the classes.
 
     Raises:
-        ValueError: If a class of the dataset is not in `classes` (the message names it), or it should have classes.
+        ValueError: If the dataset has no classes, or has one that is not in `classes` (the message names it).
     """
 
     def __init__(self, inner: Dataset, classes: Sequence[str] | None) -> None:
@@ -117,7 +117,7 @@ class Relabelled(Wrapped):
         if classes is not None:
             known = {name: number for number, name in enumerate(classes)}
             if inner.classes is None:
-                raise ValueError(f"the data have no classes, but should have some of {', '.join(known)}")
+                raise ValueError(f"the data have no classes, but those for training have {', '.join(known)}")
             if unknown := [name for name in inner.classes if name not in known]:
                 raise ValueError(f"unknown class {unknown[0]!r}; the known classes are {', '.join(known)}")
             self.numbers = [known[name] for name in inner.classes]
@@ -207,7 +207,7 @@ class Restored(Transformed):
 
 
 def transformed_alike(dataset: Dataset, other: Dataset) -> Dataset:
-    """Return the dataset `other`, corrupted and restored as `dataset` is, but drawn with other random numbers."""
+    """Return the dataset `other`, corrupted and restored like `dataset`, but with other random numbers."""
     if not isinstance(dataset, Corrupted | Restored):
         return other
     inner, seed = transformed_alike(dataset.inner, other), derive(dataset.seed, "other")

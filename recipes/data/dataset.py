@@ -53,8 +53,9 @@ def build_dataset(data: Group, modality: Modality, builder: Builder, where: str 
         path = None if key is None else data[key]
         missing = isinstance(path, str) and "://" not in path and not os.path.exists(path)  # noqa: PTH110 - no error
         if key is not None and (isinstance(error.__cause__, OSError) or missing):
-            moved = f"add data.{key}=… to the command" if where == "data" else f"set {where}, in a run's config.yaml"
-            raise RecipeError(f"{error}. If the data are somewhere else, {moved}") from error
+            change = f"set {where} (for a trained run, in its config.yaml)"
+            change = f"add data.{key}=… to the command" if where == "data" else change
+            raise RecipeError(f"{error}. If the data are somewhere else, {change}") from error
         raise
 
 
@@ -81,12 +82,15 @@ def training_split(dataset: Dataset) -> Dataset:
     if splits is None:
         return dataset
     if "train" not in splits:
-        raise RecipeError("data.manifest: no line has the split train, so there is nothing to train on: add some")
+        raise RecipeError(
+            "data.manifest: no line has the split train, so there are no training examples: set the column split of "
+            "some lines to train"
+        )
     return dataset.subset([number for number, each in enumerate(splits) if each == "train"])
 
 
 def data_as_trained_on(dataset: Dataset, settings: TrainSettings, builder: Builder) -> Dataset:
-    """Return configured data as they would be used for training on all examples: restored, without other splits."""
+    """Return the configured data that training would use if none were held out: the training split, restored."""
     dataset, modality = training_split(dataset), dataset.modality
     options = CorruptionOptions.of(settings.corruption, builder)
     described = build_corruption(settings.corruption, modality, builder) if options.restored else None

@@ -1,7 +1,7 @@
 """Divide the data of a run into parts for training, validation and testing; equal settings give equal parts.
 
 The held-out part is, in this order: the data in `validation.root`; the examples that the data assign to validation
-(the column `split` of a manifest); whole groups of examples (`validation.group`); or examples drawn at random.
+(the column `split` of a manifest); whole groups, drawn at random (`validation.group`); or examples, drawn at random.
 """
 
 import dataclasses
@@ -26,16 +26,18 @@ from recipes.runs.settings import TrainSettings
 
 ROOT, GROUP, MANIFEST = "validation.root", "validation.group", "manifest"
 NOTHING_HELD_OUT = (
-    "this run has no held-out examples to compare with: train a run with validation.holdout=0.05, for example"
+    "this run has no held-out examples to compare with: train a run with validation data, for example with "
+    "validation.holdout=0.05"
 )
 DIFFERENT = 0.5
-"""Difference from the requested number of held-out examples, as a fraction of it, from which groups get a note."""
+"""Maximum difference from the requested number of held-out examples, as a fraction of it, without a note."""
 
 
 class Parts(NamedTuple):
     """The parts of a run's data; `held_out` is for validation, and `test` for evaluation only.
 
-    `separate` is the dataset in `validation.root`, or None. `groups` is the number of groups held out, if any.
+    `separate` is the dataset in `validation.root`, or None. `groups` is the number of groups held out: 0 if single
+    examples are held out. As text, the parts other than `training` with their sizes.
     """
 
     training: Dataset
@@ -52,10 +54,9 @@ class Parts(NamedTuple):
         count = 0 if self.held_out is None else len(self.held_out)
         if self.separate is not None:
             return f"{count:,} others for validation"
-        if self.test is not None:
-            return f"{count or 'none'} more for validation, {len(self.test):,} for testing"
         if untouched(self.training).splits is not None:
-            return f"{count or 'none'} more for validation"
+            validation = f"{count:,} more for validation" if count else "none for validation"
+            return validation if self.test is None else f"{validation}, {len(self.test):,} for testing"
         whole = f" in {self.groups} whole group{'s' * (self.groups != 1)}" if self.groups else ""
         return f"{count:,} more held out{whole}" if count else "none held out"
 
@@ -63,8 +64,7 @@ class Parts(NamedTuple):
 def hold_out(dataset: Dataset, settings: TrainSettings, builder: Builder) -> Parts:
     """Return the parts of a dataset, which may be corrupted or restored.
 
-    If the run is conditional on classes, every class that has examples outside given splits and folders keeps one for
-    training.
+    If examples are drawn at random, and the run is conditional on classes, every class keeps an example for training.
 
     Raises:
         RecipeError: If nothing would remain to train on, the settings contradict the data, classes cannot be read, or
@@ -85,7 +85,7 @@ def hold_out(dataset: Dataset, settings: TrainSettings, builder: Builder) -> Par
             as_recipe_error(ValueError, "validation.holdout: ", remedy),
         ):
             return Parts(*split(dataset, options.holdout, seed, learns_classes))
-    with as_recipe_error(ValueError, f"{GROUP}: "):
+    with as_recipe_error(ValueError):
         names = group_names(dataset, options.group)
     remedy = f"; change {GROUP}, or {GROUP}=null holds out single examples"
     with as_recipe_error(UnreadableFilesError, "data: "), as_recipe_error(ValueError, f"{GROUP}: ", remedy):
@@ -94,9 +94,9 @@ def hold_out(dataset: Dataset, settings: TrainSettings, builder: Builder) -> Par
 
 
 def validated(held_out: Dataset, settings: TrainSettings) -> Dataset:
-    """Return the held-out examples in a fixed random order if validation uses only the first ones.
+    """Return the held-out examples, in a fixed random order if validation uses only the first `validation.items`.
 
-    In the order of their paths, these would be of the first classes or people only.
+    In the order of their paths, the first ones would belong to only a few classes or people.
     """
     if len(held_out) <= settings.validation.items:
         return held_out
@@ -104,13 +104,16 @@ def validated(held_out: Dataset, settings: TrainSettings) -> Dataset:
 
 
 def held_out_note(parts: Parts, settings: TrainSettings) -> str | None:
-    """Return a note if there are no examples for validation, or not about as many as requested, or else None."""
+    """Return a note if there are no examples for validation, or their number is not as requested, or else None."""
     training, count = parts.training, 0 if parts.held_out is None else len(parts.held_out)
     holdout = settings.validation.holdout
     if parts.separate is not None:
         return None
     if untouched(training).splits is not None:
-        missing = "no example has the split validation, so there is no validation; validation.holdout is not used"
+        missing = (
+            "the manifest has a column split, but no line with the split validation, so there is no validation "
+            "(validation.holdout is not used)"
+        )
         return None if count else missing
     if holdout == 0:
         return "validation.holdout=0: no examples are held out of training, so there is no validation"
@@ -118,7 +121,7 @@ def held_out_note(parts: Parts, settings: TrainSettings) -> str | None:
     few = f"{count or 'no'} example{'s' * (count != 1)} held out, though validation.holdout={holdout:g}"
     if parts.groups:
         near = abs(count - requested) <= DIFFERENT * max(1, requested)
-        whole = f"{few} requests {requested}: groups stay whole, and one of each class stays in training"
+        whole = f"{few} requests {requested}: groups are not divided, and every class keeps an example for training"
         return None if near else whole
     if 0 < requested <= count or (count and requested == 0):
         return None
@@ -131,7 +134,9 @@ def held_out_note(parts: Parts, settings: TrainSettings) -> str | None:
 
 
 def group_names(dataset: Dataset, group: str) -> list[str]:
-    """Return the group of every example: what the regular expression `group` finds in its path, or MANIFEST's column.
+    """Return the name of every example's group, which the regular expression `group` finds in its path.
+
+    If `group` is MANIFEST, the names are those in the manifest's column `group`.
 
     Raises:
         ValueError: If the dataset has no paths or no such column, or the expression is invalid or finds no group in a
@@ -140,30 +145,34 @@ def group_names(dataset: Dataset, group: str) -> list[str]:
     files = untouched(dataset)
     if group == MANIFEST:
         if not isinstance(files, Folder) or files.listed_groups is None:
-            raise ValueError(f"{MANIFEST} needs a manifest with a column group: add one, and set data.manifest")
+            raise ValueError(
+                f"{GROUP}={MANIFEST} needs a manifest with a column group: add the column, and set data.manifest"
+            )
         return list(files.listed_groups)
     if not isinstance(files, MediaFiles):
         raise ValueError(
-            f"{type(files).__name__} has no files whose paths could be searched: it works for a folder of files and "
-            "for tar shards. Hold out examples at random, or set validation.root"
+            f"{GROUP}={group}: {type(files).__name__} has no files whose paths could be searched for groups. Use a "
+            f"folder of files or tar shards, or {GROUP}=null, which holds out single examples"
         )
     search = marked(GROUP, group, "group", "group")
     names: list[str] = []
     for path in map(files.path, range(len(files))):
         name = search(path)
         if not name:
-            raise ValueError(f"{group!r} finds no group in {path}: change it so that it finds one in every path")
+            raise ValueError(
+                f"{GROUP}={group!r} finds no group in {path}: change the expression so that it finds one in every path"
+            )
         names.append(name)
     return names
 
 
 def check_no_splits(dataset: Dataset, written: str) -> None:
-    """Raise RecipeError if data come with splits, which the data to be `written` would not keep."""
+    """Raise RecipeError if data come with splits, because the files to be `written` do not keep them."""
     if dataset.splits is not None:
         raise RecipeError(
-            f"the manifest has a column split, which {written} do not keep, so that test data would be trained on: "
-            "write each split to a folder of its own, with a manifest or data.match that selects it, and set "
-            f"{ROOT} to the folder of the validation data"
+            f"the manifest has a column split, which {written} do not keep, so test data would be used for training: "
+            "write each split to its own folder, selected by a manifest without this column or by data.match, and "
+            f"train with {ROOT} set to the folder of the validation data"
         )
 
 
@@ -172,7 +181,8 @@ def _given_parts(dataset: Dataset, splits: Sequence[str], settings: TrainSetting
     for key, value in ((ROOT, settings.validation.root), (GROUP, settings.validation.group)):
         if value is not None:
             raise RecipeError(
-                f"{key}={value}, but the manifest has a column split, which defines the validation data: remove one"
+                f"{key}={value}, but the manifest has a column split, which defines the validation data: remove one of "
+                "them"
             )
 
     def part(name: str) -> Dataset | None:
@@ -189,7 +199,7 @@ def _separate(dataset: Dataset, settings: TrainSettings, builder: Builder) -> Da
     if key is None:
         raise RecipeError(
             f"{ROOT}={root} replaces the location of the data, but {type(dataset).__name__} has no key data.root: "
-            "remove it, and hold examples out with validation.holdout"
+            f"use {ROOT}=null, and validation.holdout to hold out examples"
         )
     if is_address(root):
         # Sampling and evaluation open no address of a run that the command line does not repeat.
@@ -207,26 +217,31 @@ def _separate(dataset: Dataset, settings: TrainSettings, builder: Builder) -> Da
         files = build_dataset({**own, "labels": "folder"}, modality, builder, ROOT)
     files.modality = dataset.modality
     if files.splits is not None:
-        raise RecipeError(f"{ROOT}={root}: its manifest has a column split, but all of it is for validation: remove it")
+        raise RecipeError(
+            f"{ROOT}={root}: its manifest has a column split, but all its files are for validation: remove this column"
+        )
     if settings.text.get("_target_") is not None and files.caption(0) is None and dataset.caption(0) is not None:
-        raise RecipeError(f"{ROOT}={root}: the data have no captions, but those in {data[key]} have: add them")
+        raise RecipeError(f"{ROOT}={root}: these data have no captions, but those in {data[key]} have: add captions")
     if isinstance(dataset, TarShards):
         ours, theirs = (
             {Path(source.path).resolve() for source in each.stored() if source.local} for each in (dataset, files)
         )
         if ours & theirs:
-            raise RecipeError(f"{ROOT}={root}: {min(ours & theirs)} is also among the shards for training: remove one")
-    remedy = f" (training data: {data[key]}). Rename or remove it, or set data.labels=none to train without classes"
+            raise RecipeError(f"{ROOT}={root}: {min(ours & theirs)} is also a shard for training: move it")
+    remedy = (
+        f" (training data: {data[key]}). Give every file a class of the training data, or train without classes "
+        "(data.labels=none)"
+    )
     with as_recipe_error(ValueError, f"{ROOT}={root}: ", remedy):
         return Relabelled(files, dataset.classes)
 
 
 def _check_apart(training: Path, validation: Path) -> None:
-    """Raise RecipeError if one of two folders is in the other, so that files would be used for both purposes."""
+    """Raise RecipeError if two folders are the same, or one contains the other."""
     ours, theirs = training.resolve(), validation.resolve()
     if ours.is_relative_to(theirs) or theirs.is_relative_to(ours):
-        where = "the same folder as" if ours == theirs else "inside" if theirs.is_relative_to(ours) else "around"
+        how = "is the same folder as" if ours == theirs else "is inside" if theirs.is_relative_to(ours) else "contains"
         raise RecipeError(
-            f"{ROOT}={validation} is {where} data.root={training}, so training would use the validation files: move "
-            "one of them, or mark the files in the column split of a manifest"
+            f"{ROOT}={validation} {how} data.root={training}, so some files would be used for both training and "
+            "validation: move one of the folders, or mark the files in the column split of a manifest"
         )

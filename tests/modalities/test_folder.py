@@ -349,7 +349,7 @@ def test_manifest_lists_files_labels_and_texts(root: Path, kind: str) -> None:
 GOOD = {"file": "3_ann_0.png", "label": "a"}
 WRONG = [
     ("name,label\na,b\n", "list.csv:1: no column file among name, label"),
-    ("file,class\n3_ann_0.png,b\n", "lists no file with a label or text"),
+    ("file,class\n3_ann_0.png,b\n", "lists no file with a label, text, split or group"),
     ("file,label,label\na,b,c\n", "list.csv:1: a column is repeated"),
     ("file,label\n3_ann_0.png,a\n3_bob_1.png,b,c\n", "list.csv:3: more values than columns"),
     ("file,label\n3_ann_0.png,\n", "list.csv:2: label is missing or empty"),

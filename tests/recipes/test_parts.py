@@ -96,7 +96,7 @@ def test_column_split_without_validation_or_training(tmp_path: Path) -> None:
     words = folder_of(pictures(tmp_path, "0.png", "1.png", "2.png"), table(tmp_path, rows))
     parts, settings = divided(*words)
     assert (len(parts.training), parts.held_out, parts.test) == (3, None, None)
-    assert "no example has the split validation" in (held_out_note(parts, settings) or "")
+    assert "no line with the split validation" in (held_out_note(parts, settings) or "")
     table(tmp_path, [row | {"split": "test"} for row in rows])
     with pytest.raises(RecipeError, match="no line has the split train"):
         divided(*words)
@@ -175,7 +175,7 @@ def test_groups_keep_every_class_for_training() -> None:
     [
         (["validation.group='(png)'"], r"all 40 examples are in one group, 'png'.*group=null holds out single"),
         (["validation.group='(ann|bob)'"], r"finds no group in 0/cid0\.png"),
-        (["validation.group=ann"], r"no group that marks the group: add \(\?P<group>"),
+        (["validation.group=ann"], r"no group in parentheses that marks the group: enclose this part in \(\?P<group>"),
         (["validation.group='('"], "is not a regular expression"),
         (["validation.group=manifest"], "needs a manifest with a column group"),
         ([BY_GROUP, "validation.holdout=40"], "40 of 40 examples cannot be held out"),
@@ -231,7 +231,7 @@ def test_validation_root_replaces_the_held_out_examples(tmp_path: Path) -> None:
         (lambda root: [pictures(root / "other", "dog/1.png")], r"other: unknown class 'dog'.*training data: .*train"),
         (lambda root: ["validation.root=" + str(root / "train")], "is the same folder as data.root"),
         (lambda root: [f"validation.root={root / 'train' / 'a'}"], "is inside data.root"),
-        (lambda root: [f"validation.root={root}"], "is around data.root"),
+        (lambda root: [f"validation.root={root}"], "contains data.root"),
         (lambda root: [f"validation.root={root / 'gone'}"], r"gone is not a folder.*set validation\.root"),
         (
             lambda root: (
