@@ -15,11 +15,12 @@ from multisagd.statistics import DataStatistics
 class DualDenoiser(Denoiser):
     """Mix two estimates of x0: one from the prediction F of `Denoiser`, and one that the network outputs itself.
 
-    With the prediction v or noise, or with preconditioning, the error of x0 vanishes together with the noise; but
-    networks recognise weak noise poorly and leave it where data are simple, as in a black background. A direct estimate
-    is good there, but lacks fine detail. Therefore the network has three outputs for each channel: F, the direct
-    estimate of `x0 - mean`, and the logit g of its weight. The weight is `w = r e^g/(1 + r e^g)`, with r the size of
-    `c_out` (the noise, if the prediction is v), so that at first weak noise is left to F.
+    With the prediction v or noise, or with preconditioning, the error of x0 vanishes together with the noise. But
+    networks recognise weak noise poorly, and do not remove it where the data are simple, as in a black background.
+    There, a direct estimate of x0 is better, but it lacks fine detail. Therefore the network has three outputs for
+    each channel: F, the direct estimate of `x0 - mean`, and a logit g. The weight of the direct estimate is
+    `w = r e^g/(1 + r e^g)`, and that of F is 1 - w. Here r is the root mean square of `c_out` (σ, if the prediction is
+    v), so that before training (g = 0) the estimate at low noise is that of F.
 
     Arguments, units and errors are those of `Denoiser`, except that the network returns three times the channels of x,
     all values of F first: `(batch, 3 * channels, *grid)`.
@@ -42,7 +43,7 @@ class DualDenoiser(Denoiser):
     ) -> None:
         super().__init__(network, process, prediction, preconditioning, statistics, centred)
         if prediction == "x0":
-            raise ValueError("both outputs would be x0: choose another prediction, such as v")
+            raise ValueError("prediction=x0: both outputs would be x0; choose another prediction, such as v")
 
     def _output(self, y: Tensor, factors: Preconditioning, t: Tensor | float, condition: Tensor | None) -> Tensor:
         output = super()._output(y, factors, t, condition)
@@ -56,6 +57,6 @@ class DualDenoiser(Denoiser):
         inverse = torch.where(visible, 1 / torch.where(visible, out, 1.0), 0.0)
         implied = (self.to_basis(direct) - factors.c_skip * self.to_basis(y)) * inverse
         size = out.square().flatten(1).mean(1).sqrt().reshape(-1, *(1,) * (y.dim() - 1))
-        # Where nothing is noisy, x0 is known, and a weight of zero keeps it.
+        # Without noise, x0 is known, and a weight of 0 keeps it.
         weight = torch.sigmoid(logit + size.log())
         return torch.lerp(prediction, self.from_basis(implied, y.shape).to(y.dtype), weight.to(y.dtype))

@@ -71,9 +71,9 @@ def load_denoiser(
 ) -> tuple[Denoiser, Modality]:  # fmt: skip
     """Return the denoiser and the modality of an exported model or a run, for use in scripts.
 
-    For a run, `checkpoint` is the number of samples seen; None loads the last checkpoint. `ema` is the width of an
-    average other than the run's own, for runs with `training.averages`. `allow_targets` contains additional packages
-    whose classes the configuration may name.
+    For a run, `checkpoint` is the number of samples seen, or "best" for the lowest score; None loads the last one.
+    `ema` is the width of an average other than the run's own, for runs with `training.averages`. `allow_targets`
+    contains additional packages whose classes the configuration may name.
 
     Raises:
         RecipeError: If the model cannot be read or built.

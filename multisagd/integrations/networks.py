@@ -61,7 +61,7 @@ class DiffusersNetwork(nn.Module):
         classes: number of classes, or `None` for a network without classes.
         context: width of text embeddings, or `None` for a network without text; classes and text are mutually
             exclusive.
-        out_channels: channels of the output; `channels` by default.
+        out_channels: number of channels of the output; `channels` by default.
 
     Raises:
         ImportError: If diffusers is not installed.
@@ -97,8 +97,8 @@ class DiffusersNetwork(nn.Module):
         if given["in_channels"] != channels or given["out_channels"] < self.out_channels:
             channels_given = f"{given['in_channels']} in and {given['out_channels']} out"
             raise ValueError(
-                f"{name}: the options specify {channels_given} channels, but the data need {channels} in and "
-                f"{self.out_channels} out"
+                f"{name}: the options specify {channels_given} channels, but {channels} in and {self.out_channels} out "
+                "are needed: remove in_channels and out_channels from the options"
             )
         if unsupported := [option for option in FOREIGN if given.get(option) is not None]:
             raise ValueError(

@@ -45,9 +45,9 @@ def activation_bytes(
 
     The pass runs on fake tensors of this device, without a condition, so nothing is computed and no random numbers are
     drawn. `shape` is (batch, channels, *grid). The precision is that of the weights, or of autocast if it is active. If
-    `recomputed`, the network is regarded as changed by `recompute`: what is kept are the inputs of its blocks, and
-    during the backward pass the activations of one block, here the largest. The result is None if the network cannot
-    run this way.
+    `recomputed`, the result is that after `recompute(network)`: the inputs of all blocks, and the activations of the
+    largest block, which the backward pass recomputes one at a time. The result is None if the network cannot run on
+    fake tensors.
     """
     from torch._subclasses import FakeTensorMode  # takes a second to import
 
@@ -68,7 +68,7 @@ def activation_bytes(
 
 
 class _Saved:
-    """The distinct memory of saved tensors, except of those in `known`, by the identity of their memory."""
+    """The memory of saved tensors, counted once if tensors share it, and without the tensors in `known`."""
 
     def __init__(self, known: Mapping[int, Tensor]) -> None:
         self.known = known

@@ -1,4 +1,4 @@
-"""Sizes and durations in words."""
+"""Format sizes and durations as text."""
 
 
 def size_in_words(count: float) -> str:

@@ -53,7 +53,7 @@ def read_dataset(
 ) -> ClassifierOutputs:
     """Return the classifier's outputs for examples of a labelled dataset (all by default), without augmentation.
 
-    If `saved`, the examples are rounded as in decoded files, to be compared with samples that are, too.
+    If `saved`, the examples are rounded as in decoded files, to be compared with samples that are rounded too.
     """
     order = range(len(dataset)) if indices is None else indices
     outputs = []

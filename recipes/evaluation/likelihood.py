@@ -31,9 +31,10 @@ BATCH = 32
 
 @dataclass(frozen=True, eq=False)
 class BitsPerDimension:
-    """Computes bits per dimension of batches, each example conditioned on its own class or caption if `conditional`.
+    """Computes bits per dimension of batches of data, with an ODE of `steps` steps.
 
-    The ODE has this number of `steps`, and each example this number of random `probes`.
+    If `conditional`, each example is conditioned on its own class or caption. The divergence of each example is
+    estimated with `probes` random vectors.
     """
 
     denoiser: Denoiser
@@ -47,10 +48,10 @@ class BitsPerDimension:
     def check(self, batch: Batch) -> None:
         """Raise ValueError if the examples are padded."""
         if batch.mask is not None and not bool(batch.mask.all()):
-            raise ValueError("held-out data are padded, but padding would count as data")
+            raise ValueError("held-out data are padded, but padding would count as data: use another metric or score")
 
     def __call__(self, batch: Batch, numbers: Sequence[int]) -> Tensor:
-        """Return the bits per dimension of each example, `(batch,)`; the examples' `numbers` determine their noise.
+        """Return the bits per dimension of each example, `(batch,)`; random numbers depend only on the `numbers`.
 
         Raises:
             ValueError: If the data are padded, or the noise has no likelihood.

@@ -208,7 +208,7 @@ def as_files(modality: Modality, x0: Tensor, report: Callable[[int], None] | Non
 def real_data(
     run_dir: Path, builder: Builder, given: Group | None = None, seed: int | None = None
 ) -> tuple[Dataset, Dataset | None]:
-    """Return the run's training examples, and its test or else its held-out examples (None if it has neither).
+    """Return the run's training examples, and its test set or else its held-out examples (None if it has neither).
 
     `given` are keys of the data from the command line, such as their location. With a `seed`, examples are held out as
     in a run with that seed.

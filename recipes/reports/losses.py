@@ -16,7 +16,7 @@ BANDS = (
     "mean of the data. Bands are in cycles per sample of every axis; band 0 is the mean of an example. "
 )
 VALIDATIONS = 4
-"""Maximum number of validation runs plotted against the noise level."""
+"""Maximum number of validations plotted against the noise level."""
 MAX_LEVELS = 24
 """Maximum number of noise levels or bands plotted."""
 
@@ -34,7 +34,7 @@ def loss_charts(run: Overview) -> list[Block | None]:
             SEEN, Axis("loss", "log"), [training, validation],
         ),
         draw(
-            "score", "Score", "The score of each validation run (validation.score); the lowest selects the best "
+            "score", "Score", "The score of each validation (validation.score); the lowest selects the best "
             "checkpoint.", SEEN, Axis("score"), [over_samples("score", _scored(run.validation), _score, "c1", 1)],
         ),
         *_validation_charts(run),

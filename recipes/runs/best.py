@@ -1,7 +1,7 @@
 """The best checkpoint of a run: the one with the lowest score on held-out examples.
 
-Each checkpoint records the best one before it, so that a continued run agrees with an uninterrupted one, also after it
-has returned to an earlier checkpoint. For other commands, `checkpoints/best.json` names the best of all.
+Each checkpoint records the best one before it, so that a continued run agrees with an uninterrupted one, also after a
+rollback to an earlier checkpoint. For other commands, `checkpoints/best.json` names the best of all.
 """
 
 import json
@@ -39,7 +39,7 @@ class Best:
 
 @dataclass(frozen=True)
 class Selected:
-    """The best checkpoint so far, and the number of validation runs since.
+    """The best checkpoint so far, and the number of validations since.
 
     `measure` identifies how the scores were computed: scores of different measures are not compared.
     """
@@ -49,7 +49,7 @@ class Selected:
     since: int = 0
 
     def after(self, samples: int, score: float) -> Self:
-        """Return the selection after a validation run. A score that is equal or not finite is no improvement."""
+        """Return the selection after a validation. A score that is equal or not finite is not an improvement."""
         if math.isfinite(score) and (self.best is None or score < self.best.score):
             return replace(self, best=Best(samples, score), since=0)
         return replace(self, since=self.since + 1)
@@ -71,13 +71,12 @@ class Selected:
             return cls(measure, None if value["best"] is None else Best.of(value["best"]), since)
         except (KeyError, TypeError, ValueError) as error:
             raise RecipeError(
-                f"the checkpoint's record has selection={value!r:.80}, which names no best checkpoint ({error}): "
-                f"{REMEDY}"
+                f"the checkpoint's record has selection={value!r:.80}, which is invalid ({error}): {REMEDY}"
             ) from error
 
 
 def write_best(folder: Path, best: Best | None) -> None:
-    """Write which of the checkpoints in `folder` is the best, or remove the file if none is."""
+    """Write to `best.json` which checkpoint in `folder` is the best; if there is none, remove the file."""
     path = folder / BEST
     if best is not None:
         write_text(path, json.dumps(asdict(best)))
@@ -86,7 +85,7 @@ def write_best(folder: Path, best: Best | None) -> None:
 
 
 def read_best(folder: Path) -> Best | None:
-    """Return which of the checkpoints in `folder` is the best, or None if none is known.
+    """Return the best checkpoint in `folder`, or None if none has been selected.
 
     Raises:
         RecipeError: If the file is unreadable.

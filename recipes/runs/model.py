@@ -77,7 +77,7 @@ OTHER_VERSION = ". The run may be from another version of multisagd; see its run
 
 @dataclass(frozen=True)
 class TrainedWeights:
-    """Weights after `samples` samples seen, by the network's parameter names; `which` says what they are."""
+    """Weights after `samples` samples seen, by the network's parameter names; `which` is their name or width."""
 
     samples: int
     tensors: Mapping[str, Tensor]
@@ -89,9 +89,9 @@ class TrainedModel:
     """The model in `folder`: the run's `config` and `metadata` (classes and text), the data's statistics, and weights.
 
     `weights(which, check)` reads the last weights ("network"), their average ("ema"), or an average of another width.
-    `exported` says which of them an exported model contains, and is None for a run; an average of another width is also
-    read as "ema" from an exported model. `located` is the configuration with
-    resolved paths, from which parts are built. `given` contains keys of the data from the command line.
+    `exported` says which of them an exported model contains, and is None for a run. From an exported model, "ema" reads
+    an average of any width. `located` is the configuration with resolved paths, from which parts are built. `given`
+    contains keys of the data from the command line.
     """
 
     folder: Path
@@ -141,7 +141,7 @@ def chosen_samples(checkpoint: Chosen, run: Run) -> int | None:
     """Return the number of samples of a checkpoint given by its number, folder or `best`, or None for the last one.
 
     Raises:
-        RecipeError: If it is neither, or no checkpoint is known to be the best.
+        RecipeError: If it is none of these, or no best checkpoint has been selected.
     """
     if checkpoint in (None, "last"):
         return None
@@ -150,7 +150,8 @@ def chosen_samples(checkpoint: Chosen, run: Run) -> int | None:
         if best is None:
             raise RecipeError(
                 f"checkpoint=best: no checkpoint of {run.folder} is known to be the best, because none was saved at a "
-                "validation run during training (validation.holdout, every.validation, every.checkpoint)"
+                "validation during training: omit checkpoint=best to use the last one, or train with validation data, "
+                "every.validation and every.checkpoint"
             )
         return best.samples
     name = Path(str(checkpoint)).name
@@ -390,7 +391,7 @@ def _exported_weights(
     if which not in (exported, notes["weights"]):
         raise RecipeError(
             f"{folder} contains only the weights {weights_in_words(exported)!r}, but {weights_in_words(which)} was "
-            "requested"
+            "requested: omit weights=… and ema=…, or export the run again with the requested weights"
         )
     with _reading(folder):
         shapes = {name: each.shape for name, each in read_header(folder / WEIGHTS).items()}

@@ -109,7 +109,7 @@ class Validation:
     `holdout` is a number of examples, or a fraction if it is below 1. `root` is the location of separate examples; then
     none are held out. `group` is a regular expression for groups that are held out whole, or "manifest". The lowest
     `score` selects the best checkpoint; `samples` is the number of samples for the score `distance`. Training ends
-    after `patience` validation runs without a lower score.
+    early after `patience` consecutive validations without a lower score.
     """
 
     holdout: float
@@ -128,8 +128,8 @@ class Validation:
         check_minimum(self, 0, "holdout")
         if self.root is not None and self.group is not None:
             raise ValueError(
-                f"root={self.root} and group={self.group} contradict each other: with root, nothing is held out of the "
-                "training data; remove one"
+                f"root={self.root} and group={self.group} contradict each other, because with root, nothing is held "
+                "out of the training data: remove one of them"
             )
         if math.isinf(self.holdout):
             raise ValueError("holdout must be a fraction below 1 or a number of examples, got infinity")
@@ -264,11 +264,12 @@ class TrainSettings(ModelParts):
                 if not getattr(self.every, name):
                     raise ValueError(
                         f"validation.patience={self.validation.patience} needs validation and checkpoints during "
-                        f"training, but every.{name} is 0"
+                        f"training, but every.{name} is 0: set every.{name} to a number of samples"
                     )
         if self.validation.score != "loss" and not self.every.validation:
             raise ValueError(
-                f"validation.score={self.validation.score} needs validation during training, but every.validation is 0"
+                f"validation.score={self.validation.score} needs validation during training, but every.validation is "
+                "0: set it to a number of samples, or use validation.score=loss"
             )
         _folder("run_dir", self.run_dir)
 
@@ -340,7 +341,7 @@ class SampleSettings:
 def chosen_weights(weights: Which, ema: Width | None) -> Which | Width:
     """Return the weights to use: the width `ema` of an average if it is given, or else their name.
 
-    Raises ValueError if a width is given, but the weights are not averaged.
+    Raises ValueError if a width is given, but `weights` is not "ema".
     """
     if ema is not None and weights != "ema":
         raise ValueError(f"ema={ema:g} is the width of an average, but weights={weights}: remove one")
@@ -353,11 +354,12 @@ def weights_in_words(which: Which | Width) -> str:
 
 
 def check_ends(ends: tuple[float, float] | None, spacing: Spacing | None) -> None:
-    """Raise ValueError if ends are given in log-SNR, but the steps are equal in time."""
+    """Raise ValueError if `ends`, two log-SNRs, are given for steps that are even in time."""
     if ends is not None and spacing == "time":
         raise ValueError(
-            f"ends={list(ends)} are log-SNRs, which have no effect on steps equal in time (spacing=time, or null with "
-            "coefficients that depend on frequency): set spacing=log_snr or karras, or ends=null"
+            f"ends={list(ends)} are log-SNRs, which have no effect on steps that are even in time (spacing=time, or "
+            "null with coefficients that depend on frequency or noise on a padded grid): set spacing=log_snr or "
+            "karras, or ends=null"
         )
 
 

@@ -14,7 +14,7 @@ from recipes.runtime import distribution
 from recipes.runtime.distribution import SINGLE, Distribution, Rank
 
 HALF = {"bfloat16": torch.bfloat16, "float16": torch.float16}
-"""Precisions of matrix products only."""
+"""Precisions that apply only to matrix products."""
 
 
 @dataclass(frozen=True)

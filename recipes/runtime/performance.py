@@ -89,7 +89,7 @@ class Monitor:
     _waited: float = field(default=0.0, init=False)
     _steps: int = field(default=0, init=False)
     _begun: float = field(default_factory=time.monotonic, init=False)
-    # The first estimate of the speed: number of steps so far (None once it is made), and the time at which it begins.
+    # For `first_rate`: the number of steps so far (None once the speed was returned), and the time of the first one.
     _first_steps: int | None = field(default=0, init=False)
     _first_begun: float = field(default=0.0, init=False)
 
@@ -115,9 +115,9 @@ class Monitor:
         self._first_begun += time.monotonic() - begun
 
     def first_rate(self, batch: int) -> float | None:
-        """Return steps' speed in samples per second, once, when enough steps are done, and otherwise None.
+        """Return the speed of training in samples per second once, after enough steps, and otherwise None.
 
-        It must be called after every step, with the size of a global batch. The first steps, which compile, and the
+        This must be called after every step, with the size of a global batch. The first steps, which compile, and the
         time inside `paused` do not count.
         """
         if self._first_steps is None:

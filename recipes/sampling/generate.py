@@ -83,7 +83,7 @@ def step_times(denoiser: Denoiser, request: SamplingRequest) -> Tensor:
     Steps in log-SNR lie between the `ends`, by default those outside which noise hides the data or is invisible.
 
     Raises:
-        ValueError: If the ends are outside the range of the schedule, or given for steps that are equal in time.
+        ValueError: If the ends are outside the range of the schedule, or given for steps that are even in time.
     """
     process, ends = denoiser.process, request.ends
     if request.times is not None:

@@ -112,7 +112,7 @@ def notes(out: Path) -> dict[str, Any]:
 
 
 def samples_seen(out: Path) -> int | None:
-    """Return the number of samples seen in training by the model that drew the samples in a folder, if it is known."""
+    """Return how many samples the model that drew the samples in a folder had seen in training, or None if unknown."""
     seen = notes(out).get("samples_seen")
     return seen if is_count(seen) else None
 

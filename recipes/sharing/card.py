@@ -191,8 +191,8 @@ def _evaluation_values(evaluation: Mapping[str, Any] | None) -> dict[str, Any] |
 def last_samples(source: Path, samples: int, which: Which | Width) -> Path | None:
     """Return the path of the image with samples drawn from these weights, in a run or an exported model, or None.
 
-    Training draws samples only with the run's own average. Symbolic links that point outside the folder are ignored,
-    except links from snapshots/COMMIT to blobs in the Hub's cache.
+    Training draws samples only with the average of width `training.ema`. Symbolic links that point outside the folder
+    are ignored, except links from snapshots/COMMIT to blobs in the Hub's cache.
     """
     folder = source.resolve()
     allowed = [folder, folder.parents[1] / "blobs"] if folder.parent.name == "snapshots" else [folder]

@@ -160,8 +160,8 @@ class Pipeline:
 
         `weights` selects the averaged weights of a run ("ema", the default) or its last ones ("network"), and `ema` an
         average of another width, if the run was trained with `training.averages`. `checkpoint` is a number of samples
-        seen, by default that of the last checkpoint. `allow_targets` are additional packages that the model's
-        configuration may name.
+        seen, or "best" for the lowest score; by default, the last one is loaded. `allow_targets` are additional
+        packages that the model's configuration may name.
 
         Raises:
             RecipeError: If the model does not exist, cannot be fetched, read or built, or names a package that is not

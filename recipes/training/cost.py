@@ -1,4 +1,4 @@
-"""The memory that training needs, and the disk space of its checkpoints, in words before the first step."""
+"""Estimate the memory that training needs, and the disk space of its checkpoints, and describe them as text."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,11 +17,11 @@ MOMENTS = 2
 
 @dataclass(frozen=True)
 class Cost:
-    """Bytes that one process needs on its device, and bytes of files.
+    """Bytes that one process needs on its device, and bytes of files on disk.
 
-    `weights` are the network's own, `state` its gradients and optimiser, `averages` all averages of its weights. The
-    `activations` of one forward pass, of `samples` samples, are None if they are unknown. `checkpoint` is one
-    checkpoint, `checkpoints` the maximum of all at one time, and `snapshots` the stored averages.
+    On the device: the network's `weights`, `state` (its gradients and optimiser state), all `averages` of its weights,
+    and the `activations` of one forward pass of `samples` samples, which are None if unknown. On disk: one
+    `checkpoint`, the maximum of all `checkpoints` at one time, and all `snapshots` of the averages.
     """
 
     weights: float
@@ -35,7 +35,10 @@ class Cost:
 
 
 def training_cost(network: nn.Module, shape: tuple[int, ...], settings: TrainSettings, runtime: Runtime) -> Cost:
-    """Return what training a network on samples of `shape` (channels, *grid) costs, before it is parallelised."""
+    """Return the cost of training a network on samples of `shape` (channels, *grid).
+
+    It must be called before the network is parallelised.
+    """
     training, engine, world = settings.training, settings.engine, runtime.process.world
     trained = sum(each.nbytes for each in network.parameters() if each.requires_grad)
     weights = sum(each.nbytes for each in network.state_dict().values())
@@ -50,7 +53,7 @@ def training_cost(network: nn.Module, shape: tuple[int, ...], settings: TrainSet
     checkpoint = (2 + widths) * weights + MOMENTS * trained
     kept = settings.keep + 1  # one is written before another is removed
     if settings.every.checkpoint:
-        kept += settings.every.checkpoint_minutes > 0  # the last one that was saved by samples is kept besides
+        kept += settings.every.checkpoint_minutes > 0  # the last one that was saved by samples is kept too
         kept += training.samples // settings.keep_every if settings.keep_every else 0
     return Cost(
         weights / parts, state / parts, (1 + widths) * weights / parts, activations, samples,
@@ -91,11 +94,11 @@ def _remedy(cost: Cost, settings: TrainSettings, runtime: Runtime, room: float, 
     each = (cost.activations or 0) / cost.samples
     divisors = (parts for parts in range(settings.training.accumulation + 1, share + 1) if share % parts == 0)
     fitting = next((parts for parts in divisors if each * share / parts <= room), None)
-    lack = f"this is more than the {size_in_words(free)} of memory that are free on {runtime.device} now"
+    lack = f"this is more than the {size_in_words(free)} of memory that is free on {runtime.device} now"
     if fitting is not None:
         return (
-            f"{lack}: training.accumulation={fitting} needs less, with the same result; so does a training.batch "
-            f"below {batch}, with another result"
+            f"{lack}: training.accumulation={fitting} needs less, with the same result; a training.batch below {batch} "
+            "needs less too, but changes the result"
         )
     other = "a smaller network" if settings.engine.recompute else "engine.recompute=true, or a smaller network"
-    return f"{lack}, whatever training.accumulation and training.batch (now {batch}) are: try {other}"
+    return f"{lack}, and one sample at a time (training.accumulation={share}) would not fit either: try {other}"

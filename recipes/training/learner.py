@@ -6,7 +6,7 @@ sample has its own noise seed, and torch's global generator, which dropout uses,
 A step with a non-finite gradient changes neither weights nor optimiser, and is counted. This is decided on the device,
 with the same result on all ranks, because they have the same norm of the averaged gradient. In float16 the loss is
 scaled (`recipes.training.loss_scale`): a step that overflows lowers the scale, and counts towards divergence only if
-the scale cannot be lowered.
+the scale is already at its minimum.
 """
 
 import math
@@ -68,7 +68,7 @@ class Learner:
             self.optimizers.append(self.uncertainty_optimizer)
         self.loss_scale = LossScale(runtime.device) if runtime.products == torch.float16 else None
         self.samples = self.rollbacks = 0
-        self.skipped = self._in_a_row = 0  # skipped steps in total, and in a row without a scale that could be lowered
+        self.skipped = self._in_a_row = 0  # skipped steps: in total, and in a row at the minimum scale
         self._last_skipped = False
         self._window = (0.0, 0.0, 0.0)  # sum of losses, sum of gradient norms, number of steps
         self._pending: list[Tensor] = []  # (loss, gradient norm, scale) of the last steps, still on the device

@@ -4,10 +4,10 @@ Checkpoints are saved by samples seen and, if those take long, by the first rank
 on the clock: saving uses no random numbers, and training only returns to checkpoints saved by samples.
 
 A report consists of validation and samples. The state is saved before a report, because the report may fail; a
-continued run repeats it. If a validation has the lowest score, or is the last one of a training that ends early, the
-state before it is saved too. If a checkpoint cannot be written, a warning is printed, as long as training can continue
-without it. Steps with non-finite gradients are skipped; after several consecutive ones, training returns to the last
-checkpoint and continues with other random numbers.
+continued run repeats it. If a validation has the lowest score so far, or ends training early, its state is saved too.
+If a checkpoint cannot be written, a warning is printed, as long as training can continue without it. Steps with
+non-finite gradients are skipped; after several consecutive ones, training returns to the last checkpoint and continues
+with other random numbers.
 """
 
 import logging
@@ -26,7 +26,7 @@ from recipes.base.quantities import duration_in_words
 from recipes.base.signals import Ended, ImmediateStop, StopRequest
 from recipes.data.order import batches
 from recipes.runs.averages import snapshots
-from recipes.runs.best import write_best
+from recipes.runs.best import BEST, write_best
 from recipes.runs.checkpoint import Checkpoints, SaveError, State, saved_by_clock
 from recipes.runtime.distribution import Agreement, FailedElsewhereError, are_sharded, is_first
 from recipes.runtime.performance import Monitor, StepProfiler, peak_flops
@@ -132,7 +132,7 @@ class Loop:
         """
         learner = self.learner
         try:
-            self._write_best()  # that of the state from which training continues
+            self._write_best()  # as recorded in the state from which training continues
             with stop.interruptible(bool(learner.samples) and self.alone):
                 if learner.samples:
                     self._report()
@@ -199,14 +199,14 @@ class Loop:
         return due
 
     def _estimate(self, now: int) -> None:
-        """Say once, after the first steps, how long the remaining samples take; no file depends on the clock."""
+        """Print once, after the first steps, how long the remaining samples will take. No file contains this time."""
         rate, left = self.monitor.first_rate(self.settings.training.batch), self.settings.training.samples - now
         if rate is None or not left > 0:
             return
         speed = f"{rate:,.0f}" if rate >= 10 else f"{rate:.1f}"
         self.display.say(
-            f"about {duration_in_words(left / rate)} for the remaining {left:,} samples, at {speed} samples/s, without "
-            "validation and samples"
+            f"about {duration_in_words(left / rate)} for the remaining {left:,} samples, at {speed} samples/s, not "
+            "counting validation and sampling"
         )
 
     def _log(self) -> str:
@@ -270,7 +270,10 @@ class Loop:
             try:
                 write_best(folder, self.selection.current.best)
             except OSError as error:
-                self.display.say(f"warning: cannot write which checkpoint in {folder} is the best: {error}")
+                self.display.say(
+                    f"warning: cannot write {folder / BEST} ({error}), so checkpoint=best may mean an earlier "
+                    "checkpoint until it is written again, at the next best checkpoint or when training continues"
+                )
 
     def _announce(self, profile: Path | None) -> None:
         if profile is not None:
@@ -281,7 +284,7 @@ class Loop:
     ) -> bool:  # fmt: skip
         """Save the state, with a `position` in the metrics file, by default the current one.
 
-        `by_clock` and `only_best` are those of `State`. If this fails, print a warning and return False, or raise
+        `by_clock` and `only_best` are described in `State`. If saving fails, print a warning and return False, or raise
         SaveError if `must` is set.
         """
         self.job.check_folder()

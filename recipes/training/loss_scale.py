@@ -10,11 +10,10 @@ INTERVAL = 2000
 
 
 class LossScale:
-    """The factor of the loss: halved after an overflow, down to 1, and doubled after many steps without one.
+    """The factor of the loss: halved after an overflow, down to 1, and doubled after many steps without an overflow.
 
-    It changes as the scale of `torch.amp.GradScaler`, which cannot be used itself: that decides on each rank's own
-    gradients whether a step has overflowed, and training decides on the norm of the averaged gradient. Nothing is read
-    back from the device.
+    The rule is that of `torch.amp.GradScaler`, which cannot be used itself: it detects overflows in each rank's own
+    gradients, but here the norm of the averaged gradient decides. Nothing is read back from the device.
     """
 
     def __init__(self, device: torch.device) -> None:

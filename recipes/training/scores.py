@@ -1,4 +1,4 @@
-"""The scores of a validation run, of which the lowest selects the best checkpoint.
+"""The score of a validation, which selects the best checkpoint; lower is better.
 
 `loss` is the validation loss. `distance` compares samples with held-out examples in the features of the classifier of
 `multisagd evaluate`. `likelihood` is the number of bits per dimension of held-out examples. The last two are computed
@@ -28,14 +28,14 @@ from recipes.training.selection import Score, clean, without_captions
 from recipes.training.setup import Job, TrainingData, TrainingModel
 
 MAX_REFERENCE = 10_000
-"""Maximum number of held-out examples with which samples are compared."""
+"""Maximum number of held-out examples for a Fréchet distance."""
 LIKELIHOOD_STEPS = 20
-"""Number of steps of the likelihood's ODE, each with four calls of the network and as many gradients."""
+"""Number of ODE steps for a likelihood; each step evaluates the network and its gradient four times."""
 log = logging.getLogger("multisagd")
 
 
 def prepare_score(job: Job, data: TrainingData, model: TrainingModel) -> Score:
-    """Return the function that computes the configured score; every rank must call both.
+    """Return the function that computes the configured score. Every rank must call `prepare_score` and this function.
 
     Raises:
         RecipeError: If the process has no likelihood, the held-out data are padded, or no classifier can be trained.
@@ -54,10 +54,10 @@ def validation_loss(values: Mapping[str, Any]) -> float:
 
 
 class Distance:
-    """The Fréchet distance of samples, drawn with the averaged weights, from held-out examples.
+    """The Fréchet distance between samples, drawn with the averaged weights, and held-out examples.
 
-    The samples always have the same seeds, and the conditions and the padding of held-out examples. The first rank
-    trains the classifier unless it is cached, and compares the features.
+    The samples always have the same seeds; classes or captions and padding are those of held-out examples. The first
+    rank trains the classifier unless it is cached, and compares the features.
     """
 
     def __init__(self, job: Job, data: TrainingData, model: TrainingModel, held_out: Dataset) -> None:
@@ -96,7 +96,11 @@ class Distance:
 
 
 def _paired(held_out: Dataset, order: Sequence[int], count: int) -> tuple[Tensor | None, tuple[Tensor, Tensor] | None]:
-    """Return the labels or embeddings of `count` held-out examples in turn, and x0 and masks if any is padded."""
+    """Return conditions and padding for `count` samples, which use the held-out examples in `order` cyclically.
+
+    Conditions are labels `(count,)` or embeddings `(count, tokens, width)`, or None. Padding is x0 and its mask, both
+    `(count, channels, *grid)`, or None if no example is padded.
+    """
     order = order[:count]
     with as_recipe_error(UnreadableFilesError):
         batches = [read_batch(held_out, order[start : start + BATCH]) for start in range(0, len(order), BATCH)]
@@ -125,7 +129,7 @@ class Likelihood:
         self.bits = BitsPerDimension(
             model.averaged, data.statistics, data.modality, data.condition.learned, job.runtime, LIKELIHOOD_STEPS
         )
-        # A process without a likelihood, and padding, are found now and not at the first validation.
+        # A process without a likelihood, or padding, causes an error now, and not at the first validation.
         first = BitsPerDimension(
             model.averaged, data.statistics, data.modality, data.condition.learned, job.runtime, steps=1
         )

@@ -1,4 +1,4 @@
-"""The selection of the best checkpoint by the score on held-out examples, and the end of training without progress."""
+"""The selection of the best checkpoint by the score on held-out examples, and early stopping."""
 
 import hashlib
 import json
@@ -13,7 +13,7 @@ from recipes.runs.best import Selected
 from recipes.runs.settings import TrainSettings
 
 Score = Callable[[Mapping[str, Any]], float]
-"""A function that returns the score of a validation run, given its losses; every rank calls it and gets the same."""
+"""A function that returns the score of a validation, given its losses; every rank must call it, and gets the same."""
 MIN_EXAMPLES = 4
 """Minimum number of held-out examples for a Fréchet distance, as in `multisagd evaluate`."""
 
@@ -28,7 +28,7 @@ class Selection:
 
     @property
     def ended(self) -> bool:
-        """Whether the last `validation.patience` validation runs were no improvement."""
+        """Whether none of the last `validation.patience` validations improved the score."""
         return self.ends(self.current)
 
     def ends(self, selected: Selected) -> bool:
@@ -36,7 +36,7 @@ class Selection:
         return self.patience is not None and selected.since >= self.patience
 
     def summary(self, samples: int, loss: float, score: float) -> str:
-        """Return the results of a validation run after `samples` samples seen as text."""
+        """Return the results of the validation after `samples` samples seen, as text."""
         result = f"validation loss {loss:.4f}"
         if self.kind != "loss":
             result += f", {self.kind} {score:.4g}"
@@ -47,11 +47,11 @@ class Selection:
         """Return a message about the end of training before all samples were seen."""
         best = self.current.best
         kept = "" if best is None else (
-            f" The best score, {best.score:.4g}, is that after {best.samples:,} samples: add checkpoint=best to "
-            "`multisagd sample` to use its weights."
+            f" The best score, {best.score:.4g}, was reached after {best.samples:,} samples: `multisagd sample` with "
+            "checkpoint=best uses these weights."
         )  # fmt: skip
         return (
-            f"training ends early: the last {self.current.since} validation runs have not lowered the score "
+            f"training ends early: the score has not improved in the last {self.current.since} validations "
             f"(validation.patience={self.patience}).{kept}"
         )
 
@@ -64,7 +64,7 @@ class Selection:
         self.current = saved if saved.measure == own else Selected(own)
         if saved.measure == own or saved.best is None:
             return None
-        return "validation.score or settings that it depends on have changed: the best checkpoint is selected again"
+        return "validation.score or settings that it depends on have changed, so earlier scores no longer count"
 
 
 def measure(settings: TrainSettings) -> str:
@@ -86,17 +86,17 @@ def check_score(settings: TrainSettings, training: Dataset, held_out: Dataset | 
     """Check that a score can be computed on these parts of the data, before anything is measured.
 
     Raises:
-        RecipeError: If a score or an end is requested without held-out examples, or the score needs classes or more
-            held-out examples.
+        RecipeError: If a score or early stopping is requested without held-out examples, or the score needs classes
+            or more held-out examples.
     """
     validation = settings.validation
     if held_out is None:
         requested = "" if validation.score == "loss" else f"validation.score={validation.score}"
         requested = requested if validation.patience is None else f"validation.patience={validation.patience}"
         if requested:
-            raise RecipeError(
-                f"{requested} needs held-out examples, but there are none: set validation.holdout=0.05, for example"
-            )
+            given = untouched(training).splits is not None
+            remedy = "mark some files of the manifest as validation" if given else "set validation.holdout=0.05"
+            raise RecipeError(f"{requested} needs held-out examples, but there are none: {remedy}, for example")
         return
     if validation.score == "distance":
         problem = ""

@@ -241,7 +241,8 @@ class TrainingModel:
 
     `request` defines how samples are drawn during training. `initial` is the source of the initial weights, or None
     if they are random. `position` is the position in the metrics file from which training continues. `flops` is the
-    number of operations for one sample in a training step, or None if unknown. `cost` is the memory that it needs.
+    number of operations for one sample in a training step, or None if unknown. `cost` is the memory and disk space that
+    training needs.
     """
 
     learner: Learner

@@ -60,7 +60,7 @@ def write_record(job: Job, data: TrainingData, model: TrainingModel, checkpoints
 
 
 def name_unreadable(data: TrainingData, run_dir: Path) -> None:
-    """Write the lists of unreadable files, if there are any; log a warning if a list cannot be written."""
+    """Write the lists of unreadable files, if there are any. If a list cannot be written, log a warning."""
     try:
         if run_dir.is_dir():
             data.dataset.save_unreadable(run_dir / UNREADABLE)

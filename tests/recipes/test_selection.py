@@ -1,4 +1,4 @@
-"""The score of validation runs: it selects the best checkpoint, ends training, and is exact when a run continues."""
+"""The score of validations: it selects the best checkpoint, ends training, and is exact when a run continues."""
 
 import math
 import os
@@ -75,8 +75,8 @@ def test_train_on_few_examples_stops_early_and_keeps_the_best_checkpoint(
     assert best_of(run_dir) == Best(best, losses[best])
     assert {best, state.samples} <= set(checkpoints_of(run_dir))
     said = capsys.readouterr().out
-    assert "the last 2 validation runs have not lowered the score (validation.patience=2)" in said
-    assert f"The best score, {losses[best]:.4g}, is that after {best:,} samples: add checkpoint=best" in said
+    assert "the score has not improved in the last 2 validations (validation.patience=2)" in said
+    assert f"The best score, {losses[best]:.4g}, was reached after {best:,} samples: `multisagd" in said
     assert f"checkpoints/{best:012d} (checkpoint=best)" in said
 
     weights = {name: open_model(run_dir, Builder(), checkpoint=name).weights("ema", len) for name in ("best", "last")}

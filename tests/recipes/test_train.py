@@ -361,7 +361,7 @@ def test_train_says_what_it_costs_and_how_it_fits_into_memory(
         files = sum(path.stat().st_size for path in (tmp_path / "run" / folder).rglob("*.safetensors"))
         assert expected == pytest.approx(files, rel=0.15)
     assert limit == pytest.approx(5 * size, rel=0.02)  # the last two, the multiples of 48, and one being written
-    assert len(re.findall(r"about .+ for the remaining 32 samples, at .+ samples/s, without", printed)) == 1
+    assert len(re.findall(r"about .+ for the remaining 32 samples, at .+ samples/s, not counting", printed)) == 1
 
     each = sizes_in(r"activations (S) for 16 samples", printed)[0] / 16
     state = 3 * sum(tensor.nbytes for tensor in last_state(tmp_path / "run").tensors["network"].values())
@@ -371,7 +371,7 @@ def test_train_says_what_it_costs_and_how_it_fits_into_memory(
         tiny_run(tmp_path / f"{room}", "training.samples=16")
         printed = capsys.readouterr().out
         assert note in printed
-        assert ("of memory that are free" in printed) == bool(note)
+        assert ("of memory that is free" in printed) == bool(note)
 
 
 def test_train_reports_unreadable_files_in_one_message(tmp_path: Path) -> None:
