@@ -98,9 +98,9 @@ class Run:
         """Return the spectrum error (dB), and with classes the Fréchet distance and the fraction recognised.
 
         The spectrum error is the root mean square over rings of frequency (`radial_profile`) of 10 log10 of generated
-        over real power about the mean. As in `multisagd evaluate`, x0 is first clipped and rounded as in files: faint
-        noise of a black background then has a mean, which the distance notices. The distance depends on the counts.
-        `labels` are the classes of x0, by default all classes in turn.
+        over real power about the mean. As in `multisagd evaluate`, x0 is first clipped and rounded as in files, which
+        gives faint noise on a black background a positive mean. The distance depends on the counts. `labels` are the
+        classes of x0, by default all classes in turn.
         """
         x0 = as_files(self.examples.modality, x0)
         values = {"spectrum_error_db": self._decibels(x0, radial_profile)}

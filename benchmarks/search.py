@@ -5,7 +5,7 @@ A search is a YAML file: arguments of `multisagd train` that all runs have (`bas
 arm is trained from the beginning in each rung, because the decay of the learning rate depends on the length. An arm's
 score is its mean `frechet_distance` (without classes, `denoising_error`) over the seeds, by the first of `samplers`.
 With `trainer: diffusers`, arms are settings of `benchmarks.peers.unet2d.UNet2D`, and samplers are diffusers schedulers
-with `options`. A search that is `like` another has the keys of that file which it does not contain itself.
+with `options`. With `like: FILE`, keys that a search does not contain are taken from that file.
 
 Each training run appends one row to the results, so a search that was interrupted continues where it stopped, and a
 search with more arms or rungs measures only what is new. Runs are trained in parallel by `--workers` processes, and

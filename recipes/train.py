@@ -3,7 +3,7 @@
 The steps, each with the file that implements it (in recipes/):
 
     lock the run folder, and find the newest checkpoint                   runs/lock.py, runs/checkpoint.py
-    build the dataset, hold some of it out, measure mean and spectrum     training/setup.py, data/dataset.py
+    build the dataset, hold some of it out, measure mean and spectrum     training/setup.py, data/parts.py
     build diffusion process, network and denoiser, load the checkpoint    training/setup.py, runs/assembly.py
     write config.yaml, run.json and statistics.safetensors                training/tracking.py
     for every batch                                                       training/loop.py
@@ -14,6 +14,7 @@ The steps, each with the file that implements it (in recipes/):
             append to metrics.jsonl, TensorBoard, Weights & Biases        training/tracking.py
             save weights, their average, optimiser and samples seen       runs/checkpoint.py
             validate on held-out examples, save an image of samples       training/validation.py
+            score the validation, keep the best checkpoint, end early     training/scores.py, training/selection.py
         after a signal, save and stop; after many steps that are not
         finite, return to the last checkpoint
     write the run as one HTML page                                        report.py

@@ -1,9 +1,10 @@
-"""Print our default recipe beside diffusers' UNet2DModel: `python -m benchmarks.peers.beside [RESULTS …]`.
+"""Compare our default recipe with diffusers' UNet2DModel: `python -m benchmarks.peers.beside [RESULTS …]`.
 
-The rows are those of three searches of `benchmarks.search` for each data set: default_DATA (ours), unet2d_DATA (the
-example's recipe, drawn by several samplers) and unet2d_DATA_tuning (the best recipe that a search found). Of each, the
-sampler with the smallest mean Fréchet distance is taken, and of tuned recipes the best of those with the most seeds.
-Both choices are made with the seeds of the table, in favour of diffusers; ours is the default, chosen elsewhere.
+The rows come from three searches of `benchmarks.search` for each data set: default_DATA (ours), unet2d_DATA (the
+recipe of the diffusers example, with several samplers) and unet2d_DATA_tuning (a search for a better recipe). For each
+recipe, the table has the sampler with the smallest mean Fréchet distance; for the tuned one, it has the best recipe of
+those with the most seeds. Both are selected with the same seeds that the table shows, which favours diffusers; our
+default recipe was selected in a search of its own.
 """
 
 from __future__ import annotations

@@ -31,9 +31,10 @@ BATCH = 100
 
 @dataclass(frozen=True)
 class UNet2D(Peer):
-    """A recipe: channels at each level, finest first, residual `layers` per level, and the training. Default: example.
+    """A recipe for UNet2DModel and its training; the defaults are those of diffusers' `train_unconditional` example.
 
-    The example is diffusers' `train_unconditional`, with `--use_ema` and our batches.
+    That example is run with `--use_ema` and our batch size. `channels` are those of each level, finest first, and
+    `layers` is the number of residual layers per level.
     """
 
     average: Literal["power", "example"] = "example"
@@ -96,7 +97,7 @@ class TrainedUNet2D:
         """Train on the data of `multisagd train ARGUMENTS` with the recipe that `words` change."""
         recipe = UNet2D.of(words)
         arguments = [*arguments, f"training.batch={recipe.batch}"]
-        # One step of ours makes a run with the same data, statistics and classifier.
+        # One step of our own training creates a run with the same data, statistics and classifier.
         train_run(folder, [*arguments, f"training.samples={recipe.batch}"])
         setting = Setting.of(arguments, threads)
         started = time.monotonic()
@@ -112,7 +113,7 @@ class TrainedUNet2D:
         """Draw samples as described in a search, from the noise from which ours start.
 
         Raises:
-            RecipeError: If guidance is asked for without classes.
+            RecipeError: If guidance is requested without classes.
         """
         network, guidance = self.network, described.get("guidance", 1.0)
         if guidance != 1:

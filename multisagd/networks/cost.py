@@ -46,8 +46,8 @@ def activation_bytes(
     The pass runs on fake tensors of this device, without a condition, so nothing is computed and no random numbers are
     drawn. `shape` is (batch, channels, *grid). The precision is that of the weights, or of autocast if it is active. If
     `recomputed`, the result is that after `recompute(network)`: the inputs of all blocks, and the activations of the
-    largest block, which the backward pass recomputes one at a time. The result is None if the network cannot run on
-    fake tensors.
+    largest one, because the backward pass recomputes one block at a time. The result is None if the network cannot run
+    on fake tensors.
     """
     from torch._subclasses import FakeTensorMode  # takes a second to import
 

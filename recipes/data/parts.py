@@ -1,7 +1,7 @@
 """Divide the data of a run into parts for training, validation and testing; equal settings give equal parts.
 
-The held-out part is, in this order: the data in `validation.root`; the examples that the data assign to validation
-(the column `split` of a manifest); whole groups, drawn at random (`validation.group`); or examples, drawn at random.
+The held-out part is one of: the data in `validation.root`; the examples that the data assign to validation (the column
+`split` of a manifest); groups that are drawn at random (`validation.group`); or examples that are drawn at random.
 """
 
 import dataclasses
@@ -87,7 +87,7 @@ def hold_out(dataset: Dataset, settings: TrainSettings, builder: Builder) -> Par
             return Parts(*split(dataset, options.holdout, seed, learns_classes))
     with as_recipe_error(ValueError):
         names = group_names(dataset, options.group)
-    remedy = f"; change {GROUP}, or {GROUP}=null holds out single examples"
+    remedy = f"; change {GROUP} or validation.holdout; {GROUP}=null holds out single examples"
     with as_recipe_error(UnreadableFilesError, "data: "), as_recipe_error(ValueError, f"{GROUP}: ", remedy):
         training, held_out = split_groups(dataset, names, options.holdout, seed, learns_classes)
     return Parts(training, held_out, groups=0 if held_out is None else len(set(group_names(held_out, options.group))))

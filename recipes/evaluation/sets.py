@@ -262,10 +262,12 @@ def check_same(dataset: Dataset, metadata: Mapping[str, Any], key: str = "data")
             f"of {before['classes']!r:.200}. Specify the run's training data: data.root=…, or data.urls=…"
         )
     if changed and is_first():
+        these, used = "these data", "trained on"
+        if key != "data":
+            these, used = "the data in validation.root", "validated on"
         tell(
-            f"note: these {'validation ' * (key != 'data')}data are not the files that the run was trained on, so "
-            "training examples and held-out examples may be mixed "
-            f"(the run had {before['examples']:,} examples, these data have {now['examples']:,})"
+            f"note: {these} are not the files that the run was {used}, so training examples and held-out examples may "
+            f"be mixed (the run had {before['examples']:,} examples, now there are {now['examples']:,})"
         )
 
 

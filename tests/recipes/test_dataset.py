@@ -211,7 +211,7 @@ def test_real_data_notes_other_counts_and_refuses_other_classes(
 ) -> None:
     save_pictures(tmp_path / "more", 70)
     real_data(trained / "run", Builder(), {"root": str(tmp_path / "more")})
-    assert "the run had 60 examples, these data have 70" in capsys.readouterr().err
+    assert "the run had 60 examples, now there are 70" in capsys.readouterr().err
     save_pictures(tmp_path / "others", 60, ("a", "c"))
     with pytest.raises(RecipeError, match="differ from those of the run's training data"):
         real_data(trained / "run", Builder(), {"root": str(tmp_path / "others")})
