@@ -155,8 +155,10 @@ class Learner:
                 put(part.x0), t, noise_seeds, condition=condition, mask=mask,
                 metric=loss.metric, weighting=loss.weighting, penalty=loss.penalty,
             )  # fmt: skip
-            if self.uncertainty is not None:
-                losses = self.uncertainty(losses, self.denoiser.process.schedule.log_snr(t.double()).to(losses))
+        if self.uncertainty is not None:
+            # Not in half precision: its scaled gradient can overflow where that of the network, which decides whether a
+            # step is taken, does not.
+            losses = self.uncertainty(losses, self.denoiser.process.schedule.log_snr(t.double()).to(losses))
         return losses.sum()
 
     def _condition(self, part: Batch, number: int, slots: range) -> Tensor | None:

@@ -70,6 +70,15 @@ def test_train_in_float16_learns_what_float32_learns(tmp_path: Path) -> None:
         assert ours["gradient_norm"] == pytest.approx(theirs["gradient_norm"], rel=1e-2)
 
 
+def test_train_in_float16_learns_the_uncertainty_at_any_scale(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ["loss.uncertainty=true", "training.samples=32"]
+    learned = tiny_run(tmp_path / "full", *words).tensors["uncertainty"]["linear.weight"]
+    monkeypatch.setattr(loss_scale, "INITIAL", 2.0**18)
+    state = tiny_run(tmp_path / "half", *HALF, *words)
+    assert state.record["skipped"] == 0
+    torch.testing.assert_close(state.tensors["uncertainty"]["linear.weight"], learned, rtol=0.1, atol=1e-6)
+
+
 def test_train_in_float16_diverges_once_the_scale_is_at_its_minimum(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
