@@ -34,10 +34,13 @@ class Cost:
     snapshots: int
 
 
-def training_cost(network: nn.Module, shape: tuple[int, ...], settings: TrainSettings, runtime: Runtime) -> Cost:
+def training_cost(
+    network: nn.Module, shape: tuple[int, ...], settings: TrainSettings, runtime: Runtime, held_out: bool
+) -> Cost:
     """Return the cost of training a network on samples of `shape` (channels, *grid).
 
-    It must be called before the network is parallelised.
+    It must be called before the network is parallelised. `held_out` says whether there are held-out examples, whose
+    scores select checkpoints to keep.
     """
     training, engine, world = settings.training, settings.engine, runtime.process.world
     trained = sum(each.nbytes for each in network.parameters() if each.requires_grad)
@@ -51,14 +54,23 @@ def training_cost(network: nn.Module, shape: tuple[int, ...], settings: TrainSet
     # DDP keeps a second copy of the gradients, to exchange them.
     state = (1 + MOMENTS + (world > 1 and not sharded)) * trained
     checkpoint = (2 + widths) * weights + MOMENTS * trained
-    kept = settings.keep + 1  # one is written before another is removed
-    if settings.every.checkpoint:
-        kept += settings.every.checkpoint_minutes > 0  # the last one that was saved by samples is kept too
-        kept += training.samples // settings.keep_every if settings.keep_every else 0
     return Cost(
         weights / parts, state / parts, (1 + widths) * weights / parts, activations, samples,
-        checkpoint, kept * checkpoint, training.averages.snapshots * widths * weights,
+        checkpoint, _most_checkpoints(settings, held_out) * checkpoint, training.averages.snapshots * widths * weights,
     )  # fmt: skip
+
+
+def _most_checkpoints(settings: TrainSettings, held_out: bool) -> int:
+    """Return the maximum number of checkpoints that exist at one time."""
+    every, kept = settings.every, settings.keep + 1  # one is written before another is removed
+    if not every.checkpoint:
+        return kept
+    kept += every.checkpoint_minutes > 0  # the last one that was saved by samples is kept besides
+    kept += settings.training.samples // settings.keep_every if settings.keep_every else 0
+    if held_out and every.validation:
+        # The best one; between regular checkpoints also the last one, and the best one before each of the kept ones.
+        kept += 1 if every.validation % every.checkpoint == 0 else settings.keep + 2
+    return kept
 
 
 def cost_lines(cost: Cost, settings: TrainSettings, runtime: Runtime) -> Iterator[str]:

@@ -278,7 +278,7 @@ def prepare_model(job: Job, data: TrainingData, state: State | None) -> Training
     network.to(runtime.device, runtime.dtype)
     average = PowerEMA(network, sigma_rel=settings.training.ema)
     flops = training_flops(network, data.modality.tensor_shape)
-    cost = training_cost(network, data.modality.tensor_shape, settings, runtime)
+    cost = training_cost(network, data.modality.tensor_shape, settings, runtime, data.held_out is not None)
     widths = settings.training.averages.widths if settings.training.averages.snapshots else ()
     stored = {average_part(width): PowerEMA(network, sigma_rel=width) for width in widths}
     for each in (average, *stored.values()):
