@@ -201,6 +201,12 @@ def _separate(dataset: Dataset, settings: TrainSettings, builder: Builder) -> Da
             f"{ROOT}={root} replaces the location of the data, but {type(dataset).__name__} has no key data.root: "
             f"use {ROOT}=null, and validation.holdout to hold out examples"
         )
+    if isinstance(data.get("train"), bool):
+        # Another copy of the same files is no other data.
+        raise RecipeError(
+            f"{ROOT}={without_secrets(root)}: {type(dataset).__name__} reads the same published examples from every "
+            f"folder: remove it. validation.holdout holds examples out, and `multisagd evaluate` uses the test part"
+        )
     if is_address(root):
         # Sampling and evaluation open no address of a run that the command line does not repeat.
         raise RecipeError(f"{ROOT}={without_secrets(root)} is an address: use a folder on this machine")
@@ -209,7 +215,8 @@ def _separate(dataset: Dataset, settings: TrainSettings, builder: Builder) -> Da
     modality = dataset.modality
     if isinstance(modality, Latent) and modality.statistics is not None:
         # The folder's own scale is replaced below: all latents need the scale of the training data.
-        modality = dataclasses.replace(modality, statistics=Path(root))
+        with as_recipe_error(ValueError, f"{ROOT}={root}: "):
+            modality = dataclasses.replace(modality, statistics=Path(root))
     own = {**data, key: root}
     files = build_dataset(own, modality, builder, ROOT)
     if files.classes is None and dataset.classes is not None and data.get("labels") == "auto":

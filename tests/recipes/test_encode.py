@@ -295,6 +295,8 @@ def test_latents_for_validation_have_the_scale_of_those_for_training(
     assert held_out is not None
     assert held_out.batch(range(11)).labels.tolist() == [1] * 11  # type: ignore[union-attr]
     torch.testing.assert_close(held_out.batch(range(11)).x0, everything.batch(range(11, 22)).x0)
+    with pytest.raises(RecipeError, match=r"validation\.root=.*nowhere: cannot read the scale of the latents"):
+        train(training(source, encoded, tmp_path / "other", f"validation.root={tmp_path / 'nowhere'}"))
 
 
 def test_train_requires_the_scale_and_the_modality_of_the_latents(source: Path, encoded: Path, tmp_path: Path) -> None:

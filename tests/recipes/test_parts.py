@@ -27,6 +27,7 @@ from recipes.pack import pack
 from recipes.runs.settings import TrainSettings
 from recipes.training.setup import learned_condition
 from tests.helpers.tiny import assert_same, read_metrics, tiny_run
+from tests.modalities.test_image import write_mnist
 
 IMAGE = Image(size=8, channels=1)
 BY_GROUP = r"validation.group='(?P<group>[a-z]+)\d'"
@@ -195,6 +196,12 @@ def test_spoken_digits_are_held_out_by_speaker() -> None:
     parts, _ = divided("experiment=audio_spoken_digits", r"validation.group='_(?P<group>[a-z]+)_'")
     ours, theirs = ({name.split("_")[1] for name in names(each)} for each in (parts.training, parts.held_out))
     assert (len(ours), len(theirs), ours & theirs) == (5, 1, set())
+
+
+def test_validation_root_of_published_data_is_refused(tmp_path: Path) -> None:
+    write_mnist(tmp_path, "train", 30, packed=False)
+    with pytest.raises(RecipeError, match=r"validation\.root=other: MNIST reads the same published examples"):
+        divided("data=mnist", f"data.root={tmp_path}", "validation.root=other")
 
 
 def two_folders(tmp_path: Path) -> list[str]:
