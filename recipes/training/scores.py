@@ -68,6 +68,8 @@ class Distance:
         conditions, self.padding = _paired(clean(held_out), order, count)
         self.condition = conditions if data.condition.learned else None
         self.compared: tuple[FeatureNetwork, Tensor] | None = None
+        with as_recipe_error(RecipeError, "validation.score=distance: "):  # not only at the first validation
+            self._draw(1)
         if job.runtime.main:
             training, real = without_captions(data.training), without_captions(held_out)
             test = published_test_set(job.settings.data, data.modality, job.builder)
@@ -78,21 +80,25 @@ class Distance:
 
     def __call__(self, values: Mapping[str, Any]) -> float:
         """Return the distance, or infinity if the samples are not finite."""
-        model, shape = self.model, self.data.modality.tensor_shape
-        try:
-            x0 = generate(model.averaged, model.request, shape, self.seeds, self.condition, self.job.runtime)
-        except RecipeError as error:  # early weights may produce infinite samples
-            log.warning("no score: %s", error)
-            return math.inf
+        x0 = self._draw(len(self.seeds))
         score = torch.tensor(math.inf, dtype=torch.float64)
-        if self.compared is not None and bool(x0.isfinite().all()):
+        if self.compared is not None and bool(x0.isfinite().all()):  # early weights may produce infinite samples
             network, real = self.compared
             if self.padding is not None:
                 x0 = torch.where(self.padding[1], x0, self.padding[0])
-            saved = as_files(self.data.modality, x0)
-            score.fill_(frechet_distance(read_samples(network, saved).features, real))
+            try:
+                saved = as_files(self.data.modality, x0)
+                score.fill_(frechet_distance(read_samples(network, saved).features, real))
+            except ValueError as error:  # finite samples may have infinite features
+                log.warning("no score: %s", error)
         broadcast_from_rank0(score)
         return float(score)
+
+    def _draw(self, count: int) -> Tensor:
+        """Return the first `count` samples; every rank must call this."""
+        condition = None if self.condition is None else self.condition[:count]
+        shape, model = self.data.modality.tensor_shape, self.model
+        return generate(model.averaged, model.request, shape, self.seeds[:count], condition, self.job.runtime)
 
 
 def _paired(held_out: Dataset, order: Sequence[int], count: int) -> tuple[Tensor | None, tuple[Tensor, Tensor] | None]:

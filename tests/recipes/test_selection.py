@@ -174,6 +174,10 @@ def test_scores_of_another_measure_are_forgotten(tmp_path: Path, capsys: pytest.
         (["validation.score=distance", "validation.holdout=3"], "at least 4 held-out examples, but there are 3"),
         (["validation.score=distance", "data.root=photos", "data=folder"], "score=distance needs classes"),
         (["validation.score=distance", "validation.samples=3"], "samples must be at least 4"),
+        (
+            ["validation.score=distance", "every.samples=0", "sampling.ends=[50,-50]"],
+            "score=distance: .*50",
+        ),
         (["validation.score=likelihood", "process=blur"], "score=likelihood: likelihoods need scalar coefficients"),
         (["validation.score=likelihood", "padding={height:8}"], "score=likelihood: noise drawn on a padded grid"),
     ],
@@ -221,6 +225,11 @@ def test_distance_compares_samples_with_held_out_examples(tmp_path: Path, monkey
         def compute(values: Mapping[str, Any]) -> float:
             real = data.held_out.batch(range(200)).x0
             drawn = {"real": real, "noise": torch.randn(real.shape), "broken": real * math.nan}
+            with (
+                patch("recipes.training.scores.generate", lambda *_: real * 3e38),
+                patch("recipes.training.scores.as_files", lambda _, x0: x0),  # as of media without a range
+            ):
+                distances["infinite features"] = score(values)
             for name, x0 in drawn.items():
                 with patch("recipes.training.scores.generate", lambda *_, given=x0: given):
                     distances[name] = score(values)
@@ -233,7 +242,7 @@ def test_distance_compares_samples_with_held_out_examples(tmp_path: Path, monkey
     (entry,) = read_metrics(tmp_path / "run", "validation")
     assert distances["real"] == pytest.approx(0, abs=1e-6)
     assert 0.1 < distances["noise"] < math.inf
-    assert distances["broken"] == math.inf
+    assert distances["broken"] == distances["infinite features"] == math.inf
     assert 0 < entry["score"] < math.inf
     # The same samples have the same distance, and the classifier is trained once.
     with patch.object(classifier, "train_network", side_effect=AssertionError("it is cached")):
