@@ -161,7 +161,7 @@ class Overview:
         except MALFORMED:
             return False
         # A checkpoint does not count the validation that follows it.
-        return best is not None and best.samples < self.saved and selected.since + 1 >= patience
+        return (best is None or best.samples < self.saved) and selected.since + 1 >= patience
 
     @cached_property
     def images(self) -> dict[int, Path]:
