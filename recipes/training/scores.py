@@ -15,6 +15,7 @@ from torch import Tensor
 
 from modalities.base import Dataset
 from modalities.reading import UnreadableFilesError, read_batch
+from modalities.wrapped import untouched
 from multisagd.metrics import frechet_distance
 from multisagd.metrics.feature_network import FeatureNetwork, read_samples
 from multisagd.seeds import derive_many
@@ -72,9 +73,11 @@ class Distance:
             self._draw(1)
         if job.runtime.main:
             training, real = without_captions(data.training), without_captions(held_out)
-            test = published_test_set(job.settings.data, data.modality, job.builder)
+            # The same sets as in `multisagd evaluate` (unless the data come with a test part), so that both share it.
+            whole = held_out if data.parts.held_out is None else untouched(data.parts.held_out)
+            test = published_test_set(job.settings.data, data.modality, job.builder) or whole
             with as_recipe_error((ValueError, UnreadableFilesError), "validation.score=distance: "):
-                network, _ = cached_network(training, test or real)
+                network, _ = cached_network(training, test)
                 self.compared = network, read_dataset(network, real, order, saved=True).features
         long_barrier()
 

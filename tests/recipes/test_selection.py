@@ -247,6 +247,8 @@ def test_distance_compares_samples_with_held_out_examples(tmp_path: Path, monkey
     # The same samples have the same distance, and the classifier is trained once.
     with patch.object(classifier, "train_network", side_effect=AssertionError("it is cached")):
         tiny_run(tmp_path / "again", *distance_words("training.samples=16"))
+        words = [f"run_dir={tmp_path / 'run'}", "samples=8", "steps=2", "metrics=[classifier]", "engine.threads=1"]
+        evaluate(configuration.load("evaluate", [*words, "classifier.samples=2560", "bootstrap=1", "splits=1"]))
     assert metrics_of(tmp_path / "again") == metrics_of(tmp_path / "run")
 
 
