@@ -6,7 +6,7 @@ from unittest.mock import patch
 import pytest
 
 from benchmarks import search as searching
-from benchmarks.peers.beside import SAMPLES, best, measured, ratios
+from benchmarks.peers.compare_recipes import SAMPLES, best, measured, ratios
 from benchmarks.peers.setting import Setting
 from benchmarks.peers.unet2d import UNet2D
 from benchmarks.rows import append, rows

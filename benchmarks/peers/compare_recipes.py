@@ -1,4 +1,4 @@
-"""Compare our default recipe with diffusers' UNet2DModel: `python -m benchmarks.peers.beside [RESULTS …]`.
+"""Compare our default recipe with diffusers' UNet2DModel: `python -m benchmarks.peers.compare_recipes [RESULTS …]`.
 
 The rows come from three searches of `benchmarks.search` for each data set: default_DATA (ours), unet2d_DATA (the
 recipe of the diffusers example, with several samplers) and unet2d_DATA_tuning (a search for a better recipe). For each
