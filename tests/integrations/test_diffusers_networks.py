@@ -175,7 +175,7 @@ MISTAKES = [
 ]
 OPTIONS = [
     ({"width": 8}, "UNet2DModel has no option 'width'; it has sample_size, in_channels"),
-    ({"in_channels": 4}, "options specify 4 in and 3 out channels, but the data need 3 in and 3 out"),
+    ({"in_channels": 4}, "options specify 4 in and 3 out channels, but 3 in and 3 out are needed"),
     ({"class_embed_type": "timestep"}, "class_embed_type='timestep' requires a condition"),
     ({"time_embedding_type": "fourier"}, "time_embedding_type='fourier' accepts only integer timesteps"),
     ({"time_embedding_type": "learned"}, "time_embedding_type='learned' accepts only integer timesteps"),
