@@ -6,6 +6,7 @@ unchanged.
 """
 
 import html
+from abc import ABCMeta
 from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
@@ -34,6 +35,17 @@ CHOICES = ("upload", "example", "representation", "kind", "axes")
 NUMBERS = ("band_low", "band_high", "band_weight", "offset", "schedule", "shift", "steps", "seed", "time")
 BAND = ("band_low", "band_high")
 """The sliders of the optional band."""
+
+
+def _within_range(slider: gr.Slider, payload: float) -> float:
+    return gr.Slider.preprocess(slider, min(max(payload, slider.minimum), slider.maximum))
+
+
+# gradio would write a stub beside this file for a `class` statement.
+Slider: type[gr.Slider] = ABCMeta.__new__(
+    type(gr.Slider), "Slider", (gr.Slider,), {"is_template": True, "preprocess": _within_range}
+)
+"""A slider that limits a number while it is typed; gradio's own refuses it, and forgets the events that follow."""
 
 
 class Panel:
@@ -185,19 +197,19 @@ def _controls(panel: Panel) -> dict[str, Any]:
         ),
     }
     for name in panel.controls:
-        controls[name] = gr.Slider(**slider(name, grid, axes[0]), elem_id=f"{medium.name}-{name}", visible=False)
+        controls[name] = Slider(**slider(name, grid, axes[0]), elem_id=f"{medium.name}-{name}", visible=False)
     with gr.Accordion("a band, and an offset", open=False):
         for name in BAND:
-            controls[name] = gr.Slider(**slider(name, grid, axes[0]), elem_id=f"{medium.name}-{name.replace('_', '-')}")
-        controls["band_weight"] = gr.Slider(0.0, 10.0, 1.0, step=0.05, label="power in the band is multiplied by")
-        controls["offset"] = gr.Slider(
+            controls[name] = Slider(**slider(name, grid, axes[0]), elem_id=f"{medium.name}-{name.replace('_', '-')}")
+        controls["band_weight"] = Slider(0.0, 10.0, 1.0, step=0.05, label="power in the band is multiplied by")
+        controls["offset"] = Slider(
             0.0, 3.0, 0.0, step=0.01, label="offset: standard deviation of a constant added to all values"
         )
-    controls["time"] = gr.Slider(0.0, 1.0, 0.5, step=0.01, label="noise level t", elem_id=f"{medium.name}-time")
+    controls["time"] = Slider(0.0, 1.0, 0.5, step=0.01, label="noise level t", elem_id=f"{medium.name}-time")
     with gr.Accordion("schedule, steps and seed", open=False):
         controls["schedule"] = gr.Dropdown(SCHEDULES, value="cosine", label="schedule")
-        controls["shift"] = gr.Slider(0.1, 10.0, 1.0, step=0.05, label="shift (above 1: more noise)")
-        controls["steps"] = gr.Slider(2, 50, 10, step=1, label="number of designed steps")
+        controls["shift"] = Slider(0.1, 10.0, 1.0, step=0.05, label="shift (above 1: more noise)")
+        controls["steps"] = Slider(2, 50, 10, step=1, label="number of designed steps")
         controls["seed"] = gr.Number(0, precision=0, label="seed of the noise")
     controls["recommend"] = gr.Button("Recommend noise for these data")
     controls["advice"] = gr.HTML(elem_classes="explored", elem_id=f"{medium.name}-advice")
@@ -238,14 +250,14 @@ def _connect(panel: Panel, controls: dict[str, Any], outputs: dict[str, Any]) ->
     def render_after(event: Any) -> None:
         event.then(panel.show, **showing).then(panel.design, **designing)
 
-    # A typed number outside a slider's range is clamped when the field loses focus, which is not an input event.
+    # Not `input`: a number typed beyond a slider's range is limited when its field loses focus, which is only a change.
     sliders = [*own, *(controls[name] for name in (*BAND, "band_weight", "offset", "shift"))]
-    dragged = [event for each in sliders for event in (each.input, each.release)]
+    dragged = [each.change for each in sliders]
     dragged += [controls["schedule"].input, controls["seed"].input]
     # While a slider is dragged, only the latest position is processed.
     last: dict[str, Any] = {"trigger_mode": "always_last"}
-    gr.on([*dragged, controls["time"].input, controls["time"].release], panel.show, **last, **showing)
-    gr.on([*dragged, controls["steps"].input, controls["steps"].release], panel.design, **last, **designing)
+    gr.on([*dragged, controls["time"].change], panel.show, **last, **showing)
+    gr.on([*dragged, controls["steps"].change], panel.design, **last, **designing)
     render_after(controls["kind"].input(panel.choose, outputs=ranges, **last, **shared))
     adapting = [controls["axes"].input, controls["representation"].input]
     render_after(gr.on(adapting, panel.adapt, outputs=ranges, **last, **shared))

@@ -83,9 +83,13 @@ def check_slider_changes_shaped_noise_and_keeps_white(driver: Chrome) -> None:
 def check_numbers_are_limited_to_their_range(driver: Chrome) -> None:
     field = number(driver, "image-exponent")
     field.send_keys(Keys.CONTROL, "a")
-    field.send_keys("50", Keys.TAB)
-    until(lambda: "exponent: 1\n" in text(driver, "image-config"))
-    assert field.get_attribute("value") == "1"
+    field.send_keys("50")
+    until(lambda: "exponent: 1" in text(driver, "image-config"))
+    field.send_keys(Keys.TAB)
+    assert until(lambda: field.get_attribute("value") == "1")
+    field.send_keys(Keys.CONTROL, "a")
+    field.send_keys("-50", Keys.TAB)
+    until(lambda: "exponent: -2" in text(driver, "image-config"))
 
 
 def check_export_composes(driver: Chrome, tmp_path: Path) -> None:
@@ -168,8 +172,7 @@ def check_ctrl_c_removes_uploads(served: Served) -> None:
     output, _ = served.process.communicate(timeout=PATIENCE)
     assert served.process.returncode == 0
     assert output.endswith("the explorer has stopped\n")
-    # gradio prints that it refuses the number beyond the range while it stands in the field.
-    assert "Traceback" not in output.rpartition("Value 50 is greater than maximum value 1.0")[2]
+    assert "Traceback" not in output
     # Importing torchvision makes PyTorch leave a folder of its own there.
     assert [each for each in served.folder.iterdir() if not each.name.startswith("torchinductor_")] == []
 
