@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -16,7 +16,7 @@ from rich.table import Table
 from torch import Tensor
 
 from benchmarks.rows import rows
-from modalities.base import Dataset
+from modalities.base import Dataset, Modality
 from multisagd import DataStatistics, Denoiser, Grid
 from multisagd.analysis.profiles import Profile, axis_profile, radial_profile
 from multisagd.metrics import frechet_distance
@@ -26,12 +26,13 @@ from multisagd.seeds import derive_many
 from recipes.base.errors import RecipeError
 from recipes.config import compose as configuration
 from recipes.config.build import Builder
-from recipes.data.parts import NOTHING_HELD_OUT
+from recipes.data.dataset import build_dataset
+from recipes.data.parts import NOTHING_HELD_OUT, hold_out
 from recipes.evaluation.classifier import cached_network, read_dataset
-from recipes.evaluation.sets import as_files, fixed_order, real_data
-from recipes.runs.model import open_model, trained_denoiser
+from recipes.evaluation.sets import as_files, fixed_order, published_test_set, real_data
+from recipes.runs.model import TrainedModel, open_model, trained_denoiser
 from recipes.runs.run import versions
-from recipes.runs.settings import Guidance
+from recipes.runs.settings import Guidance, TrainSettings
 from recipes.runtime.device import EngineSettings, Runtime
 from recipes.sampling.generate import SamplingRequest, generate
 from recipes.train import train
@@ -47,8 +48,13 @@ def train_run(run_dir: Path, arguments: list[str], config_dir: Path | None = Non
 
 @dataclass(frozen=True)
 class Run:
-    """A trained run, the `classes` of its condition, and features of real examples if they have classes."""
+    """A trained run, the `classes` of its condition, and features of real examples if they have classes.
 
+    `folder` and `allow` are the arguments of `load`.
+    """
+
+    folder: Path
+    allow: tuple[str, ...]
     denoiser: Denoiser
     statistics: DataStatistics
     classes: tuple[str, ...] | None
@@ -60,25 +66,36 @@ class Run:
     runtime: Runtime
 
     @classmethod
-    def load(cls, run_dir: Path, reference: int, threads: int | None, allow: tuple[str, ...] = ()) -> Run:
-        """Read the averaged weights of a run, and features of some of its training examples."""
+    def load(
+        cls, run_dir: Path, reference: int, threads: int | None, allow: tuple[str, ...] = (),
+        data: list[str] | None = None,
+    ) -> Run:  # fmt: skip
+        """Read the averaged weights of a run, and features of some of its training examples.
+
+        `data` contains arguments of `multisagd train` whose data judge the run, if these are not the run's own.
+        """
         builder, runtime = Builder(allow), Runtime.start(EngineSettings(threads=threads))
         model = open_model(run_dir, builder)
-        assembly = model.assembly(builder)
-        weights = model.weights("ema", assembly.check_weight_shapes)
-        denoiser = trained_denoiser(assembly, weights, runtime)
-        examples, held_out = real_data(run_dir, builder)
+        read = partial(real_data, run_dir, builder) if data is None else partial(configured_data, data, builder)
+        examples, held_out = read()
         if held_out is None:
             raise RecipeError(NOTHING_HELD_OUT)
         network, real = None, None
         if examples.classes is not None:
             # One classifier and one reference for the runs of all seeds, which hold out different examples.
-            common = real_data(run_dir, builder, seed=0)
+            common = read(seed=0)
             network, _ = cached_network(*common)
             real = read_dataset(network, common[0], fixed_order(common[0], reference), saved=True).features
+        denoiser, classes, samples = _read(model, builder, runtime)
         return cls(
-            denoiser, model.statistics, assembly.classes, weights.samples, network, real, examples, held_out, runtime
+            run_dir, allow, denoiser, model.statistics, classes, samples, network, real, examples, held_out, runtime
         )  # fmt: skip
+
+    def at(self, samples: int) -> Run:
+        """Return the run after `samples` training samples, of which a checkpoint must exist; all else is the same."""
+        builder = Builder(self.allow)
+        denoiser, _, seen = _read(open_model(self.folder, builder, checkpoint=samples), builder, self.runtime)
+        return replace(self, denoiser=denoiser, samples_seen=seen)
 
     def labels(self, count: int) -> Tensor | None:
         """Return the classes with which `count` samples are drawn, each equally often."""
@@ -113,9 +130,7 @@ class Run:
     def axis_errors(self, x0: Tensor) -> dict[str, dict[str, float]]:
         """Return the spectrum error along every axis (dB), computed like the radial error of `judge`."""
         names = [axis.name for axis in self.statistics.grid.axes]
-        return {
-            "axis_errors_db": {name: self._decibels(x0, functools.partial(axis_profile, name=name)) for name in names}
-        }
+        return {"axis_errors_db": {name: self._decibels(x0, partial(axis_profile, name=name)) for name in names}}
 
     def _decibels(self, x0: Tensor, profile: Callable[[Tensor, Grid], Profile]) -> float:
         grid = self.statistics.grid
@@ -155,6 +170,22 @@ class Run:
             "device": self.runtime.describe(),
             "threads": torch.get_num_threads(),
         }
+
+
+def configured_data(arguments: list[str], builder: Builder, seed: int | None = None) -> tuple[Dataset, Dataset | None]:
+    """Return what `real_data` returns for a run of `multisagd train ARGUMENTS`, which need not exist."""
+    config = configuration.load("train", [*arguments, "run_dir=none"])
+    settings = builder.settings(TrainSettings, config if seed is None else {**config, "seed": seed}, "")
+    modality = builder.build(settings.modality, Modality, "modality")  # type: ignore[type-abstract]
+    parts = hold_out(build_dataset(settings.data, modality, builder), settings, builder)
+    return parts.training, published_test_set(settings.data, modality, builder) or parts.test or parts.held_out
+
+
+def _read(model: TrainedModel, builder: Builder, runtime: Runtime) -> tuple[Denoiser, tuple[str, ...] | None, int]:
+    """Return the denoiser with averaged weights, the classes of its condition, and the number of samples seen."""
+    assembly = model.assembly(builder)
+    weights = model.weights("ema", assembly.check_weight_shapes)
+    return trained_denoiser(assembly, weights, runtime), assembly.classes, weights.samples
 
 
 def spread(values: tuple[float, ...], digits: int = 2) -> str:

@@ -16,11 +16,9 @@ from __future__ import annotations
 
 import argparse
 import math
-import multiprocessing
 import shutil
 import time
 from collections.abc import Iterable, Mapping
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean
@@ -32,6 +30,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from benchmarks.pool import completed, processes
 from benchmarks.rows import append, missing, rows
 from benchmarks.runs import Run, spread, train_run
 from multisagd.analysis.design import spectral_ends
@@ -157,6 +156,7 @@ class TrainedRun:
 
 def measure(search: Search, arm: str, rung: Rung, seed: int, folder: Path, threads: int | None) -> dict[str, Any]:
     """Train one run, judge it by every sampler, remove its folder, and return the values of its row."""
+    shutil.rmtree(folder, ignore_errors=True)  # left by an interruption
     arguments = search.arguments(arm, rung, seed)
     trained: Trained
     if search.trainer == "diffusers":
@@ -197,33 +197,30 @@ def survivors(search: Search, arms: Iterable[str], rung: Rung, results: Path) ->
 def run_search(search: Search, work: Path, results: Path, workers: int, threads: int | None, limit: float) -> None:
     """Run what is missing of a search; no run starts after `limit` seconds."""
     console, started, remaining = Console(width=200), time.monotonic(), list(search.arms)
-    context, measured = multiprocessing.get_context("spawn"), any(True for _ in rows(search.name, results))
-    with ProcessPoolExecutor(workers, context) as pool:
+    measured = any(True for _ in rows(search.name, results))
+
+    def parallel() -> int:
+        # The first run is alone: it trains and caches the classifier that all runs use.
+        return 0 if time.monotonic() - started >= limit else workers if measured else 1
+
+    with processes(workers) as pool:
         for rung in search.rungs:
             arms: list[dict[str, Any]] = [
                 {"name": arm, "samples": rung.samples, "seed": seed, "arguments": " ".join(search.arms[arm])}
                 for seed in rung.seeds for arm in remaining
             ]  # fmt: skip
-            todo, running = missing(search.name, arms, results), dict[Future[dict[str, Any]], dict[str, Any]]()
-            while todo or running:
-                # The first run is alone: it trains and caches the classifier that all runs use.
-                parallel = workers if measured else 1
-                while todo and len(running) < parallel and time.monotonic() - started < limit:
-                    arm = todo.pop(0)
-                    folder = work / f"{arm['name']}_{arm['samples']}_{arm['seed']}"
-                    shutil.rmtree(folder, ignore_errors=True)
-                    future = pool.submit(measure, search, arm["name"], rung, arm["seed"], folder, threads)
-                    running[future] = arm
-                if not running:
-                    break
-                for future in wait(running, return_when=FIRST_COMPLETED).done:
-                    arm, measured = running.pop(future), True
-                    try:
-                        values = future.result()
-                    except Exception as error:  # a run that diverges is a result; the others go on
-                        values = {"error": f"{type(error).__name__}: {error}"}
-                    append(search.name, arm, values, results)
-                    console.print(f"{arm['name']} {arm['samples']} seed {arm['seed']}: {score(values, search):.3f}")
+            todo = missing(search.name, arms, results)
+            folders = [work / f"{arm['name']}_{arm['samples']}_{arm['seed']}" for arm in todo]
+            calls = [
+                (search, arm["name"], rung, arm["seed"], folder, threads)
+                for arm, folder in zip(todo, folders, strict=True)
+            ]
+            for place, values in completed(pool, measure, calls, parallel):
+                arm, measured = todo[place], True
+                if isinstance(values, Exception):  # a run that diverges is a result; the others go on
+                    values = {"error": f"{type(values).__name__}: {values}"}
+                append(search.name, arm, values, results)
+                console.print(f"{arm['name']} {arm['samples']} seed {arm['seed']}: {score(values, search):.3f}")
             show(search, rung, remaining, results, console)
             remaining = survivors(search, remaining, rung, results)
 

@@ -6,28 +6,38 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from math import isclose
 from pathlib import Path
+from typing import Any, Literal
 
 import yaml
+
+from benchmarks.experiments.metrics import metric
 
 FOLDER = Path(__file__).parent
 REAL = "real data"
 """The arm without training: other real examples in place of samples, which give the noise floor of every metric."""
+CPU = "cpu"
+"""The size of `base`, at which all experiments are run."""
+Expected = Literal["found", "silent"]
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """Arms that are trained in the same way except for their own arguments, and evaluated in the same way.
+    """Arms that are trained in the same way except for their own arguments, and judged in the same way.
 
-    `base` and `arms` contain arguments of `multisagd train`; `gpu` replaces some of them at a size for a GPU. Each run
-    draws `count` samples in `steps` steps of `sampler`, and compares them with `reference` clean examples. `without`
-    contains further arms without training: real examples from which a band is removed, in units in which the corner of
-    the spectrum is 1. `against` is the arm with which all others are compared seed by seed, or a mapping from arms to
-    the arm with which each is compared.
+    `base` and `arms` contain arguments of `multisagd train`; `sizes` contains those that replace them at another size.
+    Each run draws `count` samples in `steps` steps of two samplers and compares them with `reference` clean examples,
+    at the end of training and at `points`, fractions of it; `likelihood` is the number of held-out items whose
+    likelihood is computed. `against` has the arms with which each arm is compared seed by seed, by the metric
+    `primary`. Arms in `plain` are trained by `plain_loop`. `without` contains further arms without training: real
+    examples from which a band is removed, in units in which the corner of the spectrum is 1. `expected` says what is
+    known of an arm of a control: that it is worse and must be `found`, or that it does not differ and must be `silent`.
 
     Raises:
-        ValueError: If `against` or `cpu_arms` names an arm that does not exist.
+        ValueError: If an arm does not exist, the primary metric is unknown, the points are not multiples of the first
+            or reach the end, or the number of training samples is not given.
     """
 
     name: str
@@ -35,44 +45,101 @@ class Experiment:
     question: str
     base: tuple[str, ...]
     arms: Mapping[str, tuple[str, ...]]
-    against: str | Mapping[str, str]
-    gpu: tuple[str, ...] = ()
-    sampler: str = "dpm_solver"
+    against: Mapping[str, tuple[str, ...]]
+    note: str = ""
+    primary: str = "sde.frechet_distance"
+    sizes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     steps: int = 20
-    count: int = 2000
+    count: int = 1000
     reference: int = 5000
-    cpu_arms: tuple[str, ...] | None = None
+    points: tuple[float, ...] = (0.25, 0.5)
+    likelihood: int = 128
+    plain: tuple[str, ...] = ()
     without: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    expected: Mapping[str, Expected] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        named = [self.against] if isinstance(self.against, str) else [*self.against, *self.against.values()]
-        if unknown := {*named, *(self.cpu_arms or ())} - {*self.arms, *self.without}:
+        named = {*self.against, *(other for each in self.against.values() for other in each), *self.plain}
+        if unknown := {*named, *self.expected} - {*self.arms, *self.without}:
             raise ValueError(f"{self.name}: there are no arms {sorted(unknown)}")
+        if unequal := [arm for arm in self.expected if len(self.against.get(arm, ())) != 1]:
+            raise ValueError(f"{self.name}: each expected arm needs one arm to be compared with, but not so {unequal}")
+        if wrong := {each for each in self.expected.values() if each not in ("found", "silent")}:
+            raise ValueError(f"{self.name}: expected must be found or silent, got {sorted(wrong)}")
+        metric(self.primary)
+        parts = [point / self.points[0] for point in self.points]
+        if any(not isclose(part, round(part)) for part in parts) or not all(0 < point < 1 for point in self.points):
+            raise ValueError(
+                f"{self.name}: points must be fractions of training below 1, multiples of the first, got {self.points}"
+            )
+        for size in (CPU, *self.sizes):
+            for arm in self.arms:
+                self.samples(arm, size)
 
     @classmethod
     def load(cls, path: Path) -> Experiment:
-        """Read an experiment; the constructor raises an error for unknown and missing keys."""
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        """Read an experiment; unknown and missing keys raise a TypeError, and `sizes` names files in sizes/."""
+        content: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
         content["arms"] = {name: tuple(arguments or ()) for name, arguments in content["arms"].items()}
-        for name in ("base", "gpu", "cpu_arms"):
-            if name in content:
-                content[name] = tuple(content[name])
+        content["against"] = _against(content["against"], content["arms"])
+        content["sizes"] = {size: _size(path.parent, name) for size, name in content.get("sizes", {}).items()}
+        for name in {"base", "points", "plain"} & content.keys():
+            content[name] = tuple(content[name])
         return cls(name=path.stem, **content)
 
     def arguments(self, arm: str, seed: int, size: str) -> list[str]:
-        """Return the arguments of `multisagd train` for one training run, without its folder."""
-        return [*self.base, *(self.gpu if size == "gpu" else ()), *self.arms[arm], f"seed={seed}"]
+        """Return the arguments of `multisagd train` for one training run, without its folder.
+
+        Checkpoints are kept at the points.
+        """
+        words = self._words(arm, size)
+        if self.points:
+            interval = round(self.samples(arm, size) * self.points[0])
+            words += [f"every.checkpoint={interval}", f"keep_every={interval}"]
+        return [*words, f"seed={seed}"]
+
+    def shrunk(self, factor: int) -> Experiment:
+        """Return the experiment with all numbers of samples, items and examples divided by a factor, for trials."""
+
+        def divided(words: tuple[str, ...]) -> tuple[str, ...]:
+            each = (word.partition("training.samples=") for word in words)
+            return tuple(f"{key}{name}{int(value) // factor if name else value}" for key, name, value in each)
+
+        numbers = {name: getattr(self, name) // factor for name in ("count", "reference", "likelihood")}
+        sizes = {size: divided(words) for size, words in self.sizes.items()}
+        arms = {arm: divided(words) for arm, words in self.arms.items()}
+        return replace(self, base=divided(self.base), arms=arms, sizes=sizes, **numbers)
+
+    def samples(self, arm: str, size: str) -> int:
+        """Return the number of samples on which an arm is trained."""
+        given = [word.split("=")[1] for word in self._words(arm, size) if word.startswith("training.samples=")]
+        if not given:
+            raise ValueError(f"{self.name}: base must contain training.samples=…")
+        return int(given[-1])
+
+    def _words(self, arm: str, size: str) -> list[str]:
+        return [*self.base, *(() if size == CPU else self.sizes[size]), *self.arms[arm]]
 
     @property
     def untrained(self) -> tuple[str, ...]:
         """The arms that consist of real examples instead of samples."""
         return (*self.without, REAL)
 
-    def other(self, arm: str) -> str | None:
-        """Return the arm that this one is compared with, or None."""
-        if isinstance(self.against, str):
-            return self.against if arm != self.against else None
-        return self.against.get(arm)
+    @property
+    def comparisons(self) -> list[tuple[str, str]]:
+        """Each arm with each arm that it is compared with."""
+        return [(arm, other) for arm, others in self.against.items() for other in others]
+
+
+def _against(given: str | Mapping[str, str | list[str]], arms: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+    """Return the arms with which each arm is compared; a single name is that of the arm for all others."""
+    if isinstance(given, str):
+        return {arm: (given,) for arm in arms if arm != given}
+    return {arm: (others,) if isinstance(others, str) else tuple(others) for arm, others in given.items()}
+
+
+def _size(folder: Path, name: str) -> tuple[str, ...]:
+    return tuple(yaml.safe_load((folder / "sizes" / f"{name}.yaml").read_text(encoding="utf-8")))
 
 
 def run_folder(arguments: list[str]) -> str:
@@ -83,5 +150,6 @@ def run_folder(arguments: list[str]) -> str:
 
 
 def experiments() -> dict[str, Experiment]:
-    """Return all experiments by name."""
-    return {path.stem: Experiment.load(path) for path in sorted(FOLDER.glob("*.yaml"))}
+    """Return all experiments by name, the controls first."""
+    found = {path.stem: Experiment.load(path) for path in sorted(FOLDER.glob("*.yaml"))}
+    return dict(sorted(found.items(), key=lambda item: (not item[1].expected, item[0])))

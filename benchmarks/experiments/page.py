@@ -1,7 +1,8 @@
 """Write the results page from the results file: `python -m benchmarks.experiments.page`.
 
 docs/results.md and docs/images/results_*.png are generated from benchmarks/results/results.jsonl and the files of the
-experiments, with conclusions drawn by fixed rules. `--check` writes nothing, and fails if the page is not up to date.
+experiments, with conclusions drawn by fixed rules. `--check` writes nothing, and fails if the page is not up to date;
+`--results FILE --docs FOLDER` writes the page of another file, to look at a trial.
 """
 
 from __future__ import annotations
@@ -10,64 +11,76 @@ import argparse
 import hashlib
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from math import isnan
 from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
 from benchmarks.experiments import plots
-from benchmarks.experiments.design import Experiment, experiments
+from benchmarks.experiments.design import CPU, Experiment, experiments
 from benchmarks.experiments.others import inverse_problems, speed
 from benchmarks.experiments.plots import Picture
-from benchmarks.experiments.published import BEST_EXPONENTS
-from benchmarks.experiments.reading import Results
-from benchmarks.experiments.sections import bullets, failures, headlines, markdown, section
+from benchmarks.experiments.published import OMISSION, POWER_LAWS, SOURCE, Published
+from benchmarks.experiments.reading import Results, blocked
+from benchmarks.experiments.sections import bullets, markdown, section, sentence
+from benchmarks.experiments.statistics import ENOUGH
 from benchmarks.rows import RESULTS
 
-ORDER = ("power_law_mnist", "power_law_fashion_mnist", "two_band_mnist", "omission_mnist", "frequency_bounded_mnist")
-"""The first experiments on the page; the others follow in alphabetical order."""
 OTHERS: tuple[Callable[[Path], str], ...] = (inverse_problems, speed)
 """Sections about the results of other benchmarks."""
 DOCS = Path(__file__).parents[2] / "docs"
-INTRODUCTION = """# Results
+LINES = 10
+"""Largest number of lines of the summary."""
+INTRODUCTION = f"""# Results
 
 The effect of shaped noise on trained networks: the questions of the papers, and some of our own. This page is generated
 from the results file, [`benchmarks/results/results.jsonl`](../benchmarks/results/results.jsonl), by
 
-<!-- not run: trains for minutes to hours -->
+<!-- not run: trains for hours -->
 ```bash
 make experiments                            # trains what is missing, continues interrupted runs, and writes this page
+python -m benchmarks.experiments --workers 2 # only trains
 python -m benchmarks.experiments.page       # only writes this page
 ```
 
 A test fails if the page is not up to date. Conclusions follow fixed rules:
 
 - The arms of an experiment differ in some arguments of `multisagd train`. Every arm is trained once for each seed.
-  Training runs with the same seed see the same examples in the same order, so arms are compared seed by seed. Tables
-  show means and standard errors over seeds.
-- A verdict needs three seeds. With fewer seeds, the page gives the numbers and says that there is no verdict.
-- **better**, **worse**: the mean of the paired differences is more than 2 of its standard errors from zero. With
-  three seeds this happens by chance in about one of five comparisons, so a single such verdict is only a hint.
-- **clearly**: the 95 % confidence interval of the paired differences (Student's t: 4.3 standard errors with three
-  seeds) excludes zero. This happens by chance in one of twenty comparisons.
-- Otherwise no difference is detected, which does not mean that the arms are equal.
+  Training runs with the same seed see the same examples in the same order, so arms are compared seed by seed: by the
+  logarithm of the ratio of Fréchet distances, and by the difference of other metrics.
+- Each experiment names one primary metric, in bold, before it is run: the Fréchet distance of samples of the default
+  sampler, and for videos without classes the change from frame to frame.
+- **better**, **worse**: there are at least {ENOUGH} seeds, and the p-value of Student's t-test of the paired values on
+  the primary metric, corrected by Holm's method for the number of comparisons of the experiment, is below .05. The
+  exact p-value of all choices of signs, which assumes no distribution, stands beside it; with {ENOUGH} seeds it is at
+  least {2 / 2**ENOUGH:.3f}.
+- Otherwise no difference is detected, which does not mean that the arms are equal: the **least detectable** ratio (or
+  difference) is what the test at a level of .05 would detect with a probability of 80 %, given the spread over seeds. A
+  ratio of 1.05 also stands for its inverse. Smaller effects may exist.
+- **Controls come first**: effects that were planted must be found, and another implementation of the same training
+  must not differ. While a control fails or is not measured, no verdict is given, only numbers.
+- Other metrics stand beside the primary one, without a verdict.
 
 Notes on the numbers:
 
-- All rows were measured with the former recipe: class embeddings that were small at first, which learn classes late
-  ([how to train well](tutorials/training-well.md)). The same commands give other numbers now.
+- ODE and SDE are the samplers: `dpm_solver` and `dpm_solver_sde` (the default), at the times that `multisagd sample`
+  chooses.
 - The Fréchet distance is between features of a small classifier trained on the same data, not Inception's features. It
-  is comparable only to distances in the same table. The papers' FIDs use other networks and features, so only relative
-  changes can be compared.
-- The networks have half a million parameters or fewer and train for minutes on one CPU core; the papers' networks have
-  sixteen million. An effect found here may not exist there, and vice versa.
+  is comparable only to distances in the same table.
+- The networks have half a million parameters or fewer and train for about a minute on one CPU core; the papers'
+  networks have sixteen million. An effect found here may not exist there, and vice versa.
 - "Spectrum" is the root mean square, over frequency rings, of 10 log10 of the generated power divided by the real
   power. The figures show this ratio for each ring: above zero, too much power is generated (dotted: real data; grey:
   corrupted frequencies). "Recognised" is the fraction of samples that the classifier assigns to the requested class.
+- "Bits per dimension" are those of 128 fixed held-out examples, estimated with the same random numbers for every arm.
+  They are missing if the noise has no likelihood, as with frequencies without noise.
+- "Samples needed" is the fraction of the other arm's training samples after which an arm reaches the other arm's final
+  value, interpolated in logarithms between a quarter, a half and the end of training; median over seeds. `<` and `>`:
+  it lies outside. At a quarter the learning rate is still high, so a training of that length would be better.
 - "Power where the data were corrupted" is relative to the power of clean data, in decibels: above zero the corruption
-  was learned, at zero the clean data are restored, and at -40 or below there is practically nothing. Arms are compared
-  by their distance from zero in either direction.
+  was learned, at zero the clean data are restored, and at -40 or below there is practically nothing.
 - "DC" is zero frequency, the mean of an image; a gain is DC if it comes from zero frequency.
 - Real data in place of samples give the noise floor, which a perfect model would reach.
 - `python -m benchmarks.experiments NAME --size gpu` trains an experiment at a size for a GPU, which for images is the
@@ -75,49 +88,49 @@ Notes on the numbers:
 
 
 def papers() -> str:
-    """Return the section on the papers' own results with power laws."""
-    lines = [
-        [name, exponent, f"{each.white:g}", f"{each.value:g}", f"{100 * each.relative:+.0f} %"]
-        for name, (each, exponent) in BEST_EXPONENTS.items()
-    ]
-    source = next(iter(BEST_EXPONENTS.values()))[0].source
+    """Return the section on the papers' own results."""
+
+    def listed(head: str, results: Mapping[str, Published]) -> str:
+        lines = [[name, f"{each.white:g}", f"{each.value:g}", f"{100 * each.relative:+.0f} %"]
+                 for name, each in results.items()]  # fmt: skip
+        return markdown([head, "white", "shaped", "relative change"], lines)
+
     return (
-        f"## What the papers report\n\n"
-        f"FID of white noise and of the best power law ({source}). Positive exponents were "
-        "worse everywhere; the gains on FFHQ and WikiArt are within the spread of repeated runs.\n\n"
-        + markdown(["data", "exponent", "white", "best", "relative change"], lines)
+        f"## What the papers report\n\nFID of white noise and of the best power law ({SOURCE}). Positive exponents "
+        "were worse everywhere; the gains on FFHQ and WikiArt are within the spread of repeated runs.\n\n"
+        f"{listed('data, exponent', POWER_LAWS)}\n\nFID on MNIST with one corrupted band, of white noise and of "
+        f"selective omission ({SOURCE}):\n\n{listed('band', OMISSION)}"
     )
 
 
-def compared() -> list[tuple[Experiment, str | None]]:
-    """Return the experiments in the order of the page, each with its command if that is not the runner's."""
-    from benchmarks.peers.arms import experiment as peers  # importing diffusers takes seconds
-
-    known = experiments()
-    names = [*(name for name in ORDER if name in known), *(name for name in known if name not in ORDER)]
-    return [(peers(), "python -m benchmarks.peers") if name == "peers_mnist" else (known[name], None) for name in names]
+def summary(measured: list[Results], reasons: list[str]) -> list[str]:
+    """Return at most `LINES` lines: the state of the controls, and of each experiment the most certain comparison."""
+    said = ["**No verdicts yet**: " + "; ".join(reasons) + "."] if reasons else ["All controls passed."]
+    for results in measured:
+        complete = [each for each in results.tested if each.paired.enough and not isnan(each.paired.p)]
+        if complete and not results.experiment.expected:
+            first = min(complete, key=lambda each: each.paired.p)
+            name = f"[{results.experiment.title}](#{anchor(results.experiment.title)})"
+            said.append(f"{name}: {sentence(results, first, not reasons)}")
+    return said[:LINES]
 
 
 def page(path: Path = RESULTS) -> tuple[str, list[Picture]]:
     """Return the text of the page, and its figures."""
+    known = experiments()
+    reasons = blocked(known.values(), path)
+    read = {name: _all_sizes(each, path) for name, each in known.items()}
     parts, pictures = [], []
-    short, failed = [], []
-    for experiment, command in compared():
-        text, shown = section(experiment, path, command)
+    for name, experiment in known.items():
+        text, shown = section(experiment, read[name], not reasons)
         parts.append(text)
         pictures += shown
-        results = Results.read(experiment, "cpu", path)
-        if results.raw:
-            name = f"[{experiment.title}](#{anchor(experiment.title)})"
-            short += [f"{name}: {line}" for line in headlines(results)]
-            failed += [f"{name}: {line}" for line in failures(results)]
-    summary = [
-        "## In short",
-        bullets(short) or "Nothing has been measured yet.",
-        "### What failed",
-        bullets(failed) or "Nothing, by these rules.",
-    ]
-    return "\n\n".join([INTRODUCTION, *summary, papers(), *parts, *(each(path) for each in OTHERS)]) + "\n", pictures
+    short = f"## In short\n\n{bullets(summary([each[0] for each in read.values()], reasons))}"
+    return "\n\n".join([INTRODUCTION, short, *parts, papers(), *(each(path) for each in OTHERS)]) + "\n", pictures
+
+
+def _all_sizes(experiment: Experiment, path: Path) -> list[Results]:
+    return [Results.read(experiment, size, path) for size in (CPU, *experiment.sizes)]
 
 
 def anchor(title: str) -> str:
@@ -169,10 +182,12 @@ def main() -> None:
     """Write the page, or check it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="fail if the page is not up to date with the results file")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="file of results")
+    parser.add_argument("--docs", type=Path, default=DOCS, help="folder of the page")
     options = parser.parse_args()
     if not options.check:
-        write()
-    elif wrong := stale():
+        write(options.results, options.docs)
+    elif wrong := stale(options.results, options.docs):
         parser.exit(1, f"not up to date with the results file: {', '.join(wrong)}; run {parser.prog} and commit them\n")
 
 

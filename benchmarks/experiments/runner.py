@@ -1,100 +1,138 @@
-"""Train and evaluate the arms of experiments that have no row yet."""
+"""Train and judge the arms of experiments that have no row yet."""
 
 from __future__ import annotations
 
-import argparse
 import shlex
-from dataclasses import replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
 
+from benchmarks.experiments import measures
 from benchmarks.experiments.design import Experiment, run_folder
-from benchmarks.experiments.measures import extra
+from benchmarks.experiments.plain_loop import train_plain
+from benchmarks.pool import completed, processes
 from benchmarks.rows import RESULTS, append, missing
 from benchmarks.runs import Run, train_run
-from multisagd import Band, DataStatistics, Outside, SpectralCovariance
-from multisagd.samplers import Sampler
-from multisagd.sampling import time_steps
-from recipes.config import compose as configuration
-from recipes.config.build import Builder
-from recipes.evaluation.sets import fixed_order
+from recipes.base.errors import RecipeError
+from recipes.training.learner import DivergedError
 
 ALLOW = ("benchmarks",)
 PERMISSION = ("allow_targets=[benchmarks]",)
+SHOWN = 200
+"""Number of samples kept in the folder of a run."""
+Row = tuple[Experiment, dict[str, Any]]
+"""An experiment, and what identifies one of its rows: arm, size and seed."""
 
 
-def measure(experiment: Experiment, options: argparse.Namespace, arms: list[str], path: Path = RESULTS) -> None:
-    """Train and evaluate all arms without a row, one seed after another; or print the commands."""
-    wanted = [
-        {"arm": arm, "size": options.size, "seed": seed}
-        for seed in options.seeds for arm in (*arms, *experiment.untrained)
-    ]  # fmt: skip
-    for row in missing(experiment.name, wanted, path):
-        name, seed = row["arm"], row["seed"]
-        untrained = name in experiment.untrained
-        # Real examples are evaluated with the classifier and reference of the first arm's run.
-        arguments = experiment.arguments(next(iter(experiment.arms)) if untrained else name, seed, options.size)
-        run_dir = options.work / run_folder(arguments)
-        if options.commands:
-            if not untrained:
-                print(f"multisagd train {shlex.join([*arguments, *PERMISSION, f'run_dir={run_dir}'])}")
-            continue
-        train_run(run_dir, [*arguments, *PERMISSION, f"engine.threads={options.threads}"])
-        run = Run.load(run_dir, experiment.reference, options.threads, allow=ALLOW)
-        x0, labels = real(experiment, run, name, seed) if untrained else drawn(experiment, run, seed)
-        if not untrained:
-            save_file({"x0": x0[:200].contiguous()}, run_dir / "judged.safetensors")
-        values = judge(experiment, run, x0, labels) | extra(experiment, arguments, run, x0)
-        append(experiment.name, row, values, path)
-        shown = {key: round(values[key], 3) for key in METRICS if key in values}
-        print(f"{experiment.name}: {name}, seed {seed}: {shown}", flush=True)
+@dataclass(frozen=True)
+class Job:
+    """A training run, and the rows that are measured on it, possibly of several experiments."""
+
+    folder: str
+    arguments: tuple[str, ...]
+    plain: bool
+    rows: list[Row] = field(default_factory=list)
+
+    def command(self, work: Path) -> str:
+        """Return the command that trains the run; a plain loop has none."""
+        words = shlex.join([*self.arguments, *PERMISSION, f"run_dir={work / self.folder}"])
+        return f"{'# a plain loop, not a command: ' if self.plain else ''}multisagd train {words}"
 
 
-def drawn(experiment: Experiment, run: Run, seed: int) -> tuple[Tensor, Tensor | None]:
-    """Draw samples from a run, and return them with their classes."""
-    config = configuration.load("sample", [f"sampler={experiment.sampler}", "run_dir=none"])["sampler"]
-    sampler = Builder().build(config, Sampler, "sampler", statistics=run.statistics)  # type: ignore[type-abstract]
-    times = time_steps(run.denoiser.process.schedule, experiment.steps)
-    return run.draw(sampler, experiment.steps, seed, experiment.count, times), run.labels(experiment.count)
+@dataclass(frozen=True)
+class Options:
+    """What to run, and where."""
+
+    size: str = "cpu"
+    seeds: tuple[int, ...] = (0,)
+    arms: tuple[str, ...] | None = None
+    work: Path = Path("runs/experiments")
+    workers: int = 1
+    threads: int = 1
 
 
-def real(experiment: Experiment, run: Run, arm: str, seed: int) -> tuple[Tensor, Tensor | None]:
-    """Return clean examples outside the reference, with a band removed if the arm is in `without`."""
-    needed = experiment.reference + experiment.count * (seed + 1)
-    if needed > len(run.examples):
-        raise SystemExit(
-            f"{experiment.name}: seed {seed} needs {needed:,} real examples, but there are only {len(run.examples):,}"
-        )
-    places = fixed_order(run.examples, needed)
-    batch = run.examples.batch(places[-experiment.count :])
-    if arm not in experiment.without:
-        return batch.x0, batch.labels
-    low, high = experiment.without[arm]
-    outside = SpectralCovariance(Outside(Band(low, high, unit="diagonal")), run.statistics.grid)
-    # A projected model that omits the band also has the mean of the data there.
-    mean = run.statistics.mean.to(batch.x0)
-    return mean + outside.project(batch.x0 - mean), batch.labels
+def jobs(chosen: Iterable[Experiment], options: Options, results: Path = RESULTS) -> list[Job]:
+    """Return the training runs with missing rows: all of the first seed, then all of the next.
+
+    Real examples are judged by the run of the first arm.
+    """
+    found: dict[str, Job] = {}
+    experiments = list(chosen)
+    for seed in options.seeds:
+        for experiment in experiments:
+            names = [*experiment.arms, *experiment.untrained]
+            wanted = [
+                {"arm": arm, "size": options.size, "seed": seed}
+                for arm in names if options.arms is None or arm in options.arms
+            ]  # fmt: skip
+            for row in missing(experiment.name, wanted, results):
+                trained = row["arm"] if row["arm"] in experiment.arms else next(iter(experiment.arms))
+                plain = trained in experiment.plain
+                arguments = tuple(experiment.arguments(trained, seed, options.size))
+                folder = f"{'plain_' if plain else ''}{run_folder(list(arguments))}"
+                found.setdefault(folder, Job(folder, arguments, plain)).rows.append((experiment, row))
+    return list(found.values())
 
 
-def judge(experiment: Experiment, run: Run, x0: Tensor, labels: Tensor | None) -> dict[str, Any]:
-    """Compare samples with clean examples."""
-    clean = run.examples.batch(fixed_order(run.examples, experiment.reference)).x0
-    statistics = DataStatistics.measure([clean], run.statistics.grid)
-    judged = replace(run, statistics=statistics)
-    values = judged.judge(x0, labels) | judged.axis_errors(x0) | {"rings_db": ring_errors(x0, statistics)}
-    return values | {"count": experiment.count, "steps": experiment.steps} | run.conditions()
+def measure(job: Job, work: Path, threads: int) -> list[dict[str, Any]]:
+    """Train a run unless it is trained already, and return the values of its rows. A diverged run is a result."""
+    folder = work / job.folder
+    try:
+        if job.plain:
+            train_plain(folder, list(job.arguments), threads)
+        else:
+            train_run(folder, [*job.arguments, *PERMISSION, f"engine.threads={threads}"])
+    except RecipeError as error:
+        if not isinstance(error.__cause__ or error, DivergedError):
+            raise
+        return [{"error": str(error)} for _ in job.rows]
+    torch.set_num_threads(threads)
+    return [_judged(experiment, row, job, folder, threads) for experiment, row in job.rows]
 
 
-def ring_errors(x0: Tensor, statistics: DataStatistics, rings: int = 8) -> list[float]:
-    """Return 10 log10 of generated over real power, at zero frequency and in rings of equal width up to the corner."""
-    power = DataStatistics.measure([x0], statistics.grid).power.mean(0)
-    real = statistics.power.mean(0)
-    ratios = [float((power * weight).sum() / (real * weight).sum()) for _, _, weight in statistics.grid.bands(rings)]
-    return [round(float(10 * torch.tensor(ratio).log10()), 4) for ratio in ratios]
+def _judged(experiment: Experiment, row: Mapping[str, Any], job: Job, folder: Path, threads: int) -> dict[str, Any]:
+    arm, seed, arguments = row["arm"], row["seed"], list(job.arguments)
+    # All arms of an experiment are judged by the same data, also one that is trained on others.
+    data = [*experiment.arguments(next(iter(experiment.arms)), seed, row["size"]), *PERMISSION]
+    run = Run.load(folder, experiment.reference, threads, ALLOW, data)
+    if arm in experiment.untrained:
+        return measures.judge_real(experiment, run, arguments, arm, seed)
+    values, x0 = measures.judge(experiment, run, arguments, seed)
+    save_file({"x0": x0[:SHOWN].contiguous()}, folder / "judged.safetensors")
+    return values
 
 
-METRICS = ("frechet_distance", "spectrum_error_db", "recognised")
+def run_all(chosen: Iterable[Experiment], options: Options, results: Path = RESULTS) -> list[str]:
+    """Measure what is missing, and return messages about the runs that failed; the others go on."""
+    planned, failed = jobs(chosen, options, results), list[str]()
+    done: list[Job] = []
+    with processes(options.workers) as pool:
+        # The first run is alone: it trains and caches the classifier that the others use.
+        calls = [(job, options.work, options.threads) for job in planned]
+        for place, values in completed(pool, measure, calls, lambda: options.workers if done else 1):
+            job = planned[place]
+            done.append(job)
+            if isinstance(values, BaseException):
+                failed.append(f"{job.folder}: {type(values).__name__}: {values}")
+                print(failed[-1], flush=True)
+                continue
+            for (experiment, row), each in zip(job.rows, values, strict=True):
+                append(experiment.name, row, each, results)
+                print(
+                    f"[{len(done)}/{len(planned)}] {experiment.name}: {row['arm']}, seed {row['seed']}: {_short(each)}",
+                    flush=True,
+                )
+    return failed
+
+
+def _short(values: Mapping[str, Any]) -> str:
+    shown = {
+        f"{sampler} {key}": round(values[sampler][key], 3)
+        for sampler in measures.CHOICES if sampler in values
+        for key in ("frechet_distance", "spectrum_error_db") if key in values[sampler]
+    }  # fmt: skip
+    return ", ".join(f"{key} {value}" for key, value in shown.items()) or str(values.get("error", ""))

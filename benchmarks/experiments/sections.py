@@ -1,67 +1,46 @@
-"""The section of an experiment on the results page: question, commands, conditions, conclusions, tables and figure."""
+"""The section of an experiment on the results page: question, commands, conditions, tables and figure."""
 
 from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Sequence
+from math import exp, isnan, sqrt
+from statistics import mean, stdev
 
-from benchmarks.experiments import claims
-from benchmarks.experiments.design import REAL, Experiment
+from benchmarks.experiments.design import CPU, REAL, Experiment
+from benchmarks.experiments.metrics import SAMPLERS, Metric
+from benchmarks.experiments.omission import CLEAN, bands, fractions
 from benchmarks.experiments.plots import Picture
-from benchmarks.experiments.published import PUBLISHED
-from benchmarks.experiments.reading import Results
-from benchmarks.experiments.tables import with_error
-from benchmarks.experiments.verdicts import (
-    FRECHET,
-    Estimate,
-    changes,
-    detected_worse,
-    gain,
-    relative,
-    sorted_out,
-    verdict,
-)
+from benchmarks.experiments.reading import Results, Tested, control
+from benchmarks.experiments.statistics import ENOUGH, Paired
 
-SEEDS = (0, 1, 2)
+SEEDS = range(ENOUGH)
 """The seeds that `python -m benchmarks.experiments` trains by default."""
-NOTES: Mapping[str, str] = {
-    "power_law_mnist": "The arms `papers -.06` and so on have the papers' power laws with these amplitude exponents; a "
-    "negative exponent gives zero frequency much more power than the others. `zero frequency of -.06 only` is white "
-    "noise with the power of `papers -.06` at zero frequency; `slope of -.06 only` has the same slope, but zero "
-    "frequency has only the power of the lowest other frequency.",
-    "omission_mnist": "Names such as `[.1,.2]` are frequency bands, in units in which the corner of the spectrum is 1. "
-    "The arms `white` use white noise and corrupted data. The arm `real without it` consists of real digits with the "
-    "band set to the mean: omitting the band cannot give better results. With the papers' omission, the band of the "
-    "samples is zero, and the network sees the corruption in training. The corruption has a standard deviation of 1; "
-    "at 16×16 that is about 16, 25 and 47 times the power of clean digits in the bands that begin at .1, .2 and .4. "
-    "Methods that restore the band, in the data or in the network, can give better results than omission.",
-}
-"""Notes that precede the numbers of an experiment."""
 NOT_RUN = "<!-- not run: trains for minutes to hours -->"
 """The reason why the tests of the docs do not run the commands on the page."""
+NO_VERDICT = "none, because of the controls"
 
 
-def section(experiment: Experiment, path: Path, command: str | None = None) -> tuple[str, list[Picture]]:
-    """Return the section of an experiment, and its figures; `command` measures it, by default the runner's command."""
-    command = command or runner(experiment)
-    said = [f"## {experiment.title}", f"*{experiment.question}*", NOTES.get(experiment.name, "")]
-    said.append(commands(experiment, command))
+def section(experiment: Experiment, measured: Sequence[Results], verdicts: bool) -> tuple[str, list[Picture]]:
+    """Return the section of an experiment with its results at each size, and its figures.
+
+    Without `verdicts`, because a control failed or is not measured, only numbers are given.
+    """
+    said = [f"## {experiment.title}", f"*{experiment.question}*", experiment.note.strip(), commands(experiment)]
     pictures = []
-    for size in ("cpu", "gpu"):
-        results = Results.read(experiment, size, path)
-        if size == "gpu" and not results.raw:
+    for results in measured:
+        if results.size != CPU and not results.raw:
             continue
-        if size == "gpu":
-            said.append("### At the size for a GPU")
+        if results.size != CPU:
+            said.append(f"### At the size `{results.size}`")
         if results.raw:
             picture = drawn(results)
-            said += [conditions(results), bullets(conclusions(results)), table(results), paired(results)]
+            said += [conditions(results), table(results), comparisons(results, verdicts), recovered(results)]
             if picture.panels:
                 pictures.append(picture)
                 said.append(f"![{experiment.title}: {picture.metric} and spectra](images/{picture.name})")
-        said.append(missing(results, command))
+        said.append(missing(results))
     said.append(arms(experiment))
     return "\n\n".join(part for part in said if part), pictures
 
@@ -71,18 +50,21 @@ def runner(experiment: Experiment) -> str:
     return f"python -m benchmarks.experiments {experiment.name}"
 
 
-def commands(experiment: Experiment, command: str) -> str:
+def commands(experiment: Experiment) -> str:
     """Return the command of the experiment, and the command of one of its training runs."""
     first = next(iter(experiment.arms))
-    words = [shlex.quote(word) for word in [*experiment.arguments(first, 0, "cpu"), f"run_dir=runs/{experiment.name}"]]
+    words = experiment.arguments(first, 0, CPU)
+    if any("benchmarks." in word for word in words):
+        words.append("allow_targets=[benchmarks]")
     lines, line = [], "multisagd train"
-    for word in words:
-        if len(line) + len(word) > 110:
+    for word in [*words, f"run_dir=runs/{experiment.name}"]:
+        quoted = shlex.quote(word)
+        if len(line) + len(quoted) > 110:
             lines.append(line + " \\")
             line = "   "
-        line += f" {word}"
+        line += f" {quoted}"
     one = "\n".join([*lines, line])
-    block = f"{NOT_RUN}\n```bash\n{command}\n{one}\n```"
+    block = f"{NOT_RUN}\n```bash\n{runner(experiment)}\n{one}\n```"
     return f"{block}\n\nThe second command trains only `{first}`; what the other arms add to it is listed below."
 
 
@@ -98,8 +80,8 @@ def conditions(results: Results) -> str:
     }
     return (
         f"Samples seen: {_each(row.get('samples_seen') for row in trained)}. "
-        f"Evaluated with {_each(row.get('count') for row in rows)} samples, drawn in "
-        f"{_each(row.get('steps') for row in trained)} steps of `{results.experiment.sampler}`, compared with "
+        f"Judged by {_each(row.get('count') for row in rows)} samples of each sampler, drawn in "
+        f"{_each(row.get('steps') for row in trained)} steps, compared with "
         f"{_each(row.get('reference') for row in rows)} examples. {'; '.join(sorted(versions))}."
     )
 
@@ -108,41 +90,12 @@ def _each(values: Iterable[int | None]) -> str:
     return " or ".join(f"{value:,}" for value in sorted({value for value in values if value is not None})) or "?"
 
 
-def headlines(results: Results) -> list[str]:
-    """Return the answers to the question of the experiment."""
-    arms = results.experiment.arms
-    if {claims.WHOLE, claims.ZERO, claims.SLOPE} <= set(arms):
-        return claims.attribute(results.numbers)
-    if expected := claims.bands(results.experiment.cpu_arms or arms):
-        return claims.aims(results.numbers, expected)
-    said = [line for metric in results.focus[:1] for line in sorted_out(results.numbers, results.pairs, metric)]
-    return said or ["No two arms that are compared have a seed in common, so nothing can be concluded yet."]
-
-
-def conclusions(results: Results) -> list[str]:
-    """Return all conclusions by the rules of `verdicts` and `claims`."""
-    said = headlines(results)
-    said += claims.closing(results.numbers, claims.bands(results.numbers))
-    for metric in results.focus:
-        said += sorted_out(results.numbers, results.pairs, metric)
-    return list(dict.fromkeys(said))
-
-
-def failures(results: Results) -> list[str]:
-    """Return the failures: aims not met, arms worse than the arm to beat, arms without a verdict, and diverged runs."""
-    said = [line for line in headlines(results) if claims.NOT_MET in line]
-    pairs = [(arm, other) for arm, other in results.pairs if other != claims.CLEAN]
-    for metric in results.focus[:1]:
-        said += detected_worse(results.numbers, pairs, metric)
-    for arm, seeds in results.numbers.items():
-        lost = [seed for seed, row in seeds.items() if not any(metric.key in row for metric in results.metrics)]
-        said += [f"`{arm}`, {_seeds(lost)}: no result is finite."] if lost else []
-    return said
-
-
-def bullets(lines: Sequence[str]) -> str:
-    """Format lines as a list."""
-    return "\n".join(f"- {line}" for line in lines)
+def with_error(values: Sequence[float]) -> str:
+    """Format the mean of some values, and its standard error if there are several; empty if there are no values."""
+    if not values:
+        return ""
+    shown = f"{mean(values):.3f}"
+    return f"{shown} ± {stdev(values) / sqrt(len(values)):.3f}" if len(values) > 1 else shown
 
 
 def table(results: Results) -> str:
@@ -155,29 +108,101 @@ def table(results: Results) -> str:
     return markdown(["arm", *(metric.title for metric in results.metrics), "seeds"], lines)
 
 
-def paired(results: Results) -> str:
-    """Return the table of differences seed by seed, and the relative change of the distance next to the papers'."""
-    published = PUBLISHED.get(results.experiment.name, {})
-    chosen = next((m for m in results.focus if m.better == "less" and not m.decibels), None)
-    lines = []
-    for arm, other in results.pairs:
-        moved = [] if chosen is None else [share(relative(results.numbers, arm, other, chosen))]
-        theirs = f"{100 * published[arm].relative:+.0f} %" if arm in published else ""
-        differences = [with_error(changes(results.numbers, arm, other, metric), sign="+") for metric in results.metrics]
-        lead = gain(results.numbers, arm, other, results.focus[0]) if results.focus else None
-        lines.append([arm, other, *differences, *moved, *([theirs] if published else []), verdict(lead)])
-    if not lines:
+def effect(metric: Metric, paired: Paired) -> str:
+    """Format the effect and its 95 % interval: a ratio (geometric mean), or a difference with its sign."""
+    low, high = paired.interval
+    if metric.ratio:
+        inside = "" if isnan(low) else f" [{exp(low):.3f}, {exp(high):.3f}]"
+        return f"× {exp(paired.mean):.3f}{inside}"
+    inside = "" if isnan(low) else f" [{low:+.3f}, {high:+.3f}]"
+    return f"{paired.mean:+.3f}{inside}"
+
+
+def least(metric: Metric, paired: Paired) -> str:
+    """Format the least effect that is detected with 80 % power: a ratio above 1 (or its inverse), or a difference."""
+    if isnan(paired.detectable):
         return ""
-    heads = ["arm", "difference from", *(metric.compared for metric in results.metrics)]
-    heads += [] if chosen is None else [f"relative change, {chosen.title}"]
-    heads += ["papers' relative change, FID"] if published else []
-    return markdown([*heads, f"verdict, {results.focus[0].compared}" if results.focus else "verdict"], lines)
+    return f"× {exp(paired.detectable):.3f}" if metric.ratio else f"± {paired.detectable:.3f}"
 
 
-def share(values: Sequence[float]) -> str:
-    """Format the mean of relative changes, and its standard error, in per cent."""
-    estimate = Estimate.of(values)
-    return estimate.percent(digits=1, sign="+") if estimate is not None else ""
+def probability(p: float | None) -> str:
+    """Format a p-value; empty if there is none."""
+    if p is None or isnan(p):
+        return ""
+    return "< .001" if p < 0.001 else f"{p:.3f}".removeprefix("0")
+
+
+def decided(results: Results, tested: Tested, verdicts: bool) -> str:
+    """Return the outcome of a control, the verdict, or why there is none."""
+    outcome = control(results.experiment, tested)
+    if outcome is not None:
+        return outcome
+    if tested.corrected is None:
+        return ""
+    if not tested.paired.enough:
+        return f"none: {tested.paired.count} of {ENOUGH} seeds"
+    if not verdicts:
+        return NO_VERDICT
+    return f"**{tested.verdict}**" if tested.verdict in ("better", "worse") else tested.verdict
+
+
+def comparisons(results: Results, verdicts: bool) -> str:
+    """Return the table of comparisons seed by seed: the primary metric with its verdict, then the others."""
+    heads = [
+        "arm", "compared with", "metric", "ratio or difference [95 %]", "p (t)", "p (Holm)", "p (sign flip)",
+        "least detectable", "samples needed", "seeds", "verdict",
+    ]  # fmt: skip
+    lines = []
+    for tested in results.tested:
+        for each in (tested, *results.beside(tested)):
+            if not each.paired.count:
+                continue
+            first = each.corrected is not None
+            lines.append([
+                each.arm if first else "", each.other if first else "",
+                f"**{each.metric.title}**" if first else each.metric.title,
+                effect(each.metric, each.paired), probability(each.paired.p),
+                probability(each.corrected), probability(each.paired.sign_flip_p), least(each.metric, each.paired),
+                results.needed(each.arm, each.other) if first else "",
+                str(each.paired.count), decided(results, each, verdicts),
+            ])  # fmt: skip
+    return markdown(heads, lines) if lines else ""
+
+
+def sentence(results: Results, tested: Tested, verdicts: bool) -> str:
+    """Return a comparison in one sentence: effect, interval, p-values, power, and the verdict if there may be one."""
+    paired, said = tested.paired, decided(results, tested, verdicts)
+    verdict = "" if said == NO_VERDICT else f": {said}"
+    kind = "ratio" if tested.metric.ratio else "difference"
+    return (
+        f"`{tested.arm}` against `{tested.other}`{verdict}; {tested.metric.title} {effect(tested.metric, paired)}, "
+        f"p {_equals(paired.p)} (Holm {probability(tested.corrected)}, sign flip "
+        f"{probability(paired.sign_flip_p)}), {paired.count} seeds; a {kind} of {least(tested.metric, paired)} would "
+        "be detected with a probability of 80 %."
+    )
+
+
+def _equals(p: float) -> str:
+    shown = probability(p)
+    return shown if shown.startswith("<") else f"= {shown}"
+
+
+def recovered(results: Results) -> str:
+    """Return the table of what selective omission recovers, or nothing for other experiments."""
+    if CLEAN not in results.experiment.arms or not bands(results.experiment.arms):
+        return ""
+    if not (lines := fractions(results)):
+        return ""
+    heads = ["band", "arm", *(f"gap in Fréchet distance closed, {sampler.upper()} [95 %]" for sampler in SAMPLERS)]
+    return (
+        "The gap lies between training with white noise on corrupted digits, 0 %, and on clean digits, 100 %:\n\n"
+        + markdown(heads, lines)
+    )
+
+
+def bullets(lines: Sequence[str]) -> str:
+    """Format lines as a list."""
+    return "\n".join(f"- {line}" for line in lines)
 
 
 def markdown(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
@@ -186,33 +211,34 @@ def markdown(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
-def missing(results: Results, command: str) -> str:
-    """Return what has no row yet, and the command that measures it."""
+def missing(results: Results) -> str:
+    """Return what has no row yet and what diverged, and the command that measures what is missing."""
     experiment = results.experiment
-    wanted = experiment.arms if results.size == "gpu" else experiment.cpu_arms or experiment.arms
-    command += " --size gpu" if results.size == "gpu" else ""
+    command = runner(experiment) + ("" if results.size == CPU else f" --size {results.size}")
     if not results.raw:
         return f"**Not measured.** Run `{command}` to measure it."
-    gaps: dict[tuple[int, ...], list[str]] = {}
-    for arm in (*wanted, *experiment.untrained):
-        gaps.setdefault(tuple(seed for seed in SEEDS if seed not in results.raw.get(arm, {})), []).append(f"`{arm}`")
-    said = [f"{', '.join(names)} ({_seeds(seeds)})" for seeds, names in gaps.items() if seeds]
-    lines = [f"**Not measured**: {'; '.join(said)}. `{command}` measures what is missing."] if said else []
-    left = [f"`{arm}`" for arm in experiment.arms if arm not in wanted and arm not in results.raw]
-    if left:
-        lines.append(
-            f"Not trained on a CPU, to save time: {', '.join(left)}. `{runner(experiment)} --all-arms` trains them too."
-        )
+    gaps, diverged = dict[tuple[int, ...], list[str]](), dict[tuple[int, ...], list[str]]()
+    for arm in (*experiment.arms, *experiment.untrained):
+        rows = results.raw.get(arm, {})
+        gaps.setdefault(tuple(seed for seed in SEEDS if seed not in rows), []).append(f"`{arm}`")
+        diverged.setdefault(tuple(seed for seed, row in rows.items() if "error" in row), []).append(f"`{arm}`")
+    lines = [f"**Training diverged**: {_listed(diverged)}."] if any(diverged) else []
+    lines += [f"**Not measured**: {_listed(gaps)}. `{command}` measures what is missing."] if any(gaps) else []
     return "\n\n".join(lines)
 
 
-def _seeds(seeds: Sequence[int]) -> str:
-    return f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
+def _listed(arms: dict[tuple[int, ...], list[str]]) -> str:
+    each = ((seeds, names) for seeds, names in arms.items() if seeds)
+    return "; ".join(
+        f"{', '.join(names)} (seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))})"
+        for seeds, names in each
+    )
 
 
 def arms(experiment: Experiment) -> str:
     """Return the list of arguments that each arm adds to the common ones."""
     lines = [[arm, " ".join(f"`{word}`" for word in words)] for arm, words in experiment.arms.items() if words]
+    lines += [[arm, "trained by `benchmarks/experiments/plain_loop.py`"] for arm in experiment.plain]
     listed = markdown(["arm", "adds"], lines)
     return f"<details><summary>What each arm adds to the command</summary>\n\n{listed}\n\n</details>"
 
@@ -222,30 +248,27 @@ def drawn(results: Results) -> Picture:
 
     Panels without a number are omitted; a figure without panels is not shown.
     """
-    experiment = results.experiment
-    metric = results.focus[0] if results.focus else FRECHET
-    bands = claims.bands(results.numbers)
+    experiment, primary = results.experiment, results.primary
+    named = bands(results.numbers)
     groups = {
-        band: [arm for arm in results.numbers if ": " not in arm or arm.startswith(f"{band}: ")] for band in bands
+        band: [arm for arm in results.numbers if ": " not in arm or arm.startswith(f"{band}: ")] for band in named
     }
-    panels = {
-        band: (
-            {arm: each for arm in names if (each := _column(results.numbers[arm], metric.key))},
-            {
-                arm: curves
-                for arm in names
-                if (curves := [r["rings_db"] for r in results.raw[arm].values() if "rings_db" in r])
-            },
+    sampler = primary.key.partition(".")[0]
+    panels = {}
+    for band, names in (groups or {"": list(results.numbers)}).items():
+        values = {
+            arm: [row[primary.key] for row in results.numbers[arm].values() if primary.key in row] for arm in names
+        }
+        rings = {arm: [row.get(sampler, {}).get("rings_db") for row in results.raw[arm].values()] for arm in names}
+        panels[band] = (
+            {arm: each for arm, each in values.items() if each},
+            {arm: [curve for curve in each if curve] for arm, each in rings.items() if any(each)},
         )
-        for band, names in (groups or {"": list(results.numbers)}).items()
-    }
-    panels = {band: panel for band, panel in panels.items() if panel[0]}
-    suffix = "" if results.size == "cpu" else f"_{results.size}"
-    baseline = experiment.against if isinstance(experiment.against, str) else None
-    edges = {band: re.match(r"\[(\S+),(\S+)\]", band) for band in bands}
-    corrupted = {band: (float(found[1]), float(found[2])) for band, found in edges.items() if found}
-    return Picture(f"results_{experiment.name}{suffix}.png", panels, metric.title, baseline, corrupted)
-
-
-def _column(seeds: Mapping[int, Mapping[str, float]], key: str) -> list[float]:
-    return [row[key] for row in seeds.values() if key in row]
+    suffix = "" if results.size == CPU else f"_{results.size}"
+    others = {other for _, other in experiment.comparisons}
+    edges = {band: re.match(r"\[(\S+),(\S+)\]", band) for band in named}
+    return Picture(
+        f"results_{experiment.name}{suffix}.png", {band: panel for band, panel in panels.items() if panel[0]},
+        primary.title, others.pop() if len(others) == 1 else None,
+        {band: (float(found[1]), float(found[2])) for band, found in edges.items() if found},
+    )  # fmt: skip

@@ -50,14 +50,6 @@ class Peer:
     gamma: float | None = None
     average: Literal["power", "example"] = "power"
 
-    @classmethod
-    def as_ours(cls, beta_schedule: Literal["linear", "squaredcos_cap_v2"], training: Training) -> Peer:
-        """Return a schedule with the optimiser settings of one of our training runs."""
-        return cls(
-            beta_schedule, training.learning_rate, training.betas, training.weight_decay,
-            training.warmup // training.batch, "constant_with_warmup",
-        )  # fmt: skip
-
     def scheduler(self) -> Any:
         """Return the noise scheduler of training, a `DDPMScheduler`."""
         return DDPMScheduler(**self._process())
@@ -79,10 +71,6 @@ class Peer:
             lowest = -5.1 if self.beta_schedule == "squaredcos_cap_v2" else -math.inf
             arguments |= {"thresholding": True, "lambda_min_clipped": lowest}
         return getattr(diffusers, name)(**arguments | dict(options or {}))
-
-    def samplers(self) -> dict[str, Any]:
-        """Return the samplers by name."""
-        return {"DDIM": self.sampler("DDIMScheduler"), "DPM-Solver++": self.sampler("DPMSolverMultistepScheduler")}
 
     def _process(self) -> dict[str, Any]:
         schedule = {"num_train_timesteps": TIMESTEPS, "beta_schedule": self.beta_schedule}

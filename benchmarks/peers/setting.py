@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
-import safetensors.torch
 from torch import nn
 
 from benchmarks.peers.diffusers_loop import DiffusersLoop, Peer
@@ -72,22 +70,3 @@ class Setting:
     def peer(self, peer: Peer) -> DiffusersLoop:
         """Return the diffusers training step."""
         return DiffusersLoop(self.network(), peer, self.settings.training, self.null_label, self.settings.seed)
-
-
-def trained_peer(setting: Setting, peer: Peer, path: Path) -> nn.Module:
-    """Return the averaged network of a peer after training, which runs now unless its weights are in `path`.
-
-    Interrupted training starts over; it takes minutes.
-    """
-    loop = setting.peer(peer)
-    average = loop.average.module
-    if path.exists():
-        average.load_state_dict(safetensors.torch.load_file(path))
-        return average
-    for batch in setting.batches():
-        loop.step(batch)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".partial")
-    safetensors.torch.save_file({name: each.contiguous() for name, each in average.state_dict().items()}, unfinished)
-    unfinished.replace(path)
-    return average

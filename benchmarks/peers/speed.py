@@ -1,14 +1,25 @@
-"""Cost of our training step and the diffusers step with the same network and data, in interleaved, paired repeats."""
+"""Time of our training step and of diffusers': `python -m benchmarks.peers.speed`, on an idle machine.
+
+Both train the same network on the same data, in interleaved, paired repeats. A row is appended to
+benchmarks/results/results.jsonl, and an existing row is not measured again; afterwards, or with --show, the rows are
+printed.
+"""
 
 from __future__ import annotations
 
+import argparse
 import itertools
+from pathlib import Path
 from typing import Any
 
-from benchmarks.peers.arms import peers
+from benchmarks.experiments.design import CPU, experiments
+from benchmarks.experiments.others import CONTROLS, SPEED
+from benchmarks.peers.diffusers_loop import Peer
 from benchmarks.peers.setting import Setting
+from benchmarks.rows import RESULTS, append, missing, rows
 from benchmarks.timing import interleave, machine, milliseconds, ratio
 
+EXPERIMENT = "peers_speed"
 BATCHES = 50
 """Number of batches prepared beforehand and used in turn, so that no step waits for data."""
 
@@ -23,7 +34,7 @@ def compare_speed(setting: Setting, coloured: Setting, repeats: int) -> dict[str
     white, shaped = (itertools.cycle(made) for _ in range(2))
     theirs = itertools.cycle(made)
     ours, ours_coloured = setting.learner(), coloured.learner()
-    loop = setting.peer(next(iter(peers(setting.settings.training).values())))
+    loop = setting.peer(Peer())
     times = interleave(
         {
             "ours, white": lambda: ours.step([next(white)]),
@@ -40,3 +51,38 @@ def compare_speed(setting: Setting, coloured: Setting, repeats: int) -> dict[str
         "repeats": repeats,
         "machine": machine(),
     }
+
+
+def measure(threads: int, repeats: int, path: Path = RESULTS) -> None:
+    """Time the steps on the data and network of the first experiment, unless there is a row."""
+    for arm in missing(EXPERIMENT, [{"size": "cpu", "threads": threads}], path):
+        arguments = experiments()[CONTROLS].arguments("white", 0, CPU)
+        coloured = Setting.of([*arguments, "spectrum=power_law"], threads)
+        append(EXPERIMENT, arm, compare_speed(Setting.of(arguments, threads), coloured, repeats), path)
+
+
+def show(path: Path = RESULTS) -> None:
+    """Print the ratios of step times."""
+    for row in rows(EXPERIMENT, path):
+        threads, repeats = row["arm"]["threads"], row["repeats"]
+        print(f"a step on {threads} threads, medians of {repeats} paired repeats: {row['milliseconds']} ms")
+        for key, title in SPEED.items():
+            found = row[key]
+            print(f"  {title}: {found['median']:.3f} ({found['low']:.3f} to {found['high']:.3f})")
+        print(f"  {row['machine']}")
+
+
+def main() -> None:
+    """Measure, and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--repeats", type=int, default=100, help="paired repeats of the timing")
+    parser.add_argument("--show", action="store_true", help="only print existing rows")
+    options = parser.parse_args()
+    if not options.show:
+        measure(options.threads, options.repeats)
+    show()
+
+
+if __name__ == "__main__":
+    main()

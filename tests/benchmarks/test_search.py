@@ -5,6 +5,7 @@ from unittest.mock import patch
 
 import pytest
 
+from benchmarks import pool
 from benchmarks import search as searching
 from benchmarks.peers.compare_recipes import SAMPLES, best, measured, ratios
 from benchmarks.peers.setting import Setting
@@ -12,6 +13,7 @@ from benchmarks.peers.unet2d import UNet2D
 from benchmarks.rows import append, rows
 from benchmarks.search import Rung, Search, measure, run_search, survivors
 from multisagd.metrics.feature_network import FeatureNetwork
+from tests.helpers.in_this_process import InThisProcess
 from tests.helpers.tiny import TINY
 
 SEARCHES = Path(searching.__file__).parent / "searches"
@@ -41,7 +43,7 @@ def test_search_measures_a_run_with_every_sampler(tmp_path: Path, monkeypatch: p
 def test_search_trains_and_judges_the_unet_of_diffusers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("benchmarks.runs.cached_network", lambda *_: (FeatureNetwork(1, 2, 10, (4, 8)).eval(), {}))
-    monkeypatch.setattr(searching, "ProcessPoolExecutor", InThisProcess)
+    monkeypatch.setattr(pool, "ProcessPoolExecutor", InThisProcess)
     multistep = {"sampler": "DPMSolverMultistepScheduler", "steps": 3}
     samplers = {"plain": multistep, "guided": {**multistep, "guidance": 2.0},
                 "sde": {**multistep, "options": {"algorithm_type": "sde-dpmsolver++"}},
@@ -98,7 +100,7 @@ def test_search_keeps_the_best_and_continues(tmp_path: Path, capsys: pytest.Capt
 
     search = search_of(Rung(32, (0, 1), keep=0.5), Rung(64, (0,)), arms=("broken", "worse", "x0", "plain"))
     results = tmp_path / "results.jsonl"
-    with patch.object(searching, "measure", fake), patch.object(searching, "ProcessPoolExecutor", InThisProcess):
+    with patch.object(searching, "measure", fake), patch.object(pool, "ProcessPoolExecutor", InThisProcess):
         run_search(search, tmp_path, results, workers=1, threads=None, limit=60)
         assert [arm for arm, samples, _ in measured if samples == 64] == ["plain", "x0"]
         assert len(measured) == 4 * 2 + 2
@@ -126,26 +128,3 @@ def test_searches_of_the_project_are_valid(monkeypatch: pytest.MonkeyPatch) -> N
             recipe = UNet2D.of(words)
             for described in search.samplers.values():
                 recipe.sampler(described["sampler"], described.get("options")).set_timesteps(described["steps"])
-
-
-class InThisProcess:
-    """An executor that runs each task at once."""
-
-    def __init__(self, *_: object) -> None:
-        pass
-
-    def __enter__(self) -> "InThisProcess":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-    def submit(self, function, *arguments):  # type: ignore[no-untyped-def]
-        from concurrent.futures import Future
-
-        future: Future[object] = Future()
-        try:
-            future.set_result(searching.measure(*arguments))
-        except RuntimeError as error:
-            future.set_exception(error)
-        return future
