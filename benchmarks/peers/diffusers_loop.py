@@ -23,6 +23,7 @@ from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from diffusers.training_utils import EMAModel, compute_snr
 from torch import Tensor, nn
 
+from benchmarks.peers.setting import Setting
 from modalities.base import Batch
 from multisagd import PowerEMA
 from multisagd.seeds import derive, derive_many
@@ -116,6 +117,11 @@ class DiffusersLoop:
         )
         self.generator = torch.Generator().manual_seed(derive(seed, "diffusers"))
         self.steps = 0
+
+    @classmethod
+    def of(cls, setting: Setting, peer: Peer) -> DiffusersLoop:
+        """Return the loop that trains the network of one of our runs."""
+        return cls(setting.network(), peer, setting.settings.training, setting.null_label, setting.settings.seed)
 
     def step(self, batch: Batch) -> float:
         """Take a training step on one batch, and return its loss."""

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from benchmarks.peers.diffusers_loop import DiffusersLoop, Peer
 from modalities.base import Batch, Dataset, Modality
 from multisagd import PowerEMA
 from recipes.config import compose as configuration
@@ -66,7 +65,3 @@ class Setting:
         average = PowerEMA(network, sigma_rel=self.settings.training.ema)
         denoiser = self.assembly.denoiser(network, process)
         return Learner(denoiser, network, network, average, self.settings, self.runtime, self.null_label)
-
-    def peer(self, peer: Peer) -> DiffusersLoop:
-        """Return the diffusers training step."""
-        return DiffusersLoop(self.network(), peer, self.settings.training, self.null_label, self.settings.seed)

@@ -14,7 +14,7 @@ from typing import Any
 
 from benchmarks.experiments.design import CPU, experiments
 from benchmarks.experiments.others import CONTROLS, SPEED
-from benchmarks.peers.diffusers_loop import Peer
+from benchmarks.peers.diffusers_loop import DiffusersLoop, Peer
 from benchmarks.peers.setting import Setting
 from benchmarks.rows import RESULTS, append, missing, rows
 from benchmarks.timing import interleave, machine, milliseconds, ratio
@@ -34,7 +34,7 @@ def compare_speed(setting: Setting, coloured: Setting, repeats: int) -> dict[str
     white, shaped = (itertools.cycle(made) for _ in range(2))
     theirs = itertools.cycle(made)
     ours, ours_coloured = setting.learner(), coloured.learner()
-    loop = setting.peer(Peer())
+    loop = DiffusersLoop.of(setting, Peer())
     times = interleave(
         {
             "ours, white": lambda: ours.step([next(white)]),

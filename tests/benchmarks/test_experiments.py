@@ -6,28 +6,21 @@ import math
 from pathlib import Path
 from unittest.mock import Mock
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 import multisagd as ms
 from benchmarks import inverse_problems, scale
-from benchmarks.experiments.design import experiments, run_folder
 from benchmarks.few_steps import Exact, Spliced
 from benchmarks.partly_spectral import PartlySpectral
-from benchmarks.peers.arms import EXPERIMENT, PEERS, WHITE, peers
 from benchmarks.peers.diffusers_loop import DiffusersLoop, Peer, draw, log_snrs
-from benchmarks.peers.measuring import peer_folder
-from benchmarks.peers.pixel import PixelCovariance, PixelProcess
-from benchmarks.peers.setting import Setting, trained_peer
-from benchmarks.peers.step_noise import LEAST, ColouredSteps, Progress, measure_progress
+from benchmarks.peers.setting import Setting
 from benchmarks.preconditioning import SIZES, common, matrix, one_at_a_time
 from benchmarks.rows import append, missing, rows
 from modalities.image import Image
 from modalities.image_sets import Digits
 from multisagd.data_spectra import DataPower
-from multisagd.loss import squared_error
 from multisagd.networks.cost import training_flops
 from recipes.cli import main as cli
 from recipes.config import compose as configuration
@@ -140,55 +133,6 @@ SMALL = ["modality=image", "modality.size=8", "modality.channels=1", "network.wi
 BETA_SCHEDULES = ("linear", "squaredcos_cap_v2")
 
 
-def gaussian(grid: ms.Grid) -> ms.DataStatistics:
-    """Zero mean and a steep spectrum."""
-    power = ms.PowerLaw(-1.0, corner=0.1).power(grid)
-    return ms.DataStatistics(torch.zeros(1, *grid.shape), power[None], grid, 9)
-
-
-def test_pixel_covariance_is_its_dense_matrix() -> None:
-    deviation = dense.random(*GRID.shape).exp()
-    covariance = PixelCovariance(deviation, GRID).double()
-    variance = (deviation.square() / deviation.square().mean()).flatten()
-    matrix, x = torch.diag(variance), dense.random(3, 2, *GRID.shape, seed=1)
-    assert float(variance.mean()) == pytest.approx(1, abs=1e-12)
-    flat = x.flatten(2)
-    for name, operator in {
-        "apply": matrix,
-        "solve": matrix.inverse(),
-        "color": torch.linalg.cholesky(matrix),
-        "whiten": torch.linalg.cholesky(matrix).inverse(),
-        "project": torch.eye(GRID.numel, dtype=torch.float64),
-    }.items():
-        torch.testing.assert_close(getattr(covariance, name)(x).flatten(2), flat @ operator.T, rtol=1e-12, atol=1e-12)
-    torch.testing.assert_close(covariance.mahalanobis(x), torch.einsum("bci,ij,bcj->b", flat, matrix.inverse(), flat))
-    torch.testing.assert_close(covariance.logdet(), torch.logdet(matrix))
-    noise, white = covariance.sample([3, 4], 2), ms.SpectralCovariance(ms.Flat(), GRID).double().sample([3, 4], 2)
-    torch.testing.assert_close(noise, (white.flatten(2) @ torch.linalg.cholesky(matrix)).reshape(noise.shape))
-    # What PriorGrad minimises: whitened errors, whose noise is white.
-    torch.testing.assert_close(squared_error(noise, covariance, "mahalanobis"), white.square().flatten(1).mean(1))
-    # The power is the expected periodogram.
-    rows = torch.from_numpy(np.fft.fft2(np.eye(GRID.numel).reshape(-1, *GRID.shape), norm="ortho"))[..., :3]
-    torch.testing.assert_close(covariance.power(), (variance[:, None, None] * rows.abs().square()).sum(0))
-    for wrong, message in ((deviation[1:], "a standard deviation for each"), (0 * deviation, "positive and finite")):
-        with pytest.raises(ValueError, match=message):
-            PixelCovariance(wrong, GRID)
-    with pytest.raises(ValueError, match="has a grid of shape"):
-        covariance.sample([0], grid_shape=(4, 4))
-
-
-def test_pixel_process_measures_the_deviation_of_its_data() -> None:
-    data = Digits(Image(size=8, channels=1))
-    white = ms.SpectralCovariance(ms.Flat(), data.modality.grid())
-    covariance = PixelProcess(ms.CosineSchedule(), white, data, floor=0.2).double().covariance
-    deviation = data.batch(range(len(data))).x0.double().var(0)[0].sqrt()
-    expected = deviation.clamp(min=0.2 * float(deviation.max())).square()
-    assert bool((deviation < 0.2 * deviation.max()).any())
-    torch.testing.assert_close(covariance.apply(torch.ones_like(expected)), expected / expected.mean())
-    with pytest.raises(ValueError, match="use spectrum=white"):
-        PixelProcess(ms.CosineSchedule(), ms.SpectralCovariance(ms.PowerLaw(-1.0), white.grid), data)
-
-
 def test_data_power_has_the_mean_ratio_of_white_noise_at_every_frequency() -> None:
     """Its calibrated schedule, written for noise of power C, is the unchanged one for noise of unit mean power."""
     data = Digits(Image(size=8, channels=1))
@@ -207,65 +151,6 @@ def test_data_power_has_the_mean_ratio_of_white_noise_at_every_frequency() -> No
         of_white = grid.mean(share[i] * power / sigma[i] ** 2)
         torch.testing.assert_close(ratio, of_white.expand_as(ratio), rtol=1e-3, atol=0)
         torch.testing.assert_close(matched[i] / (1 - matched[i]), of_white)
-
-
-def progress(grid: ms.Grid) -> Progress:
-    """The lower a frequency, the earlier it is finished."""
-    weights = torch.stack([weight for *_, weight in grid.bands(3)])
-    times = torch.tensor([0.0, 0.5, 1.0], dtype=torch.float64)
-    shares = torch.stack([torch.ones(4), torch.tensor([0.9, 0.6, 0.3, 0.1]), torch.zeros(4)]).double()
-    return Progress(times, shares, weights.argmax(0))
-
-
-@pytest.mark.parametrize(("exponent", "tilt"), [(0.0, (0.0, 0.0)), (-0.5, (0.4, -1.0))])
-def test_coloured_steps_have_the_declared_spectrum_and_unit_power(exponent: float, tilt: tuple[float, float]) -> None:
-    process = process_of(ms.PowerLaw(exponent, corner=0.1))
-    sampler = ColouredSteps(ms.DDIM(eta=1.0), progress(GRID), strength=0.7, divider=1.5, tilt=tilt)
-    assert float(sampler.progress.at(0.25)[0, 0]) == pytest.approx(0.95)
-    radius = GRID.radius() / GRID.radius().max()
-    for t, alpha in ((0.0, tilt[1]), (0.25, 0.75 * tilt[1] + 0.25 * tilt[0]), (0.5, sum(tilt) / 2), (1.0, tilt[0])):
-        amplitude = sampler.amplitude(t, process)
-        assert float(GRID.mean(amplitude.square() * process.covariance.power())) == pytest.approx(1, abs=1e-12)
-        shape = ((1 - sampler.progress.at(t) / 1.5).clamp(min=LEAST) * (alpha * radius).exp()) ** 0.7
-        torch.testing.assert_close(amplitude / amplitude[0, 0], shape / shape[0, 0])
-
-
-def test_coloured_steps_scale_the_plain_noise_by_the_amplitude() -> None:
-    process = process_of(ms.Flat())
-    denoiser, shape, seeds = ms.GaussianDenoiser(process, gaussian(GRID)), (3, 1, *GRID.shape), [1, 2, 3]
-    plain, coloured = Mock(stochastic=True), Mock(stochastic=True)
-    for recorder in (plain, coloured):  # steps that stay where they are
-        recorder.step.side_effect = lambda state, then, *_: state.moved(state.x, then, (state.point, state.x))
-    sampler = ColouredSteps(coloured, progress(GRID), strength=1.0)
-    ms.sample(denoiser, plain, shape, 4, seeds)
-    ms.sample(denoiser, sampler, shape, 4, seeds)
-    assert plain.step.call_count == 4
-    for step in range(4):
-        amplitude = sampler.amplitude(1 - step / 4, process).float()
-        before, after = (torch.fft.rfft2(each.step.call_args_list[step].args[3]) for each in (plain, coloured))
-        torch.testing.assert_close(after, before * amplitude, rtol=1e-4, atol=1e-5)
-    for base in (ms.DDIM(eta=1.0), ms.Ancestral(), ms.DPMSolver(sde=True)):
-        expected = ms.sample(denoiser, base, shape, 5, seeds)
-        zero = ColouredSteps(base, progress(GRID), strength=0.0)
-        assert torch.equal(ms.sample(denoiser, zero, shape, 5, seeds), expected), base
-    for base, words in ((ms.DDIM(), {}), (ms.Ancestral(), {"strength": -1.0}), (ms.Ancestral(), {"divider": 0.5})):
-        with pytest.raises(ValueError, match=next(iter(words), "no step noise")):
-            ColouredSteps(base, progress(GRID), **words)
-
-
-def test_measure_progress_of_gaussian_data_follows_the_closed_form() -> None:
-    """On a trajectory without error `E|x0(t)|² / C = a²C / (a²C + b²)`, averaged over a ring in proportion to C."""
-    grid = ms.Grid.of(height=8, width=8)
-    process, statistics = process_of(ms.Flat(), grid), gaussian(grid)
-    measured = measure_progress(ms.GaussianDenoiser(process, statistics), 1, range(400), steps=40, rings=4)
-    power = statistics.power[0]
-    assert torch.equal(measured.shares[0], torch.ones(5, dtype=torch.float64))
-    for place in (8, 20, 32):
-        alpha, sigma = process.schedule.alpha_sigma(measured.times[place])
-        share = alpha**2 * power / (alpha**2 * power + sigma**2)
-        for ring, (*_, weight) in enumerate(grid.bands(4)):
-            expected = float((share * power * weight).sum() / (power * weight).sum())
-            assert float(measured.shares[place, ring]) == pytest.approx(expected, rel=0.15, abs=0.01)
 
 
 @pytest.mark.parametrize("beta_schedule", BETA_SCHEDULES)
@@ -290,8 +175,8 @@ def test_peer_samplers_reach_the_variance_of_gaussian_data(beta_schedule: str) -
         share = torch.sigmoid(log_snr).reshape(-1, 1, 1, 1)
         return x * (1 - share).sqrt() / (share * 0.09 + 1 - share)
 
-    for name, scheduler in Peer(beta_schedule).samplers().items():
-        x0 = draw(Mock(side_effect=wiener), scheduler, initial, None, 50)
+    for name in ("DDIMScheduler", "DPMSolverMultistepScheduler"):
+        x0 = draw(Mock(side_effect=wiener), Peer(beta_schedule).sampler(name), initial, None, 50)
         assert float(x0.std()) == pytest.approx(0.3, rel=0.1), name
         # Every sample is its own noise scaled down, whichever batch it was drawn in.
         assert float((x0 * initial).sum() / (x0.norm() * initial.norm())) == pytest.approx(1, abs=1e-3)
@@ -305,10 +190,9 @@ def equal_parameters(one: nn.Module, other: nn.Module) -> bool:
     return all(torch.equal(*pair) for pair in zip(one.parameters(), other.parameters(), strict=True))
 
 
-def test_peer_starts_from_our_network_and_data(tmp_path: Path) -> None:
+def test_peer_starts_from_our_network_and_data() -> None:
     made = setting(16)
-    peer = Peer.as_ours("linear", made.settings.training)
-    loop, learner = made.peer(peer), made.learner()
+    loop, learner = DiffusersLoop.of(made, Peer(learning_rate=1e-2, warmup=0)), made.learner()
     assert equal_parameters(learner.network, loop.network)
     forty = made.data.batch(range(40))
     dropped = loop._condition(forty)
@@ -317,12 +201,6 @@ def test_peer_starts_from_our_network_and_data(tmp_path: Path) -> None:
     losses = [loop.step(batch) for batch in made.batches()]
     assert losses[0] == pytest.approx(1, abs=0.1)  # an untrained network answers 0, and the noise has unit power
     assert not equal_parameters(learner.network, loop.network)
-    # The whole training is those two steps, and it is read rather than trained a second time.
-    path = tmp_path / "peer" / "ema.safetensors"
-    assert equal_parameters(trained_peer(made, peer, path), loop.average.module)
-    assert equal_parameters(trained_peer(setting(8), peer, path), loop.average.module)
-    arguments = experiments()[EXPERIMENT].arguments(WHITE, 0, "cpu")
-    assert len({peer_folder(arguments, each) for each in peers(made.settings.training).values()}) == len(PEERS)
 
 
 def test_min_snr_loss_of_peers_is_the_same_for_noise_and_v() -> None:
@@ -339,9 +217,3 @@ def test_min_snr_loss_of_peers_is_the_same_for_noise_and_v() -> None:
     snr = log_snrs(loop.scheduler)[timesteps].exp()
     weights = snr.clamp(max=5) / snr
     assert losses == pytest.approx([float(((guess - noise).square().mean((1, 2, 3)) * weights).mean())] * 2, rel=1e-3)
-
-
-def test_peers_experiment_shares_the_white_runs_of_power_law_mnist() -> None:
-    for size in ("cpu", "gpu"):
-        one, other = (experiments()[name].arguments(WHITE, 1, size) for name in (EXPERIMENT, "power_law_mnist"))
-        assert run_folder(one) == run_folder(other)

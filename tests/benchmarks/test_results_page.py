@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from benchmarks.experiments.tables import differences
+from benchmarks.experiments.verdicts import FRECHET, METRICS, SPECTRUM, Estimate, gain, relative, sorted_out, verdict
 
 from benchmarks.experiments import claims, measures, others, page, sections
 from benchmarks.experiments.design import REAL, experiments, run_folder
 from benchmarks.experiments.reading import flat
-from benchmarks.experiments.tables import differences
-from benchmarks.experiments.verdicts import FRECHET, METRICS, SPECTRUM, Estimate, gain, relative, sorted_out, verdict
 from benchmarks.rows import append
 from multisagd import Corruption, Grid, Outside
 from multisagd.covariance import filter_grid
