@@ -66,11 +66,12 @@ site: $(STAMP)  ## build the documentation site in site/
 	$(BIN)/mkdocs build --strict $(ARGS)
 
 # Folder in which the first command stores the run with white noise on MNIST; a test checks that it is right.
-WHITE := runs/experiments/seed_0_57616b65
-# Each command measures what has no row yet, and continues what was interrupted. MULTISAGD_DATA is the folder of the data.
+WHITE := runs/experiments/seed_0_1f6d6d15
+# Each command measures what has no row yet, and continues what was interrupted; ARGS="--workers 2" trains two runs at a
+# time. MULTISAGD_DATA is the folder of the data.
 experiments: $(STAMP)  ## train whatever is missing on the results page (hours on a CPU), and write the page
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.experiments $(ARGS)
-	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.peers
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.peers.speed
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.inverse_problems --run $(WHITE)
 	$(BIN)/python -m benchmarks.experiments.page
 
