@@ -91,19 +91,30 @@ def measure(job: Job, work: Path, threads: int) -> list[dict[str, Any]]:
             raise
         return [{"error": str(error)} for _ in job.rows]
     torch.set_num_threads(threads)
-    return [_judged(experiment, row, job, folder, threads) for experiment, row in job.rows]
+    read, known = dict[str, Run](), dict[str, dict[str, Any]]()
+    return [_judged(each, job, folder, threads, read, known) for each in job.rows]
 
 
-def _judged(experiment: Experiment, row: Mapping[str, Any], job: Job, folder: Path, threads: int) -> dict[str, Any]:
-    arm, seed, arguments = row["arm"], row["seed"], list(job.arguments)
+def _judged(
+    each: Row, job: Job, folder: Path, threads: int, read: dict[str, Run], known: dict[str, dict[str, Any]]
+) -> dict[str, Any]:
+    """Return the values of a row; runs that were read, and values of rows judged equally, are kept for later rows."""
+    (experiment, row), arguments = each, list(job.arguments)
+    arm, seed, reference = row["arm"], row["seed"], experiment.reference
     # All arms of an experiment are judged by the same data, also one that is trained on others.
     data = [*experiment.arguments(next(iter(experiment.arms)), seed, row["size"]), *PERMISSION]
-    run = Run.load(folder, experiment.reference, threads, ALLOW, data)
+    judges = repr((data, reference))
+    if judges not in read:
+        read[judges] = Run.load(folder, reference, threads, ALLOW, data)
+    run = read[judges]
     if arm in experiment.untrained:
         return measures.judge_real(experiment, run, arguments, arm, seed)
-    values, x0 = measures.judge(experiment, run, arguments, seed)
-    save_file({"x0": x0[:SHOWN].contiguous()}, folder / "judged.safetensors")
-    return values
+    how = (experiment.steps, experiment.count, experiment.points, experiment.likelihood)
+    same = repr((judges, how, measures.watched(experiment, arguments)))
+    if same not in known:
+        known[same], x0 = measures.judge(experiment, run, arguments, seed)
+        save_file({"x0": x0[:SHOWN].contiguous()}, folder / "judged.safetensors")
+    return known[same]
 
 
 def run_all(chosen: Iterable[Experiment], options: Options, results: Path = RESULTS) -> list[str]:

@@ -134,11 +134,11 @@ def probability(p: float | None) -> str:
 
 def decided(results: Results, tested: Tested, verdicts: bool) -> str:
     """Return the outcome of a control, the verdict, or why there is none."""
+    if tested.corrected is None:
+        return ""
     outcome = control(results.experiment, tested)
     if outcome is not None:
         return outcome
-    if tested.corrected is None:
-        return ""
     if not tested.paired.enough:
         return f"none: {tested.paired.count} of {ENOUGH} seeds"
     if not verdicts:

@@ -3,7 +3,9 @@
 import itertools
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -199,10 +201,15 @@ def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Experiment:
 
 def test_runner_measures_each_arm_once(tiny: Experiment, tmp_path: Path) -> None:
     results, options = tmp_path / "r.jsonl", runner.Options(work=tmp_path, workers=2)
-    assert len(runner.jobs([tiny, tiny], options, results)) == len(tiny.arms), "equal runs are trained once"
-    assert runner.run_all([tiny], options, results) == []
+    other = replace(tiny, name="other", arms={"white": ()}, against={}, plain=())
+    assert len(runner.jobs([tiny, other], options, results)) == len(tiny.arms), "equal runs are trained once"
+    with patch.object(measures, "judge", wraps=measures.judge) as judge:
+        assert runner.run_all([tiny, other], options, results) == []
+    assert judge.call_count == len(tiny.arms), "and judged once"
+    same = {row["arm"]["arm"]: row["sde"] for row in rows("other", results)}
     measured = {row["arm"]["arm"]: row for row in rows("tiny", results)}
     assert set(measured) == {*tiny.arms, REAL}
+    assert same == {arm: measured[arm]["sde"] for arm in ("white", REAL)}
     for arm in tiny.arms:
         row = measured[arm]
         assert list(row["points"]) == ["16", "32"]
@@ -212,7 +219,7 @@ def test_runner_measures_each_arm_once(tiny: Experiment, tmp_path: Path) -> None
     assert measured["omitting"]["bits_per_dimension"] is None
     assert measured["white"]["bits_per_dimension"] != measured["plain"]["bits_per_dimension"] > 0
     assert measured[REAL]["ode"]["spectrum_error_db"] == measured[REAL]["sde"]["spectrum_error_db"]
-    assert runner.jobs([tiny], options, results) == []
+    assert runner.jobs([tiny, other], options, results) == []
 
 
 def test_runner_records_divergence_and_goes_on_after_errors(
