@@ -57,8 +57,9 @@ A test fails if the page is not up to date. Conclusions follow fixed rules:
   exact p-value of all choices of signs, which assumes no distribution, stands beside it; with {ENOUGH} seeds it is at
   least {2 / 2**ENOUGH:.3f}.
 - Otherwise no difference is detected, which does not mean that the arms are equal: the **least detectable** ratio (or
-  difference) is what the test at a level of .05 would detect with a probability of 80 %, given the spread over seeds. A
-  ratio of 1.05 also stands for its inverse. Smaller effects may exist.
+  difference) is what would be detected with a probability of 80 %, given the spread over seeds, at a level of .05
+  divided by the number of comparisons (for other metrics than the primary one: at .05). A ratio of 1.05 also stands
+  for its inverse. Smaller effects may exist.
 - **Controls come first**: effects that were planted must be found, and another implementation of the same training
   must not differ. While a control fails or is not measured, no verdict is given, only numbers.
 - Other metrics stand beside the primary one, without a verdict.

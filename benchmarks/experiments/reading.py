@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from math import inf, isnan
 from pathlib import Path
@@ -19,10 +19,11 @@ Verdict = Literal["better", "worse", "no difference detected", "no verdict"]
 
 
 @dataclass(frozen=True)
-class Tested:
+class Comparison:
     """A comparison of two arms by one metric; `corrected` is its p-value corrected by Holm's method.
 
-    Only the primary metric is corrected, and gives a verdict.
+    Only the primary metric is corrected, and gives a verdict. `level` is the level that always suffices for a verdict:
+    .05 divided by the number of comparisons, at which Holm's method tests the smallest p-value.
     """
 
     arm: str
@@ -30,6 +31,12 @@ class Tested:
     metric: Metric
     paired: Paired
     corrected: float | None = None
+    level: float = LEVEL
+
+    @property
+    def detectable(self) -> float:
+        """The least log ratio or difference that is detected with a probability of 80 %."""
+        return self.paired.detectable(self.level)
 
     @property
     def verdict(self) -> Verdict:
@@ -89,25 +96,26 @@ class Results:
         return by.paired(self.numbers.get(arm, {}), self.numbers.get(other, {}))
 
     @cached_property
-    def tested(self) -> list[Tested]:
+    def tested(self) -> list[Comparison]:
         """All comparisons by the primary metric, also those without rows.
 
         The p-values of planned comparisons are corrected for their number. A silent control has one test of its own.
         """
-        found = [Tested(arm, other, self.primary, self.compared(arm, other, self.primary))
+        found = [Comparison(arm, other, self.primary, self.compared(arm, other, self.primary))
                  for arm, other in self.experiment.comparisons]  # fmt: skip
         alone = [self.experiment.expected.get(each.arm) == "silent" for each in found]
         family = [each for each, own in zip(found, alone, strict=True) if not own]
         p_values = iter(holm([each.paired.p if each.paired.enough else float("nan") for each in family]))
         return [
-            Tested(each.arm, each.other, each.metric, each.paired, each.paired.p if own else next(p_values))
+            replace(each, corrected=each.paired.p) if own
+            else replace(each, corrected=next(p_values), level=LEVEL / len(family))
             for each, own in zip(found, alone, strict=True)
-        ]
+        ]  # fmt: skip
 
-    def beside(self, tested: Tested) -> list[Tested]:
+    def beside(self, tested: Comparison) -> list[Comparison]:
         """Return the comparisons of the same arms by the secondary metrics."""
         each = ((by, self.compared(tested.arm, tested.other, by)) for by in self.secondary)
-        return [Tested(tested.arm, tested.other, by, paired) for by, paired in each if paired.count]
+        return [Comparison(tested.arm, tested.other, by, paired) for by, paired in each if paired.count]
 
     def needed(self, arm: str, other: str) -> str:
         """Return the fraction of the other arm's samples after which an arm reaches its final metric, in words.
@@ -144,7 +152,7 @@ FOUND, SILENT = "found, as it must be", "silent, as it must be"
 PASSED = (FOUND, SILENT)
 
 
-def control(experiment: Experiment, tested: Tested) -> str | None:
+def control(experiment: Experiment, tested: Comparison) -> str | None:
     """Return the outcome of a control in words, or None if the comparison is not one."""
     expected = experiment.expected.get(tested.arm)
     if expected is None:

@@ -12,7 +12,7 @@ from benchmarks.experiments.design import CPU, REAL, Experiment
 from benchmarks.experiments.metrics import SAMPLERS, Metric
 from benchmarks.experiments.omission import CLEAN, bands, fractions
 from benchmarks.experiments.plots import Picture
-from benchmarks.experiments.reading import Results, Tested, control
+from benchmarks.experiments.reading import Comparison, Results, control
 from benchmarks.experiments.statistics import ENOUGH, Paired
 
 SEEDS = range(ENOUGH)
@@ -118,11 +118,11 @@ def effect(metric: Metric, paired: Paired) -> str:
     return f"{paired.mean:+.3f}{inside}"
 
 
-def least(metric: Metric, paired: Paired) -> str:
+def least(tested: Comparison) -> str:
     """Format the least effect that is detected with 80 % power: a ratio above 1 (or its inverse), or a difference."""
-    if isnan(paired.detectable):
+    if isnan(tested.detectable):
         return ""
-    return f"× {exp(paired.detectable):.3f}" if metric.ratio else f"± {paired.detectable:.3f}"
+    return f"× {exp(tested.detectable):.3f}" if tested.metric.ratio else f"± {tested.detectable:.3f}"
 
 
 def probability(p: float | None) -> str:
@@ -132,7 +132,7 @@ def probability(p: float | None) -> str:
     return "< .001" if p < 0.001 else f"{p:.3f}".removeprefix("0")
 
 
-def decided(results: Results, tested: Tested, verdicts: bool) -> str:
+def decided(results: Results, tested: Comparison, verdicts: bool) -> str:
     """Return the outcome of a control, the verdict, or why there is none."""
     if tested.corrected is None:
         return ""
@@ -162,14 +162,14 @@ def comparisons(results: Results, verdicts: bool) -> str:
                 each.arm if first else "", each.other if first else "",
                 f"**{each.metric.title}**" if first else each.metric.title,
                 effect(each.metric, each.paired), probability(each.paired.p),
-                probability(each.corrected), probability(each.paired.sign_flip_p), least(each.metric, each.paired),
+                probability(each.corrected), probability(each.paired.sign_flip_p), least(each),
                 results.needed(each.arm, each.other) if first else "",
                 str(each.paired.count), decided(results, each, verdicts),
             ])  # fmt: skip
     return markdown(heads, lines) if lines else ""
 
 
-def sentence(results: Results, tested: Tested, verdicts: bool) -> str:
+def sentence(results: Results, tested: Comparison, verdicts: bool) -> str:
     """Return a comparison in one sentence: effect, interval, p-values, power, and the verdict if there may be one."""
     paired, said = tested.paired, decided(results, tested, verdicts)
     verdict = "" if said == NO_VERDICT else f": {said}"
@@ -177,7 +177,7 @@ def sentence(results: Results, tested: Tested, verdicts: bool) -> str:
     return (
         f"`{tested.arm}` against `{tested.other}`{verdict}; {tested.metric.title} {effect(tested.metric, paired)}, "
         f"p {_equals(paired.p)} (Holm {probability(tested.corrected)}, sign flip "
-        f"{probability(paired.sign_flip_p)}), {paired.count} seeds; a {kind} of {least(tested.metric, paired)} would "
+        f"{probability(paired.sign_flip_p)}), {paired.count} seeds; a {kind} of {least(tested)} would "
         "be detected with a probability of 80 %."
     )
 

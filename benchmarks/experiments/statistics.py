@@ -78,16 +78,15 @@ class Paired:
         )
         return extreme / 2**self.count
 
-    @property
-    def detectable(self) -> float:
-        """The least true mean that the t-test at level .05 detects with a probability of 80 %, given the spread."""
-        return noncentrality(self.count) * self.error if self.count > 1 else nan
+    def detectable(self, level: float = LEVEL) -> float:
+        """Return the least true mean that the t-test at `level` detects with 80 % power, given the spread."""
+        return noncentrality(self.count, level) * self.error if self.count > 1 else nan
 
 
-def noncentrality(count: int) -> float:
+def noncentrality(count: int, level: float = LEVEL) -> float:
     """Return the true mean, in standard errors, that a two-sided t-test of `count` values detects with `POWER`."""
     freedom = count - 1
-    critical = float(student.ppf(1 - LEVEL / 2, freedom))
+    critical = float(student.ppf(1 - level / 2, freedom))
 
     def lacking(center: float) -> float:
         # The other side, below -critical, has a probability of less than 1e-4 at this power.

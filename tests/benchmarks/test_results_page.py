@@ -9,8 +9,8 @@ import torch
 from benchmarks.experiments import measures, omission, others, page, sections
 from benchmarks.experiments.design import CPU, REAL, experiments
 from benchmarks.experiments.metrics import METRICS, flat, metric, other_sampler
-from benchmarks.experiments.reading import FOUND, SILENT, Results, blocked
-from benchmarks.experiments.statistics import ENOUGH, Paired
+from benchmarks.experiments.reading import FOUND, SILENT, Comparison, Results, blocked
+from benchmarks.experiments.statistics import ENOUGH, LEVEL, Paired
 from benchmarks.rows import append
 from multisagd import Corruption, Grid, Outside
 from multisagd.covariance import filter_grid
@@ -144,9 +144,11 @@ def test_effects_and_power_are_formatted_as_ratios_or_differences() -> None:
     paired = Paired(tuple(math.log(0.8) + each for each in OWN))
     ratio, difference = metric(SDE), metric("bits_per_dimension")
     assert sections.effect(ratio, paired).startswith("× 0.800 [0.79")
-    assert sections.least(ratio, paired) == f"× {math.exp(paired.detectable):.3f}"
+    tested = [Comparison("arm", "white", each, paired, level=LEVEL / 4) for each in (ratio, difference)]
+    least = paired.detectable(LEVEL / 4)
+    assert [sections.least(each) for each in tested] == [f"× {math.exp(least):.3f}", f"± {least:.3f}"]
+    assert least > paired.detectable()
     assert sections.effect(difference, paired).startswith("-0.223 [-0.2")
-    assert sections.least(difference, paired) == f"± {paired.detectable:.3f}"
     assert [sections.probability(p) for p in (0.0004, 0.0312, 1.0, math.nan, None)] == [
         "< .001",
         ".031",
