@@ -34,6 +34,8 @@ MAX_GAIN = 10 ** (40 / 20)
 """Maximum gain, 40 dB, so that the noise floor of a silent recording is not amplified to an audible level."""
 SHIFTS = (0, 1 / 2, 1 / 4, 3 / 4, 1 / 8, 5 / 8, 3 / 8, 7 / 8)
 """Shifts of an excerpt's start, as fractions of the file, tried in turn until the excerpt is not silent."""
+CANCELLED = 0.01
+"""Channels cancel each other if their mean has less than this fraction of their power (of 32 unrelated ones: 1/32)."""
 SEARCH_SECONDS = 10
 """Number of seconds read at a time to find a part of a file that is not silent."""
 
@@ -47,8 +49,9 @@ log = logging.getLogger("multisagd")
 class Audio(Modality):
     """Audio clips of `seconds` at `rate` samples per second, mixed to mono or stereo, and encoded by `representation`.
 
-    Files with any sample rate and number of channels are resampled and mixed: mono is the mean of all channels; stereo
-    repeats the channel of a mono file. An excerpt is taken from longer files. The seed determines its start; if there
+    Files with any sample rate and number of channels are resampled and mixed: mono is the mean of all channels, or the
+    loudest of them in an excerpt where they cancel each other (counter-phase); stereo repeats the channel of a mono
+    file. An excerpt is taken from longer files. The seed determines its start; if there
     is no seed, it is the middle of the file. If the excerpt is silent, other excerpts of the same file are tried, and
     finally the first part that is not silent. `short` determines how shorter files are handled: "mask" pads them with
     silence that losses and statistics omit (a frame counts as data if its centre lies in the file); "silence" pads them
@@ -159,7 +162,9 @@ class Audio(Modality):
             ValueError: If there are more than two channels and `mix` is "stereo".
         """
         if self.mix == "mono":
-            return waveform.mean(dim=0, keepdim=True)
+            mean, powers = waveform.mean(dim=0, keepdim=True), waveform.square().mean(dim=1)
+            cancelled = bool(mean.square().mean() < CANCELLED * powers.mean())
+            return waveform[int(powers.argmax())].unsqueeze(0) if cancelled else mean
         if waveform.shape[0] > 2:
             raise ValueError(f"it has {waveform.shape[0]} channels, but mix=stereo accepts at most 2: use mix=mono")
         return waveform.expand(2, -1).contiguous()

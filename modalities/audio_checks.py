@@ -1,15 +1,17 @@
-"""Checks of an audio file before it is decoded: its format, and whether its end is missing.
+"""Checks of an audio file before it is decoded: its format, whether its end is missing, and what decodes it.
 
 Decoders read a truncated file as if it were shorter, so its length is compared here with the declared length.
-FLAC and MP3 files declare their number of samples, which is checked when they are read. If an MP3 file does not declare
-it (no Xing or Info frame), the length is estimated from the size, which is accurate only if the bit rate is constant.
+FLAC and MP3 files declare their number of samples, which is checked when they are read. A file whose header does not
+state its length, because its recorder was stopped or wrote to a pipe, is read to its end.
 """
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Literal, NamedTuple
+
+from modalities import mp3_files as mp3
 
 KINDS = {
     "WAV": rb"(RIFF|RIFX|RF64)....WAVE",
@@ -20,47 +22,77 @@ KINDS = {
     "MP4": rb"....ftyp",
 }
 """First bytes of each supported format, as a regular expression."""
+LIBSNDFILE_OGG = (b"\x01vorbis", b"OpusHead")
+"""First bytes of the codecs in Ogg that libsndfile decodes; FFmpeg decodes the others, such as FLAC and Speex."""
 MAX_PARTS = 10_000
 """Maximum number of chunks or boxes that are read: more than any real file has, but a limit for malicious files."""
+UNSET = (0, 0x7FFFF000, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF)
+"""Lengths of samples that recorders write before they know the length (0), or as they write to a pipe."""
 MAX_PAGE = 65_307
 """Maximum size of a page of an Ogg stream, in bytes (RFC 3533, Sec. 6)."""
 
 
-def recognise(path: Path) -> str:
-    """Return the format of an audio file, one of `KINDS`, from its first bytes, not from its name.
+class Content(NamedTuple):
+    """What an audio file contains: one of `KINDS`, whose sound ends before the byte at `end`.
+
+    `libsndfile` is True if libsndfile knows the codec and the length; otherwise FFmpeg is needed. The bytes at `field`
+    should be `right`, because the header does not state the length.
+    """
+
+    kind: str
+    end: int
+    libsndfile: bool = True
+    field: int = 0
+    right: bytes = b""
+
+
+def examine(path: Path) -> Content:
+    """Return what an audio file contains, from its content and not from its name.
 
     Raises:
-        ValueError: If the file is empty or has none of these formats.
+        ValueError: If the file is empty, has none of the `KINDS`, is truncated or has no samples.
     """
+    size = path.stat().st_size
     with path.open("rb") as file:
-        head = file.read(12)
+        kind, start = _recognised(file)
+        if kind in ("WAV", "AIFF"):
+            samples = _samples(file, size)
+            _check_end(samples.start + samples.length, size)
+            return Content(kind, size, True, samples.field, samples.right)
+        if kind == "MP4":
+            _check_end(_last_box_end(file, size), size)
+            return Content(kind, size, libsndfile=False)
+        if kind == "Ogg":
+            _check_end(_last_page_end(file, size), size)
+            return Content(kind, size, _ogg_codec(file).startswith(LIBSNDFILE_OGG))
+        if kind == "FLAC":
+            file.seek(start + 21)
+            # The number of samples has 36 bits (RFC 9639, Sec. 8.2).
+            return Content(kind, size, libsndfile=bool(int.from_bytes(file.read(5), "big") % (1 << 36)))
+        end = mp3.sound_end(file, size)
+        return Content(kind, end, mp3.states_length(file, start, end))
+
+
+def _recognised(file: BinaryIO) -> tuple[str, int]:
+    """Return the format of an audio file, and where it begins: a tag of ID3 may precede it."""
+    head = file.read(12)
     if not head:
         raise ValueError("the file is empty")
-    for kind, start in KINDS.items():
-        if re.match(start, head, re.DOTALL):
-            return kind
+    start = mp3.id3_length(head)
+    file.seek(start)
+    if start and re.match(KINDS["FLAC"], file.read(12)):
+        return "FLAC", start
+    file.seek(12)
+    for kind, first in KINDS.items():
+        if re.match(first, head, re.DOTALL):
+            return kind, start
     raise ValueError(
         f"its content is in none of the formats {', '.join(KINDS)}, whatever its name suggests: convert it to one of "
         "them"
     )
 
 
-def check_complete(path: Path, kind: str) -> None:
-    """Check that a file of format `kind` is as long as its container declares, if it declares a length.
-
-    Raises:
-        ValueError: If the file is truncated, or does not state its length because it was written to a pipe.
-    """
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        if kind in ("WAV", "AIFF"):
-            end = _samples_end(file)
-        elif kind == "MP4":
-            end = _last_box_end(file, size)
-        elif kind == "Ogg":
-            end = _last_page_end(file, size)
-        else:
-            return
+def _check_end(end: int, size: int) -> None:
     if end > size:
         raise ValueError(
             f"truncated: its header declares {end} bytes, but there are {size}; repair it with an audio editor, or "
@@ -90,27 +122,54 @@ def _position(tail: bytes, offset: int) -> int:
     return int.from_bytes(tail[offset + 6 : offset + 14], "little", signed=True)
 
 
-def _samples_end(file: BinaryIO) -> int:
-    """Return the declared end of the chunk that contains the samples in a RIFF, RF64 or AIFF file."""
-    order = file.read(12)[:4]
-    wide = None
+class _Samples(NamedTuple):
+    """The samples in a RIFF, RF64 or AIFF file: their position and length.
+
+    If the header does not state the length, the bytes at `field` should be `right`.
+    """
+
+    start: int
+    length: int
+    field: int = 0
+    right: bytes = b""
+
+
+def _samples(file: BinaryIO, size: int) -> _Samples:
+    """Return where the samples are in a RIFF, RF64 or AIFF file of `size` bytes.
+
+    Raises:
+        ValueError: If there is no chunk of samples, or it is empty.
+    """
+    file.seek(0)
+    head = file.read(12)
+    order: Literal["big", "little"] = "big" if head[:4] in (b"FORM", b"RIFX") else "little"
+    wide = wide_field = 0
     for _ in range(MAX_PARTS):
         header = file.read(8)
         if len(header) < 8:
             break
-        length = int.from_bytes(header[4:], "big" if order in (b"FORM", b"RIFX") else "little")
+        length, start = int.from_bytes(header[4:], order), file.tell()
         if header[:4] == b"ds64":
-            sizes = file.read(16)
-            wide = int.from_bytes(sizes[8:], "little")
-            file.seek(-len(sizes), 1)
-        if header[:4] == b"data" and length == 0xFFFFFFFF and wide is None:
-            raise ValueError(
-                "its header does not state its length, as happens when a file is written to a pipe: encode it again"
-            )
-        if header[:4] in (b"data", b"SSND"):
-            return file.tell() + (wide if wide is not None and length == 0xFFFFFFFF else length)
-        file.seek(length + length % 2, 1)
+            wide, wide_field = int.from_bytes(file.read(16)[8:], "little"), start + 8
+        elif header[:4] in (b"data", b"SSND"):
+            rest = size - start
+            if wide_field and length == 0xFFFFFFFF:
+                return _Samples(start, wide) if wide else _Samples(start, rest, wide_field, rest.to_bytes(8, "little"))
+            if length == 0 and int.from_bytes(head[4:8], order) + 8 == size:
+                raise ValueError("it contains no samples")
+            # Only of a WAV file does libsndfile take the length 0 literally; the highest one means the rest of it.
+            unset = length in UNSET
+            right = b"\xff" * 4 if length == 0 and header[:4] == b"data" else b""
+            return _Samples(start, rest if unset else length, start - 4, right)
+        file.seek(start + length + length % 2)
     raise ValueError("truncated: it ends before its samples begin; copy it again")
+
+
+def _ogg_codec(file: BinaryIO) -> bytes:
+    """Return the first bytes of the first packet of an Ogg stream (RFC 3533, Sec. 6)."""
+    file.seek(0)
+    page = file.read(27 + 255 + 16)
+    return page[27 + page[26] :]
 
 
 def _last_box_end(file: BinaryIO, size: int) -> int:

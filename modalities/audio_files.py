@@ -1,4 +1,4 @@
-"""Excerpts of audio files at any sample rate: WAV, FLAC, Ogg, MP3 and AIFF with libsndfile, MP4 (m4a) with FFmpeg.
+"""Excerpts of audio files at any sample rate: WAV, FLAC, Ogg, MP3, AIFF and MP4 (m4a).
 
 Only the excerpt is decoded, by seeking, so memory depends on the excerpt and not on the file, and files may have any
 length. In WAV, AIFF, FLAC and Ogg Vorbis an excerpt is exact to the sample. In MP3, AAC and Opus it is as exact as the
@@ -17,33 +17,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from modalities.audio_checks import check_complete, last_page_samples, recognise
+from modalities.audio_checks import examine
+from modalities.audio_decoders import AudioFile, open_ffmpeg, open_libsndfile
 from modalities.representation import LOUDEST
 from multisagd.libraries import importing
 
 RATES = (1_000, 768_000)
 """Lowest and highest supported sample rate, in Hz: they cover all audio hardware and limit memory."""
 MAX_CHANNELS = 32
-TOLERANCE = 0.1
-"""Seconds by which MP3 and MP4 files may end early: their lengths are rounded to frames, and some are estimates."""
-PREROLL = 8192
-"""Frames decoded before an excerpt of MP3, MP4 or Ogg: a frame depends on earlier ones, so the first are wrong."""
-UNKNOWN_LENGTH = 2**63 - 1
-"""Number of frames that libsndfile returns if a header does not declare it."""
-
-
-@dataclass(frozen=True)
-class AudioFile:
-    """An open audio file: `read(start, count)` returns float32 of shape (count, channels), or fewer frames at its end.
-
-    The file may have up to `spare` fewer frames than the `frames` that it declares.
-    """
-
-    rate: int
-    channels: int
-    frames: int
-    read: Callable[[int, int], np.ndarray]
-    spare: int = 0
 
 
 @dataclass(frozen=True)
@@ -104,9 +85,8 @@ def open_audio(path: Path) -> Iterator[AudioFile]:
     Raises:
         ValueError: If the file is empty, not audio, damaged or truncated.
     """
-    kind = recognise(path)
-    check_complete(path, kind)
-    opened = _open_mp4(path) if kind == "MP4" else _open_libsndfile(path, kind)
+    content = examine(path)
+    opened = open_libsndfile(path, content) if content.libsndfile else open_ffmpeg(path, content)
     with opened as audio:
         yield audio
 
@@ -147,84 +127,3 @@ def _checked(audio: AudioFile, start: int, count: int) -> np.ndarray:
 
 def _fill(frames: np.ndarray, count: int) -> np.ndarray:
     return np.pad(frames, ((0, count - len(frames)), (0, 0)))
-
-
-@contextmanager
-def _open_libsndfile(path: Path, kind: str) -> Iterator[AudioFile]:
-    with importing("soundfile", "audio files"):
-        import soundfile
-    try:
-        with soundfile.SoundFile(path) as file:
-            if file.frames == UNKNOWN_LENGTH:
-                raise ValueError(
-                    "its header does not state its length, as happens in recorded streams: encode it again"
-                )
-            # libsndfile 1.2.2 may seek to a wrong position in Ogg, within the last page or forwards.
-            latest = file.frames - last_page_samples(path) if kind == "Ogg" else file.frames
-            preroll = PREROLL if kind in ("MP3", "Ogg") else 0
-
-            def read(start: int, count: int) -> np.ndarray:
-                position = max(0, min(start, latest) - preroll)
-                if kind == "Ogg":
-                    file.seek(0)
-                file.seek(position)
-                return file.read(start - position + count, dtype="float32", always_2d=True)[start - position :]
-
-            spare = math.ceil(TOLERANCE * file.samplerate) if kind == "MP3" else 0
-            audio = AudioFile(file.samplerate, file.channels, file.frames, read, spare)
-            if audio.frames > 0:
-                _check_end(audio)
-            yield audio
-    except soundfile.LibsndfileError as error:
-        raise ValueError(f"this {kind} file is damaged or has an unsupported encoding: {error.error_string}") from error
-
-
-def _check_end(audio: AudioFile) -> None:
-    """Check that the last sample can be read.
-
-    Raises:
-        ValueError: If the last sample cannot be read.
-    """
-    import soundfile
-
-    try:
-        complete = len(audio.read(max(0, audio.frames - 1 - audio.spare), 1)) == 1
-    except soundfile.LibsndfileError:
-        complete = False
-    if not complete:
-        raise ValueError(f"truncated: it declares {audio.frames} samples per channel, but the last one cannot be read")
-
-
-@contextmanager
-def _open_mp4(path: Path) -> Iterator[AudioFile]:
-    with importing("av", "audio in MP4"):
-        import av
-    try:
-        # The demuxer is fixed and gets an open file, so that no playlist or reference inside can open another file.
-        with path.open("rb") as file, av.open(file, "r", format="mov", metadata_errors="replace") as container:
-            if not container.streams.audio:
-                raise ValueError("it has no audio stream")
-            stream = container.streams.audio[0]
-            rate, channels, base = stream.rate, stream.channels, stream.time_base
-            if stream.duration is None or not rate or base is None:
-                raise ValueError("it does not declare its length and sample rate: remux it without fragments")
-
-            def read(start: int, count: int) -> np.ndarray:
-                frames, reached = np.zeros((count, channels), np.float32), 0
-                resampler = av.AudioResampler(format="fltp", layout=stream.layout, rate=rate)
-                container.seek(max(0, math.floor((start - PREROLL) / rate / base)), stream=stream)
-                for packet in container.decode(stream):
-                    for frame in resampler.resample(packet):
-                        if frame.pts is None or frame.time_base is None:
-                            raise ValueError("its frames have no timestamps: encode it again")
-                        position = round(frame.pts * frame.time_base * rate) - start
-                        first, reached = max(0, position), min(count, position + frame.samples)
-                        if reached > first:
-                            frames[first:reached] = frame.to_ndarray()[:, first - position : reached - position].T
-                    if reached == count:
-                        break
-                return frames[: max(0, reached)]
-
-            yield AudioFile(rate, channels, round(stream.duration * base * rate), read, math.ceil(TOLERANCE * rate))
-    except av.FFmpegError as error:
-        raise ValueError(f"this MP4 file is damaged: {error.strerror}") from error

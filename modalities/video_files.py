@@ -37,7 +37,7 @@ BACK = (0.0, 1.0, 4.0, 16.0)
 """Seconds before a time at which keyframes are tried in turn, until one leads to an undamaged frame for that time."""
 
 MISSING = 0.1
-"""Fraction of the declared duration that may be missing: headers are rounded, and audio may be longer than video."""
+"""Fraction of the declared duration that may be missing: headers are rounded."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,8 @@ class VideoFile:
     `counted` is True if timestamps do not give display times, so that frames are counted; `seekable` is False if
     timestamps cannot be trusted after a seek. `origin` is the timestamp of the first frame, `aspect` the width of a
     pixel divided by its height, `step` the nominal time between frames and `declared` the duration declared by the
-    header, both in seconds; `declared` is None if the header declares no duration.
+    header, both in seconds; `declared` is None if the header declares no duration. `shared` is True if that is the
+    duration of the whole file, whose sound may be longer.
     """
 
     path: Path
@@ -60,6 +61,7 @@ class VideoFile:
     aspect: float
     step: float
     declared: float | None
+    shared: bool
 
     def frames_at(self, times: Sequence[float], convert: Callable[[VideoFrame], Tensor]) -> list[Tensor]:
         """Return `convert(frame)` for the frame shown at each of the increasing `times`.
@@ -122,16 +124,20 @@ class VideoFile:
         Raises:
             ValueError: If there are no packets, or they end clearly before the declared duration.
         """
-        count, end = 0, 0.0
+        count, end, others = 0, 0.0, 0.0
         with _open(self.path, self.max_pixels) as container:
-            for packet in container.demux(_video_stream(container, self.max_pixels)):
-                if packet.size:
+            video = _video_stream(container, self.max_pixels)
+            for packet in container.demux() if self.shared else container.demux(video):
+                if packet.size and packet.stream_index == video.index:
                     count += 1
                     duration = max(self.step, float((packet.duration or 0) * (packet.time_base or 0)))
                     end = max(end, (count - 1) * self.step if packet.pts is None else self.time(packet.pts) + duration)
+                elif packet.size and packet.pts is not None:
+                    others = max(others, float(packet.pts * packet.time_base))
         if count == 0:
             raise ValueError("the video has no frames")
-        if self.declared is not None and end < (1 - MISSING) * self.declared - self.step:
+        # Sound may last longer than the video: if it lasts as long as the file should, nothing is missing.
+        if self.declared is not None and max(end, others) < (1 - MISSING) * self.declared - self.step:
             raise ValueError(
                 f"the file is truncated: its header declares {self.declared:.2f} s of video, but it has {end:.2f} s"
             )
@@ -187,11 +193,10 @@ def open_video(path: Path, max_pixels: int) -> Iterator[VideoFile]:
             _check_size(context.width, context.height, max_pixels)
             rate = float(stream.average_rate or 0)
             step = 1 / rate if 0.01 < rate < 1000 else 1 / 25
-            declared = None
-            if stream.duration and stream.time_base:
-                declared = float(stream.duration * stream.time_base)
-            elif container.duration:
-                declared = container.duration / av.time_base
+            whole = container.duration / av.time_base if container.duration else None
+            declared = float(stream.duration * stream.time_base) if stream.duration and stream.time_base else whole
+            # FFmpeg fills in the duration of the file for streams without their own, as all are in Matroska.
+            shared = declared is not None and whole is not None and abs(declared - whole) < ROUNDING
             # AVI numbers frames in coding order, which differs from display order with B-frames; MPEG-PS gives
             # timestamps for only some frames.
             counted = container.format.name == "avi" and context.has_b_frames
@@ -201,7 +206,9 @@ def open_video(path: Path, max_pixels: int) -> Iterator[VideoFile]:
             first = next((packet.pts for packet in container.demux(stream) if packet.is_keyframe), None)
             origin = max((start for start in (stream.start_time, first) if start is not None), default=0)
             aspect = float(stream.sample_aspect_ratio or 1)
-            yield VideoFile(path, max_pixels, container, stream, counted, seekable, origin, aspect, step, declared)
+            yield VideoFile(
+                path, max_pixels, container, stream, counted, seekable, origin, aspect, step, declared, shared
+            )
     except av.FFmpegError as error:
         raise ValueError(f"the file is damaged or not a video ({error.strerror})") from error
 
@@ -214,9 +221,10 @@ def pixels(frame: VideoFrame, minimum: tuple[int, int], aspect: float = 1.0) -> 
     """
     from av.video.reformatter import Interpolation
 
-    turns = round(frame.rotation / 90) % 4
+    matrix = _display_matrix(frame)
+    transposed = bool(np.abs(matrix[0, 0]) < np.abs(matrix[0, 1]))
     height, width = frame.height, frame.width * (aspect if 0.25 <= aspect <= 4 else 1)
-    high, wide = minimum[::-1] if turns % 2 else minimum
+    high, wide = minimum[::-1] if transposed else minimum
     factor = max(1, int(min(height / (2 * high), width / (2 * wide))))
     transparent = any(component.is_alpha for component in frame.format.components)
     reduced = frame.reformat(
@@ -233,7 +241,21 @@ def pixels(frame: VideoFrame, minimum: tuple[int, int], aspect: float = 1.0) -> 
     if transparent:
         alpha = values[..., 3:].astype(np.float32) / 255
         values = np.round(values[..., :3] * alpha + 255 * (1 - alpha)).astype(np.uint8)
-    return torch.from_numpy(np.rot90(values, turns).copy()).permute(2, 0, 1)
+    if transposed:
+        values, matrix = values.swapaxes(0, 1), matrix[::-1]
+    rows, columns = (-1 if matrix[axis, axis] < 0 else 1 for axis in (1, 0))
+    return torch.from_numpy(values[::rows, ::columns].copy()).permute(2, 0, 1)
+
+
+def _display_matrix(frame: VideoFrame) -> np.ndarray:
+    """Return [[a, b], [c, d]], by which a frame is turned and mirrored for display: x' = ax + cy and y' = bx + dy.
+
+    The matrix has 3 × 3 values (ISO/IEC 14496-12, Sec. 8.2.2); a frame without one is displayed as it is.
+    """
+    from av.sidedata.sidedata import SideData
+
+    stored = frame.side_data.get("DISPLAYMATRIX")
+    return np.frombuffer(bytes(stored), np.int32).reshape(3, 3)[:2, :2] if isinstance(stored, SideData) else np.eye(2)
 
 
 def _open(path: Path, max_pixels: int) -> InputContainer:

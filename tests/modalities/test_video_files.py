@@ -149,6 +149,31 @@ def test_pixels_turns_rotated_recordings_upright_and_makes_pixels_square(tmp_pat
     assert (shown.shape, number_shown(shown)) == ((3, 32, 96), 3)
 
 
+@pytest.mark.parametrize("matrix", [(a, 0, 0, d) for a in (1, -1) for d in (1, -1)] + [(0, 1, 1, 0), (0, -1, 1, 0)])
+def test_pixels_mirrors_and_turns_as_the_display_matrix_says(tmp_path: Path, matrix: tuple[int, int, int, int]) -> None:
+    path, (a, b, c, d) = write_numbered(tmp_path / "a.mp4", count=26), matrix
+    content = bytearray(path.read_bytes())
+    at = content.index(b"tkhd") + 44
+    content[at : at + 36] = struct.pack(">9i", *(v << 16 for v in (a, b, 0, c, d, 0, 0, 0)), 1 << 30)
+    path.write_bytes(content)
+    with open_video(path, 10**6) as file:
+        shown = file.frames_at([1.0], picture)[0]
+    frame = numbered_frame(25)
+    rows, columns = np.mgrid[: frame.shape[0], : frame.shape[1]]
+    x, y = a * columns + c * rows, b * columns + d * rows
+    upright = np.empty((np.ptp(y) + 1, np.ptp(x) + 1, 3), np.uint8)
+    upright[y - y.min(), x - x.min()] = frame
+    assert shown.shape[1:] == upright.shape[:2]
+    assert (shown.permute(1, 2, 0).float() - torch.from_numpy(upright)).abs().mean() < 12
+
+
+@pytest.mark.parametrize("ending", ["mkv", "mp4", "flv", "avi", "mov"])
+def test_video_file_reads_video_that_ends_before_its_sound(tmp_path: Path, ending: str) -> None:
+    with open_video(write_numbered(tmp_path / f"a.{ending}", sound=9.0), 10**6) as file:
+        assert file.measure() == pytest.approx(2.4, abs=0.1)
+        assert numbers(file, [2.3, 2.36, 2.5]) == [57, 59]
+
+
 def test_pixels_lays_transparency_on_white() -> None:
     rgba = np.zeros((8, 8, 4), np.uint8)
     rgba[:4, :, 3], rgba[4, :, 3] = 255, 51
