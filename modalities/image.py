@@ -11,22 +11,16 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from modalities.base import Modality
+from modalities.image_files import SUFFIXES, Levels, Reading, read_image
 from multisagd.grid import Grid
 from multisagd.libraries import check
 from multisagd.seeds import derive
-
-if TYPE_CHECKING:
-    import PIL.Image
-
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
-"""Formats recognised by content; EPS and similar are excluded, since reading them runs an interpreter on the file."""
 
 
 @dataclass(frozen=True)
@@ -40,11 +34,14 @@ class Image(Modality):
     - "pad" scales down images that are too large, never up, and centres them on black: 28×28 on 32×32 keeps all pixels.
 
     `flip` mirrors images left to right with probability one half if there is a seed. Transparent pixels are composited
-    on white. Files with more than `max_pixels` are refused before they are decoded.
+    on white. Files with more than `max_pixels` are refused before they are decoded. `black` and `white` are the values
+    of pixels that are black and white in files with one channel, such as -1000 and 2000 in a scan; None: those that the
+    file's format declares (see `modalities.image_files`).
 
     Raises:
         BrokenLibraryError: If Pillow or torchvision cannot be imported.
-        ValueError: If the size is below 1, channels is not 1 or 3, or `resize` is unknown.
+        ValueError: If the size is below 1, channels is not 1 or 3, `resize` is unknown, or only one of `black` and
+            `white` is given, or they are equal.
     """
 
     size: int | Sequence[int] = 32
@@ -52,6 +49,8 @@ class Image(Modality):
     resize: Literal["crop", "center", "stretch", "pad"] = "crop"
     flip: bool = False
     max_pixels: int = 64_000_000
+    black: float | None = None
+    white: float | None = None
 
     def __post_init__(self) -> None:
         for module in ("PIL.Image", "torchvision.transforms.v2"):
@@ -66,11 +65,15 @@ class Image(Modality):
             raise ValueError(f"channels must be 1 (greyscale) or 3 (RGB), got {self.channels}")
         if self.resize not in ("crop", "center", "stretch", "pad"):
             raise ValueError(f"resize must be one of crop, center, stretch, pad; got {self.resize!r}")
+        if (self.black is None) != (self.white is None) or (self.black is not None and self.black == self.white):
+            raise ValueError(
+                f"black and white must be two different values, or both null, got {self.black} and {self.white}"
+            )
 
     @property
     def suffixes(self) -> tuple[str, ...]:
         """File suffixes that are read."""
-        return (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm")
+        return SUFFIXES
 
     @property
     def sides(self) -> tuple[int, int]:
@@ -98,19 +101,11 @@ class Image(Modality):
 
         Raises the same errors as `load`.
         """
-        import PIL.Image
-        import PIL.ImageOps
-
-        if path.stat().st_size == 0:
-            raise ValueError("the file is empty")
-        with PIL.Image.open(path, formats=FORMATS) as image:
-            if image.width * image.height > self.max_pixels:
-                raise ValueError(f"{image.width}×{image.height} pixels exceed max_pixels={self.max_pixels}")
-            # A JPEG can be decoded much faster at a fraction of its size; at twice the target size, `fit` still does
-            # the filtering.
-            image.draft(None, (2 * max(self.sides), 2 * max(self.sides)))
-            pixels = np.array(_flatten(PIL.ImageOps.exif_transpose(image), "L" if self.channels == 1 else "RGB"))
-        return torch.from_numpy(pixels).reshape(*pixels.shape[:2], self.channels).permute(2, 0, 1).contiguous()
+        levels = None if self.black is None or self.white is None else Levels(self.black, self.white)
+        # At twice the target size, `fit` still does the filtering.
+        reading = Reading("L" if self.channels == 1 else "RGB", self.max_pixels, 2 * max(self.sides), levels)
+        pixels = torch.from_numpy(read_image(path, reading))
+        return pixels.reshape(*pixels.shape[:2], self.channels).permute(2, 0, 1).contiguous()
 
     def fit(self, pixels: Tensor, seed: int | None = None) -> Tensor:
         """Resize uint8 pixels (..., channels, any height, any width) to `size`, as `resize` requires."""
@@ -201,25 +196,3 @@ def _scale(pixels: Tensor, height: int, width: int) -> Tensor:
     # In float32, because the uint8 kernel rounds differently on different processors and fails on 1×1 results.
     scaled = resize(pixels.float(), [height, width], interpolation=InterpolationMode.BICUBIC, antialias=True)
     return scaled.round_().clamp_(0, 255).to(torch.uint8)
-
-
-def _flatten(image: PIL.Image.Image, mode: str) -> PIL.Image.Image:
-    """Convert any PIL image to 8-bit "L" or "RGB".
-
-    Raises:
-        ValueError: If pixels are floats, or integers outside the 16-bit range.
-    """
-    import PIL.Image
-
-    if image.mode.startswith("I"):
-        values = np.asarray(image).astype(np.int32)
-        if values.min() < 0 or values.max() > 65535:
-            raise ValueError("32-bit integer pixels have no declared white level: convert the file to 8 or 16 bits")
-        # Pillow's own conversion clips at 255.
-        image = PIL.Image.fromarray(((values + 128) // 257).astype(np.uint8))
-    elif image.mode == "F":
-        raise ValueError("float pixels have no declared white level: convert the file to 8 or 16 bits")
-    elif image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = PIL.Image.alpha_composite(PIL.Image.new("RGBA", image.size, "white"), image)
-    return image.convert(mode)

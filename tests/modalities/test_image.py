@@ -115,9 +115,82 @@ def test_image_scales_sixteen_bits_without_clipping(tmp_path: Path) -> None:
         path = write(tmp_path / f"a.{suffix}", np.array([[0, 257], [128 * 257, 65535]], np.uint16))
         for channels in (1, 3):
             assert Image(size=2, channels=channels).load(path)[-1].tolist() == [[0, 1], [128, 255]], suffix
-    for name, pixels in (("f.tif", np.full((4, 4), 0.5, np.float32)), ("i.tif", np.full((4, 4), 70_000, np.int32))):
-        with pytest.raises(ValueError, match="white level"):
-            Image(size=4).load(write(tmp_path / name, pixels))
+
+
+def tiff(path: Path, pixels: np.ndarray, bits: int = 0, kind: int = 1, photometric: int = 1) -> Path:
+    """Write rows of one channel as TIFF, packed if `bits` are fewer than those of the pixels."""
+    data = pixels.astype(pixels.dtype.newbyteorder("<")).tobytes()
+    bits = bits or 8 * pixels.itemsize
+    if bits == 12:
+        binary = "".join(f"{value:012b}" for value in pixels.flatten())
+        data = int(binary, 2).to_bytes(len(binary) // 8, "big")
+    height, width = pixels.shape
+    values = {256: width, 257: height, 258: bits, 259: 1, 262: photometric, 273: 8, 277: 1, 278: height, 279: len(data)}
+    values[339] = kind
+    entries = b"".join(struct.pack("<HHII", tag, 4 if tag < 258 else 3, 1, value) for tag, value in values.items())
+    directory = struct.pack("<H", len(values)) + entries + bytes(4)
+    path.write_bytes(b"II*\0" + struct.pack("<I", 8 + len(data)) + data + directory)
+    return path
+
+
+def test_image_levels_follow_from_the_format_and_never_from_pixels(tmp_path: Path) -> None:
+    path, ramp = tmp_path / "a.tif", np.linspace(0, 1, 16).reshape(4, 4)
+    grey, exact = Image(size=4, channels=1), torch.from_numpy(ramp * 255)
+    for bits, photometric in ((8, 1), (8, 0), (16, 1), (16, 0), (12, 1)):
+        white = (1 << bits) - 1
+        values = (ramp * white).round().astype(np.uint8 if bits == 8 else np.uint16)
+        read = grey.load(tiff(path, values, bits, photometric=photometric))[0]
+        assert (read - (exact if photometric else 255 - exact)).abs().max() <= 0.51, (bits, photometric)
+    scan, declared = Image(size=4, channels=1, black=-1000, white=2000), Image(size=4, channels=1)
+    for values, kind in ((ramp * 3000 - 1000, 2), (ramp * 2000, 2), (ramp * 2000, 3), (ramp * 100, 2)):
+        dtype: str = "f4" if kind == 3 else "i1" if values.max() == 100 else "i2" if values.min() < 0 else "i4"
+        tiff(path, values.astype(dtype), kind=kind)
+        with pytest.raises(ValueError, match=r"(float|signed \d+-bit) pixels .* modality\.white"):
+            declared.load(path)
+        assert (scan.load(path)[0] - (values.astype(dtype).astype(float) + 1000) / 3000 * 255).abs().max() <= 0.51, (
+            dtype
+        )
+    tiff(path, np.full((4, 4), np.nan, np.float32), kind=3)
+    with pytest.raises(ValueError, match="not finite"):
+        scan.load(path)
+    for levels in ({"black": 1.0}, {"black": 2, "white": 2}):
+        with pytest.raises(ValueError, match="black and white"):
+            Image(**levels)
+
+
+def test_image_ignores_texts_of_png_of_any_size(tmp_path: Path) -> None:
+    text = PIL.PngImagePlugin.PngInfo()
+    text.add_text("workflow", "node " * 400_000, zip=True)
+    text.add_itxt("prompt", "node " * 400_000, zip=True)
+    exif = PIL.Image.Exif()
+    exif[0x0112] = 3
+    path = write(tmp_path / "a.png", gradient(8, 12), pnginfo=text, exif=exif, icc_profile=bytes(2_000_000))
+    upright = torch.from_numpy(gradient(8, 12)[::-1, ::-1].copy()).permute(2, 0, 1)
+    assert torch.equal(Image(size=(8, 12)).load(path), upright)
+
+
+def test_image_reads_more_pixels_than_pillow_allows_if_the_setting_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(PIL.Image, "MAX_IMAGE_PIXELS", 100)
+    path = write(tmp_path / "a.png", gradient(20, 60))
+    assert torch.equal(
+        Image(size=(20, 60), max_pixels=1200).load(path)[1, 0], torch.from_numpy(gradient(20, 60)[0, :, 1])
+    )
+    with pytest.raises(ValueError, match="max_pixels=1199"):
+        Image(max_pixels=1199).load(path)
+
+
+def test_image_reads_avif_and_names_formats_that_it_does_not_read(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.avif", np.full((16, 16, 3), (200, 30, 60), np.uint8), quality=95)
+    assert (Image(size=16).load(path).flatten(1).T.int() - torch.tensor([200, 30, 60])).abs().max() <= 4
+    heic = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100)
+    PIL.Image.fromarray(gradient(8, 8)).save(tmp_path / "a.jp2")
+    for content, name in ((heic, "a HEIC"), ((tmp_path / "a.jp2").read_bytes(), "a JPEG 2000"), (b"text", "none of")):
+        path = tmp_path / "a.jpg"
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=f"{name}.*convert it"):
+            Image().load(path)
 
 
 def test_image_applies_exif_orientation(tmp_path: Path) -> None:
@@ -198,7 +271,7 @@ def test_image_refuses_huge_headers_before_decoding_and_disguised_formats(tmp_pa
             Image().load(path)
     # Pillow runs an interpreter for this format.
     PIL.Image.fromarray(gradient(8, 8)).save(path, format="EPS")
-    with pytest.raises(PIL.UnidentifiedImageError):
+    with pytest.raises(ValueError, match="none of the formats"):
         Image().load(path)
 
 
