@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import logging
 import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -14,16 +15,20 @@ from typing import Any, NoReturn, Self, get_args
 from modalities import labels as sources
 from modalities.base import Modality
 from modalities.byte_ranges import Source, is_hidden, local
+from modalities.endings import ending_of, listed, other_ending
 from modalities.labels import CaptionSource, LabelSource
 from modalities.manifest import Entry, check_listed, read_manifest
 from modalities.reading import FileReport, MediaFiles
+
+log = logging.getLogger("multisagd")
 
 
 class Folder(MediaFiles):
     """The media files under `root`, at any depth, sorted by path, with their classes, captions, splits and groups.
 
-    Hidden files, system files (@eaDir, __MACOSX, Thumbs.db) and files without one of the modality's suffixes are
-    ignored. Files are listed on construction and read on demand, by `threads` threads per batch. An unreadable file is
+    Hidden and system files (@eaDir, __MACOSX, Thumbs.db) are ignored; files without one of the modality's suffixes are
+    passed over, and a warning counts them.
+    Files are listed on construction and read on demand, by `threads` threads per batch. An unreadable file is
     reported and replaced by another file of this dataset, chosen by index and seed. Classes are sorted by name, with
     numbers in names compared by value (9 before 10).
 
@@ -78,7 +83,16 @@ class Folder(MediaFiles):
         fits = (lambda _: True) if match is None else sources.compiled("match", match).search
         entries: list[Entry] = []
         if manifest is None:
-            self.files = [file for file in find_files(self.root, modality.suffixes) if fits(file)]
+            found, others = find_files(self.root, modality.suffixes)
+            self.files = [file for file in found if fits(file)]
+            if captions == "sidecar":
+                del others[".txt"]
+            if others:
+                log.warning(
+                    "%d of %d files under %s are passed over, because they do not end in %s: %s",
+                    others.total(), others.total() + len(found), self.root, ", ".join(modality.suffixes),
+                    listed(others),
+                )  # fmt: skip
         else:
             entries = [entry for entry in read_manifest(self.root / manifest) if fits(entry.file)]
             check_listed(self.root / manifest, self.root, entries, modality.suffixes)
@@ -87,7 +101,11 @@ class Folder(MediaFiles):
             raise FileNotFoundError(f"match={match!r} selects no file under {self.root.absolute()}")
         self.report = FileReport(len(self.files), max_unreadable)
         names = sources.class_names(labels, self.root, self.files, entries, pattern)
-        self.texts = sources.captions(captions, self.root, self.files, entries, names)
+        self.texts = (
+            sources.sidecars(self.root, self.files, modality.suffixes)
+            if captions == "sidecar"
+            else sources.captions(captions, entries, names)
+        )
         self.splits = [entry.split for entry in entries if entry.split is not None] or None
         self.listed_groups = [entry.group for entry in entries if entry.group is not None] or None
         self.classes: tuple[str, ...] | None = None
@@ -141,8 +159,8 @@ class Folder(MediaFiles):
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
-def find_files(root: Path, suffixes: tuple[str, ...]) -> list[str]:
-    """Return the sorted paths, relative to `root`, of the regular files with these suffixes.
+def find_files(root: Path, suffixes: tuple[str, ...]) -> tuple[list[str], Counter[str]]:
+    """Return the sorted paths, relative to `root`, of the regular files with these suffixes, and the others' endings.
 
     Symbolic links are followed, but no folder is visited twice.
 
@@ -166,14 +184,15 @@ def find_files(root: Path, suffixes: tuple[str, ...]) -> list[str]:
             # A named pipe would block the reader forever.
             if is_hidden(name) or not path.is_file():
                 continue
-            if path.suffix.lower() in suffixes:
+            if ending_of(name, suffixes):
                 matching.append(path.relative_to(root).as_posix())
             else:
-                others[path.suffix.lower() or "(none)"] += 1
+                others[other_ending(name)] += 1
     if not matching:
-        seen = ", ".join(f"{count} × {suffix}" for suffix, count in others.most_common(5)) or "nothing"
-        raise FileNotFoundError(f"no file under {root.absolute()} ends in {', '.join(suffixes)}; it contains {seen}")
-    return sorted(matching)
+        raise FileNotFoundError(
+            f"no file under {root.absolute()} ends in {', '.join(suffixes)}; it contains {listed(others)}"
+        )
+    return sorted(matching), others
 
 
 def _fail(error: OSError) -> NoReturn:

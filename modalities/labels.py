@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
+from modalities.endings import ending_of
 from modalities.manifest import Entry
 
 LabelSource = Literal["auto", "folder", "name", "manifest", "none"]
@@ -40,17 +41,12 @@ def class_names(
     return from_folders(root, files, required=source == "folder") if source in ("auto", "folder") else None
 
 
-def captions(
-    source: CaptionSource, root: Path, files: Sequence[str], entries: Sequence[Entry], names: Sequence[str] | None
-) -> list[str] | None:
+def captions(source: CaptionSource, entries: Sequence[Entry], names: Sequence[str] | None) -> list[str] | None:
     """Return the caption of each file, or None if there are no captions; `names` are the class names.
 
     Raises:
-        FileNotFoundError: If a caption is missing.
-        ValueError: If a caption is not text, or captions should come from classes that do not exist.
+        ValueError: If captions should come from classes that do not exist.
     """
-    if source == "sidecar":
-        return sidecars(root, files)
     if source == "labels":
         if names is None:
             raise ValueError("captions=labels requires classes, but these files have none: set labels")
@@ -164,8 +160,10 @@ def marked(key: str, expression: str, group: str, what: str) -> Callable[[str], 
     return search
 
 
-def sidecars(root: Path, files: Sequence[str]) -> list[str]:
+def sidecars(root: Path, files: Sequence[str], suffixes: Sequence[str]) -> list[str]:
     """Return the captions in the text files next to the media: photo.txt for photo.jpg, UTF-8.
+
+    `suffixes` are those of media.
 
     Raises:
         FileNotFoundError: If a text file is missing.
@@ -173,7 +171,7 @@ def sidecars(root: Path, files: Sequence[str]) -> list[str]:
     """
     texts = []
     for file in files:
-        path = (root / file).with_suffix(".txt")
+        path = root / f"{file.removesuffix(ending_of(file, suffixes))}.txt"
         try:
             texts.append(path.read_text(encoding="utf-8-sig").strip())
         except FileNotFoundError as error:

@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, cast, get_args
 
 from modalities.base import Split
+from modalities.endings import ending_of
 from multisagd.files import parse_json
 
 COLUMNS = ("file", "label", "text", "split", "group")
@@ -79,7 +80,7 @@ def check_listed(path: Path, root: Path, entries: Sequence[Entry], suffixes: tup
     for entry in entries:
         if not (root / entry.file).is_file():
             raise FileNotFoundError(f"{path}:{entry.line}: there is no file {entry.file} under {root.absolute()}")
-        if PurePosixPath(entry.file).suffix.lower() not in suffixes:
+        if not ending_of(entry.file, suffixes):
             raise ValueError(f"{path}:{entry.line}: {entry.file} does not end in {', '.join(suffixes)}")
 
 

@@ -12,8 +12,9 @@ import json
 import os
 import posixpath
 import uuid
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self
 
@@ -23,14 +24,17 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 
 from modalities.byte_ranges import any_hidden
+from modalities.endings import other_ending
 from modalities.tar_members import BLOCK, Member, Read, ReadAheadBuffer, members
 from multisagd.files import parse_json
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 LARGEST_SIDECAR = 1 << 20
 """Maximum size of a file with a class, a caption or JSON, in bytes."""
 
 SIDECARS = ("cls", "txt", "json")
+FACTS = 5
+"""Number of fields of an index that are stored as JSON; the others are arrays."""
 
 
 @dataclass(frozen=True)
@@ -75,12 +79,16 @@ class ShardIndex:
 
     `header` is the position of the media's header block, `crc` its CRC-32 and `size` the size of the media; `label`
     is an index into `classes`, or -1 if there is no class; `texts` are the captions, empty where `captioned` is False;
-    `names` are the names of the media. `length` (in bytes) and `state` identify the shard.
+    `names` are the names of the media. `length` (in bytes) and `state` identify the shard. `faults` contains the first
+    reason, if any, why not all "labels" or "captions" could be read; `others` counts files that are part of no example
+    by their endings.
     """
 
     length: int
     state: str
     classes: tuple[str, ...]
+    faults: dict[str, str]
+    others: Counter[str]
     header: NDArray[np.int64]
     size: NDArray[np.int64]
     crc: NDArray[np.uint32]
@@ -97,37 +105,41 @@ class ShardIndex:
         """Build the index of a shard, reading `block` bytes at a time.
 
         Raises:
-            ValueError: If the shard is damaged or ambiguous, or a class or caption cannot be read; the message names
-                the member or position.
+            ValueError: If the shard is damaged or ambiguous; the message names the member or position.
         """
-        media, labels, texts = _examples(ReadAheadBuffer(read, size, block), size, options)
+        scan = _Scan(ReadAheadBuffer(read, size, block), options)
+        for member in members(scan.read, size):
+            scan.add(member)
+        media, labels, texts = scan.media, scan.classes(), scan.texts["json"] | scan.texts["txt"]
         keys = list(media)
         classes = tuple(dict.fromkeys(labels[key] for key in keys if key in labels))
         numbers = {name: number for number, name in enumerate(classes)}
-        members = [media[key] for key in keys]
+        chosen = [media[key] for key in keys]
         return cls(
             size,
             state,
             classes,
-            np.array([each.header for each in members], np.int64),
-            np.array([each.size for each in members], np.int64),
-            np.array([each.crc for each in members], np.uint32),
+            scan.faults,
+            scan.others,
+            np.array([each.header for each in chosen], np.int64),
+            np.array([each.size for each in chosen], np.int64),
+            np.array([each.crc for each in chosen], np.uint32),
             np.array([numbers.get(labels.get(key, ""), -1) if key in labels else -1 for key in keys], np.int32),
             np.array([key in texts for key in keys], np.bool_),
-            Texts.of([each.name for each in members]),
+            Texts.of([each.name for each in chosen]),
             Texts.of([texts.get(key, "") for key in keys]),
         )
 
     def pack(self) -> bytes:
         """Return the content of an index file."""
-        facts = json.dumps({"length": self.length, "state": self.state, "classes": self.classes})
+        facts = json.dumps({each.name: getattr(self, each.name) for each in fields(self)[:FACTS]})
         arrays: dict[str, NDArray[Any]] = {"facts": np.frombuffer(facts.encode(), np.uint8)}
-        for field in fields(self)[3:]:
-            value = getattr(self, field.name)
+        for each in fields(self)[FACTS:]:
+            value = getattr(self, each.name)
             if isinstance(value, Texts):
-                arrays |= {f"{field.name}.data": value.data, f"{field.name}.ends": value.ends}
+                arrays |= {f"{each.name}.data": value.data, f"{each.name}.ends": value.ends}
             else:
-                arrays[field.name] = value
+                arrays[each.name] = value
         return safetensors.numpy.save(arrays)
 
     @classmethod
@@ -142,7 +154,10 @@ class ShardIndex:
             facts = parse_json(arrays["facts"].tobytes())
             parts: list[Any] = [arrays[name] for name in ("header", "size", "crc", "label", "captioned")]
             parts += [Texts(arrays[f"{name}.data"], arrays[f"{name}.ends"]) for name in ("names", "texts")]
-            index = cls(int(facts["length"]), str(facts["state"]), tuple(map(str, facts["classes"])), *parts)
+            faults = {str(kind): str(reason) for kind, reason in dict(facts["faults"]).items()}
+            others = Counter({str(ending): int(count) for ending, count in dict(facts["others"]).items()})
+            classes = tuple(map(str, facts["classes"]))
+            index = cls(int(facts["length"]), str(facts["state"]), classes, faults, others, *parts)
         except (SafetensorError, ValueError, KeyError, TypeError) as error:
             raise ValueError(f"it is not an index: {error}") from error
         index._check()
@@ -193,48 +208,78 @@ def write_index(path: Path, content: bytes) -> None:
         partial.unlink(missing_ok=True)
 
 
-def _examples(read: Read, size: int, options: ScanOptions) -> tuple[dict[str, Member], dict[str, str], dict[str, str]]:
-    """Return the media, class and caption of each example, keyed by the name that its files share."""
-    media: dict[str, Member] = {}
-    labels: dict[str, dict[str, str]] = {"cls": {}, "json": {}}
-    texts: dict[str, dict[str, str]] = {"txt": {}, "json": {}}
-    seen: set[tuple[str, str]] = set()
-    for member in members(read, size):
+@dataclass
+class _Scan:
+    """What a pass over the members of a shard has found: the media and texts of each example.
+
+    They are keyed by the name that the files of an example share, and texts by their ending, too.
+    """
+
+    read: Read
+    options: ScanOptions
+    media: dict[str, Member] = field(default_factory=dict)
+    labels: dict[str, dict[str, str]] = field(default_factory=lambda: {"cls": {}, "json": {}})
+    texts: dict[str, dict[str, str]] = field(default_factory=lambda: {"txt": {}, "json": {}})
+    faults: dict[str, str] = field(default_factory=dict)
+    others: Counter[str] = field(default_factory=Counter)
+    seen: set[tuple[str, str]] = field(default_factory=set)
+
+    def add(self, member: Member) -> None:
+        """Add a member, unless it is hidden or no file.
+
+        Raises:
+            ValueError: If it is outside the archive or in it twice, or its example has other media.
+        """
         folder, base = posixpath.split(member.name)
         stem, _, ending = base.partition(".")
         key, ending = posixpath.join(folder, stem), ending.lower()
         # Hidden files, system files and WebDataset's own files are not examples; links and devices are never
         # followed.
         if member.kind != "file" or not stem or base.startswith("__") or any_hidden(member.name):
-            continue
-        if ending not in options.media and ending not in SIDECARS:
-            continue
+            return
+        if ending not in self.options.media and ending not in SIDECARS:
+            self.others[f"{'.*' if '.' in ending else ''}{other_ending(base)}"] += 1
+            return
         # Nothing is unpacked here, but someone who reads a report may unpack a member by its name.
         if posixpath.isabs(member.name) or ".." in member.name.split("/"):
             raise ValueError(f"{member.name!r} points outside the archive: pack it again with relative names")
-        if (key, ending) in seen:
+        if (key, ending) in self.seen:
             raise ValueError(f"{member.name!r} is in the archive twice: pack it again")
-        seen.add((key, ending))
-        if ending in options.media:
-            if key in media:
-                raise ValueError(
-                    f"{media[key].name!r} and {member.name!r} are media of the same example: choose one with "
-                    f"data.media={ending}"
-                )
-            media[key] = member
-        elif ending == "json":
-            values = _json(read, member)
-            for key_of, target in ((options.label_key, labels["json"]), (options.text_key, texts["json"])):
-                if (value := values.get(key_of)) is not None:
-                    if isinstance(value, bool) or not isinstance(value, str | int):
-                        raise ValueError(f"{member.name!r}: {key_of} must be text or an integer, got {value!r}")
-                    target[key] = str(value).strip()
+        self.seen.add((key, ending))
+        if ending not in self.options.media:
+            self._add_texts(key, ending, member)
+        elif key in self.media:
+            raise ValueError(
+                f"{self.media[key].name!r} and {member.name!r} are media of the same example: choose one with "
+                f"data.media={ending}"
+            )
         else:
-            (labels if ending == "cls" else texts)[ending][key] = _content(read, member)
-    classes = labels["json"] | labels["cls"]
-    if empty := next((key for key, label in classes.items() if not label), None):
-        raise ValueError(f"the class of {empty!r} is empty: fill in the class or remove it")
-    return media, classes, texts["json"] | texts["txt"]
+            self.media[key] = member
+
+    def _add_texts(self, key: str, ending: str, member: Member) -> None:
+        """Add the class or caption in a member; if it cannot be read, note why: it may not be needed."""
+        keys = {"labels": self.options.label_key, "captions": self.options.text_key}
+        targets = {"labels": self.labels.get(ending), "captions": self.texts.get(ending)}
+        wanted = {what: target for what, target in targets.items() if target is not None}
+        try:
+            content = _content(self.read, member)
+            values = _json(content, member) if ending == "json" else dict.fromkeys(keys.values(), content)
+        except ValueError as error:
+            self.faults = dict.fromkeys(wanted, str(error)) | self.faults
+            return
+        for what, target in wanted.items():
+            value = values.get(keys[what])
+            if isinstance(value, bool) or not isinstance(value, str | int | None):
+                fault = f"{member.name!r}: {keys[what]} must be text or an integer, got {value!r:.100}"
+                self.faults.setdefault(what, fault)
+            elif what == "labels" and value is not None and not str(value).strip():
+                self.faults.setdefault(what, f"the class of {key!r} is empty: fill in the class or remove it")
+            elif value is not None:
+                target[key] = str(value).strip()
+
+    def classes(self) -> dict[str, str]:
+        """Return the class of each example that has one."""
+        return self.labels["json"] | self.labels["cls"]
 
 
 def _content(read: Read, member: Member) -> str:
@@ -250,12 +295,14 @@ def _content(read: Read, member: Member) -> str:
         ) from error
 
 
-def _json(read: Read, member: Member) -> dict[str, Any]:
-    text = _content(read, member)
+def _json(text: str, member: Member) -> dict[str, Any]:
+    """Return the values of a JSON object by their keys; other JSON has none.
+
+    Raises:
+        ValueError: If the text is not JSON.
+    """
     try:
         values = parse_json(text, finite=False)  # NaN in other keys is harmless
     except ValueError as error:
         raise ValueError(f"{member.name!r} is not valid JSON: {error}") from error
-    if not isinstance(values, dict):
-        raise ValueError(f"{member.name!r} must be one JSON object, got {text[:40]!r}")
-    return values
+    return values if isinstance(values, dict) else {}

@@ -10,24 +10,26 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from modalities.endings import ending_of
 from modalities.files import Folder
 from modalities.tar_members import BLOCK
 
 
 class Packed(NamedTuple):
-    """One example: its name in the shard, its media file of `size` bytes, and its JSON record."""
+    """One example: its name and ending in the shard, its media file of `size` bytes, and its JSON record."""
 
     key: str
+    ending: str
     path: Path
     size: int
     facts: bytes
 
     @classmethod
-    def of(cls, key: str, path: Path, size: int, facts: dict[str, str | None]) -> Packed:
+    def of(cls, key: str, ending: str, path: Path, size: int, facts: dict[str, str | None]) -> Packed:
         """Return a packed example; values that are None are omitted."""
         # ASCII only, since names of files need not be valid UTF-8.
         record = json.dumps({name: fact for name, fact in facts.items() if fact is not None})
-        return cls(key, path, size, record.encode())
+        return cls(key, ending, path, size, record.encode())
 
     @property
     def stored_size(self) -> int:
@@ -58,7 +60,8 @@ class Packing:
         label, file = folder.labels[index], folder.files[index]
         named = None if label is None or folder.classes is None else folder.classes[label]
         facts = {"file": file, "label": named, "text": folder.caption(index)}
-        return Packed.of(f"{number:09d}", folder.root / file, self.sizes[number], facts)
+        ending = ending_of(file, folder.modality.suffixes)
+        return Packed.of(f"{number:09d}", ending, folder.root / file, self.sizes[number], facts)
 
 
 def shard_size(examples: Iterable[Packed]) -> int:
@@ -90,7 +93,7 @@ def write_tar(path: Path, examples: Iterable[Packed]) -> None:
             with example.path.open("rb") as file:
                 if os.fstat(file.fileno()).st_size != example.size:
                     raise ValueError(f"{example.path} has changed since this command started: run it again")
-                archive.addfile(_header(example.key + example.path.suffix.lower(), example.size), file)
+                archive.addfile(_header(example.key + example.ending, example.size), file)
             archive.addfile(_header(f"{example.key}.json", len(example.facts)), io.BytesIO(example.facts))
 
 

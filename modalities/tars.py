@@ -13,9 +13,11 @@ import copy
 import errno
 import hashlib
 import json
+import logging
 import os
 import tempfile
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,11 +28,14 @@ from numpy.typing import NDArray
 
 from modalities.base import Groups, Modality
 from modalities.byte_ranges import PartsError, Source, find
+from modalities.endings import ending_of, listed
 from modalities.labels import from_folders, number
 from modalities.reading import FileReport, MediaFiles, UnreadableFilesError
 from modalities.tar_catalogue import catalogue
 from modalities.tar_index import ScanOptions
 from modalities.tar_members import BLOCK
+
+log = logging.getLogger("multisagd")
 
 MEMORY = Path("/dev/shm")
 """A folder that is held in memory on Linux."""
@@ -42,7 +47,8 @@ class TarShards(MediaFiles):
     First, each shard's headers are read once to build an index, stored in a file (see `modalities.tar_catalogue`). Then
     every example is read at its position, by `threads` threads per batch; the modality gets its media as a file in
     memory. Unreadable media are reported and replaced as in `Folder`; a permanent storage failure is an error.
-    Examples without media, hidden files and system files are ignored. Classes are sorted by name, with numbers in
+    Examples without media, hidden files and system files are ignored; files with other endings are passed over, and a
+    warning counts them. Classes are sorted by name, with numbers in
     names compared by value.
 
     Args:
@@ -69,7 +75,7 @@ class TarShards(MediaFiles):
     Raises:
         OSError: If there are no shards, or if they cannot be reached.
         ValueError: If a setting is out of range, a shard is damaged, compressed or ambiguous (the message names the
-            shard and the member), or only some examples have a class or a caption.
+            shard and the member), or only some examples have a class or a caption, or one that cannot be read.
     """
 
     def __init__(
@@ -101,6 +107,7 @@ class TarShards(MediaFiles):
         if not len(self):
             raise ValueError(f"the {len(self.sources)} shards contain no file that ends in .{', .'.join(endings)}")
         self.report = FileReport(len(self), max_unreadable)
+        self._warn_of_others()
         self._set_classes(labels)
         self._set_captions(captions)
 
@@ -140,8 +147,8 @@ class TarShards(MediaFiles):
         if zlib.crc32(content[:BLOCK]) != shard_index.crc[row]:
             raise UnreadableFilesError(f"{source.url} has changed since this command started: run it again")
         # Only the suffix comes from the name in the archive, and only a suffix that the modality reads.
-        ending = Path(shard_index.names[row]).suffix.lower()
-        with in_memory(content[BLOCK:], ending if ending in self.modality.suffixes else "") as path:
+        ending = ending_of(shard_index.names[row], self.modality.suffixes)
+        with in_memory(content[BLOCK:], ending) as path:
             return self.modality.load(path, seed)
 
     def label(self, index: int) -> int | None:
@@ -199,6 +206,8 @@ class TarShards(MediaFiles):
             raise ValueError(f"labels must be auto, folder or none, got {labels!r}")
         if labels == "none":
             return
+        if labels == "auto":
+            self._check_faults("labels")
         names = sorted({name for index in self.indices for name in index.classes})
         if labels == "folder" or not names:
             self._set_folders(required=labels == "folder")
@@ -223,12 +232,28 @@ class TarShards(MediaFiles):
             raise ValueError(f"captions must be auto, labels or none, got {captions!r}")
         if captions == "labels" and self.classes is None:
             raise ValueError("captions=labels requires classes, but these shards have none, or labels=none is set")
+        if captions == "auto":
+            self._check_faults("captions")
         given = [index.captioned for index in self.indices]
         if captions == "auto" and any(each.any() for each in given):
             self._check_all("caption (.txt, or the text_key of .json)", given, "captions")
         elif captions == "auto":
             captions = "none"
         self._captions = captions
+
+    def _check_faults(self, setting: str) -> None:
+        for source, index in zip(self.sources, self.indices, strict=True):
+            if setting in index.faults:
+                raise ValueError(f"{source.url}: {index.faults[setting]}: mend it, or set data.{setting}=none")
+
+    def _warn_of_others(self) -> None:
+        others = sum((index.others for index in self.indices), Counter[str]())
+        if others:
+            log.warning(
+                "%d files in %d shards are passed over, because what follows the first dot of their names is none of "
+                "%s: %s",
+                others.total(), len(self.indices), ", ".join(self.modality.suffixes), listed(others),
+            )  # fmt: skip
 
     def _check_all(self, what: str, given: Sequence[NDArray[np.bool_]], setting: str) -> None:
         for shard, present in enumerate(given):

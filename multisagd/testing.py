@@ -69,7 +69,7 @@ def _check_grid(modality: Any, path: Path) -> Grid:
     suffixes = modality.suffixes
     valid = isinstance(suffixes, tuple) and suffixes and all(s == s.lower() and s.startswith(".") for s in suffixes)
     _require(valid, f'suffixes must be a tuple of lower-case endings such as (".wav",), got {suffixes!r}')
-    _require(path.suffix.lower() in suffixes, f"{path} has none of the modality's suffixes {suffixes}")
+    _require(path.name.lower().endswith(suffixes), f"{path} has none of the modality's suffixes {suffixes}")
     return grid
 
 
@@ -136,7 +136,7 @@ def _check_files(modality: Any, path: Path, tolerance: float | None, folder: Pat
 
 
 def _check_errors(modality: Any, path: Path, folder: Path) -> None:
-    ending = path.suffix
+    ending = max((suffix for suffix in modality.suffixes if path.name.lower().endswith(suffix)), key=len)
     _require_raises(lambda: modality.load(folder / f"missing{ending}"), "load of a file that does not exist")
     contents = {"empty": b"", "garbage": bytes(random.Random(0).randbytes(5000)), "text": b"hello, this is text\n" * 50}
     for name, content in contents.items():

@@ -16,6 +16,7 @@ from modalities.audio import Audio, write_wav
 from modalities.audio_figures import spectrogram_pixels
 from modalities.base import Dataset, Modality
 from modalities.browser_media import data_url, file_content, png
+from modalities.endings import ending_of
 from modalities.image import Image
 from modalities.representation import Stft, Waveform
 from modalities.video import Video
@@ -199,7 +200,7 @@ def own_file(medium: Medium, path: Path, representation: str, sizes: Sizes) -> E
     Raises ValueError if the file cannot be used.
     """
     modality = medium.modality(sizes, representation, 3)
-    if path.suffix.lower() not in modality.suffixes:
+    if not ending_of(path.name, modality.suffixes):
         raise ValueError(
             f"{path.name} does not have a supported suffix for {medium.name} files; supported suffixes: "
             f"{', '.join(modality.suffixes)}"

@@ -14,6 +14,7 @@ import hashlib
 import inspect
 import io
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -97,7 +98,7 @@ def former(out: Path) -> set[Path]:
     count, suffix = record.get("count"), record.get("suffix")
     if type(count) is not int or not 0 < count <= MAX_SAMPLES:
         return set()
-    if not (isinstance(suffix, str) and suffix[:1] == "." and suffix[1:].isalnum()):
+    if not (isinstance(suffix, str) and re.fullmatch(r"(\.\w+)+", suffix)):
         suffix = ".png"
     return {path for path in planned(out, count, suffix) if path.exists()}
 

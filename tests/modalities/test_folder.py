@@ -1,5 +1,6 @@
 """Folders list files in order, with classes, captions and splits; damaged files and mistakes are named."""
 
+import gzip
 import json
 import math
 import os
@@ -7,6 +8,7 @@ import random
 import shutil
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,8 @@ from modalities.image import Image
 from modalities.labels import number as number_classes
 from modalities.reading import UnreadableFilesError
 from modalities.representation import Waveform
+from modalities.tar_packing import Packing, write_tar
+from modalities.tars import TarShards
 from modalities.video import Video
 from tests.helpers.numbered_clips import write_numbered
 
@@ -113,6 +117,48 @@ def test_folder_classes_are_the_first_level_at_which_paths_differ(
     if classes is not None:
         labels = [next(name for name in classes if f"{name}/" in file) for file in dataset.files]
         assert [classes[label] for label in dataset.batch(range(len(dataset))).labels] == labels  # type: ignore[union-attr]
+
+
+def test_folder_counts_the_files_that_it_passes_over(flat: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("a.HEIC", "b.heic", "c.jp2", "none", ".hidden", "00.txt"):
+        (flat / name).write_text("caption")
+    Folder(IMAGE, flat)
+    assert "5 of 25 files under" in caplog.text
+    assert "2 × .heic" in caplog.text
+    assert "1 × (none)" in caplog.text
+    caplog.clear()
+    for path in flat.glob("*.png"):
+        path.with_suffix(".txt").write_text("caption")
+    Folder(IMAGE, flat, captions="sidecar")
+    assert "4 of 24 files" in caplog.text
+
+
+@dataclass(frozen=True)
+class Compressed(Image):
+    """Pictures whose names end in two parts, as compressed volumes do."""
+
+    @property
+    def suffixes(self) -> tuple[str, ...]:
+        return (".pic.gz", ".gz")
+
+    def load(self, path: Path, seed: int | None = None) -> torch.Tensor:
+        assert path.name.endswith(".pic.gz")
+        with gzip.open(path) as file:
+            return torch.full((3, 8, 8), int(file.read()), dtype=torch.uint8)
+
+
+def test_endings_of_several_parts_are_kept_in_folders_manifests_and_shards(tmp_path: Path) -> None:
+    for number in range(3):
+        (tmp_path / f"{number}.pic.gz").write_bytes(gzip.compress(b"%d" % number))
+        (tmp_path / f"{number}.txt").write_text(f"text {number}")
+    (tmp_path / "list.csv").write_text("file,label\n" + "".join(f"{number}.pic.gz,x\n" for number in range(3)))
+    modality = Compressed(8)
+    folder = Folder(modality, tmp_path, manifest="list.csv", captions="sidecar")
+    assert folder.texts == ["text 0", "text 1", "text 2"]
+    packing = Packing(folder, range(3), 10**6)
+    write_tar(tmp_path / "0.tar", [packing.example(number) for number in range(3)])
+    for data in (folder, TarShards(modality, str(tmp_path / "0.tar"))):
+        assert [value(example.x0) for example in data] == [0, 1, 2]
 
 
 def test_folder_warns_of_classes_named_like_splits(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

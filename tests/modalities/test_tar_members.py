@@ -3,6 +3,7 @@
 import gzip
 import io
 import random
+import re
 import tarfile
 from dataclasses import replace
 from operator import attrgetter
@@ -123,14 +124,6 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "twice by a pax name": (pax(record("path", "b.jpg")), "'b.jpg' is in the archive twice"),
     "two media": (archive(("a.jpg", b"1"), ("a.png", b"2")), "'a.jpg' and 'a.png' are media of the .*data.media=png"),
     "joined": (PLAIN[:2560] + bytes(1024) + PLAIN, "data after the end-of-archive marker"),
-    "class of megabytes": (archive(("a.jpg", b"1"), ("a.cls", b"3" * 2**21)), "'a.cls' has 2097152 bytes"),
-    "empty class": (archive(("a.jpg", b"1"), ("a.cls", b" \n")), "the class of 'a' is empty"),
-    "text of no UTF-8": (archive(("a.jpg", b"1"), ("a.txt", b"\xff")), "'a.txt' is not UTF-8 text"),
-    "deep JSON": (archive(("a.jpg", b"1"), ("a.json", b"[" * 100_000)), "'a.json' is not valid JSON"),
-    "JSON list": (archive(("a.jpg", b"1"), ("a.json", b"[1]")), "'a.json' must be one JSON object"),
-    "JSON number of many digits": (archive(("a.json", b'{"label": ' + b"9" * 9000 + b"}")), "not valid JSON"),
-    "JSON class of a list": (archive(("a.json", b'{"label": [1]}')), "label must be text or an integer"),
-    "JSON class true": (archive(("a.json", b'{"label": true}')), "label must be text or an integer"),
 }  # fmt: skip
 
 
@@ -139,6 +132,32 @@ REFUSED: dict[str, tuple[bytes, str]] = {
 def test_tar_index_refuses_damaged_and_misleading_archives(data: bytes, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         built(data)
+
+
+FAULTY: dict[str, tuple[bytes, str]] = {
+    "class of megabytes": (archive(("a.jpg", b"1"), ("a.cls", b"3" * 2**21)), "'a.cls' has 2097152 bytes"),
+    "empty class": (archive(("a.jpg", b"1"), ("a.cls", b" \n")), "the class of 'a' is empty"),
+    "text of no UTF-8": (archive(("a.jpg", b"1"), ("a.txt", b"\xff")), "'a.txt' is not UTF-8 text"),
+    "deep JSON": (archive(("a.jpg", b"1"), ("a.json", b"[" * 100_000)), "'a.json' is not valid JSON"),
+    "JSON number of many digits": (archive(("a.json", b'{"label": ' + b"9" * 9000 + b"}")), "not valid JSON"),
+    "JSON class of a list": (archive(("a.json", b'{"label": [1]}')), "label must be text or an integer"),
+    "JSON class true": (archive(("a.json", b'{"label": true}')), "label must be text or an integer"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("data", "message"), FAULTY.values(), ids=list(FAULTY))
+def test_tar_index_notes_classes_and_captions_that_cannot_be_read(data: bytes, message: str) -> None:
+    kinds = ("captions",) if "a.txt" in message else ("labels", "captions") if "valid JSON" in message else ("labels",)
+    faults = ShardIndex.unpack(built(data).pack()).faults
+    assert tuple(faults) == kinds
+    assert all(re.search(message, fault) for fault in faults.values())
+
+
+def test_tar_index_counts_files_of_no_example_by_their_endings() -> None:
+    names = ("a.jpg", "a.json", "b 1.5.jpg", "c 2.7.jpg", "d.npy", "e", ".hidden", "__other.tsv", "f.x.npy")
+    index = ShardIndex.unpack(built(archive(*((name, b"[1]") for name in names))).pack())
+    assert (len(index), index.faults) == (1, {})
+    assert index.others == {".*.jpg": 2, ".npy": 1, "(none)": 1, ".*.npy": 1}
 
 
 def test_members_read_extended_headers() -> None:

@@ -292,6 +292,20 @@ def test_tar_shards_refuse_classes_or_captions_of_only_some_examples(shards: Pat
     assert len(TarShards(IMAGE, str(shards), labels="none", captions="none")) == COUNT + 2
 
 
+def test_tar_shards_need_no_json_that_nobody_asked_for(shards: Path, caplog: pytest.LogCaptureFixture) -> None:
+    add(shards / "001.tar", boxes__json=b"[[1, 2]]", more__json=b'{"label": "x", "text": [1]}', x__1__png=b"")
+    with pytest.raises(ValueError, match=r"001.tar: 'more.json': text must be text.*or set data.captions=none"):
+        TarShards(IMAGE, str(shards))
+    data = TarShards(IMAGE, str(shards), captions="labels")
+    assert (len(data), len(data.classes)) == (COUNT, 4)
+    assert "1 files in 5 shards are passed over" in caplog.text
+    assert r"1 × .*.png" in caplog.text
+    add(shards / "001.tar", bad__json=b"{", large__json=b" " * (2 << 20))
+    with pytest.raises(ValueError, match=r"'bad.json' is not valid JSON.*data.labels=none"):
+        TarShards(IMAGE, str(shards), captions="none")
+    assert len(TarShards(IMAGE, str(shards), labels="none", captions="none")) == COUNT
+
+
 def test_tar_shards_choose_one_of_several_media(folder: Folder, tmp_path: Path) -> None:
     one, two = sorted(folder.root.rglob("*.png"))[:2]
     shard, image = tmp_path / "0.tar", Image(size=8)

@@ -253,7 +253,7 @@ def test_pack_refuses_other_files_and_settings(
     (tmp_path / "full" / "thesis.tex").write_text("")
     with pytest.raises(RecipeError, match=r"full is not empty and does not contain shards"):
         run(photos, tmp_path / "full")
-    example = tar_packing.Packed.of("0", photos / "cat" / "00.PNG", 7, {})
+    example = tar_packing.Packed.of("0", ".png", photos / "cat" / "00.PNG", 7, {})
     with pytest.raises(ValueError, match=r"00.PNG has changed since this command started"):
         tar_packing.write_tar(tmp_path / "a.tar", [example])
     (photos / "cat" / "00.PNG").write_bytes(b"other")
