@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from modalities.audio_files import RATES, Excerpts, open_excerpts
-from modalities.base import Modality
+from modalities.base import Modality, UnusableFileError
 from modalities.representation import Representation, Stft
 from multisagd.grid import Grid
 from multisagd.libraries import check
@@ -130,12 +130,14 @@ class Audio(Modality):
         with open_excerpts(path, self.rate) as file:
             length = min(self.samples, file.samples)
             if self.short == "skip" and length < self.samples:
-                raise ValueError(f"it lasts {length / self.rate:.3g} s, but short=skip requires {self.seconds:g} s")
+                raise UnusableFileError(
+                    f"it lasts {length / self.rate:.3g} s, but short=skip requires {self.seconds:g} s"
+                )
             for start in self._starts(file, length, seed):
-                waveform = self.remix(file.read(start, length))
+                waveform = file.read(start, length)
                 if self._audible(waveform).any():
-                    return self.level(waveform)
-        raise ValueError(f"it is silent: none of its samples reaches silence_db={self.silence_db:g}")
+                    return self.level(self.remix(waveform))
+        raise UnusableFileError(f"it is silent: none of its samples reaches silence_db={self.silence_db:g}")
 
     def _starts(self, file: Excerpts, length: int, seed: int | None) -> Iterator[int]:
         """Yield the starts of excerpts in the order to try; the last one is audible if any part of the file is."""
@@ -146,13 +148,13 @@ class Audio(Modality):
         # Whether a file is used must not depend on chance: datasets omit rejected files permanently.
         block = max(length, SEARCH_SECONDS * self.rate)
         for start in range(0, file.samples if spare else 0, block):
-            audible = self._audible(self.remix(file.read(start, min(block, file.samples - start))))
+            audible = self._audible(file.read(start, min(block, file.samples - start)))
             if audible.any():
                 yield max(0, min(spare, start + int(audible.int().argmax()) - length // 2))
                 return
 
     def _audible(self, waveform: Tensor) -> Tensor:
-        """Return a bool mask (samples,) that is True where the waveform is not silent."""
+        """Return a bool mask (samples,) that is True where a channel of the waveform is not silent."""
         return waveform.abs().amax(0) >= (0 if self.silence_db is None else 10 ** (self.silence_db / 20))
 
     def remix(self, waveform: Tensor) -> Tensor:

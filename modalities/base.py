@@ -25,6 +25,10 @@ Split = Literal["train", "validation", "test"]
 """What an example is used for: training, validation during training, or evaluation afterwards."""
 
 
+class UnusableFileError(ValueError):
+    """A file cannot be used, whatever the seed."""
+
+
 class Modality(ABC):
     """Converts one medium to tensors and back.
 
@@ -61,7 +65,8 @@ class Modality(ABC):
         middle of the file is taken and nothing is augmented.
 
         Raises:
-            Exception: If this file cannot be used; datasets report the message and continue with another file.
+            UnusableFileError: If this file cannot be used with any seed, so that datasets need not try again.
+            Exception: If this file cannot be used with this seed; datasets report the message and take another file.
         """
 
     @abstractmethod

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from modalities.base import Batch, Dataset, Example, collate, pair
+from modalities.base import Batch, Dataset, Example, UnusableFileError, collate, pair
 from multisagd.libraries import failed_import
 from multisagd.seeds import derive
 
@@ -29,8 +29,9 @@ class UnreadableFilesError(RuntimeError):
 
 
 class FileReport:
-    """The unreadable files among `total`, each with the reason, up to a limit.
+    """The unreadable files among `total`, each with its first reason, up to a limit.
 
+    A file counts as soon as one excerpt of it cannot be read. `unusable` are those that no seed can use.
     `max_unreadable` is a fraction in [0, 1] of `total`; the resulting number is rounded up, so 0 allows none and
     any larger value at least one. All parts of one dataset and all threads share one report; processes do not.
 
@@ -44,6 +45,7 @@ class FileReport:
         self.total = total
         self.max_unreadable = max_unreadable
         self.reasons: dict[str, str] = {}
+        self.unusable: set[str] = set()
 
     @property
     def allowed(self) -> int:
@@ -51,13 +53,15 @@ class FileReport:
         return math.ceil(self.max_unreadable * self.total)
 
     def add(self, path: str, error: Exception) -> None:
-        """Record a file as unreadable.
+        """Record a file as unreadable, at least with one seed.
 
         Raises:
-            UnreadableFilesError: If this exceeds the limit, or no file is readable.
+            UnreadableFilesError: If this exceeds the limit.
         """
-        self.reasons[path] = f"{type(error).__name__}: {error}"
-        if len(self.reasons) > self.allowed or len(self.reasons) >= self.total:
+        self.reasons.setdefault(path, f"{type(error).__name__}: {error}")
+        if isinstance(error, UnusableFileError):
+            self.unusable.add(path)
+        if len(self.reasons) > self.allowed:
             raise UnreadableFilesError(self.message()) from error
 
     def message(self, shown: int = 5) -> str:
@@ -165,9 +169,13 @@ class MediaFiles(Dataset):
         )
 
     def read(self, index: int, seed: int | None) -> Example | None:
-        """Return the example of one file; if the file cannot be read, report it and return None."""
+        """Return the example of one file; if the file cannot be read with this seed, report it and return None.
+
+        What is returned depends on the file and the seed only, not on what was read before: a training that is
+        continued, and each of several processes, has read other files and excerpts.
+        """
         name = self.name(index)
-        if name in self.report.reasons:
+        if name in self.report.unusable:
             return None
         try:
             media = self.load(index, seed)

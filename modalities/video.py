@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
-from modalities.base import Modality
+from modalities.base import Modality, UnusableFileError
 from modalities.image import Image
 from modalities.video_files import VideoFile, open_video, pixels
 from modalities.video_writing import tile, write_video
@@ -50,10 +50,10 @@ class Video(Modality):
     in `Image`; crops and flips are the same for all frames of a clip. `short` determines how files that are too short
     are handled: "mask" repeats the last frame and marks the repetitions as padding, which losses and statistics omit;
     "skip" rejects the file. `motion` rejects windows with little motion: it is the minimum mean absolute difference
-    between consecutive frames of the loaded clip, pixels in [0, 1]; None accepts all windows. At 8 fps and 32×32 it is
-    0.001 for a static scene with a fixed camera, 0.004 to 0.02 for a person signing, and 0.007 to 0.011 for the view
-    from a moving car. Up to 32 windows, spread evenly over the file, are tried in an order that depends on the seed,
-    and the first with enough motion is used; whether a file is rejected does not depend on the seed.
+    between consecutive frames of the clip, cropped to the middle, pixels in [0, 1]; None accepts all windows. At 8 fps
+    and 32×32 it is 0.001 for a static scene with a fixed camera, 0.004 to 0.02 for a person signing, and 0.007 to 0.011
+    for the view from a moving car. Up to 32 windows, spread evenly over the file, are tried in an order that depends on
+    the seed, and the first with enough motion is used; whether a file is rejected does not depend on the seed.
 
     Raises:
         BrokenLibraryError: If PyAV, or a library that `Image` needs, cannot be imported.
@@ -133,17 +133,26 @@ class Video(Modality):
             raise ValueError(
                 f"the file has {count} frames at {self.fps:g} per second, but short=skip requires {self.frames}"
             )
+        # Whether a file is rejected for its motion must not depend on the seed, which chooses the crop.
+        views = [seed] if self.motion is None or self.resize != "crop" or seed is None else [seed, None]
+
+        def convert(frame: VideoFrame) -> Tensor:
+            whole = pixels(frame, self.image.sides, file.aspect)
+            return torch.stack([self._fitted(whole, view) for view in views])
+
         maximum = 0.0
         for start in self._starts(duration, file.step, seed):
             times = [start + frame / self.fps for frame in range(count)]
-            frames = file.frames_at(times, lambda frame: self._fitted(frame, file.aspect, seed))
+            frames = file.frames_at(times, convert)
             if len(frames) < count:
                 return None
-            clip = torch.stack(frames, dim=1)
-            if self.motion is None or (difference := _motion(clip)) >= self.motion:
-                return clip
+            clips = torch.stack(frames, dim=2)
+            if self.motion is None or (difference := _motion(clips[-1])) >= self.motion:
+                return clips[0]
             maximum = max(maximum, difference)
-        raise ValueError(f"no window reaches motion={self.motion:g}; the largest value is {maximum:.2g}")
+        # If the header declares too long a duration, the windows that were tried depend on the seed.
+        error = UnusableFileError if duration == file.declared else ValueError
+        raise error(f"no window reaches motion={self.motion:g}; the largest value is {maximum:.2g}")
 
     def _starts(self, duration: float, step: float, seed: int | None) -> list[float]:
         """Return the times at which windows may start, in the order to try.
@@ -163,8 +172,8 @@ class Video(Modality):
             indices.sort(key=lambda index: abs(index - last / 2))
         return [step * index for index in indices]
 
-    def _fitted(self, frame: VideoFrame, aspect: float, seed: int | None) -> Tensor:
-        fitted = self.image.fit(pixels(frame, self.image.sides, aspect), seed)
+    def _fitted(self, whole: Tensor, seed: int | None) -> Tensor:
+        fitted = self.image.fit(whole, seed)
         if self.channels == 3:
             return fitted
         return (fitted * LUMA.reshape(3, 1, 1)).sum(0, keepdim=True).round().to(torch.uint8)

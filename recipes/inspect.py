@@ -107,8 +107,8 @@ def show_examples(dataset: Dataset, count: int, seed: int, out: Path) -> dict[st
     if isinstance(files, MediaFiles):
         # In the batch, another file replaced each unreadable one, and only its tensor is known.
         originals = [
-            decoded[number] if files.name(index) in files.unreadable else files.load(index, augmentation[number])
-            for number, index in enumerate(indices)
+            decoded[number] if files.read(index, drawn) is None else files.load(index, drawn)
+            for number, (index, drawn) in enumerate(zip(indices, augmentation, strict=True))
         ]
     for name, media in zip(FOLDERS, (originals, decoded), strict=False):
         save_all(modality, media, out / name)

@@ -204,6 +204,23 @@ def test_folder_replaces_an_unreadable_file_deterministically(flat: Path) -> Non
     assert len({value(x0) for x0 in first}) > 3
 
 
+def test_folder_uses_a_file_with_a_bad_part_whatever_was_read_before(tmp_path: Path) -> None:
+    for number in range(8):
+        samples = np.random.default_rng(number).normal(0, 0.1, 4000).astype(np.float32)
+        samples[1000 : 2500 if number % 2 else 1000] = math.nan
+        soundfile.write(tmp_path / f"{number}.wav", samples, 1000, subtype="FLOAT")
+    soundfile.write(tmp_path / "silent.wav", np.zeros(4000), 1000)
+    audio = Audio(rate=1000, seconds=0.5, representation=Waveform())
+    pairs = [(index, seed) for seed in range(6) for index in range(9)]
+    alone = [Folder(audio, tmp_path, max_unreadable=1).example(*each).x0 for each in pairs]
+    for threads, order in ((1, pairs), (4, pairs), (1, pairs[::-1])):
+        folder = Folder(audio, tmp_path, max_unreadable=1, threads=threads)
+        read = dict(zip(order, folder.batch(*zip(*order, strict=True)).x0, strict=True))
+        assert all(torch.equal(read[pair], x0) for pair, x0 in zip(pairs, alone, strict=True))
+    assert set(folder.unreadable) == {"1.wav", "3.wav", "5.wav", "7.wav", "silent.wav"}
+    assert folder.report.unusable == {"silent.wav"}
+
+
 def test_split_replaces_unreadable_files_within_each_part(flat: Path) -> None:
     for bad in (3, 7):
         (flat / f"{bad:02}.png").write_bytes(b"x")
