@@ -90,6 +90,10 @@ class VelocityTuned(Spectrum):
         return _autoregressive(math.exp(-spacing / self.time_constant), shifted * spacing)
 
 
+PITCH = ("Hz", "mel")
+"""Units of the axis along which a spectrogram shows pitch."""
+
+
 @dataclass(frozen=True)
 class HarmonicStop(Spectrum):
     """Power 0 within `width / 2` of a fundamental frequency and its harmonics along one axis, 1 elsewhere.
@@ -101,7 +105,7 @@ class HarmonicStop(Spectrum):
 
     Raises:
         ValueError: If a frequency or width is not positive, stop bands overlap, or there is no harmonic; from `power`,
-            if the grid is so short that a stop band contains none of its frequencies.
+            if the grid is so short that a stop band contains none of its frequencies, or is that of a spectrogram.
     """
 
     fundamental: float
@@ -119,6 +123,11 @@ class HarmonicStop(Spectrum):
     def power(self, grid: Grid) -> Tensor:
         """Return 0 in the stop bands and 1 elsewhere, shape `grid.half_shape`."""
         axis, frequency = grid.axis(self.axis), grid.frequencies(self.axis).abs()
+        if pitch := next((each.name for each in grid.axes if each.unit in PITCH and each != axis), None):
+            raise ValueError(
+                f"HarmonicStop: on a grid with an axis {pitch}, frequencies along {self.axis} are those of temporal "
+                "modulation and not of what one hears, so no hum is stopped: use a waveform (modality=audio_waveform)"
+            )
         nearest = (frequency / self.fundamental).round()
         # Rounding must not exclude a bin on the edge of a stop.
         stopped = (frequency - nearest * self.fundamental).abs() <= self.width / 2 * (1 + 1e-9)

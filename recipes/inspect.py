@@ -27,6 +27,7 @@ from modalities.base import Dataset, Modality
 from modalities.reading import MediaFiles, UnreadableFilesError
 from modalities.wrapped import untouched
 from multisagd import DataStatistics, Process, seeds
+from multisagd.covariance import filter_grid
 from recipes.base.errors import RecipeError, as_recipe_error
 from recipes.base.files import check_replaceable, write_text
 from recipes.cli.command import command
@@ -123,10 +124,17 @@ def show_examples(dataset: Dataset, count: int, seed: int, out: Path) -> dict[st
 def show_noise(
     modality: Modality, process: Process, statistics: DataStatistics, count: int, seed: int, out: Path
 ) -> None:
-    """Write noise as media files, with the mean and the standard deviation of the data."""
+    """Write noise as media files, with the mean and the standard deviation of the data.
+
+    The mean is without the frequencies that the noise omits, since whoever measures the files expects nothing there;
+    the mean of all values, such as brightness, is kept.
+    """
     noise_seeds = seeds.derive_many(seed, "inspect", 0, range(count))
     noise = process.noise((count, *modality.tensor_shape), noise_seeds)
-    x0 = statistics.mean.float() + statistics.sigma_data * noise
+    carried = process.covariance.support().float()
+    carried[(0,) * carried.ndim] = 1
+    mean = filter_grid(statistics.mean.float(), carried, carried.ndim)
+    x0 = mean + statistics.sigma_data * noise
     save_all(modality, [modality.decode(each) for each in x0], out / "noise")
 
 

@@ -286,6 +286,13 @@ def test_harmonic_stop_refuses_a_grid_too_short_to_resolve_the_hum(seconds: floa
         assert (wide[inside] == 0).all(), harmonic
 
 
+def test_harmonic_stop_refuses_the_grid_of_a_spectrogram() -> None:
+    for unit in ("Hz", "mel"):
+        grid = ms.Grid.of(frequency=(8, 100.0, unit), time=(800, 1 / 800, "s"))
+        with pytest.raises(ValueError, match=r"temporal modulation and not of what one hears.*audio_waveform"):
+            ms.HarmonicStop(50.0, width=2.0, axis="time").power(grid)
+
+
 def test_spectra_of_directions_refuse_impossible_parameters() -> None:
     mixed = ms.Grid.of(frame=(8, 1 / 8, "s"), height=8)
     assert_refused(

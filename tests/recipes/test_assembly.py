@@ -28,7 +28,7 @@ from tests.helpers.every_modality import AXES, MODALITIES, NETWORKS, save_clips
 
 # A hum below Nyquist of the time axis, and a width that its clips can resolve.
 HUMS = {
-    "image": (0.25, 0.2), "spectrogram": (125, 60), "log-mel": (31, 16), "waveform": (500, 120), "latent": (2.0, 1.9),
+    "image": (0.25, 0.2), "waveform": (500, 120), "latent": (2.0, 1.9),
     "video": (2.0, 1.7),
 }  # fmt: skip
 
@@ -36,7 +36,7 @@ HUMS = {
 def on_axes(spectrum: str, modality: str) -> list[str]:
     """Return what makes a spectrum that was written for one medium fit another."""
     space, time = AXES[modality]
-    fundamental, width = HUMS[modality]
+    fundamental, width = HUMS.get(modality, (None, None))
     factors = f"{{{time}: 0.05}}" if space is None else f"{{{space}: 1.0, {time}: 0.05}}"
     moves = "{}" if space is None else f"{{{space}: 4.0}}"
     overrides = {
@@ -83,6 +83,8 @@ def test_spectrum_trains_and_samples_every_modality(
 ) -> None:
     """Networks and denoisers take turns, so that each meets every modality and every spectrum."""
     for number, name in enumerate(MODALITIES, groups()["spectrum"].index(spectrum)):
+        if spectrum == "hum_free" and name in ("spectrogram", "log-mel"):
+            continue  # refused: there are no frequencies of sound along the time of a spectrogram
         words = [
             *MODALITIES[name], *list(NETWORKS.values())[number % len(NETWORKS)], f"spectrum={spectrum}",
             *on_axes(spectrum, name), "training.batch=4", "training.statistics=8", "training.warmup=0", "sampler=ddim",
