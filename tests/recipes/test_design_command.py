@@ -228,6 +228,17 @@ def test_inspect_shows_sounds_and_reports_a_broken_file(tmp_path: Path, capsys: 
     assert len(original) == 4000  # its real length, not the length of the grid
 
 
+def test_inspect_writes_noise_without_the_frequencies_that_it_omits(tmp_path: Path) -> None:
+    (tmp_path / "sounds").mkdir()
+    for number in range(3):  # with hum in common
+        sound = np.random.default_rng(number).normal(0, 0.1, 2000) + 0.1 * np.sin(np.arange(2000) * np.pi / 20)
+        soundfile.write(tmp_path / "sounds" / f"{number}.wav", sound, 2000)
+    words = ("modality=audio_waveform", "modality.rate=2000", "modality.seconds=1", "data=folder", "spectrum=hum_free")
+    out = run(tmp_path / "look", *words, f"data.root={tmp_path / 'sounds'}", "data.labels=none")
+    power = np.abs(np.fft.rfft(soundfile.read(out / "noise" / "0.wav")[0])) ** 2
+    assert power[50:1000:50].max() < 1e-4 * np.median(power)
+
+
 def test_inspect_measures_exact_data_and_replaces_only_its_own_files(tmp_path: Path) -> None:
     out = run(tmp_path / "look", "modality.size=16", "spectrum=power_law", "spectrum.exponent=-1")
     report = json.loads((out / "inspect.json").read_text(encoding="utf-8"))
