@@ -118,7 +118,7 @@ def check_own_image_is_shown_or_refused(driver: Chrome, tmp_path: Path) -> None:
     (tmp_path / "broken.png").write_bytes(b"no picture")
     driver.find_element(By.CSS_SELECTOR, "input[type=file]").send_keys(str(tmp_path / "broken.png"))
     message = until(lambda: driver.find_element(By.CSS_SELECTOR, "#image-message [role=alert]").text)
-    assert message.startswith("broken.png cannot be used: cannot identify image file")
+    assert message.startswith("broken.png cannot be used: its content is in none of the formats")
     assert pictures(driver, "image-forward")[0] == before[0]
 
 
