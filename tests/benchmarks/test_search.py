@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks import pool
 from benchmarks import search as searching
-from benchmarks.peers.compare_recipes import SAMPLES, best, measured, ratios
+from benchmarks.peers.compare_recipes import SAMPLES, best, calls, measured, ratios
 from benchmarks.peers.setting import Setting
 from benchmarks.peers.unet2d import UNet2D
 from benchmarks.rows import append, rows
@@ -86,6 +86,10 @@ def test_table_compares_the_best_of_diffusers_with_our_default(tmp_path: Path) -
     assert theirs is not None
     assert (theirs.arm, theirs.sampler) == ("one", "default")
     assert ratios(theirs, ours) == (3.0, 2.0)
+    limited = best(measured(["unet2d_mnist16_tuning"], [results]), {"worse"})
+    assert limited is not None
+    assert (limited.arm, limited.sampler) == ("one", "worse")
+    assert calls("mnist16").items() >= {("default", 20), ("guided_1.3", 40), ("ddpm", 250)}
 
 
 def test_search_keeps_the_best_and_continues(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
