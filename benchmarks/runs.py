@@ -29,7 +29,7 @@ from recipes.config.build import Builder
 from recipes.data.dataset import build_dataset
 from recipes.data.parts import NOTHING_HELD_OUT, hold_out
 from recipes.evaluation.classifier import cached_network, read_dataset
-from recipes.evaluation.sets import as_files, fixed_order, published_test_set, real_data
+from recipes.evaluation.sets import as_files, evaluation_set, fixed_order, real_data
 from recipes.runs.model import TrainedModel, open_model, trained_denoiser
 from recipes.runs.run import versions
 from recipes.runs.settings import Guidance, TrainSettings
@@ -178,7 +178,7 @@ def configured_data(arguments: list[str], builder: Builder, seed: int | None = N
     settings = builder.settings(TrainSettings, config if seed is None else {**config, "seed": seed}, "")
     modality = builder.build(settings.modality, Modality, "modality")  # type: ignore[type-abstract]
     parts = hold_out(build_dataset(settings.data, modality, builder), settings, builder)
-    return parts.training, published_test_set(settings.data, modality, builder) or parts.test or parts.held_out
+    return parts.training, evaluation_set(parts, settings.data, modality, builder)
 
 
 def _read(model: TrainedModel, builder: Builder, runtime: Runtime) -> tuple[Denoiser, tuple[str, ...] | None, int]:

@@ -23,7 +23,7 @@ from recipes.base.progress import Display
 from recipes.base.untrusted import read_tensors
 from recipes.config.build import Builder
 from recipes.data.dataset import build_dataset
-from recipes.data.parts import hold_out
+from recipes.data.parts import Parts, hold_out
 from recipes.runs.model import check_folder, located, run_settings
 from recipes.runs.run import CONFIG, Run, data_metadata
 from recipes.runs.settings import Group
@@ -232,9 +232,14 @@ def real_data(
     parts = hold_out(dataset, run, builder)
     if parts.separate is not None:
         check_same(parts.separate, source.noted_metadata, "validation")
-        return parts.training, parts.held_out
-    published = published_test_set(run.data, modality, builder)
-    return parts.training, published or parts.test or parts.held_out
+    return parts.training, evaluation_set(parts, run.data, modality, builder)
+
+
+def evaluation_set(parts: Parts, data: Group, modality: Modality, builder: Builder) -> Dataset | None:
+    """Return the test set of divided data, or else their held-out examples (None if they have neither)."""
+    if parts.separate is not None:
+        return parts.held_out
+    return published_test_set(data, modality, builder) or parts.test or parts.held_out
 
 
 def published_test_set(data: Group, modality: Modality, builder: Builder) -> Dataset | None:
