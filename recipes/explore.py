@@ -68,16 +68,20 @@ def explore(config: Config) -> None:
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     with TemporaryDirectory(prefix="multisagd_explore_") as folder, StopRequest() as stop:
-        page, address = serve(settings, Path(folder))
+        page, computations, address = serve(settings, Path(folder))
         print(f"exploring at {address}\nPress Ctrl-C to stop and to remove uploaded files", flush=True)
         while stop.signal_number is None:
             time.sleep(0.1)
         page.close(verbose=False)
+        computations.close()
     print("the explorer has stopped")
 
 
-def serve(settings: ExploreSettings, folder: Path) -> tuple[Any, str]:
-    """Start a server in the background, with uploads in `folder`, and return the page and its address."""
+def serve(settings: ExploreSettings, folder: Path) -> tuple[Any, Any, str]:
+    """Start a server in the background, with uploads in `folder`; return the page, its computations, and its address.
+
+    The page must be closed before its computations.
+    """
     with refused(settings):  # fails at once, whereas gradio would try a hundred ports
         family, *_, own_address = socket.getaddrinfo(settings.host, settings.port or 0, type=socket.SOCK_STREAM)[0]
         socket.create_server(own_address, family=family).close()
@@ -89,9 +93,9 @@ def serve(settings: ExploreSettings, folder: Path) -> tuple[Any, str]:
         import gradio
     from starlette.middleware import Middleware
 
-    from recipes.explorer.page import CSS, build
+    from recipes.explorer.page import CSS, Computations, build
 
-    page = build(settings.sizes)
+    page = build(settings.sizes, computations := Computations())
     own: dict[str, Any] = {"host": settings.host, "names": settings.names}
     with refused(settings):
         _, address, _ = page.launch(
@@ -103,7 +107,7 @@ def serve(settings: ExploreSettings, folder: Path) -> tuple[Any, str]:
         )  # fmt: skip
     # Gradio's own middleware answers cross-site requests, so this one must be outermost.
     page.app.middleware_stack = OwnAddress(page.app.middleware_stack, **own)  # type: ignore[arg-type]
-    return page, address
+    return page, computations, address
 
 
 @contextmanager

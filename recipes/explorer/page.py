@@ -5,7 +5,9 @@ events. An invalid setting or an unreadable file is reported in one sentence on 
 unchanged.
 """
 
+import functools
 import html
+import threading
 from abc import ABCMeta
 from collections.abc import Callable
 from importlib.resources import files
@@ -46,6 +48,40 @@ Slider: type[gr.Slider] = ABCMeta.__new__(
     type(gr.Slider), "Slider", (gr.Slider,), {"is_template": True, "preprocess": _within_range}
 )
 """A slider that limits a number while it is typed; gradio's own refuses it, and forgets the events that follow."""
+
+
+class Computations:
+    """Runs functions of the page, until `close` waits for those that are running and refuses all others.
+
+    A thread that is still in PyTorch's code while the interpreter ends would abort the process.
+    """
+
+    def __init__(self) -> None:
+        self._running, self._closed, self._changed = 0, False, threading.Condition()
+
+    def counted(self, function: Callable[..., list[Any]]) -> Callable[..., list[Any]]:
+        """Return the function, as one that `close` waits for."""
+
+        @functools.wraps(function)
+        def run(*values: Any) -> list[Any]:
+            with self._changed:
+                if self._closed:
+                    raise gr.Error("The explorer is stopping.", print_exception=False)
+                self._running += 1
+            try:
+                return function(*values)
+            finally:
+                with self._changed:
+                    self._running -= 1
+                    self._changed.notify_all()
+
+        return run
+
+    def close(self) -> None:
+        """Wait for the running functions."""
+        with self._changed:
+            self._closed = True
+            self._changed.wait_for(lambda: self._running == 0)
 
 
 class Panel:
@@ -160,8 +196,8 @@ class Panel:
         return updates + [gr.update(**slider(name, grid, axes, current[name])) for name in BAND]
 
 
-def build(sizes: Sizes) -> gr.Blocks:
-    """Build the page, without serving it."""
+def build(sizes: Sizes, computations: Computations) -> gr.Blocks:
+    """Build the page, without serving it; its functions are among `computations`."""
     with gr.Blocks(title="multisagd explore", analytics_enabled=False) as page:
         gr.Markdown(INTRODUCTION)
         for number, (name, medium) in enumerate(MEDIA.items()):
@@ -172,7 +208,7 @@ def build(sizes: Sizes) -> gr.Blocks:
                         controls = _controls(panel)
                     with gr.Column(scale=3, min_width=320):
                         outputs = _outputs(name)
-                start = _connect(panel, controls, outputs)
+                start = _connect(panel, controls, outputs, computations.counted)
             # Rendering a tab takes a second, so a hidden tab is rendered when it is opened.
             start(tab.select if number else page.load)
     return page
@@ -236,19 +272,26 @@ def _outputs(name: str) -> dict[str, Any]:
     return outputs | {"download": html_output("download")}
 
 
-def _connect(panel: Panel, controls: dict[str, Any], outputs: dict[str, Any]) -> Callable[[Any], None]:
-    """Connect the controls to the panel, and return a function that makes an event render the tab."""
+def _connect(
+    panel: Panel, controls: dict[str, Any], outputs: dict[str, Any], counted: Callable[[Any], Any]
+) -> Callable[[Any], None]:
+    """Connect the controls to the panel, and return a function that makes an event render the tab.
+
+    `counted` is applied to every function of the panel.
+    """
     own = [controls[name] for name in panel.controls]
     ranges = [controls["description"], controls["axes"], *own, *(controls[name] for name in BAND)]
     shown = [outputs[part] for part in (*HTML_OUTPUTS, "ending", "config", "command")]
     designed = [outputs[part] for part in ("design", "download")]
     inputs = [controls[name] for name in panel.inputs]
+    functions = (panel.show, panel.design, panel.choose, panel.adapt, panel.recommend)
+    show, design, choose, adapt, recommend = (counted(each) for each in functions)
     shared: dict[str, Any] = {"inputs": inputs, "show_progress": "hidden", "api_visibility": "private"}
     showing: dict[str, Any] = {"outputs": shown, "concurrency_id": "show", **shared}
     designing: dict[str, Any] = {"outputs": designed, "concurrency_id": "design", **shared}
 
     def render_after(event: Any) -> None:
-        event.then(panel.show, **showing).then(panel.design, **designing)
+        event.then(show, **showing).then(design, **designing)
 
     # Not `input`: a number typed beyond a slider's range is limited when its field loses focus, which is only a change.
     sliders = [*own, *(controls[name] for name in (*BAND, "band_weight", "offset", "shift"))]
@@ -256,14 +299,14 @@ def _connect(panel: Panel, controls: dict[str, Any], outputs: dict[str, Any]) ->
     dragged += [controls["schedule"].input, controls["seed"].input]
     # While a slider is dragged, only the latest position is processed.
     last: dict[str, Any] = {"trigger_mode": "always_last"}
-    gr.on([*dragged, controls["time"].change], panel.show, **last, **showing)
-    gr.on([*dragged, controls["steps"].change], panel.design, **last, **designing)
-    render_after(controls["kind"].input(panel.choose, outputs=ranges, **last, **shared))
+    gr.on([*dragged, controls["time"].change], show, **last, **showing)
+    gr.on([*dragged, controls["steps"].change], design, **last, **designing)
+    render_after(controls["kind"].input(choose, outputs=ranges, **last, **shared))
     adapting = [controls["axes"].input, controls["representation"].input]
-    render_after(gr.on(adapting, panel.adapt, outputs=ranges, **last, **shared))
+    render_after(gr.on(adapting, adapt, outputs=ranges, **last, **shared))
     changed = [controls["upload"].change, controls["example"].input]
-    gr.on(changed, panel.show, **last, **showing).then(panel.design, **designing)
+    gr.on(changed, show, **last, **showing).then(design, **designing)
     recommending = [controls["advice"], controls["kind"], *ranges, controls["band_weight"], controls["offset"]]
     waiting = shared | {"show_progress": "full"}
-    render_after(controls["recommend"].click(panel.recommend, outputs=recommending, **waiting))
-    return lambda event: render_after(event(panel.choose, outputs=ranges, **shared))
+    render_after(controls["recommend"].click(recommend, outputs=recommending, **waiting))
+    return lambda event: render_after(event(choose, outputs=ranges, **shared))

@@ -8,8 +8,10 @@ import math
 import re
 import socket
 import sys
+import threading
 import zipfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -378,6 +380,38 @@ def test_panel_explains_mistakes_and_warns_of_doubtful_settings() -> None:
     assert ending.count("<tr>") == 1 + len(shown("image").grid.bands(8))
 
 
+def test_computations_end_before_they_are_closed_and_none_starts_later() -> None:
+    gradio = pytest.importorskip("gradio", reason="needs gradio: pip install 'multisagd[explore]'")
+    from recipes.explorer.page import Computations
+
+    computations, started, finish, ended = Computations(), threading.Event(), threading.Event(), list[str]()
+
+    def compute(value: int) -> list[int]:
+        started.set()
+        assert finish.wait(60)
+        ended.append("computation")
+        return [value]
+
+    def close() -> None:
+        computations.close()
+        ended.append("close")
+
+    counted = computations.counted(compute)
+    with ThreadPoolExecutor(2) as threads:
+        running = threads.submit(counted, 3)
+        assert started.wait(60)
+        closing = threads.submit(close)
+        with pytest.raises(TimeoutError):
+            closing.result(0.2)
+        finish.set()
+        assert running.result(60) == [3]
+        closing.result(60)
+    assert ended == ["computation", "close"]
+    with pytest.raises(gradio.Error, match="stopping"):
+        counted(4)
+    assert len(ended) == 2
+
+
 PATHS = [("GET", "/"), ("GET", "/config"), ("POST", "/gradio_api/upload"), ("POST", "/gradio_api/queue/join")]
 
 
@@ -390,9 +424,10 @@ def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     with pytest.MonkeyPatch.context() as patch:
         for name in ("GRADIO_ANALYTICS_ENABLED", "GRADIO_TEMP_DIR", "HF_HUB_DISABLE_TELEMETRY", "no_proxy"):
             patch.setenv(name, "")  # restored at the end
-        page, address = serve(Builder().settings(ExploreSettings, config, ""), Path(folder))
+        page, computations, address = serve(Builder().settings(ExploreSettings, config, ""), Path(folder))
         yield int(address.rstrip("/").rsplit(":", 1)[1])
         page.close(verbose=False)
+        computations.close()
 
 
 def ask(port: int, host: str, method: str = "GET", path: str = "/config", **headers: str) -> tuple[int, dict[str, str]]:

@@ -166,8 +166,10 @@ def check_nothing_leaves_this_machine(driver: Chrome, served: Served) -> None:
         assert refused.value.code in (403, 404)
 
 
-def check_ctrl_c_removes_uploads(served: Served) -> None:
+def check_ctrl_c_waits_for_computations_and_removes_uploads(driver: Chrome, served: Served) -> None:
     assert list(served.folder.rglob("own.png"))
+    driver.find_element(By.CSS_SELECTOR, "#video-time input[type=range]").send_keys(*[Keys.ARROW_LEFT] * 5)
+    time.sleep(0.3)  # rendering the videos takes longer
     served.process.send_signal(signal.SIGINT)
     output, _ = served.process.communicate(timeout=PATIENCE)
     assert served.process.returncode == 0
@@ -193,7 +195,7 @@ def test_explore_page_works_from_the_first_drag_to_its_end(tmp_path: Path) -> No
             check_sounds_and_clips_play(driver)
             check_dark_phone_needs_no_sideways_scrolling(driver)
             check_nothing_leaves_this_machine(driver, served)
-        check_ctrl_c_removes_uploads(served)
+            check_ctrl_c_waits_for_computations_and_removes_uploads(driver, served)
     finally:
         served.process.kill()
         served.process.wait()
