@@ -31,13 +31,14 @@ class Experiment:
     Each run draws `count` samples in `steps` steps of two samplers and compares them with `reference` clean examples,
     at the end of training and at `points`, fractions of it; `likelihood` is the number of held-out items whose
     likelihood is computed. `against` has the arms with which each arm is compared seed by seed, by the metric
-    `primary`. Arms in `plain` are trained by `plain_loop`. `without` contains further arms without training: real
-    examples from which a band is removed, in units in which the corner of the spectrum is 1. `expected` says what is
-    known of an arm of a control: that it is worse and must be `found`, or that it does not differ and must be `silent`.
+    `primary`; the comparisons in `headline` answer the question, and stand in the page's summary. Arms in `plain` are
+    trained by `plain_loop`. `without` contains further arms without training: real examples from which a band is
+    removed, in units in which the corner of the spectrum is 1. `expected` says what is known of an arm of a control:
+    that it is worse and must be `found`, or that it does not differ and must be `silent`.
 
     Raises:
-        ValueError: If an arm does not exist, the primary metric is unknown, the points are not multiples of the first
-            or reach the end, or the number of training samples is not given.
+        ValueError: If an arm or a comparison does not exist, the primary metric is unknown, the points are not
+            multiples of the first or reach the end, or the number of training samples is not given.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Experiment:
     base: tuple[str, ...]
     arms: Mapping[str, tuple[str, ...]]
     against: Mapping[str, tuple[str, ...]]
+    headline: tuple[tuple[str, str], ...] = ()
     note: str = ""
     primary: str = "sde.frechet_distance"
     sizes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -66,6 +68,8 @@ class Experiment:
             raise ValueError(f"{self.name}: each expected arm needs one arm to be compared with, but not so {unequal}")
         if wrong := {each for each in self.expected.values() if each not in ("found", "silent")}:
             raise ValueError(f"{self.name}: expected must be found or silent, got {sorted(wrong)}")
+        if unplanned := set(self.headline) - set(self.comparisons):
+            raise ValueError(f"{self.name}: the comparisons {sorted(unplanned)} of the headline are not in against")
         metric(self.primary)
         parts = [point / self.points[0] for point in self.points]
         if any(not isclose(part, round(part)) for part in parts) or not all(0 < point < 1 for point in self.points):
@@ -83,6 +87,7 @@ class Experiment:
         content["arms"] = {name: tuple(arguments or ()) for name, arguments in content["arms"].items()}
         content["against"] = _against(content["against"], content["arms"])
         content["sizes"] = {size: _size(path.parent, name) for size, name in content.get("sizes", {}).items()}
+        content["headline"] = tuple((arm, other) for arm, other in content.get("headline", ()))
         for name in {"base", "points", "plain"} & content.keys():
             content[name] = tuple(content[name])
         return cls(name=path.stem, **content)

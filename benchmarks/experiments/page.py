@@ -31,8 +31,6 @@ from benchmarks.rows import RESULTS
 OTHERS: tuple[Callable[[Path], str], ...] = (inverse_problems, speed)
 """Sections about the results of other benchmarks."""
 DOCS = Path(__file__).parents[2] / "docs"
-LINES = 10
-"""Largest number of lines of the summary."""
 INTRODUCTION = f"""# Results
 
 The effect of shaped noise on trained networks: the questions of the papers, and some of our own. This page is generated
@@ -106,15 +104,16 @@ def papers() -> str:
 
 
 def summary(measured: list[Results], reasons: list[str]) -> list[str]:
-    """Return at most `LINES` lines: the state of the controls, and of each experiment the most certain comparison."""
+    """Return the state of the controls, and the comparisons that answer the question of each experiment."""
     said = ["**No verdicts yet**: " + "; ".join(reasons) + "."] if reasons else ["All controls passed."]
     for results in measured:
-        complete = [each for each in results.tested if each.paired.enough and not isnan(each.paired.p)]
-        if complete and not results.experiment.expected:
-            first = min(complete, key=lambda each: each.paired.p)
-            name = f"[{results.experiment.title}](#{anchor(results.experiment.title)})"
-            said.append(f"{name}: {sentence(results, first, not reasons)}")
-    return said[:LINES]
+        name = f"[{results.experiment.title}](#{anchor(results.experiment.title)})"
+        for tested in results.tested:
+            if (tested.arm, tested.other) in results.experiment.headline:
+                answered = tested.paired.enough and not isnan(tested.paired.p)
+                answer = sentence(results, tested, not reasons) if answered else "not measured yet."
+                said.append(f"{name}: {answer}")
+    return said
 
 
 def page(path: Path = RESULTS) -> tuple[str, list[Picture]]:

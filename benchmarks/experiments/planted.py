@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-from torch import Tensor
 
 from modalities import image_sets
 from modalities.base import Batch, Dataset
@@ -20,7 +19,9 @@ from multisagd.seeds import derive
 SMALL = 0.02
 """Standard deviation of initial class embeddings in DiT, with which classes are learned late."""
 LEAST_GAIN = 0.5
-"""The gain of an image is uniform from this to 1, so that no value leaves [-1, 1]."""
+"""The least gain of images of Fashion-MNIST, which makes them differ in brightness and contrast."""
+PLANTED_GAIN = 0.95
+"""The least gain of the control, chosen in a pilot: its effect must be found although it is small."""
 
 
 class SmallClassEmbeddings(UNet):
@@ -37,14 +38,15 @@ class SmallClassEmbeddings(UNet):
 
 
 class RandomGain(Wrapped):
-    """Multiplies each image by a gain of its own, which is the same in every epoch, also in a `subset`."""
+    """Multiplies each image by a gain of its own, which is the same in every epoch, also in a `subset`.
 
-    def __init__(self, inner: Dataset, gains: Tensor | None = None) -> None:
+    Gains are uniform from `least` to 1, so that no value leaves [-1, 1].
+    """
+
+    def __init__(self, inner: Dataset, least: float) -> None:
         super().__init__(inner)
-        if gains is None:
-            generator = torch.Generator().manual_seed(derive(0, "random gain"))
-            gains = LEAST_GAIN + (1 - LEAST_GAIN) * torch.rand(len(inner), generator=generator)
-        self.gains = gains
+        generator = torch.Generator().manual_seed(derive(0, "random gain"))
+        self.least, self.gains = least, least + (1 - least) * torch.rand(len(inner), generator=generator)
 
     def batch(self, indices: Sequence[int], seeds: Sequence[int] | None = None) -> Batch:
         """Return the examples at `indices`, multiplied by their gains."""
@@ -61,18 +63,18 @@ class RandomGain(Wrapped):
     @property
     def fingerprint(self) -> str:
         """The fingerprint of the images, marked as multiplied."""
-        return f"{self.inner.fingerprint} with random gain"
+        return f"{self.inner.fingerprint} with random gain from {self.least:g}"
 
 
 class GainMNIST(RandomGain):
     """MNIST with a random gain per image; the arguments are those of `MNIST`."""
 
     def __init__(self, modality: Image, root: str | Path, train: bool = True, download: bool = False) -> None:
-        super().__init__(image_sets.MNIST(modality, root, train, download))
+        super().__init__(image_sets.MNIST(modality, root, train, download), PLANTED_GAIN)
 
 
 class GainFashionMNIST(RandomGain):
     """Fashion-MNIST with a random gain per image; the arguments are those of `FashionMNIST`."""
 
     def __init__(self, modality: Image, root: str | Path, train: bool = True, download: bool = False) -> None:
-        super().__init__(image_sets.FashionMNIST(modality, root, train, download))
+        super().__init__(image_sets.FashionMNIST(modality, root, train, download), LEAST_GAIN)

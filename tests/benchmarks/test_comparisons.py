@@ -179,7 +179,7 @@ def test_planted_effects_are_as_described(tmp_path: Path) -> None:
     small = planted.SmallClassEmbeddings(channels=1, dimensions=2, width=8, heads=2, classes=3)
     torch.testing.assert_close(small.conditioning.labels.weight, planted.SMALL * usual.conditioning.labels.weight)
     digits = Digits(Image(size=8, channels=1))
-    gained = planted.RandomGain(digits)
+    gained = planted.RandomGain(digits, planted.LEAST_GAIN)
     gains = gained.batch([5, 7]).x0 / digits.batch([5, 7]).x0
     assert float(gains[0].std()) < 1e-6
     assert planted.LEAST_GAIN <= float(gains.min()) < float(gains[0, 0, 0, 0] + gains[1, 0, 0, 0]) / 2

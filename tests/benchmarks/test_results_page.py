@@ -1,6 +1,7 @@
 """The page of results says what follows from the measured rows, by rules that are tested on made-up numbers."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -122,13 +123,18 @@ def test_no_verdict_is_printed_while_a_control_is_missing(tmp_path: Path) -> Non
     assert body.index("## Controls") < body.index("## EqualSNR") < body.index("## What the papers report")
 
 
-def test_summary_has_at_most_ten_lines_one_for_each_experiment(tmp_path: Path) -> None:
-    path, measured = tmp_path / "r.jsonl", []
-    write(path, LAW.name, {"white": 1.0, WHOLE: 0.9, SLOPE: 1.001})
-    measured = [read(path)] * 12
-    lines = page.summary(measured, [])
-    assert len(lines) == page.LINES
-    assert all(f"`{WHOLE}` against `white`" in line for line in lines[1:]), "the most certain comparison"
+def test_summary_has_at_most_ten_lines_with_the_comparisons_that_were_named_beforehand(tmp_path: Path) -> None:
+    path = tmp_path / "r.jsonl"
+    write(path, LAW.name, {"white": 1.0, WHOLE: 0.99, ZERO: 0.2, SLOPE: 1.001})
+    known = experiments()
+    lines = page.summary([Results.read(each, "cpu", path) for each in known.values()], [])
+    assert len(lines) == 1 + sum(len(each.headline) for each in known.values()) <= 10
+    assert [each.name for each in known.values() if bool(each.headline) == bool(each.expected)] == []
+    answer = next(line for line in lines if f"`{WHOLE}` against `white`" in line)
+    assert answer.startswith("[Power laws on Fashion-MNIST]")
+    assert sum("not measured yet." in line for line in lines) == len(lines) - 2
+    with pytest.raises(ValueError, match="not in against"):
+        replace(LAW, headline=((WHOLE, ZERO),))
 
 
 def test_samples_needed_compare_with_the_final_distance_of_the_other(tmp_path: Path) -> None:
