@@ -55,6 +55,8 @@ KINDS = (
     Metric("elsewhere_db", "spectrum elsewhere, dB"),
 )
 """Metrics of samples, in the order of the tables."""
+MOST_BITS = 100.0
+"""Bits per dimension above which a likelihood is left out: a model of any density has some bits, not thousands."""
 BITS = Metric("bits_per_dimension", "bits per dimension")
 METRICS = (
     *(

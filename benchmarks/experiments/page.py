@@ -20,6 +20,7 @@ from PIL import Image, UnidentifiedImageError
 
 from benchmarks.experiments import plots
 from benchmarks.experiments.design import CPU, Experiment, experiments
+from benchmarks.experiments.metrics import MOST_BITS
 from benchmarks.experiments.others import inverse_problems, speed
 from benchmarks.experiments.plots import Picture
 from benchmarks.experiments.published import OMISSION, POWER_LAWS, SOURCE, Published
@@ -74,8 +75,8 @@ Notes on the numbers:
   power. The figures show this ratio for each ring: above zero, too much power is generated (dotted: real data; grey:
   corrupted frequencies). "Recognised" is the fraction of samples that the classifier assigns to the requested class.
 - "Bits per dimension" are those of 128 fixed held-out examples, estimated with the same random numbers for every arm.
-  They are missing if the noise has no likelihood, as with frequencies without noise. Networks that predict only x0
-  have very large ones, because their estimate does not approach the data as the noise vanishes.
+  They are missing if the noise has no likelihood, as with frequencies without noise, and if they exceed {MOST_BITS:g}:
+  networks that predict only x0 do not approach the data as the noise vanishes.
 - "Samples needed" is the fraction of the other arm's training samples after which an arm reaches the other arm's final
   value, interpolated in logarithms between a quarter, a half and the end of training; median over seeds. `<` and `>`:
   it lies outside. At a quarter the learning rate is still high, so a training of that length would be better.

@@ -11,7 +11,7 @@ from statistics import median_high
 from typing import Any, Literal
 
 from benchmarks.experiments.design import CPU, Experiment
-from benchmarks.experiments.metrics import BITS, METRICS, Metric, flat, metric, other_sampler
+from benchmarks.experiments.metrics import BITS, METRICS, MOST_BITS, Metric, flat, metric, other_sampler
 from benchmarks.experiments.statistics import ENOUGH, LEVEL, Paired, holm, samples_needed
 from benchmarks.rows import rows
 
@@ -68,8 +68,12 @@ class Results:
 
     @cached_property
     def numbers(self) -> dict[str, dict[int, dict[str, float]]]:
-        """The finite numbers by arm, seed and key."""
-        return {arm: {seed: flat(row) for seed, row in seeds.items()} for arm, seeds in self.raw.items()}
+        """The finite numbers by arm, seed and key, without likelihoods that are no densities (`MOST_BITS`)."""
+
+        def kept(row: Mapping[str, Any]) -> dict[str, float]:
+            return {key: value for key, value in flat(row).items() if key != BITS.key or value <= MOST_BITS}
+
+        return {arm: {seed: kept(row) for seed, row in seeds.items()} for arm, seeds in self.raw.items()}
 
     @property
     def metrics(self) -> list[Metric]:

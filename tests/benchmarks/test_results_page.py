@@ -137,6 +137,14 @@ def test_summary_has_at_most_ten_lines_with_the_comparisons_that_were_named_befo
         replace(LAW, headline=((WHOLE, ZERO),))
 
 
+def test_likelihoods_that_are_no_densities_are_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "r.jsonl"
+    write(path, LAW.name, {"white": 1.0, WHOLE: 1000.0})
+    numbers = read(path).numbers
+    assert numbers["white"][0]["bits_per_dimension"] == pytest.approx(2, rel=0.1)
+    assert "bits_per_dimension" not in numbers[WHOLE][0]
+
+
 def test_samples_needed_compare_with_the_final_distance_of_the_other(tmp_path: Path) -> None:
     """Distances are in proportion to 1/samples, so an arm with half the distance needs half the samples."""
     path = tmp_path / "r.jsonl"
