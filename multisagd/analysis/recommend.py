@@ -26,6 +26,11 @@ from multisagd.terminal import terminal_snr
 
 EXPONENTS = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Candidates: exponents of the data's power; 0 is white noise."""
+CAUTION = (
+    "This counts only the discretisation error of Gaussian data. A trained network may do worse with such noise, as in "
+    "docs/results.md: train it with white noise, too, and compare."
+)
+"""Printed with every recommendation of noise that is not white."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +109,8 @@ def recommend(
     """Return the recommended training noise for sampling in `steps` steps.
 
     It is the whitest noise whose error is below `limits.error`. If no noise has such a small error, it is the noise
-    with the smallest error, or white noise if that is hardly worse (`limits.gain`).
+    with the smallest error, or white noise if that is hardly worse (`limits.gain`). Networks are not considered: for
+    Fashion-MNIST, noise that is recommended gave worse samples than white noise (docs/results.md).
 
     Raises:
         ValueError: If the arguments are invalid for `design_schedule`.
@@ -147,6 +153,8 @@ def recommend(
             f"No noise brings the error below {limits.error:.0%}; {best.name} comes closest with {best.error:.1%}, "
             f"{white.error / best.error:.2g} times better than white noise."
         )
+    if recommended is not white:
+        reasons.append(CAUTION)
     if objection := white.objection(limits):
         reasons.append(f"Check the start of sampling with any noise: with white noise, {objection}.")
     return Recommendation(recommended, candidates, tuple(reasons))

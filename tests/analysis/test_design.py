@@ -21,7 +21,7 @@ from multisagd.analysis.design import (
     spectral_ends,
 )
 from multisagd.analysis.joint import FLOOR, design_joint
-from multisagd.analysis.recommend import Limits, recommend
+from multisagd.analysis.recommend import CAUTION, Limits, recommend
 from multisagd.analysis.transfer import error_budget, transfer_function
 from tests.helpers import dense
 from tests.helpers.gaussian import RECURSIONS, recursion_of
@@ -361,6 +361,7 @@ def test_recommend_prefers_white_noise_with_enough_steps() -> None:
     few, many = (recommend(statistics, COSINE, steps, restarts=1) for steps in (12, 24))
     assert few.chosen.exponent > 0
     assert many.chosen.exponent == 0
+    assert [CAUTION in each.reasons for each in (few, many)] == [True, False]
     errors = [candidate.error for candidate in few.candidates]
     assert errors == sorted(errors, reverse=True)
 
