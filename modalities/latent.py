@@ -136,12 +136,14 @@ class Latent(Modality):
     def grid(self) -> Grid:
         """Return the latent grid, which is coarser than the wrapped grid.
 
-        Causal autoencoders encode the first frame alone.
+        Causal autoencoders encode the first frame alone. A periodic axis stays periodic if the latents cover the circle
+        exactly once.
         """
 
         def coarser(axis: Axis, size: int, stride: float) -> Axis:
             # An axis without an explicit corner frequency would derive it from its new spacing.
-            return dataclasses.replace(axis, size=size, spacing=axis.spacing * stride, corner=axis.corner_frequency)
+            spacing, circle = axis.spacing * stride, axis.periodic and size * stride == axis.size
+            return dataclasses.replace(axis, size=size, spacing=spacing, corner=axis.corner_frequency, periodic=circle)
 
         sizes, strides = self.layout.latents[1:], self.layout.strides
         return Grid(tuple(map(coarser, self.modality.grid().axes, sizes, strides)))
@@ -193,7 +195,7 @@ class Latent(Modality):
 
     def compress(self, x: Tensor) -> Tensor:
         """Return the unscaled latents of encoded data `(batch, channels, *grid)` of the wrapped modality."""
-        inputs = extended(x, self.layout.inputs[1:])
+        inputs = extended(x, self.layout.inputs[1:], self.modality.grid().periodic)
         if inputs.shape[1] != self.layout.inputs[0]:
             inputs = inputs.expand(-1, self.layout.inputs[0], *inputs.shape[2:])
         return self.autoencoder.encode(inputs)
@@ -217,7 +219,8 @@ class Latent(Modality):
         # An autoencoder mixes channels, so a latent is padding where any channel is.
         mask = mask.all(-1 - len(self.layout.strides), keepdim=True)
         lead = mask.shape[: -len(self.layout.strides)]
-        hidden = extended((~mask).float().reshape(-1, 1, *mask.shape[len(lead) :]), self.layout.inputs[1:])
+        hidden = (~mask).float().reshape(-1, 1, *mask.shape[len(lead) :])
+        hidden = extended(hidden, self.layout.inputs[1:], self.modality.grid().periodic)
         for axis, (size, stride) in enumerate(zip(self.layout.latents[1:], self.layout.strides, strict=True), 2):
             # The first latent of a causal autoencoder covers one sample; it is repeated to cover as many as the others.
             before = round(size * stride) - hidden.shape[axis]

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from modalities.autoencoders import Autoencoder
+from multisagd.networks.layers import around
 
 REPEATED = (3, 2)
 """Numbers of channels to which a single channel is repeated if the autoencoder does not accept one: colour, stereo."""
@@ -107,8 +108,14 @@ def _strides(probe: _Probe, inputs: tuple[int, ...], latents: tuple[int, ...]) -
     return tuple(strides)
 
 
-def extended(x: Tensor, shape: Sequence[int]) -> Tensor:
-    """Extend the grid of data `(batch, channels, *grid)` to `shape` by repeating the last samples."""
+def extended(x: Tensor, shape: Sequence[int], periodic: Sequence[bool]) -> Tensor:
+    """Extend the grid of data `(batch, channels, *grid)` to `shape`.
+
+    The last samples are repeated; a periodic axis goes around the circle again.
+    """
+    for axis, (size, circle) in enumerate(zip(shape, periodic, strict=True), start=2):
+        if circle:
+            x = around(x, axis, 0, size - x.shape[axis])
     missing = [size - length for size, length in zip(shape, x.shape[2:], strict=True)]
     if not any(missing):
         return x

@@ -24,6 +24,7 @@ from torch import Tensor
 from modalities.base import Batch, Modality
 from modalities.latent import LatentScale
 from multisagd.files import digest, read_json
+from multisagd.statistics import describe_axes
 
 FORMAT_VERSION = 1
 INDEX = "index.json"
@@ -157,7 +158,7 @@ def shard_name(number: int) -> str:
 
 def grid_facts(modality: Modality) -> list[dict[str, Any]]:
     """Return the axes of a modality's grid as JSON values."""
-    return [asdict(axis) for axis in modality.grid().axes]
+    return describe_axes(modality.grid())
 
 
 def joined(parts: Sequence[Batch]) -> tuple[dict[str, Tensor], list[str] | None]:

@@ -2,7 +2,8 @@
 
 `Σ = F⁻¹ diag(W) F`, where `F` is the unitary discrete Fourier transform over the grid and `W = w²` is the power, scaled
 by one number so that its mean over the full spectrum is one. `Σ^{1/2} ξ = F⁻¹(w · Fξ)` turns white noise into coloured
-noise (arXiv 2510.09660). Such a Σ is circulant: the first and last samples of every axis are neighbours.
+noise (arXiv 2510.09660). Such a Σ is circulant: the first and last samples of every axis are neighbours, as in the data
+along a periodic axis. Along other axes, `multisagd.padding` can separate them.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from multisagd.grid import Grid
+from multisagd.grid import Axis, Grid
 from multisagd.inputs import as_data
 from multisagd.recent import Recent
 from multisagd.seeds import checked_seeds, generator_seed
@@ -148,7 +149,11 @@ class SpectralCovariance(nn.Module):
 
     def extra_repr(self) -> str:
         """Return the spectrum and the grid, for `print`."""
-        return f"{self.spectrum}, grid={'×'.join(f'{axis.name} {axis.size}' for axis in self.grid.axes)}"
+        return f"{self.spectrum}, grid={'×'.join(map(_size, self.grid.axes))}"
+
+
+def _size(axis: Axis) -> str:
+    return f"{axis.name} {axis.size}{' (periodic)' if axis.periodic else ''}"
 
 
 @uncompiled

@@ -53,8 +53,12 @@ def describe(spectrum: Spectrum) -> dict[str, Any]:
 
 
 def describe_axis(axis: Axis) -> dict[str, Any]:
-    """Return an axis as a dictionary of its arguments; arguments that are None are omitted."""
-    return {name: _plain(value, f"Axis.{name}", 0) for name, value in asdict(axis).items() if value is not None}
+    """Return an axis as a dictionary of its arguments; arguments that are None or false are omitted."""
+    return {
+        name: _plain(value, f"Axis.{name}", 0)
+        for name, value in asdict(axis).items()
+        if value is not None and value is not False
+    }
 
 
 def spectrum_of(description: Mapping[str, Any]) -> Spectrum:

@@ -25,9 +25,13 @@ class Axis:
     `corner` is the frequency in cycles per unit below which power laws are flat; a modality declares it as a physical
     constant, so that the noise does not change with the size of the grid. The default is 1/256 cycles per sample.
 
+    A `periodic` axis is a whole circle, such as longitude or an angle: its last and first samples are neighbours, and
+    `size * spacing` is the way around. Networks then pad it with the samples from its other end, and a single example
+    has no edges along it.
+
     Raises:
-        ValueError: If the size is not a positive integer, or the spacing or corner frequency is not positive and
-            finite.
+        ValueError: If the size is not a positive integer, the spacing or corner frequency is not positive and finite,
+            or `periodic` is not true or false.
     """
 
     name: str
@@ -35,6 +39,7 @@ class Axis:
     spacing: float = 1.0
     unit: str = "sample"
     corner: float | None = None
+    periodic: bool = False
 
     def __post_init__(self) -> None:
         if self.size < 1 or int(self.size) != self.size:
@@ -45,6 +50,12 @@ class Axis:
                 continue
             if value is None or not (value > 0 and math.isfinite(value)):
                 raise ValueError(f"axis {self.name!r}: {field} must be positive and finite, got {value}")
+        if not isinstance(self.periodic, bool):
+            raise ValueError(f"axis {self.name!r}: periodic must be true or false, got {self.periodic!r:.80}")
+
+    def __str__(self) -> str:
+        """Return the axis as text for people: name, size, spacing, unit, and whether it is periodic."""
+        return f"{self.name} {self.size} × {self.spacing:.4g} {self.unit}{' (periodic)' if self.periodic else ''}"
 
     @property
     def nyquist(self) -> float:
@@ -94,6 +105,11 @@ class Grid:
         return (*self.shape[:-1], self.shape[-1] // 2 + 1)
 
     @property
+    def periodic(self) -> tuple[bool, ...]:
+        """Whether each axis is a whole circle."""
+        return tuple(axis.periodic for axis in self.axes)
+
+    @property
     def dimensions(self) -> int:
         """Number of axes."""
         return len(self.axes)
@@ -125,12 +141,15 @@ class Grid:
     def resize(self, shape: Sequence[int]) -> Grid:
         """Return a grid with axes of these sizes, and the same spacing, units and corner frequencies.
 
+        A periodic axis of another size is no longer periodic: it is a part of the circle, or goes around it again.
+
         Raises:
             ValueError: If `shape` has a different number of dimensions.
         """
         if len(shape) != self.dimensions:
             raise ValueError(f"expected {self.dimensions} sizes ({', '.join(self.names)}), got {tuple(shape)}")
-        return Grid(tuple(replace(axis, size=int(size)) for axis, size in zip(self.axes, shape, strict=True)))
+        sizes = zip(self.axes, map(int, shape), strict=True)
+        return Grid(tuple(replace(a, size=size, periodic=a.periodic and a.size == size) for a, size in sizes))
 
     def frequencies(self, name: str) -> Tensor:
         """Return the signed frequencies of one axis in cycles per unit, shaped to broadcast over the half spectrum."""

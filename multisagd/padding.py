@@ -22,14 +22,19 @@ class PaddedCovariance(SpectralCovariance):
     adding noise, training a network and all samplers do not need these operations and are exact.
 
     Raises:
-        ValueError: If an axis is unknown, or padding is not a non-negative integer.
+        ValueError: If an axis is unknown or periodic, or padding is not a non-negative integer.
     """
 
     def __init__(self, spectrum: Spectrum, grid: Grid, padding: Mapping[str, int]) -> None:
         for name, samples in padding.items():
-            grid.axis(name)
+            periodic = grid.axis(name).periodic
             if not isinstance(samples, int) or samples < 0:
                 raise ValueError(f"padding of {name} must be a non-negative integer, got {samples!r}")
+            if periodic and samples:
+                raise ValueError(
+                    f"the two ends of {name} are neighbours, because this axis is periodic, and padding would separate "
+                    f"them: remove the padding of {name}"
+                )
         self.padding = {name: int(padding.get(name, 0)) for name in grid.names}
         super().__init__(spectrum, grid)
         self.drawn = SpectralCovariance(spectrum, self._extend(grid))

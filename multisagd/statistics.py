@@ -184,8 +184,8 @@ class DataStatistics:
 
 
 def describe_axes(grid: Grid) -> list[dict[str, Any]]:
-    """Return a grid's axes for the metadata of a file."""
-    return [asdict(axis) for axis in grid.axes]
+    """Return a grid's axes for the metadata of a file; `periodic` is omitted if it is false."""
+    return [{key: value for key, value in asdict(axis).items() if value is not False} for axis in grid.axes]
 
 
 def read_axes(described: Any) -> Grid:

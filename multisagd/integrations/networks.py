@@ -47,7 +47,7 @@ class DiffusersNetwork(nn.Module):
     text), UNet3DConditionModel (frames by 2-D) and DiTTransformer2DModel (2-D, classes; grids are padded to squares).
     Missing options are filled in: the channels, the number of classes, the width of text embeddings, and a small
     architecture if `options` do not specify one. U-Nets with cross-attention read one learned token where there is no
-    text.
+    text. Periodic axes are not supported, because these classes treat every axis as having edges.
 
     Args:
         channels: channels of the data.

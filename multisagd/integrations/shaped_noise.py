@@ -76,7 +76,7 @@ class ShapedNoise:
             grid = Grid(tuple(Axis(size=1, **axis) for axis in axes))
         except (TypeError, OverflowError) as error:
             raise ValueError(
-                f"an axis of noise must have the keys name, spacing, unit and corner, got {axes!r:.200}"
+                f"an axis of noise must have the keys name, spacing, unit, corner and periodic, got {axes!r:.200}"
             ) from error
         return cls(spectrum_of(description["spectrum"]), grid=grid)
 

@@ -34,11 +34,14 @@ def neighbour_differences(batches: Iterable[tuple[Tensor, Tensor | None]], grid:
     """Return the sum of absolute differences between neighbours along an axis, and the number of pairs, per item.
 
     Batches are `(count, channels, *grid)`, each with its mask `(count, 1 or channels, *grid)` or None; the result is
-    float64 `(items, 2)`. Pairs with padding are ignored.
+    float64 `(items, 2)`. Pairs with padding are ignored. The last and first samples of a periodic axis are neighbours.
     """
     sums = []
     for x0, mask in batches:
         axis = x0.ndim - grid.dimensions + grid.names.index(name)
+        if grid.axis(name).periodic:
+            x0 = torch.cat([x0, x0.narrow(axis, 0, 1)], axis)
+            mask = mask if mask is None else torch.cat([mask, mask.narrow(axis, 0, 1)], axis)
         size = x0.shape[axis]
         difference = (x0.narrow(axis, 1, size - 1) - x0.narrow(axis, 0, size - 1)).abs().double()
         both = torch.ones_like(difference)

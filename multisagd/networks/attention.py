@@ -96,13 +96,18 @@ def _fall_back(reason: str, strict: bool) -> None:
 
 
 def rotary_positions(
-    sizes: Sequence[int], features: int, base: float = 100.0, device: torch.device | None = None
+    sizes: Sequence[int],
+    features: int,
+    base: float = 100.0,
+    device: torch.device | None = None,
+    periodic: Sequence[bool] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return cosines and sines of axial rotary positions, both (tokens, features / 2) (2104.09864, 2403.13298).
 
     Tokens are the positions of a grid of these sizes, with the last axis varying fastest. The pairs of features are
     divided evenly among the axes, and the first axes get the remainder. The angles per position of an axis's pairs form
-    a geometric series from 1 to nearly 1 / base radians.
+    a geometric series from 1 to nearly 1 / base radians. Along a `periodic` axis they are rounded to whole turns around
+    the axis, at least one, so that its two ends are neighbours.
 
     Raises:
         ValueError: If `features` is odd, or there are more axes than pairs of features.
@@ -117,6 +122,8 @@ def rotary_positions(
     for axis, size in enumerate(sizes):
         count = pairs // len(sizes) + (axis < pairs % len(sizes))
         rates = base ** -(torch.arange(count, dtype=torch.float32, device=device) / count)
+        if periodic is not None and periodic[axis]:
+            rates = (rates * size / math.tau).round().clamp(min=1) * (math.tau / size)
         along = torch.arange(size, dtype=torch.float32, device=device)[:, None] * rates
         shape = [size if other == axis else 1 for other in range(len(sizes))]
         angles.append(along.reshape(*shape, count).expand(*sizes, count))

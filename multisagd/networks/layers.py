@@ -17,16 +17,47 @@ CONVOLUTIONS: dict[int, type[nn.Conv1d] | type[nn.Conv2d] | type[nn.Conv3d]] = {
 }
 
 
-def pad_to_multiple(x: Tensor, multiples: Sequence[int]) -> Tensor:
+def checked_periodic(periodic: Sequence[bool] | None, dimensions: int) -> tuple[bool, ...]:
+    """Return whether each grid axis is periodic; None means that no axis is.
+
+    Raises:
+        ValueError: If there is not one value per axis.
+    """
+    given = (False,) * dimensions if periodic is None else tuple(periodic)
+    if len(given) != dimensions:
+        raise ValueError(f"periodic must have one value per axis, got {len(given)} for {dimensions} axes")
+    return given
+
+
+def around(x: Tensor, axis: int, before: int, after: int) -> Tensor:
+    """Extend a periodic axis of a tensor with samples from its other end, once or several times around.
+
+    Concatenation supports any number of axes and any dtype, and its gradient is deterministic on every device.
+    """
+    size = x.shape[axis]
+    parts = [x]
+    if before:
+        first = -before % size
+        parts = [x.narrow(axis, first, size - first), *[x] * ((before - 1) // size), x]
+    if after:
+        parts += [*[x] * ((after - 1) // size), x.narrow(axis, 0, (after - 1) % size + 1)]
+    return torch.cat(parts, dim=axis) if len(parts) > 1 else x
+
+
+def pad_to_multiple(x: Tensor, multiples: Sequence[int], periodic: Sequence[bool] | None = None) -> Tensor:
     """Pad features (batch, channels, *grid) to multiples of the given sizes, by repeating the last sample of each axis.
 
     The border is not reflected, because reflection needs more samples than it adds and so fails on short axes, and not
-    filled with zeros, because zeros are atypical of noisy data. Concatenation supports any number of axes and any
-    dtype, and its gradient is deterministic on every device.
+    filled with zeros, because zeros are atypical of noisy data.
+
+    A periodic axis is continued around the circle instead, by at least one multiple on both sides, so that neither end
+    is next to the joint, where samples meet that are not neighbours. `crop` undoes both.
     """
-    for axis, multiple in enumerate(multiples, start=2):
+    for axis, (multiple, circle) in enumerate(zip(multiples, periodic or (False,) * len(multiples), strict=True), 2):
         missing = -x.shape[axis] % multiple
-        if missing:
+        if missing and circle:
+            x = around(x, axis, multiple, multiple + missing)
+        elif missing:
             border = x.narrow(axis, x.shape[axis] - 1, 1)
             sizes = [-1] * x.ndim
             sizes[axis] = missing
@@ -34,11 +65,30 @@ def pad_to_multiple(x: Tensor, multiples: Sequence[int]) -> Tensor:
     return x
 
 
-def crop(x: Tensor, sizes: Sequence[int]) -> Tensor:
-    """Crop features (batch, channels, *grid) to the first samples of each grid axis, undoing `pad_to_multiple`."""
-    for axis, size in enumerate(sizes, start=2):
-        x = x.narrow(axis, 0, size)
+def crop(
+    x: Tensor, sizes: Sequence[int], multiples: Sequence[int] = (), periodic: Sequence[bool] | None = None
+) -> Tensor:
+    """Crop features (batch, channels, *grid) to these sizes, undoing `pad_to_multiple`."""
+    for axis, size in enumerate(sizes):
+        circle = periodic is not None and periodic[axis] and size % multiples[axis] != 0
+        x = x.narrow(axis + 2, multiples[axis] if circle else 0, size)
     return x
+
+
+def padded_by_one(x: Tensor, periodic: Sequence[bool]) -> Tensor:
+    """Extend the periodic axes of features (batch, channels, *grid) by one sample on both sides.
+
+    A convolution of three samples needs them; along other axes it pads with zeros by itself: see `zero_padding`.
+    """
+    for axis, circle in enumerate(periodic, start=2):
+        if circle:
+            x = around(x, axis, 1, 1)
+    return x
+
+
+def zero_padding(periodic: Sequence[bool]) -> tuple[int, ...]:
+    """Return the zeros on each side of each axis in a convolution of three samples after `padded_by_one`."""
+    return tuple(0 if circle else 1 for circle in periodic)
 
 
 def channels_last(x: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from multisagd.networks.attention import SelfAttention, rotary_positions
 from multisagd.networks.embedding import Conditioning
-from multisagd.networks.layers import check_input, crop, pad_to_multiple, zero
+from multisagd.networks.layers import check_input, checked_periodic, crop, pad_to_multiple, zero
 from multisagd.networks.text import CrossAttention, Text, text_input
 
 
@@ -22,6 +22,9 @@ class Transformer(nn.Module):
     where a row of zeros is not a token. It returns (batch, out_channels, *grid) in the dtype of x. Grids may have any
     size: they are padded to whole patches, and the output is cropped. Positions are relative, so a network also runs on
     sizes that it was not trained on. The output of an untrained network is exactly 0.
+
+    Along a periodic axis, positions go around the circle: the output for data that are shifted around it, by whole
+    patches, is the output shifted likewise, if the size of the axis is a multiple of the patch size.
 
     A patch of samples is one token, and the cost of attention grows with the square of the number of tokens.
     `Transformer(channels=3, dimensions=2)` has 32,405,388 parameters, and
@@ -43,6 +46,7 @@ class Transformer(nn.Module):
         out_channels: channels of the output; `channels` by default.
         context: width of text embeddings, or `None` for a network without text; classes and text are mutually
             exclusive.
+        periodic: whether each axis is a whole circle (`Grid.periodic`); by default, no axis is.
 
     Raises:
         ValueError: If the architecture is invalid; from `forward`, if an input has an invalid shape or label.
@@ -64,6 +68,7 @@ class Transformer(nn.Module):
         rotary_base: float = 100.0,
         out_channels: int | None = None,
         context: int | None = None,
+        periodic: Sequence[bool] | None = None,
     ) -> None:
         super().__init__()
         if min(channels, width, depth, heads) < 1:
@@ -73,6 +78,7 @@ class Transformer(nn.Module):
         self.patch = (patch,) * dimensions if isinstance(patch, int) else tuple(patch)
         if dimensions < 1 or len(self.patch) != dimensions or min(self.patch) < 1:
             raise ValueError(f"patch must be one number or one per axis, at least 1; got {patch} for {dimensions} axes")
+        self.periodic = checked_periodic(periodic, dimensions)
         self.channels, self.dimensions, self.out_channels = channels, dimensions, out_channels or channels
         self.head_width, self.rotary_base = width // heads, rotary_base
         samples = math.prod(self.patch)
@@ -92,15 +98,15 @@ class Transformer(nn.Module):
         embedding = self.conditioning(log_snr, condition if self.text is None else None)
         text = None if self.text is None else self.text(condition, len(x))
         embedding = F.silu(embedding if text is None else embedding + text.summary)
-        padded = pad_to_multiple(x.to(self.head.weight.dtype), self.patch)
+        padded = pad_to_multiple(x.to(self.head.weight.dtype), self.patch, self.periodic)
         counts = [size // step for size, step in zip(padded.shape[2:], self.patch, strict=True)]
-        positions = rotary_positions(counts, self.head_width, self.rotary_base, x.device)
+        positions = rotary_positions(counts, self.head_width, self.rotary_base, x.device, self.periodic)
         tokens = self.embed(patchify(padded, self.patch))
         for block in self.blocks:
             tokens = block(tokens, embedding, positions, text)
         scale, shift = self.head_modulation(embedding)[:, None].chunk(2, dim=-1)
         tokens = self.head(modulate(tokens, scale, shift))
-        return crop(unpatchify(tokens, counts, self.patch), x.shape[2:]).to(x.dtype)
+        return crop(unpatchify(tokens, counts, self.patch), x.shape[2:], self.patch, self.periodic).to(x.dtype)
 
 
 class Block(nn.Module):

@@ -11,7 +11,18 @@ from torch import Tensor, nn
 
 from multisagd.networks.attention import SelfAttention
 from multisagd.networks.embedding import Conditioning
-from multisagd.networks.layers import CONVOLUTIONS, channels_last, check_input, crop, group_norm, pad_to_multiple, zero
+from multisagd.networks.layers import (
+    CONVOLUTIONS,
+    channels_last,
+    check_input,
+    checked_periodic,
+    crop,
+    group_norm,
+    pad_to_multiple,
+    padded_by_one,
+    zero,
+    zero_padding,
+)
 from multisagd.networks.text import CrossAttention, Text, text_input
 
 
@@ -23,6 +34,9 @@ class UNet(nn.Module):
     where a row of zeros is not a token. It returns (batch, out_channels, *grid) in the dtype of x. Grids may have any
     size: they are padded to the network's stride, 2 to the power of (levels - 1), and the output is cropped. The output
     of an untrained network is exactly 0.
+
+    Along a periodic axis there is no edge: the output for data that are shifted around the circle, by a multiple of the
+    stride, is the output shifted likewise, if the size of the axis is a multiple of the stride.
 
     A level has `blocks` residual blocks on the way down and as many on the way up, and `width * multiplier` channels.
     The number of channels changes at the coarser of two resolutions, where convolutions are cheap. With the default
@@ -45,6 +59,7 @@ class UNet(nn.Module):
         out_channels: channels of the output; `channels` by default.
         context: width of text embeddings, or `None` for a network without text; classes and text are mutually
             exclusive.
+        periodic: whether each axis is a whole circle (`Grid.periodic`); by default, no axis is.
 
     Raises:
         ValueError: If the architecture is invalid; from `forward`, if an input has an invalid shape or label.
@@ -66,6 +81,7 @@ class UNet(nn.Module):
         strict: bool = False,
         out_channels: int | None = None,
         context: int | None = None,
+        periodic: Sequence[bool] | None = None,
     ) -> None:
         super().__init__()
         if dimensions not in CONVOLUTIONS:
@@ -80,6 +96,7 @@ class UNet(nn.Module):
         if not attentive <= set(range(len(multipliers))):
             raise ValueError(f"attention_levels must lie in 0 to {coarsest}, got {sorted(attentive)}")
         self.channels, self.dimensions, self.stride = channels, dimensions, 2**coarsest
+        self.periodic = checked_periodic(periodic, dimensions)
         self.conditioning = Conditioning(4 * width, classes)
         self.text = text_input(context, classes, 4 * width)
 
@@ -87,13 +104,13 @@ class UNet(nn.Module):
             size = width * multipliers[level]
             heads_here = heads if level in attentive else 0
             return Stage(
-                Block(dimensions, size, 4 * width, dropout, heads_here, attention, strict, context)
+                Block(self.periodic, size, 4 * width, dropout, heads_here, attention, strict, context)
                 for _ in range(count)
             )
 
-        convolution = CONVOLUTIONS[dimensions]
+        convolution, padding = CONVOLUTIONS[dimensions], zero_padding(self.periodic)
         sizes = [width * multiplier for multiplier in multipliers]
-        self.stem = convolution(channels, sizes[0], 3, padding=1)
+        self.stem = convolution(channels, sizes[0], 3, padding=padding)
         self.down = nn.ModuleList(stage(level, blocks) for level in range(coarsest))
         self.coarsen = nn.ModuleList(convolution(fine, coarse, 2, stride=2) for fine, coarse in pairwise(sizes))
         self.bottom = stage(coarsest, 2 * blocks)
@@ -101,7 +118,7 @@ class UNet(nn.Module):
         self.skip = nn.ModuleList(convolution(size, size, 1, bias=False) for size in sizes[:-1])
         self.up = nn.ModuleList(stage(level, blocks) for level in range(coarsest))
         self.head_norm = group_norm(sizes[0])
-        self.head = zero(convolution(sizes[0], out_channels or channels, 3, padding=1))
+        self.head = zero(convolution(sizes[0], out_channels or channels, 3, padding=padding))
 
     def forward(self, x: Tensor, log_snr: Tensor, condition: Tensor | None = None) -> Tensor:
         """Return the prediction (batch, out_channels, *grid) at log-SNRs (batch,); see the class for the arguments."""
@@ -109,8 +126,9 @@ class UNet(nn.Module):
         embedding = self.conditioning(log_snr, condition if self.text is None else None)
         text = None if self.text is None else self.text(condition, len(x))
         embedding = F.silu(embedding if text is None else embedding + text.summary)
-        padded = pad_to_multiple(x.to(self.head.weight.dtype), (self.stride,) * self.dimensions)
-        hidden = self.stem(channels_last(padded))
+        strides = (self.stride,) * self.dimensions
+        padded = pad_to_multiple(x.to(self.head.weight.dtype), strides, self.periodic)
+        hidden = self.stem(padded_by_one(channels_last(padded), self.periodic))
         skips = []
         for stage, coarsen in zip(self.down, self.coarsen, strict=True):
             hidden = stage(hidden, embedding, text)
@@ -122,7 +140,8 @@ class UNet(nn.Module):
             # below are convolved before upsampling, with 2^dimensions times fewer samples.
             hidden = skip(skips.pop()) + F.interpolate(refine(hidden), scale_factor=2.0, mode="nearest")
             hidden = stage(hidden, embedding, text)
-        return crop(self.head(F.silu(self.head_norm(hidden))), x.shape[2:]).to(x.dtype)
+        output = self.head(padded_by_one(F.silu(self.head_norm(hidden)), self.periodic))
+        return crop(output, x.shape[2:], strides, self.periodic).to(x.dtype)
 
 
 class Stage(nn.ModuleList):
@@ -145,7 +164,7 @@ class Block(nn.Module):
 
     def __init__(
         self,
-        dimensions: int,
+        periodic: Sequence[bool],
         channels: int,
         embedding: int,
         dropout: float,
@@ -155,13 +174,14 @@ class Block(nn.Module):
         context: int | None = None,
     ) -> None:
         super().__init__()
-        convolution = CONVOLUTIONS[dimensions]
+        convolution, padding = CONVOLUTIONS[len(periodic)], zero_padding(periodic)
+        self.periodic = tuple(periodic)
         self.norm = group_norm(channels)
-        self.conv = convolution(channels, channels, 3, padding=1)
+        self.conv = convolution(channels, channels, 3, padding=padding)
         self.modulation = nn.Linear(embedding, 2 * channels)
         self.modulated_norm = group_norm(channels)
         self.dropout = nn.Dropout(dropout)
-        self.last_conv = zero(convolution(channels, channels, 3, padding=1))
+        self.last_conv = zero(convolution(channels, channels, 3, padding=padding))
         self.attention = None
         if heads:
             self.attention_norm = group_norm(channels)
@@ -178,9 +198,9 @@ class Block(nn.Module):
         `embedding` `(batch, width)` encodes the noise level and the condition.
         """
         scale, shift = self.modulation(embedding)[(...,) + (None,) * (x.ndim - 2)].chunk(2, dim=1)
-        hidden = self.modulated_norm(self.conv(F.silu(self.norm(x))))
+        hidden = self.modulated_norm(self.conv(padded_by_one(F.silu(self.norm(x)), self.periodic)))
         hidden = F.silu(torch.addcmul(shift, hidden, 1 + scale))
-        x = x + self.last_conv(self.dropout(hidden))
+        x = x + self.last_conv(padded_by_one(self.dropout(hidden), self.periodic))
         if self.attention is not None:
             tokens = self.attention_norm(x).flatten(2).transpose(1, 2)
             x = x + self.attention(tokens).transpose(1, 2).reshape(x.shape)

@@ -129,7 +129,7 @@ def _process_blocks(parts: Assembly, process: Process) -> list[Block | None]:
     )  # fmt: skip
     groups = [group for group in ("spectrum", "schedule", "process", "padding") if getattr(parts.settings, group)]
     described = [(group, shown(_in_words(getattr(parts.settings, group)))) for group in groups]
-    described.append(("axes", "; ".join(f"{a.name}: {a.size} × {a.spacing:.4g} {a.unit}" for a in grid.axes)))
+    described.append(("axes", "; ".join(map(str, grid.axes))))
     rows = [
         (name, number_text(band.snr), number_text(_decibels(band.snr))) for name, band in zip(names, last, strict=True)
     ]

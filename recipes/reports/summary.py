@@ -48,7 +48,7 @@ def summary_blocks(run: Overview) -> list[Block]:
     if (parameters := number(run.metadata.get("parameters"))) > 0:
         rows.append(("parameters of the network", number_text(parameters)))
     if run.statistics is not None:
-        axes = ", ".join(f"{a.name} {a.size} × {a.spacing:.4g} {a.unit}" for a in run.statistics.grid.axes)
+        axes = ", ".join(map(str, run.statistics.grid.axes))
         rows.append(("channels and axes of an example", f"{run.statistics.mean.shape[0]} × ({axes})"))
         rows.append(("standard deviation of the data", f"{run.statistics.sigma_data:.3g} about their mean"))
     if run.config is not None:

@@ -125,15 +125,22 @@ class Assembly:
                 f"network: {type(network).__name__} does not accept text: add a parameter `context` (the width of "
                 "text embeddings) to it, or train without text=encoder"
             )
+        periodic = [axis.name for axis in self.modality.grid().axes if axis.periodic]
+        if periodic and "periodic" not in inspect.signature(type(network)).parameters:
+            raise RecipeError(
+                f"network: {type(network).__name__} has no parameter `periodic`, so it would treat periodic axes of "
+                f"the data ({', '.join(periodic)}) as if they had edges: choose network=unet or network=transformer; add "
+                "the parameter (one bool per axis), if the network is yours; or make these axes not periodic"
+            )
         return network
 
     def _build(self) -> nn.Module:
-        classes = None if self.classes is None else len(self.classes)
+        classes, grid = None if self.classes is None else len(self.classes), self.modality.grid()
         outputs = self._outputs()
         return self.builder.build(
             self.settings.network, nn.Module, "network", channels=self.modality.channels,
-            dimensions=self.modality.grid().dimensions, classes=classes, context=self.context,
-            out_channels=None if outputs == 1 else outputs * self.modality.channels,
+            dimensions=grid.dimensions, classes=classes, context=self.context,
+            out_channels=None if outputs == 1 else outputs * self.modality.channels, periodic=grid.periodic,
         )  # fmt: skip
 
     def _outputs(self) -> int:

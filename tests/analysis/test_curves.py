@@ -273,6 +273,8 @@ def test_mean_difference_of_a_ramp_is_its_slope_without_padding() -> None:
     ramp = torch.arange(4.0).reshape(1, 1, 4, 1).expand(2, 1, 4, 3).clone()
     assert average_difference([(ramp, None)], grid, "frame") == 1.0
     assert average_difference([(ramp, None)], grid, "x") == 0.0
+    circle = Grid((Axis("frame", 4, periodic=True), Axis("x", 3)))
+    assert average_difference([(ramp, torch.ones_like(ramp, dtype=torch.bool))], circle, "frame") == (3 + 3) / 4
     padded, mask = ramp.clone(), torch.ones(2, 1, 4, 3, dtype=torch.bool)
     padded[:, :, 3], mask[:, :, 3] = 100.0, False
     assert average_difference([(padded, mask)], grid, "frame") == 1.0

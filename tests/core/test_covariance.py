@@ -82,6 +82,7 @@ def test_grid_errors_name_the_offender():
         ("'x': spacing", lambda: ms.Grid.of(x=(4, 0.0))),
         ("spacing", lambda: ms.Axis("x", 4, spacing=float("nan"))),
         ("corner", lambda: ms.Axis("x", 4, corner=-1.0)),
+        ("periodic must be true or false", lambda: ms.Axis("x", 4, periodic="no")),
         ("its axes are y, x", lambda: grid.axis("z")),
         ("no axis 'z'", lambda: grid.select(["z"])),
         ("expected 2 sizes", lambda: grid.resize((4,))),
@@ -89,6 +90,14 @@ def test_grid_errors_name_the_offender():
         ("factors given for", lambda: grid.radius(("y",), factors={"x": 1.0})),
         ("half spectrum", lambda: grid.mean(torch.zeros(4, 4))),
     )
+
+
+def test_resized_periodic_axis_is_no_longer_a_circle():
+    grid = ms.Grid((ms.Axis("latitude", 3), ms.Axis("longitude", 8, 45.0, "degree", periodic=True)))
+    assert grid.periodic == grid.resize((5, 8)).periodic == (False, True)
+    assert grid.resize((3, 7)).periodic == grid.resize((3, 16)).periodic == (False, False)
+    assert str(grid.axes[1]) == "longitude 8 × 45 degree (periodic)"
+    assert "longitude 8 (periodic)" in repr(ms.SpectralCovariance(ms.Flat(), grid))
 
 
 @pytest.mark.parametrize("shape", [(7,), (8,), (8, 8), (6, 5), (4, 3, 5)])
@@ -313,6 +322,10 @@ def test_padded_covariance_refuses_operations_that_are_not_exact_and_impossible_
     for padding in ({"time": 3}, {"frame": -1}, {"frame": 1.5}, {"frame": "many"}):
         with pytest.raises(ValueError, match=r"axis|padding"):
             ms.PaddedCovariance(ms.Flat(), VIDEO, padding)
+    circle = ms.Grid((ms.Axis("frame", 8), ms.Axis("angle", 4, periodic=True)))
+    with pytest.raises(ValueError, match="this axis is periodic"):
+        ms.PaddedCovariance(ms.Flat(), circle, {"angle": 1})
+    assert ms.PaddedCovariance(ms.Flat(), circle, {"frame": 1, "angle": 0}).sample([0], 1).shape == (1, 1, 8, 4)
     with pytest.raises(ValueError, match="remove the padding"):
         ms.GaussianDenoiser(ms.Process(ms.CosineSchedule(), covariance), dense.stationary(np.ones(VIDEO.shape), VIDEO))
 

@@ -122,6 +122,7 @@ def test_describe_refuses_what_cannot_be_built_again():
 
 def test_describe_keeps_infinite_numbers_and_those_of_numpy():
     assert rebuilt(ms.Band(np.float32(0.25), math.inf)) == ms.Band(0.25, math.inf)
-    grid = ms.Grid((ms.Axis("x", np.int64(4), np.float32(0.5)),))
+    grid = ms.Grid((ms.Axis("x", np.int64(4), np.float32(0.5), periodic=True),))
     again = rebuilt(ms.Table(torch.tensor([1.0, 2.0, 3.0]), grid))
+    assert again.grid.periodic == (True,)
     assert again.power(grid).tolist() == [1.0, 2.0, 3.0]

@@ -50,7 +50,7 @@ def test_measure_loses_no_digits_to_a_large_mean_or_half_precision():
 
 
 def test_statistics_file_keeps_every_bit_and_a_foreign_file_is_refused(tmp_path):
-    grid = ms.Grid((ms.Axis("time", 6, 0.04, "s", corner=0.5), ms.Axis("x", 5)))
+    grid = ms.Grid((ms.Axis("time", 6, 0.04, "s", corner=0.5), ms.Axis("x", 5, periodic=True)))
     statistics = ms.DataStatistics.measure([dense.random(7, 3, 6, 5)], grid)
     statistics.save(tmp_path / "statistics.safetensors")
     loaded = ms.DataStatistics.load(tmp_path / "statistics.safetensors")

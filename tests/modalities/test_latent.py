@@ -40,12 +40,14 @@ class Tensors(Modality):
     channels: int = 3
     suffixes: tuple[str, ...] = (".pt",)
     valid: int | None = None
+    periodic: bool = False
 
     def grid(self) -> Grid:
         names = NAMES[-len(self.shape) :] if len(self.shape) > 1 else ("time",)
         units = {"frame": (0.125, "second"), "time": (0.125, "second")}
         axes = zip(names, self.shape, strict=True)
-        return Grid(tuple(Axis(name, size, *units.get(name, (1.0, "pixel"))) for name, size in axes))
+        around = {"periodic": self.periodic}
+        return Grid(tuple(Axis(name, size, *units.get(name, (1.0, "pixel")), **around) for name, size in axes))
 
     load = save = None
 
@@ -196,6 +198,14 @@ def test_latent_encodes_clips_by_frame_with_an_autoencoder_of_images(saved: Any)
     torch.testing.assert_close(clip.encode(x), torch.stack(frames, 1))
     decoded = torch.stack([image.decode(frame) for frame in frames], 1)
     torch.testing.assert_close(clip.decode(torch.stack(frames, 1)), decoded)
+
+
+def test_latent_axis_is_periodic_if_the_latents_go_around_once() -> None:
+    for size, periodic in ((12, True), (10, False)):
+        assert Latent(Tensors((size,), 1, periodic=True), Pool(4)).grid().periodic == (periodic,)
+    assert Latent(Tensors((12,), 1), Pool(4)).grid().periodic == (False,)
+    latent, x = Latent(Tensors((10,), 1, periodic=True), Pool(4)), torch.arange(10.0)[None]
+    assert latent.encode(x)[0].tolist() == [1.5, 5.5, (8 + 9 + 0 + 1) / 4]
 
 
 @pytest.mark.parametrize("causal", [False, True])

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from multisagd.networks import Conditioning, CrossAttention, NoiseLevelFeatures, TextInput, Transformer, UNet, attention
 from multisagd.networks.attention import SelfAttention, attend, rotary_positions, rotate
 from multisagd.networks.cost import activation_bytes, recompute, training_flops
+from multisagd.networks.layers import around, crop, pad_to_multiple
 from multisagd.networks.transformer import patchify, unpatchify
 from tests.helpers import dense
 from tests.helpers.networks import data, trained, transformer, unet
@@ -145,6 +146,41 @@ def test_network_docstrings_state_true_parameter_counts():
             assert f"{sum(parameter.numel() for parameter in network.parameters()):,}" in type(network).__doc__
 
 
+PERIODIC = [
+    ((8,), (True,), 4), ((8, 12), (False, True), 4), ((4, 5, 8), (True, False, True), 4), ((7, 5), (True, True), 1),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("size", "periodic", "step"), PERIODIC, ids=str)
+def test_network_has_no_edge_along_periodic_axes(build, size, periodic, step):
+    fine = {} if step > 1 else {"multipliers": (1,)} if build is unet else {"patch": 1}
+    x, level = data(2, 2, *size).double(), torch.tensor([-3.0, 5.0], dtype=torch.float64)
+
+    def equivariant(axes, periodic):
+        torch.manual_seed(0)
+        network = trained(build(2, len(size), periodic=periodic, **fine)).double()
+        shifts = [step] * len(axes)
+        before, after = network(x.roll(shifts, axes), level), network(x, level).roll(shifts, axes)
+        return torch.allclose(before, after, rtol=0, atol=1e-5 * after.abs().max().item())  # positions are float32
+
+    circles = [axis for axis, circle in enumerate(periodic, 2) if circle]
+    assert equivariant(circles, periodic)
+    assert not equivariant(circles, None)
+    for axis in (axis for axis, circle in enumerate(periodic, 2) if not circle):
+        assert not equivariant([axis], periodic)
+
+
+def test_network_pads_periodic_axes_around_the_circle(build):
+    x = data(1, 1, 21).double()
+    assert trained(build(1, 1, periodic=(True,)).double())(x, torch.zeros(1).double()).shape == x.shape
+    padded = pad_to_multiple(x, (4,), (True,))
+    assert torch.equal(padded[0, 0], x[0, 0, torch.arange(-4, 28) % 21])
+    assert torch.equal(crop(padded, (21,), (4,), (True,)), x)
+    assert torch.equal(around(x[..., :3], 2, 7, 5)[0, 0], x[0, 0, torch.arange(-7, 8) % 3])
+    with pytest.raises(ValueError, match="one value per axis"):
+        build(1, 2, periodic=(True,))
+
+
 @pytest.mark.parametrize(("size", "patch"), [((6,), (3,)), ((4, 6), (2, 3)), ((2, 4, 6), (1, 2, 3))], ids=str)
 def test_patchify_is_a_strided_convolution_and_unpatchify_undoes_it(size, patch):
     x, weight = data(2, 3, *size).double(), data(5, 3, *patch, seed=1).double()
@@ -157,7 +193,13 @@ def test_patchify_is_a_strided_convolution_and_unpatchify_undoes_it(size, patch)
 
 
 @pytest.mark.parametrize("kind", ["labels", "texts"])
-@pytest.mark.parametrize(("build", "options"), [(unet, {"multipliers": (1, 2)}), (transformer, {"depth": 1})])
+@pytest.mark.parametrize(
+    ("build", "options"),
+    [
+        (unet, {"multipliers": (1, 2), "periodic": (True, False)}),
+        (transformer, {"depth": 1, "periodic": (False, True)}),
+    ],
+)
 def test_compiled_network_gives_the_same_output_and_gradients(build, options, kind):
     """One graph with a condition and one without; the tests of training run the generated code."""
     network, condition = conditioned(build, 2, kind, **options)

@@ -161,7 +161,7 @@ class Minimal(torch.nn.Module):
 
 
 def test_assembly_refuses_networks_that_lack_a_parameter(tmp_path: Path) -> None:
-    """Without `context` a network accepts no text, and without `out_channels` it has no outputs to mix."""
+    """It would accept no text, have no outputs to mix, or see edges on a circle."""
     for word, context, message in (
         ("denoiser=velocity", 8, "Minimal does not accept text"),
         ("denoiser=dual", None, "Minimal has no parameter out_channels, .* choose denoiser=velocity"),
@@ -171,6 +171,16 @@ def test_assembly_refuses_networks_that_lack_a_parameter(tmp_path: Path) -> None
         builder = Builder(("test_assembly",))
         with pytest.raises(RecipeError, match=message):
             Assembly(settings, builder, made.modality, made.statistics, None, context=context).network()
+
+
+def test_assembly_builds_networks_for_periodic_axes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    circle = ms.Grid((ms.Axis("frame", 4), ms.Axis("height", 6), ms.Axis("width", 6, periodic=True)))
+    monkeypatch.setattr("modalities.video.Video.grid", lambda self: circle)
+    for network in ("unet", "transformer"):
+        assert assembly(tmp_path, f"network={network}").network().periodic == (False, False, True)
+    assert assembly(tmp_path, "network.periodic=[true,false,false]").network().periodic == (True, False, False)
+    with pytest.raises(RecipeError, match=r"DiffusersNetwork has no parameter `periodic`.*\(width\).*network=unet"):
+        assembly(tmp_path, "network=diffusers", "network.name=UNet3DConditionModel").network()
 
 
 def test_check_refinement_refuses_one_for_videos_on_images(tmp_path: Path) -> None:

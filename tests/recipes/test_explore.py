@@ -181,6 +181,20 @@ def test_statistics_of_one_estimate_mean_deviation_and_spectrum() -> None:
     ramp, grid = torch.linspace(-1, 1, 256)[None], ms.Grid.of(time=256)
     periodogram = torch.fft.rfft(ramp, norm="ortho").abs().square()
     assert float(statistics_of_one(ramp, grid).power[0, 64:].mean()) < 0.05 * float(periodogram[0, 64:].mean())
+    # A periodic axis has no edges: the periodogram of a wave has no power at other frequencies, next to a tapered axis.
+    grid = ms.Grid((ms.Axis("latitude", 24), ms.Axis("longitude", 32, periodic=True)))
+    wave = torch.sin(2 * torch.pi * 3 * torch.arange(32) / 32).expand(1, 24, 32)
+    along = axis_profile(statistics_of_one(wave, grid).power, grid, "longitude").power
+    assert float(along[3]) == pytest.approx(float(along.sum()), rel=1e-9)
+    white = torch.randn(1, 32, generator=torch.Generator().manual_seed(0))
+    exact = torch.fft.rfft((white - white.mean()).double(), norm="ortho").abs().square()
+    torch.testing.assert_close(statistics_of_one(white, ms.Grid(grid.axes[1:])).power, exact)
+    # Channels with different masks keep their own variances.
+    mask = torch.ones(2, 32, dtype=torch.bool)
+    mask[1, 5:] = False
+    power = statistics_of_one(white.repeat(2, 1), ms.Grid(grid.axes[1:]), mask).power
+    variances = [float(each.double().var(correction=0)) for each in (white[0], white[0, :5])]
+    assert ms.Grid(grid.axes[1:]).mean(power).tolist() == pytest.approx(variances)
     with pytest.raises(ValueError, match="the example is constant"):
         statistics_of_one(torch.zeros(1, 256), grid)
 
