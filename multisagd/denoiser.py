@@ -250,6 +250,8 @@ class Denoiser(nn.Module):
                 weighting is per frequency, but the noise is drawn on a padded grid or the process is modulated.
         """
         log_snr = self.process.schedule.log_snr(as_times(t).double()).to(error)
+        if mask is not None:
+            error = error * mask.to(error.dtype)  # before filters, which would spread errors of padding
         if isinstance(weighting, PerFrequency):
             error = self._weigh_frequencies(self.x0_error(error, t), log_snr, weighting)
             return squared_error(error, self.process.covariance, metric, mask)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 import multisagd as ms
+from multisagd.denoiser import UNIFORM
 from multisagd.loss import squared_error
 from multisagd.regularisation import SpectralPenalty
 from tests.helpers import dense
@@ -162,6 +163,35 @@ def test_penalty_ignores_padding(channels: int) -> None:
     for kind in KINDS:
         penalty = SpectralPenalty(kind)
         torch.testing.assert_close(penalty(changed, other, GRIDS[1], mask), penalty(one, other, GRIDS[1], mask))
+
+
+@pytest.mark.parametrize("metric", ["euclidean", "mahalanobis"])
+@pytest.mark.parametrize("weighting", [UNIFORM, ms.PerFrequency(ms.MinSNR())], ids=["uniform", "frequency"])
+def test_masked_values_of_one_channel_influence_neither_loss_nor_gradient(metric, weighting) -> None:
+    """For a network that looks at one point at a time; others see masked values as context."""
+    grid, t = GRIDS[1], torch.tensor([0.2, 0.8])
+    process = ms.Process(ms.CosineSchedule(), ms.SpectralCovariance(ms.PowerLaw(-0.5), grid))
+    network = torch.nn.Conv2d(2, 2, 1, groups=2)
+    denoiser = ms.Denoiser(Pointwise(network), process)
+    mask = torch.ones(2, 2, *grid.shape, dtype=torch.bool)
+    mask[:, 1, :, 2:] = False
+    results = []
+    for fill in (0.0, 7.0):
+        x0 = torch.where(mask, dense.random(2, 2, *grid.shape).float(), torch.tensor(fill)).requires_grad_()
+        loss = denoiser.loss(x0, t, [1, 2], mask=mask, metric=metric, weighting=weighting)
+        results.append((loss, *torch.autograd.grad(loss.sum(), [x0, *network.parameters()])))
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(one, other)
+    assert torch.equal(results[0][1] != 0, mask)
+
+
+class Pointwise(torch.nn.Module):
+    def __init__(self, layer: torch.nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: torch.Tensor, log_snr: torch.Tensor, condition: None = None) -> torch.Tensor:
+        return self.layer(x)
 
 
 def test_loss_adds_the_penalty() -> None:
