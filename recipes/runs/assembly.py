@@ -129,8 +129,8 @@ class Assembly:
         if periodic and "periodic" not in inspect.signature(type(network)).parameters:
             raise RecipeError(
                 f"network: {type(network).__name__} has no parameter `periodic`, so it would treat periodic axes of "
-                f"the data ({', '.join(periodic)}) as if they had edges: choose network=unet or network=transformer; add "
-                "the parameter (one bool per axis), if the network is yours; or make these axes not periodic"
+                f"the data ({', '.join(periodic)}) as if they had edges: choose network=unet or network=transformer; "
+                "add the parameter (one bool per axis), if the network is yours; or make these axes not periodic"
             )
         return network
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from multisagd import DataStatistics, Grid, PowerLaw, SpectralCovariance
+from multisagd import Axis, DataStatistics, Grid, PowerLaw, SpectralCovariance
 from multisagd.analysis.profiles import (
     NORMAL_95,
     Profile,
