@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, TypeVar
 
@@ -27,6 +28,21 @@ Split = Literal["train", "validation", "test"]
 
 class UnusableFileError(ValueError):
     """A file cannot be used, whatever the seed."""
+
+
+@dataclass(frozen=True)
+class Variable:
+    """The meaning of one channel of encoded data: `offset + scale * value` is the variable `name`, in its unit."""
+
+    name: str
+    unit: str = ""
+    scale: float = 1.0
+    offset: float = 0.0
+
+    @property
+    def label(self) -> str:
+        """Name and unit for figures."""
+        return f"{self.name} ({self.unit})" if self.unit else self.name
 
 
 class Modality(ABC):
@@ -51,6 +67,11 @@ class Modality(ABC):
     @abstractmethod
     def grid(self) -> Grid:
         """Return the grid of an encoded example: axes with their physical spacing, unit and corner frequency."""
+
+    @property
+    def variables(self) -> tuple[Variable, ...] | None:
+        """The meaning of each channel, which figures show, or None if the channels are not variables of their own."""
+        return None
 
     @property
     def tensor_shape(self) -> tuple[int, ...]:
@@ -92,11 +113,13 @@ class Modality(ABC):
     def save_grid(self, media: Sequence[Any], path: Path, *, names: Sequence[str] | None = None) -> None:
         """Write several media as one PNG image, each with its name if given, and create its folder.
 
-        The default is a plot of the encoded tensors.
+        The default is a plot of all channels of the encoded tensors, in the units of `variables`, with masked points in
+        grey.
         """
         from modalities.figures import plot_tensors  # importing matplotlib takes a second
 
-        plot_tensors([self.encode(each) for each in media], self.grid(), path, names=names)
+        tensors, masks = [self.encode(each) for each in media], [self.mask(each) for each in media]
+        plot_tensors(tensors, self.grid(), path, names=names, masks=masks, variables=self.variables)
 
 
 class Example(NamedTuple):

@@ -7,12 +7,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 from multisagd.grid import Axis, Grid
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure, FigureBase, SubFigure
+
+    from modalities.base import Variable
+
+
+MAX_PIXELS = 4e7
+"""Maximum number of pixels of a figure: one with many examples and channels has a lower resolution."""
+MASKED = "0.6"
+"""Grey of masked points, which the colours of values do not contain."""
 
 
 def plot_tensors(
@@ -21,31 +31,79 @@ def plot_tensors(
     path: Path,
     columns: int | None = None,
     names: Sequence[str] | None = None,
+    *,
+    masks: Sequence[Tensor | None] | None = None,
+    variables: Sequence[Variable] | None = None,
 ) -> None:
-    """Plot tensors `(channels, *grid)` in one PNG file: lines in one dimension, the first channel as an image in two.
+    """Plot tensors `(channels, *grid)` in one PNG file, each channel in a block of its own with a scale of its own.
 
-    In three or more dimensions, the middle slice along all axes except the last two is drawn. Axes are labelled with
-    units.
+    One dimension is drawn as lines, two as images with a colour bar, and of more dimensions the middle slice along all
+    axes except the last two. The scale of a channel is the same for all tensors, and in its unit if `variables` gives
+    it. Points where a mask `(1 or channels, *grid)` is false, or a value is not finite, are grey in images, and gaps in
+    lines. Axes are labelled with units.
 
     Raises:
-        ValueError: If there are no tensors, or the path does not end in .png.
+        ValueError: If there are no tensors, the path does not end in .png, or `variables` does not have one variable
+            per channel.
     """
-    figure = labelled_figure(len(tensors), path, _label(grid.axes[-1]), columns, names, cell=(2.4, 1.8))
-    for plot, tensor in zip(figure.axes, tensors, strict=True):
-        values = tensor.detach().float().cpu()
-        if grid.dimensions == 1:
-            axis = grid.axes[0]
-            for channel in values:
-                plot.plot([axis.spacing * sample for sample in range(axis.size)], channel.numpy(), linewidth=0.7)
-        else:
-            image = values[0]
-            while image.ndim > 2:
-                image = image[image.shape[0] // 2]
-            vertical, horizontal = grid.axes[-2:]
-            extent = (0.0, horizontal.size * horizontal.spacing, 0.0, vertical.size * vertical.spacing)
-            plot.imshow(image.numpy(), aspect="auto", origin="lower", extent=extent)
-            plot.set_ylabel(_label(vertical), fontsize="x-small")
+    _check(len(tensors), path, "item")
+    channels = len(tensors[0])
+    if variables is not None and len(variables) != channels:
+        raise ValueError(f"variables must describe each of {channels} channels, got {len(variables)}")
+    shown = [_valid(x, mask) for x, mask in zip(tensors, masks or [None] * len(tensors), strict=True)]
+    columns = columns or math.ceil(math.sqrt(len(tensors)))
+    rows = math.ceil(len(tensors) / columns)
+    figure = _empty_figure(2.4 * columns + 1.4, channels * (1.8 * rows + 0.6))
+    blocks = figure.subfigures(channels, 1, squeeze=False)[:, 0]
+    for channel, block in enumerate(blocks):
+        variable = None if variables is None else variables[channel]
+        values = [x[channel] if variable is None else variable.offset + variable.scale * x[channel] for x in shown]
+        plots = _add_plots(block, len(tensors), columns, _label(grid.axes[-1]), names)
+        label = f"channel {channel + 1}" if variable is None and channels > 1 else variable.label if variable else ""
+        (_draw_lines if grid.dimensions == 1 else _draw_images)(block, plots, values, grid, label)
     save_figure(figure, path)
+
+
+def _valid(x: Tensor, mask: Tensor | None) -> Tensor:
+    """Return a tensor as float64 on the CPU, with NaN where it is masked or not finite."""
+    x = x.detach().to("cpu", torch.float64)
+    hidden = ~x.isfinite() if mask is None else ~(x.isfinite() & mask.cpu())
+    return x.masked_fill(hidden, math.nan)
+
+
+def _draw_lines(block: SubFigure, plots: Sequence[Axes], values: Sequence[Tensor], grid: Grid, label: str) -> None:
+    axis, (low, high) = grid.axes[0], _range(values)
+    margin = 0.05 * (high - low)
+    for plot, line in zip(plots, values, strict=True):
+        plot.plot([axis.spacing * sample for sample in range(axis.size)], line.numpy(), linewidth=0.7)
+        plot.set_ylim(low - margin, high + margin)
+    block.supylabel(label, fontsize="small")
+
+
+def _draw_images(block: SubFigure, plots: Sequence[Axes], values: Sequence[Tensor], grid: Grid, label: str) -> None:
+    import matplotlib
+
+    colours = matplotlib.colormaps["viridis"].with_extremes(bad=MASKED)
+    vertical, horizontal = grid.axes[-2:]
+    extent = (0.0, horizontal.size * horizontal.spacing, 0.0, vertical.size * vertical.spacing)
+    low, high = _range(values)
+    for plot, image in zip(plots, values, strict=True):
+        while image.ndim > 2:
+            image = image[image.shape[0] // 2]
+        drawn = plot.imshow(image.numpy(), colours, aspect="auto", origin="lower", extent=extent, vmin=low, vmax=high)
+        plot.set_ylabel(_label(vertical), fontsize="x-small")
+        plot.label_outer()
+    bar = block.colorbar(drawn, ax=list(plots), fraction=0.05, aspect=30)
+    bar.set_label(label, fontsize="small")
+    bar.ax.tick_params(labelsize="x-small")
+
+
+def _range(values: Sequence[Tensor]) -> tuple[float, float]:
+    """Return the lowest and the highest value, further apart than 0; NaN is ignored."""
+    every = torch.cat([each.flatten() for each in values])
+    every = every[~every.isnan()]
+    low, high = (float(every.min()), float(every.max())) if len(every) else (0.0, 1.0)
+    return (low, high) if high > low else (low - 0.5, low + 0.5)
 
 
 def labelled_figure(
@@ -67,30 +125,49 @@ def labelled_figure(
     Raises:
         ValueError: If `count` is 0, or the path does not end in .png.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    _check(count, path, item)
+    columns = columns or math.ceil(math.sqrt(count))
+    figure = _empty_figure(cell[0] * columns + margin, cell[1] * math.ceil(count / columns) + 0.6)
+    _add_plots(figure, count, columns, x_label, names)
+    return figure
 
+
+def _check(count: int, path: Path, item: str) -> None:
     if count == 0:
         raise ValueError(f"a figure needs at least one {item}, got none for {path}")
     if path.suffix.lower() != ".png":
         raise ValueError(f"figures are written as PNG: {path} must end in .png")
-    columns = columns or math.ceil(math.sqrt(count))
-    rows = math.ceil(count / columns)
-    figure = Figure(figsize=(cell[0] * columns + margin, cell[1] * rows + 0.6), layout="constrained")
+
+
+def _empty_figure(width: float, height: float) -> Figure:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
+    return figure
+
+
+def _add_plots(figure: FigureBase, count: int, columns: int, x_label: str, names: Sequence[str] | None) -> list[Axes]:
+    """Add a grid of `count` empty plots, titled by `names`, to a figure or a part of one."""
+    plots = []
     for index in range(count):
-        plot = figure.add_subplot(rows, columns, index + 1)
+        plot = figure.add_subplot(math.ceil(count / columns), columns, index + 1)
         if names is not None:
             plot.set_title(names[index], fontsize="small", parse_math=False)
         plot.set_xlabel(x_label, fontsize="x-small")
         plot.tick_params(labelsize="x-small")
-    return figure
+        plots.append(plot)
+    return plots
 
 
 def save_figure(figure: Figure, path: Path) -> None:
     """Write a figure as PNG, creating its folder if necessary."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, format="png", dpi=100)
+    width, height = figure.get_size_inches()
+    # Beyond 2^16 pixels on a side, matplotlib refuses.
+    dpi = min(100.0, math.sqrt(MAX_PIXELS / (width * height)), 6e4 / max(width, height))
+    figure.savefig(path, format="png", dpi=dpi)
 
 
 def name_strip(name: str, width: int, height: int = 14) -> Tensor:

@@ -66,6 +66,9 @@ def _check_grid(modality: Any, path: Path) -> Grid:
     )
     channels = modality.channels
     _require(isinstance(channels, int) and channels >= 1, f"channels must be a positive integer, got {channels!r}")
+    variables = getattr(modality, "variables", None)
+    described = variables is None or len(variables) == channels
+    _require(described, f"variables must describe each of {channels} channels, got {variables!r:.200}")
     suffixes = modality.suffixes
     valid = isinstance(suffixes, tuple) and suffixes and all(s == s.lower() and s.startswith(".") for s in suffixes)
     _require(valid, f'suffixes must be a tuple of lower-case endings such as (".wav",), got {suffixes!r}')

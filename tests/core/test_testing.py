@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from modalities.base import Modality
+from modalities.base import Modality, Variable
 from modalities.image import Image
 from multisagd import Axis, Grid
 from multisagd.testing import check_modality
@@ -115,6 +115,7 @@ BROKEN = {
         changed(Stereo, mask=lambda self, media: torch.ones(3, self.samples, dtype=torch.bool)),
         r"bool of shape \(1, \d+\), or \(2, \d+\) if channels differ, got torch.bool \(3",
     ),
+    "variables": (changed(variables=(Variable("voltage", "V"),) * 2), "variables must describe each of 1 channels"),
     "random grid": (
         changed(grid=lambda self: Grid((Axis("time", self.samples, anything() + 0.1, "s"),))),
         "same grid at every call",
