@@ -15,12 +15,15 @@ from multisagd.grid import Axis, Grid
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure, FigureBase, SubFigure
+    from matplotlib.image import AxesImage
 
     from modalities.base import Variable
 
 
 MAX_PIXELS = 4e7
 """Maximum number of pixels of a figure: one with many examples and channels has a lower resolution."""
+MAX_PLOTS = 36
+"""Maximum number of images with axes of their own; more are drawn as tiles, because plots take 0.1 s each."""
 MASKED = "0.6"
 """Grey of masked points, which the colours of values do not contain."""
 
@@ -37,10 +40,10 @@ def plot_tensors(
 ) -> None:
     """Plot tensors `(channels, *grid)` in one PNG file, each channel in a block of its own with a scale of its own.
 
-    One dimension is drawn as lines, two as images with a colour bar, and of more dimensions the middle slice along all
-    axes except the last two. The scale of a channel is the same for all tensors, and in its unit if `variables` gives
-    it. Points where a mask `(1 or channels, *grid)` is false, or a value is not finite, are grey in images, and gaps in
-    lines. Axes are labelled with units.
+    One dimension is drawn as lines, two as images with a colour bar (without ticks if there are many), and of more
+    dimensions the middle slice along all axes except the last two. The scale of a channel is the same for all tensors,
+    and in its unit if `variables` gives it. Points where a mask `(1 or channels, *grid)` is false, or a value is not
+    finite, are grey in images, and gaps in lines. Axes are labelled with units.
 
     Raises:
         ValueError: If there are no tensors, the path does not end in .png, or `variables` does not have one variable
@@ -53,14 +56,15 @@ def plot_tensors(
     shown = [_valid(x, mask) for x, mask in zip(tensors, masks or [None] * len(tensors), strict=True)]
     columns = columns or math.ceil(math.sqrt(len(tensors)))
     rows = math.ceil(len(tensors) / columns)
-    figure = _empty_figure(2.4 * columns + 1.4, channels * (1.8 * rows + 0.6))
+    width, height = (2.4, 1.8) if grid.dimensions == 1 or len(tensors) <= MAX_PLOTS else (1.2, 0.9)
+    figure = _empty_figure(width * columns + 1.4, channels * (height * rows + 0.6))
     blocks = figure.subfigures(channels, 1, squeeze=False)[:, 0]
+    draw = _draw_lines if grid.dimensions == 1 else _draw_images if len(tensors) <= MAX_PLOTS else _draw_tiles
     for channel, block in enumerate(blocks):
         variable = None if variables is None else variables[channel]
         values = [x[channel] if variable is None else variable.offset + variable.scale * x[channel] for x in shown]
-        plots = _add_plots(block, len(tensors), columns, _label(grid.axes[-1]), names)
         label = f"channel {channel + 1}" if variable is None and channels > 1 else variable.label if variable else ""
-        (_draw_lines if grid.dimensions == 1 else _draw_images)(block, plots, values, grid, label)
+        draw(block, values, grid, columns, names, label)
     save_figure(figure, path)
 
 
@@ -71,29 +75,64 @@ def _valid(x: Tensor, mask: Tensor | None) -> Tensor:
     return x.masked_fill(hidden, math.nan)
 
 
-def _draw_lines(block: SubFigure, plots: Sequence[Axes], values: Sequence[Tensor], grid: Grid, label: str) -> None:
+def _draw_lines(
+    block: SubFigure, values: Sequence[Tensor], grid: Grid, columns: int, names: Sequence[str] | None, label: str
+) -> None:
     axis, (low, high) = grid.axes[0], _range(values)
     margin = 0.05 * (high - low)
+    plots = _add_plots(block, len(values), columns, _label(axis), names)
     for plot, line in zip(plots, values, strict=True):
         plot.plot([axis.spacing * sample for sample in range(axis.size)], line.numpy(), linewidth=0.7)
         plot.set_ylim(low - margin, high + margin)
     block.supylabel(label, fontsize="small")
 
 
-def _draw_images(block: SubFigure, plots: Sequence[Axes], values: Sequence[Tensor], grid: Grid, label: str) -> None:
-    import matplotlib
-
-    colours = matplotlib.colormaps["viridis"].with_extremes(bad=MASKED)
+def _draw_images(
+    block: SubFigure, values: Sequence[Tensor], grid: Grid, columns: int, names: Sequence[str] | None, label: str
+) -> None:
     vertical, horizontal = grid.axes[-2:]
     extent = (0.0, horizontal.size * horizontal.spacing, 0.0, vertical.size * vertical.spacing)
-    low, high = _range(values)
-    for plot, image in zip(plots, values, strict=True):
-        while image.ndim > 2:
-            image = image[image.shape[0] // 2]
-        drawn = plot.imshow(image.numpy(), colours, aspect="auto", origin="lower", extent=extent, vmin=low, vmax=high)
+    plots = _add_plots(block, len(values), columns, _label(horizontal), names)
+    limits = _range(values)
+    images = [_image(plot, each, extent, limits) for plot, each in zip(plots, values, strict=True)]
+    for plot in plots:
         plot.set_ylabel(_label(vertical), fontsize="x-small")
         plot.label_outer()
-    bar = block.colorbar(drawn, ax=list(plots), fraction=0.05, aspect=30)
+    _add_bar(block, images[0], plots, label)
+
+
+def _draw_tiles(
+    block: SubFigure, values: Sequence[Tensor], grid: Grid, columns: int, names: Sequence[str] | None, label: str
+) -> None:
+    """Draw many images side by side in one plot, without ticks."""
+    width, height = (grid.axes[dim].size * grid.axes[dim].spacing for dim in (-1, -2))
+    plot, images, limits = block.add_subplot(), [], _range(values)
+    for index, each in enumerate(values):
+        left, top = 1.05 * width * (index % columns), -1.2 * height * (index // columns)
+        images.append(_image(plot, each, (left, left + width, top - height, top), limits))
+        if names is not None:
+            plot.text(left, top, names[index], fontsize="x-small", parse_math=False, clip_on=True, va="bottom")
+    plot.set(xlim=(0, 1.05 * width * columns), ylim=(top - height, 0.2 * height))
+    plot.set(xticks=(), yticks=(), frame_on=False)
+    for name, axis, size in (("xlabel", grid.axes[-1], width), ("ylabel", grid.axes[-2], height)):
+        plot.set(**{name: f"{_label(axis)}, each 0 to {size:.4g}"})
+    _add_bar(block, images[0], [plot], label)
+
+
+def _image(
+    plot: Axes, values: Tensor, extent: tuple[float, float, float, float], limits: tuple[float, float]
+) -> AxesImage:
+    import matplotlib
+
+    while values.ndim > 2:
+        values = values[values.shape[0] // 2]
+    colours = matplotlib.colormaps["viridis"].with_extremes(bad=MASKED)
+    low, high = limits
+    return plot.imshow(values.numpy(), colours, aspect="auto", origin="lower", extent=extent, vmin=low, vmax=high)
+
+
+def _add_bar(block: SubFigure, image: AxesImage, plots: Sequence[Axes], label: str) -> None:
+    bar = block.colorbar(image, ax=list(plots), fraction=0.05, aspect=30)
     bar.set_label(label, fontsize="small")
     bar.ax.tick_params(labelsize="x-small")
 

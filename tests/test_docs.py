@@ -168,6 +168,8 @@ def check_results(page: str, names: dict[str, Any], printed: list[str]) -> None:
         assert len(list(Path("runs/ecg/sampled").glob("*/samples/*.txt"))) == 4
         assert len(list(Path("runs/volumes/sampled").glob("*/samples/*.npy"))) == 4
         assert len(list(Path("runs").glob("*/samples/*.png"))) == 2
+    elif page == "docs/tutorials/fields.md":
+        assert len(printed[-1].splitlines()) == 3
 
 
 @pytest.mark.filterwarnings("ignore:loadtxt")

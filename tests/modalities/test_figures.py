@@ -69,3 +69,15 @@ def test_figures_of_many_channels_stay_small(tmp_path: Path, monkeypatch: pytest
         assert 0.9e5 < picture.width * picture.height < 1.1e5
     with pytest.raises(ValueError, match="variables must describe each of 3 channels, got 2"):
         plot_tensors([torch.rand(3, 4, 5)], Grid.of(y=4, x=5), tmp_path / "b.png", variables=VARIABLES)
+
+
+def test_many_fields_are_drawn_as_tiles(drawn: list[Any], tmp_path: Path) -> None:
+    x = torch.arange(50.0)[:, None, None, None].expand(50, 1, 2, 3)
+    names = [f"${number}" for number in range(50)]
+    plot_tensors(list(x), Grid.of(y=2, x=3), tmp_path / "a.png", columns=10, names=names)
+    plot, _ = drawn[0].axes
+    assert [float(image.get_array().mean()) for image in plot.images] == list(range(50))
+    assert [text.get_text() for text in plot.texts] == names
+    lefts, tops = (torch.tensor([image.get_extent()[side] for image in plot.images]) for side in (0, 3))
+    assert bool((lefts.view(5, 10).diff() > 3).all() and (tops.view(5, 10).diff(dim=0) < -2).all())
+    assert plot.images[7].get_clim() == (0, 49)
