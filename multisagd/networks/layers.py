@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -78,7 +78,7 @@ def crop(
 def padded_by_one(x: Tensor, periodic: Sequence[bool]) -> Tensor:
     """Extend the periodic axes of features (batch, channels, *grid) by one sample on both sides.
 
-    A convolution of three samples needs them; along other axes it pads with zeros by itself: see `zero_padding`.
+    A convolution of three samples needs them; along other axes it pads with zeros by itself: see `three_samples`.
     """
     for axis, circle in enumerate(periodic, start=2):
         if circle:
@@ -86,9 +86,10 @@ def padded_by_one(x: Tensor, periodic: Sequence[bool]) -> Tensor:
     return x
 
 
-def zero_padding(periodic: Sequence[bool]) -> tuple[int, ...]:
-    """Return the zeros on each side of each axis in a convolution of three samples after `padded_by_one`."""
-    return tuple(0 if circle else 1 for circle in periodic)
+def three_samples(channels: int, out_channels: int, periodic: Sequence[bool]) -> nn.Conv1d | nn.Conv2d | nn.Conv3d:
+    """Return a convolution of three samples along each axis that keeps the sizes after `padded_by_one`."""
+    zeros: Any = tuple(0 if circle else 1 for circle in periodic)
+    return CONVOLUTIONS[len(periodic)](channels, out_channels, 3, padding=zeros)
 
 
 def channels_last(x: Tensor) -> Tensor:

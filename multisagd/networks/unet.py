@@ -20,8 +20,8 @@ from multisagd.networks.layers import (
     group_norm,
     pad_to_multiple,
     padded_by_one,
+    three_samples,
     zero,
-    zero_padding,
 )
 from multisagd.networks.text import CrossAttention, Text, text_input
 
@@ -108,9 +108,9 @@ class UNet(nn.Module):
                 for _ in range(count)
             )
 
-        convolution, padding = CONVOLUTIONS[dimensions], zero_padding(self.periodic)
+        convolution = CONVOLUTIONS[dimensions]
         sizes = [width * multiplier for multiplier in multipliers]
-        self.stem = convolution(channels, sizes[0], 3, padding=padding)
+        self.stem = three_samples(channels, sizes[0], self.periodic)
         self.down = nn.ModuleList(stage(level, blocks) for level in range(coarsest))
         self.coarsen = nn.ModuleList(convolution(fine, coarse, 2, stride=2) for fine, coarse in pairwise(sizes))
         self.bottom = stage(coarsest, 2 * blocks)
@@ -118,7 +118,7 @@ class UNet(nn.Module):
         self.skip = nn.ModuleList(convolution(size, size, 1, bias=False) for size in sizes[:-1])
         self.up = nn.ModuleList(stage(level, blocks) for level in range(coarsest))
         self.head_norm = group_norm(sizes[0])
-        self.head = zero(convolution(sizes[0], out_channels or channels, 3, padding=padding))
+        self.head = zero(three_samples(sizes[0], out_channels or channels, self.periodic))
 
     def forward(self, x: Tensor, log_snr: Tensor, condition: Tensor | None = None) -> Tensor:
         """Return the prediction (batch, out_channels, *grid) at log-SNRs (batch,); see the class for the arguments."""
@@ -174,14 +174,13 @@ class Block(nn.Module):
         context: int | None = None,
     ) -> None:
         super().__init__()
-        convolution, padding = CONVOLUTIONS[len(periodic)], zero_padding(periodic)
         self.periodic = tuple(periodic)
         self.norm = group_norm(channels)
-        self.conv = convolution(channels, channels, 3, padding=padding)
+        self.conv = three_samples(channels, channels, periodic)
         self.modulation = nn.Linear(embedding, 2 * channels)
         self.modulated_norm = group_norm(channels)
         self.dropout = nn.Dropout(dropout)
-        self.last_conv = zero(convolution(channels, channels, 3, padding=padding))
+        self.last_conv = zero(three_samples(channels, channels, periodic))
         self.attention = None
         if heads:
             self.attention_norm = group_norm(channels)
