@@ -9,13 +9,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, TypeVar
 
 import torch
 from torch import Tensor
 
+from modalities.variables import Variable
 from multisagd.grid import Grid
 
 if TYPE_CHECKING:
@@ -28,21 +28,6 @@ Split = Literal["train", "validation", "test"]
 
 class UnusableFileError(ValueError):
     """A file cannot be used, whatever the seed."""
-
-
-@dataclass(frozen=True)
-class Variable:
-    """The meaning of one channel of encoded data: `offset + scale * value` is the variable `name`, in its unit."""
-
-    name: str
-    unit: str = ""
-    scale: float = 1.0
-    offset: float = 0.0
-
-    @property
-    def label(self) -> str:
-        """Name and unit for figures."""
-        return f"{self.name} ({self.unit})" if self.unit else self.name
 
 
 class Modality(ABC):

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure, FigureBase, SubFigure
     from matplotlib.image import AxesImage
 
-    from modalities.base import Variable
+    from modalities.variables import Variable
 
 
 MAX_PIXELS = 4e7

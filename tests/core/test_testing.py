@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from modalities.base import Modality, Variable
+from modalities.base import Modality
 from modalities.image import Image
+from modalities.variables import Variable
 from multisagd import Axis, Grid
 from multisagd.testing import check_modality
 

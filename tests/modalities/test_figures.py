@@ -9,8 +9,8 @@ import torch
 from PIL import Image as Picture
 
 from modalities import figures
-from modalities.base import Variable
 from modalities.figures import plot_tensors
+from modalities.variables import Variable
 from multisagd import Grid
 
 VARIABLES = (Variable("air temperature", "K", scale=20.0, offset=280.0), Variable("waves"))
