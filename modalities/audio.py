@@ -114,7 +114,8 @@ class Audio(Modality):
     @property
     def suffixes(self) -> tuple[str, ...]:
         """File suffixes that are read."""
-        return (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".m4a", ".aif", ".aiff")
+        sounds = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".m4a", ".aif", ".aiff")
+        return (*sounds, ".aac", ".mka", ".wma", ".caf", ".mp4", ".m4v", ".mkv", ".webm", ".mov", ".avi")
 
     def grid(self) -> Grid:
         """Return the grid of the representation."""

@@ -1,4 +1,4 @@
-"""Excerpts of audio files at any sample rate: WAV, FLAC, Ogg, MP3, AIFF and MP4 (m4a).
+"""Excerpts of audio files, and of the sound in videos, at any sample rate (see `modalities.audio_checks.KINDS`).
 
 Only the excerpt is decoded, by seeking, so memory depends on the excerpt and not on the file, and files may have any
 length. In WAV, AIFF, FLAC and Ogg Vorbis an excerpt is exact to the sample. In MP3, AAC and Opus it is as exact as the
@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from modalities.audio_checks import examine
+from modalities.audio_checks import Content, examine
 from modalities.audio_decoders import AudioFile, open_ffmpeg, open_libsndfile
 from modalities.representation import LOUDEST
 from multisagd.libraries import importing
@@ -86,9 +86,40 @@ def open_audio(path: Path) -> Iterator[AudioFile]:
         ValueError: If the file is empty, not audio, damaged or truncated.
     """
     content = examine(path)
-    opened = open_libsndfile(path, content) if content.libsndfile else open_ffmpeg(path, content)
-    with opened as audio:
+    with _joined(path, content) if content.links else _opened(path, content) as audio:
         yield audio
+
+
+def _opened(path: Path, content: Content) -> AbstractContextManager[AudioFile]:
+    return open_libsndfile(path, content) if content.libsndfile else open_ffmpeg(path, content)
+
+
+@contextmanager
+def _joined(path: Path, content: Content) -> Iterator[AudioFile]:
+    """Open a file in which streams were joined, as recorders of radio do.
+
+    Raises:
+        ValueError: If their rates or numbers of channels differ, or one of them is damaged.
+    """
+    parts = [content._replace(begin=begin, end=end, links=()) for begin, end in content.links]
+    kinds, ends = set(), [0]
+    for part in parts:
+        with _opened(path, part) as audio:
+            kinds.add((audio.rate, audio.channels))
+            ends.append(ends[-1] + audio.frames)
+    if len(kinds) > 1:
+        raise ValueError("it joins streams of different rates or numbers of channels: split it")
+
+    def read(start: int, count: int) -> np.ndarray:
+        pieces = [np.zeros((0, audio.channels), np.float32)]
+        for part, first, last in zip(parts, ends, ends[1:], strict=False):
+            if first < start + count and start < last:
+                with _opened(path, part) as each:
+                    begin = max(start - first, 0)
+                    pieces.append(_checked(each, begin, min(start + count, last) - first - begin))
+        return np.concatenate(pieces)
+
+    yield replace(audio, frames=ends[-1], read=read, spare=0)
 
 
 def _resampled(audio: AudioFile, rate: int, start: int, count: int) -> np.ndarray:
@@ -113,11 +144,11 @@ def _checked(audio: AudioFile, start: int, count: int) -> np.ndarray:
         ValueError: If there are fewer frames, or samples out of range.
     """
     frames = audio.read(start, count)
-    if len(frames) < count - audio.spare or not len(frames):
+    if len(frames) < count and start + len(frames) < audio.frames - audio.spare:
         raise ValueError(
             f"truncated: it declares {audio.frames} samples per channel, but decoding ends after {start + len(frames)}"
         )
-    peak = np.abs(frames).max()
+    peak = np.abs(frames).max(initial=0)
     if not np.isfinite(peak):
         raise ValueError("it has samples that are not finite (NaN or infinity)")
     if peak > LOUDEST:

@@ -1,4 +1,4 @@
-"""A file as its readers should see it: without what follows its end, and with a corrected header."""
+"""A file as its readers should see it: without what precedes or follows it, and with a corrected header."""
 
 from __future__ import annotations
 
@@ -13,15 +13,19 @@ READ_AHEAD = 1 << 16
 """Bytes read at a time; decoders ask for a few bytes only."""
 
 
-def open_view(path: Path, stop: int, at: int = 0, correction: bytes = b"") -> io.BufferedReader:
-    """Open the first `stop` bytes of a file for reading, with those at position `at` replaced by `correction`."""
-    return io.BufferedReader(_View(path, stop, at, correction), READ_AHEAD)
+def open_view(path: Path, stop: int, at: int = 0, correction: bytes = b"", start: int = 0) -> io.BufferedReader:
+    """Open the bytes of a file from `start` up to `stop` for reading, as if there were no others.
+
+    Those at position `at` of the whole file are replaced by `correction`.
+    """
+    return io.BufferedReader(_View(path, (start, stop), at, correction), READ_AHEAD)
 
 
 class _View(io.RawIOBase):
-    def __init__(self, path: Path, stop: int, at: int, correction: bytes) -> None:
+    def __init__(self, path: Path, part: tuple[int, int], at: int, correction: bytes) -> None:
         self._file = path.open("rb", buffering=0)
-        self._stop, self._at, self._correction = stop, at, correction
+        (self._start, self._stop), self._at, self._correction = part, at, correction
+        self._file.seek(self._start)
 
     def readable(self) -> bool:
         return True
@@ -30,9 +34,9 @@ class _View(io.RawIOBase):
         return True
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._file.tell(), io.SEEK_END: self._stop}[whence]
+        base = {io.SEEK_SET: self._start, io.SEEK_CUR: self._file.tell(), io.SEEK_END: self._stop}[whence]
         # Decoders of damaged files ask for positions that no file has.
-        return self._file.seek(min(max(base + offset, 0), self._stop))
+        return self._file.seek(min(max(base + offset, self._start), self._stop)) - self._start
 
     def readinto(self, target: WriteableBuffer) -> int:
         buffer, start = memoryview(target).cast("B"), self._file.tell()
