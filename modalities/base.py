@@ -227,6 +227,17 @@ class Dataset(ABC):
         """
         return {}
 
+    @property
+    def remarks(self) -> Mapping[str, int]:
+        """Remarks about files that were read, such as that only the first page is, with the number of files so far.
+
+        There are none for a dataset held in memory.
+        """
+        return {}
+
+    def recall_unreadable(self, reasons: Mapping[str, str], since: float) -> None:  # noqa: B027 - as below
+        """Add files that could not be read in another process, except those that have changed `since` (a time)."""
+
     def save_unreadable(self, path: Path) -> None:  # noqa: B027 - not abstract: most sets have nothing to write
         """Write a JSON list of the files that could not be read so far; write nothing if all could be read."""
 

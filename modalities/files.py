@@ -128,6 +128,11 @@ class Folder(MediaFiles):
         """Return the class of one file."""
         return self.labels[index]
 
+    def has_changed(self, name: str, since: float) -> bool:
+        """Whether a file was changed or replaced after a time, or removed."""
+        path = self.root / name
+        return not path.is_file() or path.stat().st_ctime > since
+
     def subset(self, indices: Sequence[int]) -> Self:
         """Return the dataset of these files only.
 

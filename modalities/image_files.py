@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from modalities.remarks import remark
+
 if TYPE_CHECKING:
     import PIL.Image
 
@@ -91,6 +93,8 @@ def _decoded(file: Path | io.BytesIO, reading: Reading) -> NDArray[np.uint8]:
     with opened as image:
         if image.width * image.height > reading.max_pixels:
             raise ValueError(f"{image.width}×{image.height} pixels exceed max_pixels={reading.max_pixels}")
+        if getattr(image, "is_animated", False) and image.format != "MPO":  # cameras add previews and depth
+            remark("a file of several pages or frames, of which only the first is read")
         # A JPEG can be decoded much faster at a fraction of its size.
         image.draft(None, (reading.size, reading.size))
         grey = image.mode in ("1", "L", "F") or image.mode.startswith("I")

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import itertools
 import json
+import logging
 import math
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,11 @@ import torch
 from torch import Tensor
 
 from modalities.base import Batch, Dataset, Example, UnusableFileError, collate, pair
+from modalities.remarks import collecting
 from multisagd.libraries import failed_import
 from multisagd.seeds import derive
+
+log = logging.getLogger("multisagd")
 
 
 class UnreadableFilesError(RuntimeError):
@@ -31,7 +35,8 @@ class UnreadableFilesError(RuntimeError):
 class FileReport:
     """The unreadable files among `total`, each with its first reason, up to a limit.
 
-    A file counts as soon as one excerpt of it cannot be read. `unusable` are those that no seed can use.
+    A file counts as soon as one excerpt of it cannot be read. `unusable` are those that no seed can use. `remarks` are
+    about files that were read, each with the files' names.
     `max_unreadable` is a fraction in [0, 1] of `total`; the resulting number is rounded up, so 0 allows none and
     any larger value at least one. All parts of one dataset and all threads share one report; processes do not.
 
@@ -45,6 +50,7 @@ class FileReport:
         self.total = total
         self.max_unreadable = max_unreadable
         self.reasons: dict[str, str] = {}
+        self.remarks: dict[str, set[str]] = {}
         self.unusable: set[str] = set()
 
     @property
@@ -63,6 +69,13 @@ class FileReport:
             self.unusable.add(path)
         if len(self.reasons) > self.allowed:
             raise UnreadableFilesError(self.message()) from error
+
+    def note(self, path: str, texts: Iterable[str]) -> None:
+        """Record remarks about a file that was read; each is logged for the first file only."""
+        for text in texts:
+            if text not in self.remarks:
+                log.warning("%s is %s (said once; `multisagd inspect` counts such files)", path, text)
+            self.remarks.setdefault(text, set()).add(path)
 
     def message(self, shown: int = 5) -> str:
         """Return one paragraph with the number of unreadable files, some of their names and the remedy."""
@@ -178,7 +191,8 @@ class MediaFiles(Dataset):
         if name in self.report.unusable:
             return None
         try:
-            media = self.load(index, seed)
+            with collecting() as remarks:
+                media = self.load(index, seed)
             mask = self.modality.mask(media)
             x0 = finite(self.modality.encode(media), mask)
         except UnreadableFilesError:
@@ -190,6 +204,7 @@ class MediaFiles(Dataset):
                 raise
             self.report.add(name, error)
             return None
+        self.report.note(name, remarks)
         return Example(x0, self.label(index), mask, self.caption(index))
 
     def batch(self, indices: Sequence[int], seeds: Sequence[int] | None = None) -> Batch:
@@ -204,6 +219,21 @@ class MediaFiles(Dataset):
     def unreadable(self) -> Mapping[str, str]:
         """A mapping from the name of each file that could not be read so far to the reason."""
         return self.report.reasons
+
+    @property
+    def remarks(self) -> Mapping[str, int]:
+        """Remarks about the files read so far, each with the number of files."""
+        return {text: len(files) for text, files in self.report.remarks.items()}
+
+    def has_changed(self, name: str, since: float) -> bool:
+        """Whether a file of this name has changed since a time, if its storage tells."""
+        return False
+
+    def recall_unreadable(self, reasons: Mapping[str, str], since: float) -> None:
+        """Add files that could not be read in another process, except those that have changed `since` (a time)."""
+        for name, reason in reasons.items():
+            if not self.has_changed(name, since):
+                self.report.reasons.setdefault(name, reason)
 
     def save_unreadable(self, path: Path) -> None:
         """Write the report of the whole dataset if any file could not be read so far."""

@@ -8,9 +8,11 @@ which make a reader open other files and URLs, are rejected.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import chain, dropwhile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +21,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from modalities import mp4_files
+from modalities.remarks import remark
 from multisagd.libraries import importing
 
 if TYPE_CHECKING:
@@ -33,8 +37,20 @@ FORMATS = ("mov", "matroska", "avi", "gif", "mpegts", "mpeg", "asf", "flv", "ogg
 ROUNDING = 1e-3
 """Tolerance of timestamps, in seconds: Matroska rounds timestamps to milliseconds."""
 
+HDR = {16: "PQ", 18: "HLG"}
+"""Transfer functions of high dynamic range, by their number (ITU-T H.273)."""
+
+UNSPECIFIED = 2
+"""Number of a colour space that the file does not state (ITU-T H.273)."""
+
 BACK = (0.0, 1.0, 4.0, 16.0)
 """Seconds before a time at which keyframes are tried in turn, until one leads to an undamaged frame for that time."""
+
+JOINABLE = ("mpegts", "mpeg")
+"""Formats whose files can be joined end to end, so that timestamps jump."""
+
+JUMP = 10.0
+"""Largest number of seconds between two frames that is not a jump of the timestamps."""
 
 MISSING = 0.1
 """Fraction of the declared duration that may be missing: headers are rounded."""
@@ -44,11 +60,11 @@ MISSING = 0.1
 class VideoFile:
     """An open video file, as returned by `open_video`.
 
-    `counted` is True if timestamps do not give display times, so that frames are counted; `seekable` is False if
-    timestamps cannot be trusted after a seek. `origin` is the timestamp of the first frame, `aspect` the width of a
-    pixel divided by its height, `step` the nominal time between frames and `declared` the duration declared by the
-    header, both in seconds; `declared` is None if the header declares no duration. `shared` is True if that is the
-    duration of the whole file, whose sound may be longer.
+    `counted` is True if timestamps do not give display times, so that frames are shown in the order and at the times of
+    their packets; `seekable` is False if timestamps cannot be trusted after a seek. `origin` is the timestamp of the
+    first frame, `aspect` the width of a pixel divided by its height, `step` the nominal time between frames and
+    `declared` the duration declared by the header, both in seconds; `declared` is None if the header declares no
+    duration. `shared` is True if that is the duration of the whole file, whose sound may be longer.
     """
 
     path: Path
@@ -113,9 +129,10 @@ class VideoFile:
                 break
         with _open(self.path, self.max_pixels) as container:
             packets = container.demux(_video_stream(container, self.max_pixels))
-            for count, frame in enumerate(self._decode(packets, self.origin)):
+            clock = self._clock()
+            for count, frame in enumerate(self._decode(clock.through(packets), self.origin)):
                 if self.counted:
-                    frame.pts = self.origin + round(count * self.step / float(self.stream.time_base or 1))
+                    frame.pts = self.origin + clock.times[min(count, len(clock.times) - 1)]
                 yield frame
 
     def measure(self) -> float:
@@ -124,14 +141,19 @@ class VideoFile:
         Raises:
             ValueError: If there are no packets, or they end clearly before the declared duration.
         """
-        count, end, others = 0, 0.0, 0.0
+        count, end, others, clock = 0, 0.0, 0.0, self._clock()
         with _open(self.path, self.max_pixels) as container:
             video = _video_stream(container, self.max_pixels)
             for packet in container.demux() if self.shared else container.demux(video):
                 if packet.size and packet.stream_index == video.index:
                     count += 1
                     duration = max(self.step, float((packet.duration or 0) * (packet.time_base or 0)))
-                    end = max(end, (count - 1) * self.step if packet.pts is None else self.time(packet.pts) + duration)
+                    if self.counted:
+                        end = self.time(self.origin + clock.add(packet)) + self.step
+                    elif packet.pts is None:
+                        end = max(end, (count - 1) * self.step)
+                    else:
+                        end = max(end, self.time(packet.pts) + duration)
                 elif packet.size and packet.pts is not None:
                     others = max(others, float(packet.pts * packet.time_base))
         if count == 0:
@@ -153,6 +175,9 @@ class VideoFile:
             raise ValueError("the video has frames without a presentation time")
         return float((timestamp - self.origin) * (self.stream.time_base or 0))
 
+    def _clock(self) -> _Clock:
+        return _Clock(float(self.stream.time_base or 1), self.step)
+
     def _seek(self, start: float, time: float) -> Iterator[VideoFrame]:
         """Decode from the last keyframe at or before `start`; yield nothing if that keyframe is later than `time`."""
         assert self.stream.time_base is not None
@@ -172,6 +197,51 @@ class VideoFile:
                     raise ValueError(f"the frame at {self.time(frame.pts):.2f} s is damaged")
                 _check_size(frame.width, frame.height, self.max_pixels)
                 yield frame
+
+
+class _Clock:
+    """The times of packets in the order of the file, in units of `time_base` from 0, without jumps.
+
+    The n-th frame that is shown is given the time of the n-th packet. AVI leaves out packets to extend a frame;
+    timestamps jump where streams were joined, and the next frame then follows after `step` seconds.
+    """
+
+    def __init__(self, time_base: float, step: float) -> None:
+        self.times: list[int] = []
+        self.jumped = False
+        self._step, self._largest = max(1, round(step / time_base)), JUMP / time_base
+        self._last: int | None = None
+
+    def add(self, packet: Packet[VideoStream]) -> int:
+        """Return the time of the next packet."""
+        stamp = packet.pts if packet.dts is None else packet.dts
+        advance = self._step if self._last is None or stamp is None else stamp - self._last
+        if not 0 < advance <= self._largest:
+            self.jumped, advance = True, self._step
+        if len(self.times) == 1:
+            advance = self._step  # in AVI, empty packets stand for the frames for which the encoder waited
+        if stamp is not None:
+            self._last = stamp
+        elif self._last is not None:
+            self._last += advance
+        self.times.append(self.times[-1] + advance if self.times else 0)
+        return self.times[-1]
+
+    def through(self, packets: Iterable[Packet[VideoStream]]) -> Iterator[Packet[VideoStream]]:
+        """Add packets as they pass."""
+        for packet in packets:
+            if packet.size:
+                self.add(packet)
+            yield packet
+
+
+@lru_cache(maxsize=1 << 14)
+def _joined(path: Path, size: int, changed: int, max_pixels: int) -> bool:
+    """Whether timestamps jump, by reading all packets of a file of this size that was changed at this time."""
+    with _open(path, max_pixels) as container:
+        stream = _video_stream(container, max_pixels)
+        clock = _Clock(float(stream.time_base or 1), 0.0)
+        return any(clock.jumped for _ in clock.through(container.demux(stream)))
 
 
 @contextmanager
@@ -199,17 +269,24 @@ def open_video(path: Path, max_pixels: int) -> Iterator[VideoFile]:
             shared = declared is not None and whole is not None and abs(declared - whole) < ROUNDING
             # AVI numbers frames in coding order, which differs from display order with B-frames; MPEG-PS gives
             # timestamps for only some frames.
-            counted = container.format.name == "avi" and context.has_b_frames
+            status = path.stat()
+            joined = container.format.name in JOINABLE and _joined(path, status.st_size, status.st_mtime_ns, max_pixels)
+            counted = joined or (container.format.name == "avi" and context.has_b_frames)
             seekable = container.format.name != "mpeg" and not counted
             # The declared start may precede the first frame (AVI); in a trimmed video the first keyframe may precede
             # the start.
             first = next((packet.pts for packet in container.demux(stream) if packet.is_keyframe), None)
             origin = max((start for start in (stream.start_time, first) if start is not None), default=0)
             aspect = float(stream.sample_aspect_ratio or 1)
+            if joined:
+                declared = None
             yield VideoFile(
                 path, max_pixels, container, stream, counted, seekable, origin, aspect, step, declared, shared
             )
     except av.FFmpegError as error:
+        with path.open("rb") as file:
+            if re.match(mp4_files.FIRST, file.read(12), re.DOTALL):
+                mp4_files.check_boxes(file, path.stat().st_size)
         raise ValueError(f"the file is damaged or not a video ({error.strerror})") from error
 
 
@@ -219,7 +296,7 @@ def pixels(frame: VideoFrame, minimum: tuple[int, int], aspect: float = 1.0) -> 
     Non-square pixels (`aspect` is width over height) are made square by scaling the width, if `aspect` is from 0.25 to
     4. A frame larger than twice `minimum` (height, width) is reduced by a whole factor, to at least twice `minimum`.
     """
-    from av.video.reformatter import Interpolation
+    from av.video.reformatter import Colorspace, Interpolation
 
     matrix = _display_matrix(frame)
     transposed = bool(np.abs(matrix[0, 0]) < np.abs(matrix[0, 1]))
@@ -227,6 +304,13 @@ def pixels(frame: VideoFrame, minimum: tuple[int, int], aspect: float = 1.0) -> 
     high, wide = minimum[::-1] if transposed else minimum
     factor = max(1, int(min(height / (2 * high), width / (2 * wide))))
     transparent = any(component.is_alpha for component in frame.format.components)
+    if frame.color_trc in HDR:
+        remark(f"HDR ({HDR[frame.color_trc]}), read without tone mapping: its brightness is not as players show it")
+    if frame.interlaced_frame:
+        remark("interlaced, read without deinterlacing: moving edges are combed")
+    # High definition is BT.709 and the rest BT.601 if the file does not say so, as players assume.
+    untagged = frame.colorspace == UNSPECIFIED and not frame.format.is_rgb
+    high_definition = frame.width >= 1280 or frame.height > 576
     reduced = frame.reformat(
         width=max(1, round(width / factor)),
         height=max(1, round(height / factor)),
@@ -235,6 +319,7 @@ def pixels(frame: VideoFrame, minimum: tuple[int, int], aspect: float = 1.0) -> 
         interpolation=(Interpolation.AREA if factor > 1 else Interpolation.BILINEAR)
         | Interpolation.FULL_CHR_H_INT
         | Interpolation.ACCURATE_RND,
+        src_colorspace=Colorspace.ITU709 if untagged and high_definition else None,
         threads=1,
     )
     values = reduced.to_ndarray()

@@ -69,6 +69,15 @@ class Wrapped(Dataset):
         """A mapping from the name of each file that could not be read so far to the reason."""
         return self.inner.unreadable
 
+    @property
+    def remarks(self) -> Mapping[str, int]:
+        """Remarks about files that were read, with the number of files."""
+        return self.inner.remarks
+
+    def recall_unreadable(self, reasons: Mapping[str, str], since: float) -> None:
+        """Add files that could not be read in another process."""
+        self.inner.recall_unreadable(reasons, since)
+
     def save_unreadable(self, path: Path) -> None:
         """Write the list of files that could not be read so far, if there are any."""
         self.inner.save_unreadable(path)

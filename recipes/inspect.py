@@ -2,12 +2,13 @@
 
 The command takes the configuration of a training run, and writes to `run_dir`:
 
-    originals/ originals.png     examples as loaded, cropped and augmented as in training
+    originals/ originals.png     examples as loaded, cropped and augmented as in training; media files of the first 8
     decoded/   decoded.png       the same examples, encoded and decoded: what the representation preserves
-    noise/     noise.png         samples of the configured noise, with the data's mean and standard deviation
+    noise/     noise.png         samples of the configured noise alone, with the data's standard deviation
     forward.png                  the first example at increasing times of the forward process
     spectrum.png                 power of data and noise along every axis, in the axis's units
-    inspect.json                 units, range, round-trip error, padding, sizes of the parts, warnings about the process
+    inspect.json                 units, range, round-trip error, padding, sizes of the parts and of the classes,
+                                 remarks about files, warnings about the process
 
 Errors, each reported in one message: the errors of data and configuration, as in training; a `run_dir` with contents
 other than an earlier inspection, which is replaced.
@@ -16,6 +17,7 @@ other than an earlier inspection, which is replaced.
 import json
 import shutil
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -23,11 +25,11 @@ from typing import Any
 
 import torch
 
+from modalities.audio import Audio
 from modalities.base import Dataset, Modality
 from modalities.reading import MediaFiles, UnreadableFilesError
 from modalities.wrapped import untouched
 from multisagd import DataStatistics, Process, seeds
-from multisagd.covariance import filter_grid
 from recipes.base.errors import RecipeError, as_recipe_error
 from recipes.base.files import check_replaceable, write_text
 from recipes.cli.command import command
@@ -42,6 +44,10 @@ from recipes.runs.settings import ModelSettings, TrainSettings
 
 REPORT = "inspect.json"
 FOLDERS = ("originals", "decoded", "noise")
+FILES = 8
+"""Number of examples that are also written as media files."""
+SHOWN_CLASSES = 20
+"""Number of classes that are printed with their counts; all are in `inspect.json`."""
 TIMES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 
 
@@ -71,7 +77,7 @@ def inspect(config: Config) -> Path:
     out.mkdir(parents=True, exist_ok=True)
     write_text(out / REPORT, "{}")  # marks the folder as an output of this command
     report = show_examples(dataset, count, settings.seed, out)
-    show_noise(modality, process, statistics, count, settings.seed, out)
+    show_noise(modality, process, statistics, min(count, FILES), settings.seed, out)
     show_forward(dataset, process, settings.seed, out)
     noise_power = statistics.sigma_data**2 * process.covariance.power()
     draw_profiles({"data": statistics.power, "noise": noise_power}, modality.grid(), out / "spectrum.png")
@@ -83,11 +89,12 @@ def inspect(config: Config) -> Path:
             "validation": len(parts.held_out or ()),
             "test": len(parts.test or ()),
         },
-        "classes": dataset.classes,
+        "classes": class_counts(dataset),
         "channels": modality.channels,
         "axes": [asdict(axis) for axis in modality.grid().axes],
         "standard_deviation": statistics.sigma_data,
         "unreadable": len(dataset.unreadable),
+        "remarks": dict(dataset.remarks),
         "notes": notes,
     }
     write_text(out / REPORT, json.dumps(report, indent=1, ensure_ascii=False))
@@ -124,18 +131,14 @@ def show_examples(dataset: Dataset, count: int, seed: int, out: Path) -> dict[st
 def show_noise(
     modality: Modality, process: Process, statistics: DataStatistics, count: int, seed: int, out: Path
 ) -> None:
-    """Write noise as media files, with the mean and the standard deviation of the data.
+    """Write noise as media files, with the standard deviation of the data, but without their mean.
 
-    The mean is without the frequencies that the noise omits, since whoever measures the files expects nothing there;
-    the mean of all values, such as brightness, is kept.
+    Whoever measures the files expects nothing but the noise in them.
     """
     noise_seeds = seeds.derive_many(seed, "inspect", 0, range(count))
     noise = process.noise((count, *modality.tensor_shape), noise_seeds)
-    carried = process.covariance.support().float()
-    carried[(0,) * carried.ndim] = 1
-    mean = filter_grid(statistics.mean.float(), carried, carried.ndim)
-    x0 = mean + statistics.sigma_data * noise
-    save_all(modality, [modality.decode(each) for each in x0], out / "noise")
+    decoded = [within_scale(modality, modality.decode(statistics.sigma_data * each)) for each in noise]
+    save_all(modality, decoded, out / "noise")
 
 
 def show_forward(dataset: Dataset, process: Process, seed: int, out: Path) -> None:
@@ -144,14 +147,29 @@ def show_forward(dataset: Dataset, process: Process, seed: int, out: Path) -> No
     x0 = dataset.batch(Order(len(dataset), seed).indices(0, 1)).x0
     noise = process.noise(x0.shape, [seeds.derive(seed, "inspect", 1)])
     times = torch.tensor(TIMES, dtype=torch.float64).split(1)
-    steps = [modality.decode(process.in_range(x0, t, noise)[0]) for t in times]
+    steps = [within_scale(modality, modality.decode(process.in_range(x0, t, noise)[0])) for t in times]
     modality.save_grid(steps, out / "forward.png")
 
 
+def within_scale(modality: Modality, media: Any) -> Any:
+    """Return sound that exceeds full scale at a lower level, so that it is not clipped, and other media as they are."""
+    if not isinstance(modality, Audio):
+        return media
+    return media / max(1.0, float(media.abs().max()))
+
+
+def class_counts(dataset: Dataset) -> dict[str, int] | None:
+    """Return the number of examples of each class, or None if there are no classes."""
+    if dataset.classes is None:
+        return None
+    counts = Counter(dataset.label(index) for index in range(len(dataset)))
+    return {name: counts[label] for label, name in enumerate(dataset.classes)}
+
+
 def save_all(modality: Modality, media: Sequence[Any], folder: Path) -> None:
-    """Write media to a folder as numbered files, and as one image next to the folder."""
-    for number, each in enumerate(media):
-        modality.save(each, folder / f"{number:0{len(str(len(media) - 1))}d}{modality.suffixes[0]}")
+    """Write the first media to a folder as numbered files, and all as one image next to the folder."""
+    for number, each in enumerate(media[:FILES]):
+        modality.save(each, folder / f"{number}{modality.suffixes[0]}")
     modality.save_grid(media, folder.with_suffix(".png"))
 
 
@@ -167,10 +185,15 @@ def summary(report: dict[str, Any], out: Path) -> str:
         f"values from {low:.2f} to {high:.2f}, standard deviation {report['standard_deviation']:.3f} about the mean",
         f"decoding and encoding changes the values by {report['round_trip_error']:.2g} times their root mean square",
     ]
+    if report["classes"] is not None:
+        named = [f"{name} {count:,}" for name, count in report["classes"].items()]
+        rest = f" and {len(named) - SHOWN_CLASSES:,} more" if len(named) > SHOWN_CLASSES else ""
+        lines.insert(2, f"{len(named):,} classes: {', '.join(named[:SHOWN_CLASSES])}{rest}")
     if report["padding"]:
         lines.append(f"{report['padding']:.0%} of the values shown are padding, excluded from losses and statistics")
     if report["unreadable"]:
         lines.append(f"{report['unreadable']} files could not be read: {out / 'unreadable.json'}")
+    lines += [f"note: {count} of the files read: {text}" for text, count in report["remarks"].items()]
     lines += [f"note: {note}" for note in report["notes"]]
     return "\n".join([*lines, f"figures and media files are in {out}: look at spectrum.png and forward.png first"])
 

@@ -35,6 +35,7 @@ from pathlib import Path
 
 from multisagd.libraries import failed_import
 from recipes.base.commands import setting
+from recipes.base.errors import Interrupted
 from recipes.base.progress import Display
 from recipes.base.signals import StopRequest
 from recipes.cli.command import command
@@ -51,7 +52,15 @@ from recipes.training.loop import Loop, Saver
 from recipes.training.scores import prepare_score
 from recipes.training.selection import Selection
 from recipes.training.setup import Job, introduction, prepare_data, prepare_model
-from recipes.training.tracking import NullTracker, Tracker, ending, name_unreadable, write_record
+from recipes.training.tracking import (
+    NullTracker,
+    Tracker,
+    ending,
+    gather_unreadable,
+    name_unreadable,
+    recall_unreadable,
+    write_record,
+)
 
 
 def train(config: Config) -> None:
@@ -81,6 +90,8 @@ def train(config: Config) -> None:
         # From here on, files are written, and after the first step a signal saves a checkpoint before training ends.
         with StopRequest() as stop, ExitStack() as cleanup:
             if runtime.main:
+                if resuming:
+                    recall_unreadable(data, run_dir)
                 cleanup.callback(name_unreadable, data, run_dir)
                 write_record(job, data, model, checkpoints, resuming)
             long_barrier()
@@ -95,7 +106,12 @@ def train(config: Config) -> None:
             for line in (*introduction(job, data, model), *([f"note: {changed}"] if changed else [])):
                 display.say(line)
             # For every batch: load it, take a step, and at the configured intervals log, save and validate.
-            Loop(job, data, model, selection, saver, watchdog, tracker, display).run(stop)
+            try:
+                Loop(job, data, model, selection, saver, watchdog, tracker, display).run(stop)
+            except Interrupted:  # after the same step in every process
+                gather_unreadable(data)
+                raise
+            gather_unreadable(data)
             barrier()  # a process that ends early can break the connections of the others
             job.check_folder()
             if runtime.main:

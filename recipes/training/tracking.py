@@ -8,17 +8,21 @@ and then appends to both files.
 import errno
 import json
 import logging
+import math
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from modalities.base import Dataset
 from multisagd.libraries import importing
 from recipes.base.commands import setting
 from recipes.base.errors import RecipeError
 from recipes.base.files import replace_file
+from recipes.base.untrusted import read_object
 from recipes.config.addresses import shareable
 from recipes.data import contents
 from recipes.runs.averages import snapshots
@@ -26,6 +30,7 @@ from recipes.runs.best import read_best
 from recipes.runs.checkpoint import Checkpoints
 from recipes.runs.run import CORRUPTION, METRICS, RESTORATION, TIMING, Run, data_metadata
 from recipes.runs.settings import TrackingSettings
+from recipes.runtime.distribution import gathered
 from recipes.training.setup import Job, TrainingData, TrainingModel
 
 UNREADABLE, UNREADABLE_VALIDATION = "unreadable.json", "unreadable_validation.json"
@@ -68,6 +73,30 @@ def name_unreadable(data: TrainingData, run_dir: Path) -> None:
                 data.parts.separate.save_unreadable(run_dir / UNREADABLE_VALIDATION)
     except OSError as error:
         log.warning("cannot write %s: %s", run_dir / UNREADABLE, error)
+
+
+def recall_unreadable(data: TrainingData, run_dir: Path) -> None:
+    """Add the files that could not be read before this run was continued, so that its lists stay complete."""
+    for name, dataset in zip((UNREADABLE, UNREADABLE_VALIDATION), data.parts.stored_in(data.dataset), strict=False):
+        path = run_dir / name
+        try:
+            listed = read_object(path)["unreadable"]
+            reasons = {str(each["path"]): str(each["reason"]) for each in listed}
+            dataset.recall_unreadable(reasons, path.stat().st_mtime)
+        except FileNotFoundError:
+            continue
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            log.warning("cannot read %s (%s): files that it lists are named again when they are read", path, error)
+
+
+def gather_unreadable(data: TrainingData) -> None:
+    """Add the files that other processes could not read; every process must call this."""
+    for dataset in data.parts.stored_in(data.dataset):
+        own = torch.frombuffer(bytearray(json.dumps(dict(dataset.unreadable)).encode()), dtype=torch.uint8)
+        sizes = [int(size) for size in gathered(torch.tensor(len(own)))]
+        padded = torch.nn.functional.pad(own, (0, max(sizes) - len(own)))
+        for size, other in zip(sizes, gathered(padded), strict=True):
+            dataset.recall_unreadable(json.loads(other[:size].numpy().tobytes()), math.inf)
 
 
 def ending(run_dir: Path, checkpoint: Path, dataset: Dataset) -> str:

@@ -221,6 +221,18 @@ def test_folder_uses_a_file_with_a_bad_part_whatever_was_read_before(tmp_path: P
     assert folder.report.unusable == {"silent.wav"}
 
 
+def test_folder_counts_files_of_which_only_the_first_page_is_read(flat: Path, caplog: pytest.LogCaptureFixture) -> None:
+    pages = [PIL.Image.new("L", (8, 8), level) for level in (0, 255)]
+    for name in ("a.tif", "b.gif", "c.png"):
+        pages[0].save(flat / name, save_all=True, append_images=pages[1:])
+    dataset = Folder(Image(size=8), flat)
+    dataset.batch(range(len(dataset)))
+    assert [(text.split(",")[0], count) for text, count in dataset.remarks.items()] == [
+        ("a file of several pages or frames", 3)
+    ]
+    assert caplog.text.count("only the first is read") == 1
+
+
 def test_split_replaces_unreadable_files_within_each_part(flat: Path) -> None:
     for bad in (3, 7):
         (flat / f"{bad:02}.png").write_bytes(b"x")

@@ -16,6 +16,7 @@ import soundfile
 import torch
 
 from modalities import video_files
+from modalities.remarks import collecting
 from modalities.video_files import VideoFile, open_video, pixels
 from tests.helpers.numbered_clips import number_shown, numbered_frame, write_numbered
 
@@ -179,6 +180,49 @@ def test_pixels_lays_transparency_on_white() -> None:
     rgba[:4, :, 3], rgba[4, :, 3] = 255, 51
     frame = av.VideoFrame.from_ndarray(rgba, format="rgba")
     assert pixels(frame, (8, 8))[0, :, 0].tolist() == [0, 0, 0, 0, 204, 255, 255, 255]
+
+
+@pytest.mark.parametrize(("codec", "ending"), [("mpeg2video", "ts"), ("libx264", "ts"), ("mpeg2video", "mpg")])
+def test_video_file_reads_joined_streams_whose_times_jump(tmp_path: Path, codec: str, ending: str) -> None:
+    parts = [
+        write_numbered(
+            tmp_path / f"{start}.{ending}", codec, count=count, times=range(start, start + count)
+        ).read_bytes()
+        for start, count in ((0, 20), (0, 30), (5000, 20))
+    ]
+    (tmp_path / f"a.{ending}").write_bytes(b"".join(parts))
+    with open_video(tmp_path / f"a.{ending}", 10**6) as file:
+        assert file.declared is None
+        assert file.measure() == pytest.approx(2.8, abs=0.05)
+        assert numbers(file, [0.0, 0.76, 0.8, 1.2, 1.96, 2.0, 2.76]) == [0, 19, 0, 10, 29, 0, 19]
+
+
+@pytest.mark.parametrize("codec", ["mpeg4", "mjpeg"])
+def test_video_file_shows_a_frame_for_as_long_as_empty_packets_of_avi_follow(tmp_path: Path, codec: str) -> None:
+    path = write_numbered(tmp_path / "a.avi", codec, count=30, times=[*range(10), *range(20, 40)])
+    with open_video(path, 10**6) as file:
+        assert numbers(file, [0.36, 0.6, 0.76, 0.8, 1.56]) == [9, 9, 9, 10, 29]
+
+
+@pytest.mark.parametrize(("size", "space"), [((576, 720), "ITU601"), ((720, 64), "ITU709"), ((64, 1280), "ITU709")])
+def test_pixels_takes_untagged_high_definition_for_bt709(size: tuple[int, int], space: str) -> None:
+    red = np.broadcast_to(np.array([200, 40, 30], np.uint8), (*size, 3))
+    frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(red), format="rgb24")
+    frame = frame.reformat(format="yuv420p", dst_colorspace=space)
+    frame.colorspace = video_files.UNSPECIFIED
+    assert (pixels(frame, size).float().mean((1, 2)) - torch.tensor([200, 40, 30])).abs().max() < 2
+
+
+def test_pixels_remarks_on_hdr_and_interlaced_frames(tmp_path: Path) -> None:
+    frame = av.VideoFrame.from_ndarray(numbered_frame(1), format="rgb24").reformat(format="yuv420p10le")
+    with collecting() as remarks:
+        for frame.color_trc in (1, 16, 18):
+            pixels(frame, (32, 64))
+    assert sorted(text[:9] for text in remarks) == ["HDR (HLG)", "HDR (PQ),"]
+    path = write_numbered(tmp_path / "a.mp4", options={"x264-params": "tff=1"}, count=3)
+    with open_video(path, 10**6) as file, collecting() as remarks:
+        file.frames_at([0.0], picture)
+    assert [text.split(",")[0] for text in remarks] == ["interlaced"]
 
 
 @pytest.mark.parametrize(("codec", "suffix"), [("libx264", "mp4"), ("libvpx-vp9", "webm"), ("mjpeg", "mov")])

@@ -200,7 +200,9 @@ def run(run_dir: Path, *words: str) -> Path:
     return inspect(configuration.load("inspect", [f"run_dir={run_dir}", "count=2", "engine.threads=1", *words]))
 
 
-def test_inspect_shows_sounds_and_reports_a_broken_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_inspect_shows_sounds_and_reports_a_broken_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
     root = tmp_path / "sounds"
     root.mkdir()
     time = np.arange(4000) / 8000
@@ -223,20 +225,25 @@ def test_inspect_shows_sounds_and_reports_a_broken_file(tmp_path: Path, capsys: 
     assert "broken.wav" in (out / "unreadable.json").read_text(encoding="utf-8")
     printed = capsys.readouterr().out
     assert "1 files could not be read" in printed
+    assert "clipped" not in caplog.text
     assert "are padding, excluded" in printed
     original, _ = soundfile.read(out / "originals" / "0.wav")
     assert len(original) == 4000  # its real length, not the length of the grid
 
 
-def test_inspect_writes_noise_without_the_frequencies_that_it_omits(tmp_path: Path) -> None:
+def test_inspect_writes_noise_alone_and_shows_all_examples(tmp_path: Path) -> None:
     (tmp_path / "sounds").mkdir()
-    for number in range(3):  # with hum in common
-        sound = np.random.default_rng(number).normal(0, 0.1, 2000) + 0.1 * np.sin(np.arange(2000) * np.pi / 20)
+    for number in range(10):  # with a tone and hum in common
+        common = 0.3 * np.sin(np.arange(2000) * np.pi / 7) + 0.1 * np.sin(np.arange(2000) * np.pi / 20)
+        sound = np.random.default_rng(number).normal(0, 0.1, 2000) + common
         soundfile.write(tmp_path / "sounds" / f"{number}.wav", sound, 2000)
     words = ("modality=audio_waveform", "modality.rate=2000", "modality.seconds=1", "data=folder", "spectrum=hum_free")
-    out = run(tmp_path / "look", *words, f"data.root={tmp_path / 'sounds'}", "data.labels=none")
+    out = run(tmp_path / "look", *words, f"data.root={tmp_path / 'sounds'}", "data.labels=none", "count=9")
     power = np.abs(np.fft.rfft(soundfile.read(out / "noise" / "0.wav")[0])) ** 2
     assert power[50:1000:50].max() < 1e-4 * np.median(power)
+    assert power[140:147].max() < 20 * np.median(power)
+    assert len(list((out / "originals").glob("*.wav"))) == 8
+    assert soundfile.info(out / "originals.wav").frames == 9 * 2500
 
 
 def test_inspect_measures_exact_data_and_replaces_only_its_own_files(tmp_path: Path) -> None:
@@ -246,6 +253,7 @@ def test_inspect_measures_exact_data_and_replaces_only_its_own_files(tmp_path: P
     assert report["padding"] == 0
     assert any("zero frequency" in note for note in report["notes"])
     assert len(report["classes"]) == 10
+    assert sum(report["classes"].values()) == report["examples"]
     run(out, "count=1", "modality.size=8")
     assert [path.name for path in (out / "noise").iterdir()] == ["0.png"]
     (tmp_path / "originals").mkdir()

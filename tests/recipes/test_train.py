@@ -113,6 +113,24 @@ def test_train_continues_bit_exactly(tmp_path: Path, words: list[str]) -> None:
     assert pictures[0] == pictures[1]
 
 
+def test_train_lists_the_unreadable_files_of_all_its_parts(tmp_path: Path) -> None:
+    words = [*grey_files(tmp_path / "data", 40), "data.max_unreadable=0.5", "training.statistics=8"]
+    broken = [tmp_path / "data" / f"{number}.png" for number in range(0, 40, 3)]
+    for path in broken:
+        path.write_bytes(b"no picture")
+    lists = []
+    for name, samples in (("whole", [96]), ("parts", [16, 48, 96])):
+        for count in samples:
+            tiny_run(tmp_path / name, *words, f"training.samples={count}")
+        lists.append(json.loads((tmp_path / name / "unreadable.json").read_text())["unreadable"])
+    assert lists[0] == lists[1]
+    assert len(lists[0]) > 2
+    # What was repaired is no longer listed.
+    PILImage.new("L", (8, 8), 50).save(tmp_path / "data" / lists[1][0]["path"])
+    tiny_run(tmp_path / "parts", *words, "training.samples=112")
+    assert lists[0][0] not in json.loads((tmp_path / "parts" / "unreadable.json").read_text())["unreadable"]
+
+
 def test_train_leaves_a_complete_record(tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     config = tiny_config(run_dir, "every.validation=96", "spectrum=power_law")
