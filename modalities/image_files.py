@@ -35,6 +35,9 @@ OTHERS = {
 }
 """First bytes of well-known formats that are not read, as regular expressions."""
 
+OURS = {"TIFF": (b"II*\0", b"MM\0*"), "PNG": b"\x89PNG\r\n", "JPEG": b"\xff\xd8\xff", "GIF": b"GIF8"}
+"""First bytes of formats that are read, if Pillow reads that kind of them."""
+
 TEXT = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")
 """Chunks of PNG files that are not needed: texts and the colour profile, which is not applied."""
 
@@ -90,6 +93,8 @@ def _decoded(file: Path | io.BytesIO, reading: Reading) -> NDArray[np.uint8]:
         opened = PIL.Image.open(file, formats=FORMATS)
     except PIL.UnidentifiedImageError as error:
         raise ValueError(_unidentified(file)) from error
+    except PIL.Image.DecompressionBombError as error:
+        raise ValueError(f"it has more than max_pixels={reading.max_pixels} pixels ({error})") from error
     with opened as image:
         if image.width * image.height > reading.max_pixels:
             raise ValueError(f"{image.width}×{image.height} pixels exceed max_pixels={reading.max_pixels}")
@@ -99,9 +104,9 @@ def _decoded(file: Path | io.BytesIO, reading: Reading) -> NDArray[np.uint8]:
         image.draft(None, (reading.size, reading.size))
         grey = image.mode in ("1", "L", "F") or image.mode.startswith("I")
         levels = (reading.levels or _declared_levels(image)) if grey else None
-        upright = PIL.ImageOps.exif_transpose(image)
+        upright = PIL.ImageOps.exif_transpose(image) if _has_readable_exif(image) else image
         if levels is not None and (reading.levels is not None or upright.mode not in ("1", "L")):
-            upright = _scaled(upright, levels, _tags(image).get(SAMPLE_FORMAT, (1,))[0] == 2)
+            upright = _scaled(upright, levels, image.format == "TIFF", _tags(image).get(SAMPLE_FORMAT, (1,))[0] == 2)
         elif upright.has_transparency_data:
             upright = upright.convert("RGBA")
             upright = PIL.Image.alpha_composite(PIL.Image.new("RGBA", upright.size, "white"), upright)
@@ -132,8 +137,17 @@ def _tags(image: PIL.Image.Image) -> Mapping[int, Any]:
     return getattr(image, "tag_v2", {}) if image.format == "TIFF" else {}
 
 
-def _scaled(image: PIL.Image.Image, levels: Levels, signed: bool) -> PIL.Image.Image:
-    """Return an 8-bit image, in which the levels are 0 and 255.
+def _has_readable_exif(image: PIL.Image.Image) -> bool:
+    """Whether metadata that may turn the image can be read; if they are damaged, the picture need not be."""
+    try:
+        image.getexif()
+    except Exception:  # of many kinds
+        return False
+    return True
+
+
+def _scaled(image: PIL.Image.Image, levels: Levels, tiff: bool, signed: bool) -> PIL.Image.Image:
+    """Return an 8-bit image, in which the levels are 0 and 255; `signed` are the numbers that a `tiff` declares.
 
     Raises:
         ValueError: If a pixel is not finite.
@@ -141,7 +155,9 @@ def _scaled(image: PIL.Image.Image, levels: Levels, signed: bool) -> PIL.Image.I
     import PIL.Image
 
     stored = np.asarray(image)
-    values = (stored.view(np.int8) if signed and image.mode == "L" else stored).astype(np.float32)
+    # Pillow ignores the sign of 8 bits in TIFF, and takes 32 bits for signed ones.
+    kind = {(True, "L"): np.int8, (False, "I"): np.uint32}.get((signed, image.mode)) if tiff else None
+    values = (stored if kind is None else stored.view(kind)).astype(np.float32)
     if not np.isfinite(values).all():
         raise ValueError("it has pixels that are not finite (NaN or infinity)")
     grey = (values - levels.black) * (255 / (levels.white - levels.black))
@@ -150,6 +166,9 @@ def _scaled(image: PIL.Image.Image, levels: Levels, signed: bool) -> PIL.Image.I
 
 def _unidentified(file: Path | io.BytesIO) -> str:
     head = file.getvalue()[:16] if isinstance(file, io.BytesIO) else _head(file)
+    if own := next((name for name, start in OURS.items() if head.startswith(start)), None):
+        kind = ", or has a kind of pixels that is not read, such as floats of 16 or 64 bits" if own == "TIFF" else ""
+        return f"this {own} file is damaged{kind}: convert it with another program"
     known = next((name for name, start in OTHERS.items() if re.match(start, head, re.DOTALL)), None)
     formats = ", ".join(FORMATS)
     content = "its content is in none of" if known is None else f"it is a {known} file, which is none of"

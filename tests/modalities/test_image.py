@@ -4,6 +4,7 @@ import dataclasses
 import gzip
 import struct
 import zlib
+from contextlib import nullcontext
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -158,6 +159,37 @@ def test_image_levels_follow_from_the_format_and_never_from_pixels(tmp_path: Pat
             Image(**levels)
 
 
+def test_image_reads_unsigned_32_bits_and_names_floats_that_pillow_does_not_read(tmp_path: Path) -> None:
+    for pixels, message in (
+        (np.uint32([[0, 1 << 31, (1 << 32) - 1]]), ""),
+        (np.float64([[0, 0.5, 1]]), "TIFF file is"),
+    ):
+        data, bits, kind = pixels.tobytes(), pixels.itemsize * 8, 3 if message else 1
+        tags = [
+            (256, 3),
+            (257, 1),
+            (258, bits),
+            (259, 1),
+            (262, 1),
+            (273, 8),
+            (277, 1),
+            (278, 1),
+            (279, len(data)),
+            (339, kind),
+        ]
+        entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+        head = b"II*\0" + struct.pack("<I", 8 + len(data)) + data + struct.pack("<H", len(tags))
+        (tmp_path / "a.tif").write_bytes(head + entries + bytes(4))
+        image = Image(size=(1, 3), channels=1, resize="stretch", black=0, white=(1 << 32) - 1)
+        with pytest.raises(ValueError, match=message) if message else nullcontext():
+            assert image.load(tmp_path / "a.tif").flatten().tolist() == [0, 128, 255]
+
+
+def test_image_reads_pictures_with_damaged_exif(tmp_path: Path) -> None:
+    PIL.Image.new("L", (8, 8), 99).save(tmp_path / "a.png", exif=b"Exif\0\0garbage")
+    assert Image(size=8).load(tmp_path / "a.png").unique().tolist() == [99]
+
+
 def test_image_ignores_texts_of_png_of_any_size(tmp_path: Path) -> None:
     text = PIL.PngImagePlugin.PngInfo()
     text.add_text("workflow", "node " * 400_000, zip=True)
@@ -264,10 +296,10 @@ def test_image_refuses_huge_headers_before_decoding_and_disguised_formats(tmp_pa
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
     path = tmp_path / "a.png"
-    for side, reason in ((9_000, "max_pixels"), (2_000_000_000, "exceeds limit")):
+    for side, reason in ((9_000, "max_pixels"), (2_000_000_000, "max_pixels")):
         header = chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0))
         path.write_bytes(b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"0")) + chunk(b"IEND", b""))
-        with pytest.raises((ValueError, PIL.Image.DecompressionBombError), match=reason):
+        with pytest.raises(ValueError, match=reason):
             Image().load(path)
     # Pillow runs an interpreter for this format.
     PIL.Image.fromarray(gradient(8, 8)).save(path, format="EPS")
