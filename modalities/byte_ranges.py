@@ -48,6 +48,27 @@ SYSTEM_FILES = {
 """Names, in lower case, of system files and folders on macOS, Windows, file servers and file systems."""
 
 
+NO_CREDENTIALS = {
+    "NoCredentialsError", "PartialCredentialsError", "TokenRetrievalError", "DefaultCredentialsError",
+    "LocalTokenNotFoundError", "GatedRepoError", "ClientAuthenticationError",
+}  # fmt: skip
+"""Errors of the libraries of storage systems that no retry can fix either, by name: importing them takes seconds."""
+
+REMEDIES = {
+    "s3": "set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or FSSPEC_S3_ANON=true for a public bucket",
+    "gs": "run `gcloud auth application-default login` or set GOOGLE_APPLICATION_CREDENTIALS, or FSSPEC_GS_TOKEN=anon for "
+    "a public bucket",
+    "hf": "set HF_TOKEN to a token that may read it, and accept the terms of the dataset on its page",
+    "http": "check that the address is right, may be read without logging in, and has not expired",
+    "": "check that you may read it",
+}
+"""How to obtain access, by protocol."""
+
+
+class AccessError(PermissionError):
+    """The storage does not let this user read; the message gives the remedy."""
+
+
 class PartsError(OSError):
     """The server does not support byte ranges."""
 
@@ -159,6 +180,7 @@ def with_retries(url: str, action: Callable[[], T]) -> T:
 
     Raises:
         BrokenLibraryError: If a library of the storage cannot be imported.
+        AccessError: If access is denied, or there are no credentials.
         OSError: If the action fails `ATTEMPTS` times, or with a permanent error; the message names the file.
     """
     for attempt in range(ATTEMPTS):
@@ -169,8 +191,12 @@ def with_retries(url: str, action: Callable[[], T]) -> T:
                 raise library from error
             if isinstance(error, PartsError):
                 raise
+            _check_access(url, error)
             if isinstance(error, PERMANENT):
-                raise OSError(f"{url}: {type(error).__name__}: {error}") from error
+                # fsspec says that a file is not found whatever goes wrong with a web server.
+                cause = error.__cause__ if isinstance(error, FileNotFoundError) else None
+                reason = error if cause is None or getattr(cause, "status", None) in (404, 410) else cause
+                raise OSError(f"{url}: {type(reason).__name__}: {reason}") from reason
             failure = error
         if attempt + 1 < ATTEMPTS:
             # Random jitter, so that many processes do not all retry at the same moment.
@@ -178,11 +204,35 @@ def with_retries(url: str, action: Callable[[], T]) -> T:
     raise OSError(f"{url}: {type(failure).__name__}: {failure}, in {ATTEMPTS} attempts") from failure
 
 
+def _check_access(url: str, error: BaseException) -> None:
+    """Raise an AccessError if the cause of an error is that this user may not read, which no retry can fix."""
+    named = (re.findall(r"(\w+)://", url) or [""])[-1]
+    protocol = {"https": "http", "gcs": "gs", "file": "", "local": ""}.get(named, named)
+    cause: BaseException | None = error
+    for _ in range(10):
+        if cause is None:
+            return
+        response = getattr(cause, "response", None)
+        status = getattr(cause, "status", None) or getattr(response, "status_code", None)
+        if isinstance(response, dict):  # of boto
+            status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+        denied = status in (401, 403) or (isinstance(cause, PermissionError) and protocol)
+        if denied or type(cause).__name__ in NO_CREDENTIALS:
+            why = (
+                f"its storage denies access (status {status})"
+                if status in (401, 403)
+                else f"access is denied ({cause})"
+            )
+            raise AccessError(f"{url}: {why}: {REMEDIES.get(protocol, REMEDIES[''])}") from error
+        cause = cause.__cause__ or cause.__context__
+
+
 def find(urls: str | Sequence[str], ending: str, local: bool = False) -> list[Source]:
     """Return the files named by one URL or a list of URLs, in order.
 
-    A URL may contain ranges of numbers (`{000..099}`), or be a pattern with *, whose matches are sorted; a folder
-    stands for the files in it whose paths end in `ending`. If `local` is True, every URL is treated as a local path.
+    A URL may contain ranges of numbers (`{000..099}`) and lists (`{train,extra}`), or be a pattern with *, whose
+    matches are sorted; a folder stands for the files in it whose paths end in `ending`. If `local` is True, every URL
+    is treated as a local path.
 
     Raises:
         OSError: If a pattern or folder has no files, or storage cannot be reached.
@@ -224,18 +274,22 @@ def _plain(path: str) -> str:
 
 
 def expanded(url: str) -> list[str]:
-    """Return the URLs of a pattern with ranges of numbers: `{08..10}` is 08, 09 and 10.
+    """Return the URLs of a pattern with ranges of numbers and lists: `{08..10}` is 08, 09 and 10, as is `{08,09,10}`.
 
     Raises:
         ValueError: If a range is descending.
     """
-    parts = re.split(r"\{(\d+)\.\.(\d+)\}", url)
-    ranges = []
-    for first, last in zip(parts[1::3], parts[2::3], strict=True):
-        if int(first) > int(last):
+    parts = re.split(r"\{(\d+\.\.\d+|[^{},]*(?:,[^{},]*)+)\}", url)
+    choices = []
+    for inside in parts[1::2]:
+        first, dots, last = inside.partition("..")
+        if not dots or "," in inside:
+            choices.append(inside.split(","))
+        elif int(first) > int(last):
             raise ValueError(f"{url}: the range from {first} to {last} is descending")
-        ranges.append([f"{number:0{len(first)}d}" for number in range(int(first), int(last) + 1)])
-    return ["".join(_interleave(parts[0::3], numbers)) for numbers in product(*ranges)]
+        else:
+            choices.append([f"{number:0{len(first)}d}" for number in range(int(first), int(last) + 1)])
+    return ["".join(_interleave(parts[0::2], chosen)) for chosen in product(*choices)]
 
 
 def _interleave(texts: Sequence[str], numbers: Sequence[str]) -> list[str]:

@@ -8,11 +8,11 @@ import os
 import posixpath
 import random
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
-from modalities.byte_ranges import Source
+from modalities.byte_ranges import PERMANENT, AccessError, Source
 from modalities.tar_index import ScanOptions, ShardIndex, write_index
 from modalities.tar_members import BLOCK
 
@@ -63,8 +63,18 @@ def catalogue(
             pool.shutdown(wait=False, cancel_futures=True)
     if failed:
         failures = "; ".join(str(failed[shard]) for shard in sorted(failed)[:MAX_FAILED])
-        raise ValueError(f"{failures}. Restore the damaged or missing shards, or remove them from urls")
+        raise ValueError(f"{failures}{_remedy(failed.values())}")
     return [done[shard] for shard in range(len(sources))]
+
+
+def _remedy(errors: Iterable[Exception]) -> str:
+    """Return what to do about shards that failed; how to obtain access is in the message itself."""
+    others = [error for error in errors if not isinstance(error, AccessError)]
+    if not others:
+        return ""
+    if all(isinstance(error, OSError) and not isinstance(error.__cause__, PERMANENT) for error in others):
+        return ". Run the same command again once the storage can be reached"
+    return ". Restore the damaged or missing shards, or remove them from urls"
 
 
 def indexed(source: Source, options: ScanOptions, folder: Path | None, keep: bool = True) -> ShardIndex:

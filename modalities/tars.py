@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modalities.base import Groups, Modality
-from modalities.byte_ranges import PartsError, Source, find
+from modalities.byte_ranges import AccessError, PartsError, Source, find
 from modalities.endings import ending_of, listed
 from modalities.labels import from_folders, number
 from modalities.reading import FileReport, MediaFiles, UnreadableFilesError
@@ -140,7 +140,7 @@ class TarShards(MediaFiles):
             )
         try:
             content = memoryview(source.read(start, start + BLOCK + size))
-        except PartsError as error:
+        except (PartsError, AccessError) as error:
             raise UnreadableFilesError(str(error)) from error
         except OSError as error:
             raise UnreadableFilesError(f"{error}. Run the same command again once the shard can be reached") from error

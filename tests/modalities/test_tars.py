@@ -51,9 +51,10 @@ def memory() -> Iterator[MemoryFileSystem]:
     system.store.clear()
 
 
-def test_expanded_lists_ranges_of_numbers() -> None:
+def test_expanded_lists_ranges_of_numbers_and_alternatives() -> None:
     assert expanded("a{08..11}.tar") == ["a08.tar", "a09.tar", "a10.tar", "a11.tar"]
     assert expanded("{0..1}/{5..6}") == ["0/5", "0/6", "1/5", "1/6"]
+    assert expanded("{train,more}-{00,7}.tar") == ["train-00.tar", "train-7.tar", "more-00.tar", "more-7.tar"]
     assert expanded("s3://b/{x}.tar") == ["s3://b/{x}.tar"]
     with pytest.raises(ValueError, match="the range from 5 to 4 is descending"):
         expanded("{5..4}")
@@ -135,10 +136,27 @@ def test_source_read_retries_storage_that_fails(memory: MemoryFileSystem, monkey
     failing(ATTEMPTS, TimeoutError("too busy"))
     with pytest.raises(OSError, match=rf"^memory://a.tar: TimeoutError: too busy, in {ATTEMPTS} attempts"):
         source.read(100, 200)
-    reads = failing(2, PermissionError("no key"))
-    with pytest.raises(OSError, match="PermissionError: no key"):
-        source.read(100, 200)
-    assert reads.call_count == 1, "a permanent error is raised at once"
+    missing = type("NoCredentialsError", (Exception,), {})("no key")
+    denied = type("ClientResponseError", (Exception,), {"status": 403})()
+    for error, message in (
+        (PermissionError("no key"), "access is denied .no key.: check that you may read it"),
+        (missing, "access is denied .no key."),
+        (denied, "denies access .status 403."),
+        (NotImplementedError("never"), "NotImplementedError: never"),
+    ):
+        reads = failing(2, error)
+        with pytest.raises(OSError, match=message):
+            source.read(100, 200)
+        assert reads.call_count == 1, "a permanent error is raised at once"
+
+
+@pytest.mark.parametrize(("address", "message"), [
+    ("http://127.0.0.1:1/a.tar", r"Cannot connect .*Run the same command again once the storage can be reached"),
+    ("ADDRESS/missing.tar", r"FileNotFound.*Restore the damaged or missing shards"),
+])  # fmt: skip
+def test_tar_shards_tell_what_is_wrong_with_a_web_server(tmp_path: Path, address: str, message: str) -> None:
+    with serving(tmp_path / "served") as place, pytest.raises(ValueError, match=message):
+        TarShards(IMAGE, address.replace("ADDRESS", place), index=tmp_path)
 
 
 @pytest.fixture
