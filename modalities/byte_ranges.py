@@ -56,8 +56,8 @@ NO_CREDENTIALS = {
 
 REMEDIES = {
     "s3": "set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or FSSPEC_S3_ANON=true for a public bucket",
-    "gs": "run `gcloud auth application-default login` or set GOOGLE_APPLICATION_CREDENTIALS, or FSSPEC_GS_TOKEN=anon for "
-    "a public bucket",
+    "gs": "run `gcloud auth application-default login` or set GOOGLE_APPLICATION_CREDENTIALS, or FSSPEC_GS_TOKEN=anon "
+    "for a public bucket",
     "hf": "set HF_TOKEN to a token that may read it, and accept the terms of the dataset on its page",
     "http": "check that the address is right, may be read without logging in, and has not expired",
     "": "check that you may read it",

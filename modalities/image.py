@@ -90,9 +90,8 @@ class Image(Modality):
         """Return one image file, or its first frame, as uint8 of shape (channels, height, width).
 
         Raises:
-            ValueError: If the file is empty, has more than `max_pixels`, or has pixel values without a declared white
-                level.
-            Exception: If the decoder fails on a damaged file.
+            ValueError: If the file is empty or damaged, has more than `max_pixels`, or has pixel values without a
+                declared white level.
         """
         return self.mirror(self.fit(self.read(path), seed), seed)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import re
+import struct
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -37,6 +38,9 @@ OTHERS = {
 
 OURS = {"TIFF": (b"II*\0", b"MM\0*"), "PNG": b"\x89PNG\r\n", "JPEG": b"\xff\xd8\xff", "GIF": b"GIF8"}
 """First bytes of formats that are read, if Pillow reads that kind of them."""
+
+DAMAGE = (OSError, EOFError, SyntaxError, TypeError, KeyError, IndexError, OverflowError, ArithmeticError, struct.error)
+"""Errors of Pillow about damaged files; an OSError with a number is of the storage."""
 
 TEXT = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")
 """Chunks of PNG files that are not needed: texts and the colour profile, which is not applied."""
@@ -69,18 +73,24 @@ def read_image(path: Path, reading: Reading) -> NDArray[np.uint8]:
     """Return the first frame of an image file, uint8 of shape (height, width) or (height, width, 3).
 
     Raises:
-        ValueError: If the file is empty, in none of the `FORMATS`, or has too many pixels or no declared levels.
-        Exception: If the decoder fails on a damaged file.
+        ValueError: If the file is empty, damaged, in none of the `FORMATS`, or has too many pixels or no declared
+            levels.
+        OSError: If it cannot be read from its storage.
     """
     if path.stat().st_size == 0:
         raise ValueError("the file is empty")
     try:
-        return _decoded(path, reading)
-    except ValueError as error:
-        # Pillow limits the memory for texts in PNG files. Programs that generate images store megabytes in them.
-        if "MAX_TEXT" not in str(error):
+        try:
+            return _decoded(path, reading)
+        except ValueError as error:
+            # Pillow limits the memory for texts in PNG files. Programs that generate images store megabytes in them.
+            if "MAX_TEXT" not in str(error):
+                raise
+            return _decoded(_without_text(path), reading)
+    except DAMAGE as error:
+        if getattr(error, "errno", None) is not None:  # of the storage
             raise
-        return _decoded(_without_text(path), reading)
+        raise ValueError(f"the picture is damaged ({error}): copy it again, or convert it") from error
 
 
 def _decoded(file: Path | io.BytesIO, reading: Reading) -> NDArray[np.uint8]:

@@ -18,9 +18,11 @@ def check_boxes(file: BinaryIO, size: int) -> None:
     """
     end, indexed = 0, False
     for _ in range(MAX_BOXES):
+        if end >= size:  # positions of damaged files may be too large to seek
+            break
         file.seek(end)
         header = file.read(16)
-        if end >= size or len(header) < 8:
+        if len(header) < 8:
             break
         length = int.from_bytes(header[:4], "big")
         if length == 1:

@@ -101,9 +101,11 @@ def last_end(file: BinaryIO, size: int, wide: bool) -> int:
     """
     end, count = (8, 8) if wide else (0, 4)
     for _ in range(MAX_CHUNKS):
+        if end >= size:  # positions of damaged files may be too large to seek
+            break
         file.seek(end)
         header = file.read(4 + count)
-        if end >= size or len(header) < 4 + count or not header[:4].strip(b"\0"):
+        if len(header) < 4 + count or not header[:4].strip(b"\0"):
             break
         length = int.from_bytes(header[4:], "big" if wide else "little")
         if length in (0, *UNSET) or length >= 1 << 63:
