@@ -165,8 +165,9 @@ class Audio(Modality):
             ValueError: If there are more than two channels and `mix` is "stereo".
         """
         if self.mix == "mono":
-            mean, powers = waveform.mean(dim=0, keepdim=True), waveform.square().mean(dim=1)
-            cancelled = bool(mean.square().mean() < CANCELLED * powers.mean())
+            mean = waveform.mean(dim=0, keepdim=True)
+            powers = torch.stack([channel.dot(channel) for channel in waveform])  # faster than squares
+            cancelled = bool(mean[0].dot(mean[0]) < CANCELLED * powers.mean())
             return waveform[int(powers.argmax())].unsqueeze(0) if cancelled else mean
         if waveform.shape[0] > 2:
             raise ValueError(f"it has {waveform.shape[0]} channels, but mix=stereo accepts at most 2: use mix=mono")

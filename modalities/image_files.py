@@ -36,7 +36,12 @@ OTHERS = {
 }
 """First bytes of well-known formats that are not read, as regular expressions."""
 
-OURS = {"TIFF": (b"II*\0", b"MM\0*"), "PNG": b"\x89PNG\r\n", "JPEG": b"\xff\xd8\xff", "GIF": b"GIF8"}
+OURS: dict[str, bytes | tuple[bytes, ...]] = {
+    "TIFF": (b"II*\0", b"MM\0*"),
+    "PNG": b"\x89PNG\r\n",
+    "JPEG": b"\xff\xd8\xff",
+    "GIF": b"GIF8",
+}
 """First bytes of formats that are read, if Pillow reads that kind of them."""
 
 DAMAGE = (OSError, EOFError, SyntaxError, TypeError, KeyError, IndexError, OverflowError, ArithmeticError, struct.error)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain, dropwhile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -212,7 +212,7 @@ class _Clock:
         self._step, self._largest = max(1, round(step / time_base)), JUMP / time_base
         self._last: int | None = None
 
-    def add(self, packet: Packet[VideoStream]) -> int:
+    def add(self, packet: Packet[Any]) -> int:
         """Return the time of the next packet."""
         stamp = packet.pts if packet.dts is None else packet.dts
         advance = self._step if self._last is None or stamp is None else stamp - self._last
