@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import math
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -120,6 +120,11 @@ class Audio(Modality):
     def grid(self) -> Grid:
         """Return the grid of the representation."""
         return self.representation.grid(self.samples, self.rate)
+
+    @property
+    def meaningless_axes(self) -> Mapping[str, str]:
+        """The axes along which frequencies mean nothing in this representation, each with the remedy."""
+        return self.representation.meaningless_axes
 
     def load(self, path: Path, seed: int | None = None) -> Tensor:
         """Return one excerpt of an audio file, float32 of shape (audio channels, at most `samples`).

@@ -59,6 +59,14 @@ class Modality(ABC):
         return None
 
     @property
+    def meaningless_axes(self) -> Mapping[str, str]:
+        """The axes along which frequencies mean nothing, each with the remedy; by default there are none.
+
+        Noise should have equal power at all frequencies of such an axis, unless its power is measured from the data.
+        """
+        return {}
+
+    @property
     def tensor_shape(self) -> tuple[int, ...]:
         """Shape of one encoded example as a tensor, (channels, *grid)."""
         return (self.channels, *self.grid().shape)

@@ -6,6 +6,9 @@ in cycles per Hz, or axis `mel`, in cycles per mel); it does not describe audibl
 a `Waveform` is it the ordinary spectrum, in Hz. Power laws are flat below these corner frequencies, which are physical
 constants: they depend neither on the length of a clip nor on the sample rate, the window or the hop.
 
+The values of a complex spectrogram turn with a phase, and turning them along an axis shifts the frequencies of that
+axis: only one of its axes has frequencies that mean something, and `Stft.phase` determines which.
+
 - `time` of a spectrogram, 0.5 Hz: one period in two seconds, slower than the rate of words and notes;
 - `frequency`, 1 cycle per 4000 Hz, and `mel`, 1 cycle per 2146 mel (also 4000 Hz): one period over the band of
   telephone speech, the narrowest in common use;
@@ -16,7 +19,9 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -52,6 +57,14 @@ class Representation(ABC):
     @abstractmethod
     def covered(self, samples: int) -> int:
         """Return the number of points on the time axis whose centre is within the first `samples` samples."""
+
+    @property
+    def meaningless_axes(self) -> Mapping[str, str]:
+        """The axes along which frequencies mean nothing, each with the remedy; by default there are none.
+
+        See `Modality.meaningless_axes`.
+        """
+        return {}
 
     @abstractmethod
     def encode(self, waveform: Tensor, rate: int) -> Tensor:
@@ -160,15 +173,31 @@ class Stft(Spectrogram):
     span about 60 dB, which a power of 0.5 reduces to 30 dB (as in arXiv:2208.05830); with the default scale,
     99.9 % of the values of common recordings lie in [-1, 1].
 
+    `phase` is what the phase of a value is relative to, and determines the axis with meaningful frequencies:
+
+    - "stationary" counts it from the first sample of the clip. A steady tone on the centre of a frequency bin is
+      constant along `time`, any other tone turns at its distance from the centre: frequencies along `time` are those of
+      temporal modulation. Along `frequency`, a sound at time s turns at s cycles per Hz, wherever in the clip it lies.
+    - "centred" counts it from the centre of the frame. A sound within a frame turns along `frequency` at its distance
+      from the centre: frequencies along `frequency` are cycles per Hz, and most power is near 0. Along `time`, a tone
+      of f Hz turns at f Hz, aliased by the hop.
+
+    No phase gives both: shifts in time and in frequency do not commute, so to bring every sound near 0 along one axis
+    turns it along the other one; the two choices differ by a chirp over the plane, `exp(-2πi f t)`.
+
     Raises:
-        ValueError: If the power is outside (0, 1], or the scale is not positive; see `Spectrogram` for window and hop.
+        ValueError: If the power is outside (0, 1], the scale is not positive, or the phase is unknown; see
+            `Spectrogram` for window and hop.
     """
 
     power: float = 0.5
     scale: float = 3.0
+    phase: Literal["stationary", "centred"] = "stationary"
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.phase not in ("stationary", "centred"):
+            raise ValueError(f"phase must be stationary or centred, got {self.phase!r}")
         if not 0 < self.power <= 1:
             raise ValueError(f"power must be above 0 and at most 1 (no compression), got {self.power}")
         _check_positive("scale", self.scale)
@@ -185,6 +214,7 @@ class Stft(Spectrogram):
     def encode(self, waveform: Tensor, rate: int) -> Tensor:
         """Return the compressed spectrogram."""
         spectrogram = self.transform(waveform)
+        spectrogram = spectrogram * self._turn(spectrogram.shape[-1])
         compressed = torch.polar(self.scale * spectrogram.abs() ** self.power, spectrogram.angle())
         return torch.cat([compressed.real, compressed.imag])
 
@@ -194,7 +224,29 @@ class Stft(Spectrogram):
         compressed = torch.complex(real, imaginary)
         # Samples of at most LOUDEST give magnitudes of at most twice LOUDEST; larger magnitudes could overflow.
         magnitude = compressed.abs().clamp(max=(2 * LOUDEST) ** self.power) ** (1 / self.power)
-        return self.inverse(torch.polar(magnitude, compressed.angle()), samples)
+        spectrogram = torch.polar(magnitude, compressed.angle())
+        return self.inverse(spectrogram * self._turn(spectrogram.shape[-1]).conj(), samples)
+
+    @property
+    def meaningless_axes(self) -> Mapping[str, str]:
+        """The axis whose frequencies `phase` leaves without meaning."""
+        other, axis, meant = {
+            "stationary": ("centred", "frequency", "time"), "centred": ("stationary", "time", "frequency"),
+        }[self.phase]  # fmt: skip
+        return {axis: f"select spectrum.axes=[{meant}], or modality.representation.phase={other}"}
+
+    def _turn(self, frames: int) -> Tensor:
+        """Return the factors (frequencies, frames) that turn the phases of `transform` to what `phase` says.
+
+        `transform` counts them from the first sample of the window, which is half a window before the frame's centre.
+        """
+        frequencies, centres = torch.arange(self.window // 2 + 1)[:, None], torch.arange(frames) * self.hop
+        if self.phase == "centred":
+            centres = centres * 0
+        # In integers: the phase in float32 would be wrong after some seconds.
+        turned = (frequencies * ((centres - self.window // 2) % self.window)) % self.window
+        cycle = -2 * math.pi / self.window * torch.arange(self.window, dtype=torch.float64)
+        return torch.polar(torch.ones_like(cycle), cycle).to(torch.complex64)[turned]
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Audio loads, levels, masks and saves exactly; representations are inverted and equal librosa; strings are in tune."""
 
 import math
+import os
 from importlib.resources import files
 from itertools import product
 from pathlib import Path
@@ -234,24 +235,64 @@ def test_audio_encode_refuses_other_shapes() -> None:
             BRIEF.encode(torch.zeros(shape))
 
 
-@pytest.mark.parametrize(("window", "hop"), [(512, 128), (256, 128), (64, 17), (512, 256)])
+PHASES = ("stationary", "centred")
+
+
+@pytest.mark.parametrize(("window", "hop"), [(512, 128), (256, 128), (64, 17), (512, 255), (50, 9)])
 def test_stft_is_exactly_invertible(window: int, hop: int) -> None:
-    for channels, samples, power in product((1, 2), (1, 127, 1000, 1001, 1024, 16000), (0.3, 0.5, 1.0)):
-        stft = Stft(window=window, hop=hop, power=power, scale=2.0)
+    for phase, channels, samples, power in product(PHASES, (1, 2), (1, 127, 1001, 16000), (0.3, 0.5, 1.0)):
+        stft = Stft(window=window, hop=hop, power=power, scale=2.0, phase=phase)
         waveform = noise(channels, samples)
         x0 = stft.encode(waveform, 16000)
         assert x0.shape == (2 * channels, *stft.grid(samples, 16000).shape)
         assert x0.shape[0] == stft.channels(channels)
-        assert (stft.decode(x0, samples, 16000) - waveform).abs().max() < 1e-5, (channels, samples, power)
+        assert (stft.decode(x0, samples, 16000) - waveform).abs().max() < 1e-5, (phase, channels, samples, power)
 
 
-@pytest.mark.parametrize(("window", "hop", "power", "scale"), [(256, 64, 1.0, 1.0), (512, 128, 0.5, 3.0)])
-def test_stft_equals_librosa(window: int, hop: int, power: float, scale: float) -> None:
+@pytest.mark.parametrize(("window", "hop", "power", "scale"), [(256, 61, 1.0, 1.0), (512, 128, 0.5, 3.0)])
+def test_stft_equals_librosa_turned_by_its_phase(window: int, hop: int, power: float, scale: float) -> None:
     sound = 0.2 * np.random.default_rng(0).standard_normal(4096).astype(np.float32)
-    x0 = Stft(window, hop, power, scale).encode(torch.from_numpy(sound[None]), 8000)
     plain = librosa.stft(sound, n_fft=window, hop_length=hop, window="hann", center=True, pad_mode="constant")
     plain *= 4 / window
-    np.testing.assert_allclose(torch.complex(*x0), scale * plain * np.abs(plain) ** (power - 1), atol=1e-4 * scale)
+    # librosa counts phases from the start of each window.
+    starts = np.arange(plain.shape[1]) * hop - window // 2
+    for phase, offset in (("stationary", starts), ("centred", starts * 0 - window // 2)):
+        turned = plain * np.exp(-2j * np.pi * np.outer(np.arange(window // 2 + 1), offset) / window)
+        x0 = Stft(window, hop, power, scale, phase).encode(torch.from_numpy(sound[None]), 8000)[..., : len(starts)]
+        np.testing.assert_allclose(
+            torch.complex(*x0), scale * turned * np.abs(plain) ** (power - 1), atol=1e-4 * scale, err_msg=phase
+        )
+
+
+@pytest.mark.parametrize(("window", "hop"), [(512, 128), (512, 37), (400, 99)])
+def test_stationary_phase_places_tones_at_their_distance_from_a_bin(window: int, hop: int) -> None:
+    stft, rate = Stft(window, hop), 16_000
+    spacing = rate / window
+    for bins in (30, 31, 32, 13.37, 49.85):
+        tone = torch.sin(2 * math.pi * bins * spacing * torch.arange(2 * rate, dtype=torch.float64) / rate)
+        values = torch.complex(*stft.encode(tone.float()[None], rate).double())[:, 8:-8]
+        if bins != round(bins):
+            values = values[[round(bins)]]  # it is at another distance from the next bin
+        modulation = torch.fft.fftfreq(values.shape[1], hop / rate).abs()
+        found = float(modulation[torch.fft.fft(values).abs().square().sum(0).argmax()])
+        assert found <= abs(bins - round(bins)) * spacing + float(modulation[1]) * (bins != round(bins)), bins
+
+
+@pytest.mark.skipif("MULTISAGD_DATA" not in os.environ, reason="MULTISAGD_DATA names no folder of real data")
+@pytest.mark.parametrize(("window", "hop"), [(512, 128), (256, 63), (1024, 255), (512, 37)])
+def test_phase_gathers_the_power_of_real_sounds_at_low_frequencies_of_one_axis(window: int, hop: int) -> None:
+    audio = Path(os.environ["MULTISAGD_DATA"]) / "audio"
+    paths = [*sorted(audio.glob("librosa_open/*.ogg")), *sorted(audio.glob("fsdd/recordings/*_0.wav"))[::6]]
+    for phase, meant in (("stationary", "time"), ("centred", "frequency")):
+        modality, shares = Audio(8000, 1.0, representation=Stft(window, hop, phase=phase)), []
+        dim = modality.grid().names.index(meant)
+        assert set(modality.meaningless_axes) == set(modality.grid().names) - {meant}
+        for path in paths:
+            values = torch.complex(*modality.encode(modality.load(path)))
+            power = torch.fft.fft(values, dim=dim).abs().square().sum(1 - dim)
+            low = torch.fft.fftfreq(len(power)).abs() <= 1 / 8
+            shares.append(float(power[low].sum() / power.sum()))
+        assert np.mean(shares) >= 0.5, phase
 
 
 @pytest.mark.parametrize("bands", [20, 40])
@@ -326,6 +367,7 @@ def test_audio_and_representations_refuse_impossible_options() -> None:
         ("hop must be from 1 to", Stft, {"hop": 257}, {"hop": 0}),
         ("power", Stft, {"power": 0.0}, {"power": 1.5}),
         ("scale", Stft, {"scale": -1.0}),
+        ("stationary or centred", Stft, {"phase": "torch"}),
         ("scale", Waveform, {"scale": math.inf}),
         ("bands", LogMel, {"bands": 0}),
         ("low", LogMel, {"low": 500, "high": 400}, {"low": -1}),
