@@ -233,7 +233,8 @@ class Stft(Spectrogram):
         other, axis, meant = {
             "stationary": ("centred", "frequency", "time"), "centred": ("stationary", "time", "frequency"),
         }[self.phase]  # fmt: skip
-        return {axis: f"select spectrum.axes=[{meant}], or modality.representation.phase={other}"}
+        remedy = f"shape it along {meant} (spectrum.axes=[{meant}]), or set modality.representation.phase={other}"
+        return {axis: remedy}
 
     def _turn(self, frames: int) -> Tensor:
         """Return the factors (frequencies, frames) that turn the phases of `transform` to what `phase` says.

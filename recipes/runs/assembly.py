@@ -5,7 +5,7 @@ import math
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import torch
@@ -18,6 +18,7 @@ from multisagd import (
     DataStatistics,
     Denoiser,
     Euler,
+    Flat,
     GaussianIntegrator,
     Grid,
     NoiseFloor,
@@ -31,8 +32,12 @@ from multisagd import (
     seeds,
     terminal_snr,
 )
+from multisagd.data_spectra import DataPower, Omitting
 from multisagd.mixing import Refinement, power_fraction
+from multisagd.radial import Rings
 from multisagd.samplers import Sampler
+from multisagd.spectrum import Outside, Power, Product, Sum
+from multisagd.table import Table
 from recipes.base.errors import MissingError, RecipeError, as_recipe_error
 from recipes.config.build import Builder
 from recipes.runs.settings import CorruptionOptions, Group, ModelSettings
@@ -45,6 +50,8 @@ LARGE_FRACTION = 0.5
 """Fraction of the noise's power at zero frequency above which noise is mostly a random offset, such as brightness."""
 LARGE_SIGMA = 2.0
 """Noise level, in units of the data's range, above which the inputs of a network need scaling."""
+UNEQUAL = 1e-9
+"""Difference of powers, relative to the largest power, above which noise is shaped along an axis."""
 LOW_LOG_SNR = -12.0
 """Log-SNR below which a noise prediction contains almost no information about the data."""
 RESTORE = "Restore the config.yaml that the run was trained with"
@@ -289,6 +296,33 @@ def process_notes(process: Process, denoiser: Denoiser, statistics: DataStatisti
             "choose denoiser=velocity"
         )
     return notes
+
+
+def axis_notes(spectrum: Spectrum, modality: Modality) -> list[str]:
+    """Return warnings about axes along which frequencies mean nothing, but a spectrum has unequal power.
+
+    Power that is measured from the data, or designed for them, follows the data along every axis and counts as equal.
+    """
+    grid = modality.grid()
+    power, notes = SpectralCovariance(_without_data(spectrum), grid).power(), []
+    for name, remedy in modality.meaningless_axes.items():
+        low, high = power.aminmax(dim=grid.names.index(name))
+        if bool((high - low > UNEQUAL * power.max()).any()):
+            notes.append(
+                f"the noise has unequal power along {name}, where frequencies mean nothing with this modality: {remedy}"
+            )
+    return notes
+
+
+def _without_data(spectrum: Spectrum) -> Spectrum:
+    """Return a spectrum in which every part that depends on data is replaced by white noise."""
+    if isinstance(spectrum, (Product, Sum)):
+        return replace(spectrum, left=_without_data(spectrum.left), right=_without_data(spectrum.right))
+    if isinstance(spectrum, Power):
+        return replace(spectrum, base=_without_data(spectrum.base))
+    # Noise that omits the frequencies of measured data also follows the data.
+    inner = spectrum.inner if isinstance(spectrum, Outside) else spectrum
+    return Flat() if isinstance(inner, (DataPower, Omitting, Rings, Table)) else spectrum
 
 
 def check_refinement(refinement: Refinement, grid: Grid) -> None:

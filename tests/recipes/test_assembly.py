@@ -1,6 +1,7 @@
 """Every modality trains with every spectrum and network, and parts that do not fit one another are refused or noted."""
 
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,20 +10,25 @@ import pytest
 import torch
 
 import multisagd as ms
+from modalities.audio import Audio
 from modalities.base import Dataset, Modality
 from modalities.image import Image
 from modalities.image_sets import Digits
+from modalities.representation import LogMel, Stft
+from multisagd.data_spectra import DataPower
 from multisagd.ema import PowerEMA
 from multisagd.samplers import Sampler
+from multisagd.spectrum import Outside
 from recipes.base.errors import RecipeError
 from recipes.config import compose as configuration
 from recipes.config.build import Builder
 from recipes.config.groups import groups
 from recipes.data.dataset import measure
-from recipes.runs.assembly import Assembly, check_refinement, process_notes
+from recipes.runs.assembly import Assembly, axis_notes, check_refinement, process_notes
 from recipes.runs.settings import ModelSettings, TrainSettings
 from recipes.runtime.device import Runtime
 from recipes.sampling.generate import SamplingRequest, generate, step_times
+from recipes.train import train
 from recipes.training.learner import Learner
 from tests.helpers.every_modality import AXES, MODALITIES, NETWORKS, save_clips
 
@@ -214,6 +220,45 @@ def test_process_notes_mention_estimates_that_are_doubtful_at_pure_noise() -> No
         process = ms.Process(ms.CosineSchedule(), covariance)
         notes = process_notes(process, ms.Denoiser(torch.nn.Identity(), process), statistics)
         assert any("zero frequency" in note for note in notes) == (corner is None), corner
+
+
+TIME, FREQUENCY = (ms.PowerLaw(-0.5, axes=(name,)) for name in ("time", "frequency"))
+
+
+def test_axis_notes_mention_noise_shaped_where_frequencies_mean_nothing() -> None:
+    """Along `frequency` with stationary phase and along `time` with centred phase, unless the data shape the noise."""
+    audio = Audio(4000, 0.2, representation=Stft(64, 16))
+    measured = ms.DataStatistics.measure([torch.randn(9, *audio.tensor_shape)], audio.grid())
+    follows = DataPower(measured)
+    for spectrum, stationary, centred in (
+        (ms.Flat(), False, False),
+        (TIME, False, True),
+        (FREQUENCY, True, False),
+        (ms.Flat() + TIME * FREQUENCY**2, True, True),
+        (follows, False, False),
+        (Outside(measured.spectrum()) + follows**0.5 * TIME, False, True),
+        (ms.Rings((4.0, 2.0, 1.0)), False, False),
+    ):
+        for phase, noted, remedy in (
+            ("stationary", stationary, "along time .*phase=centred"),
+            ("centred", centred, "along frequency .*phase=stationary"),
+        ):
+            modality = replace(audio, representation=Stft(64, 16, phase=phase))  # type: ignore[arg-type]
+            notes = axis_notes(spectrum, modality)
+            assert len(notes) == noted, (spectrum, phase)
+            assert not notes or re.search(remedy, notes[0])
+    log_mel = Audio(4000, 0.2, representation=LogMel(64, 16, bands=4))
+    assert not axis_notes(ms.PowerLaw(-0.5, axes=("mel",)), log_mel)
+
+
+def test_train_notes_noise_along_a_meaningless_axis_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    words = ["training.samples=8", "training.batch=8", "every.samples=0", "every.validation=0", "report=false"]
+    words += [*MODALITIES["spectrogram"], *NETWORKS["unet"], "spectrum=pink", "spectrum.axes=[frequency]"]
+    train(configuration.load("train", [*words, f"run_dir={tmp_path / 'run'}"]))
+    output = capsys.readouterr()
+    assert (output.out + output.err + caplog.text).count("unequal power along frequency") == 1
 
 
 def test_step_times_lie_between_the_ends_of_the_spectrum() -> None:

@@ -18,7 +18,7 @@ from recipes.base.untrusted import read_configuration
 from recipes.config import compose as configuration
 from recipes.config.build import Builder
 from recipes.config.groups import filled, flatten, groups, of_choice
-from recipes.runs.assembly import build_corruption
+from recipes.runs.assembly import axis_notes, build_corruption
 from recipes.runs.model import check_parts, run_settings
 from recipes.runs.run import Run
 from recipes.runs.settings import SampleSettings, TrainSettings
@@ -67,6 +67,8 @@ def build_all(group: str, choice: str, tmp_path: Path) -> None:
     process = builder.build(settings.process, ms.Process, "process", **parts)
     builder.build(settings.denoiser, ms.Denoiser, "denoiser", network=nn.Identity(), process=process, **parts)
     builder.build(settings.sampler, Sampler, "sampler", statistics=statistics)  # type: ignore[type-abstract]
+    if group == "experiment":
+        assert not axis_notes(spectrum, modality)
     if group in ("network", "experiment"):
         builder.build(settings.network, nn.Module, "network", channels=1, dimensions=2, classes=None)
     if group in ("data", "experiment") and "root" in settings.data:
