@@ -203,7 +203,7 @@ class Audio(Modality):
         if self.short == "repeat":
             waveform = waveform.repeat(1, -(-self.samples // length))[:, : self.samples]
         padded = torch.nn.functional.pad(waveform, (0, self.samples - waveform.shape[1]))
-        return self.representation.encode(padded, self.rate)
+        return self.representation.encode(padded, self.rate, None if self.short in ("silence", "repeat") else length)
 
     def mask(self, media: Tensor) -> Tensor | None:
         """Return a bool mask (1, *grid) that is True where the encoded clip is data, or None if there is no padding."""

@@ -58,5 +58,5 @@ def spectrogram_pixels(waveform: Tensor, rate: int) -> np.ndarray:
 def _decibels(waveform: Tensor, rate: int, overlap: int) -> Tensor:
     """Return the power (frequencies, times) in decibels relative to full scale, averaged over channels."""
     window = max(4, 2 ** round(math.log2(0.032 * rate)))
-    power = Stft(window=window, hop=window // overlap).transform(waveform).abs().square().mean(dim=0)
+    power = Stft(window=window, hop=window // overlap).levels(waveform).mean(dim=0)
     return 10 * power.clamp(min=10 ** (-RANGE_DB / 10)).log10()

@@ -67,8 +67,11 @@ class Representation(ABC):
         return {}
 
     @abstractmethod
-    def encode(self, waveform: Tensor, rate: int) -> Tensor:
-        """Convert a waveform (audio channels, samples) to a tensor (channels, *grid(samples, rate))."""
+    def encode(self, waveform: Tensor, rate: int, length: int | None = None) -> Tensor:
+        """Convert a waveform (audio channels, samples) to a tensor (channels, *grid(samples, rate)).
+
+        If a `length` is given, only the first `length` samples are data, and padding follows.
+        """
 
     @abstractmethod
     def decode(self, x0: Tensor, samples: int, rate: int) -> Tensor:
@@ -102,7 +105,7 @@ class Waveform(Representation):
         """Return `samples`, since every point is one sample."""
         return samples
 
-    def encode(self, waveform: Tensor, rate: int) -> Tensor:
+    def encode(self, waveform: Tensor, rate: int, length: int | None = None) -> Tensor:
         """Return the waveform multiplied by `scale`."""
         return waveform * self.scale
 
@@ -115,8 +118,8 @@ class Waveform(Representation):
 class Spectrogram(Representation):
     """Base class of the two spectrograms: Hann windows of `window` samples, with centres `hop` samples apart.
 
-    Frame i is centred on sample i·hop, and there are ceil(samples/hop) + 1 frames, so the last frames reach
-    into the silence after the waveform.
+    Frame i is centred on sample i·hop, and there are ceil(samples/hop) + 1 frames, so the windows of the last frames
+    reach beyond the waveform: `transform` finds silence there, and `levels` corrects for it.
 
     Raises:
         ValueError: If the window is odd or below 4, or the hop is more than half a window (samples would be lost).
@@ -154,6 +157,26 @@ class Spectrogram(Representation):
             padded, self.window, self.hop, window=hann, center=True, pad_mode="constant", return_complex=True
         )
         return spectrogram * (4 / self.window)
+
+    def levels(self, waveform: Tensor, length: int | None = None) -> Tensor:
+        """Return the power of every frame (audio channels, frequencies, frames); a tone at full scale has power 1.
+
+        Steady sounds have the same level in all frames, also where a window reaches beyond the waveform, or beyond its
+        first `length` samples if only these are data: the power is divided by the fraction of the window's energy
+        within them, and windows centred near an end move inwards, by up to an eighth of their length. Frames after the
+        data contain silence, except for what is left of their windows.
+        """
+        samples = waveform.shape[-1]
+        sound = samples if length is None else length
+        last, inwards = self.covered(sound), min(self.window // 8, sound // 2)
+        centres = torch.arange(self.covered(samples) + 1) * self.hop
+        centres[: last + 1] = centres[: last + 1].clamp(inwards, sound - inwards)
+        positions = centres[:, None] + torch.arange(self.window) - self.window // 2
+        windows = torch.hann_window(self.window) * ((positions >= 0) & (positions < sound))
+        energy = windows.square().sum(1) * (8 / 3 / self.window)
+        energy[last + 1 :] = 1
+        spectrum = torch.fft.rfft(waveform[..., positions.clamp(0, samples - 1)] * windows)
+        return (spectrum.abs().square() * (4 / self.window) ** 2).transpose(-1, -2) / energy
 
     def inverse(self, spectrogram: Tensor, samples: int) -> Tensor:
         """Return the waveform (audio channels, samples) whose spectrogram is nearest: the inverse of `transform`."""
@@ -211,7 +234,7 @@ class Stft(Spectrogram):
         frequency = Axis("frequency", self.window // 2 + 1, rate / self.window, "Hz", FREQUENCY_CORNER)
         return Grid((frequency, self.time_axis(samples, rate)))
 
-    def encode(self, waveform: Tensor, rate: int) -> Tensor:
+    def encode(self, waveform: Tensor, rate: int, length: int | None = None) -> Tensor:
         """Return the compressed spectrogram."""
         spectrogram = self.transform(waveform)
         spectrogram = spectrogram * self._turn(spectrogram.shape[-1])
@@ -301,9 +324,9 @@ class LogMel(Spectrogram):
         """Return the arguments of the functions in `modalities.mel`: bands, low, high, window, rate."""
         return (self.bands, self.low, rate / 2 if self.high is None else self.high, self.window, rate)
 
-    def encode(self, waveform: Tensor, rate: int) -> Tensor:
+    def encode(self, waveform: Tensor, rate: int, length: int | None = None) -> Tensor:
         """Return the log-mel spectrogram."""
-        power = mel.filters(*self.settings(rate)) @ self.transform(waveform).abs().square()
+        power = mel.filters(*self.settings(rate)) @ self.levels(waveform, length)
         decibels = 10 * power.clamp(min=10 ** (self.floor_db / 10)).log10()
         return 1 - 2 * decibels / self.floor_db
 
