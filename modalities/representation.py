@@ -1,17 +1,20 @@
-"""Representations of audio as tensors: complex spectrogram (exact), log-mel spectrogram (lossy), or waveform.
+"""Representations of audio as tensors: complex, log-mel or constant-Q spectrogram, or waveform.
 
 The grid of a spectrogram is a time-frequency plane, and noise is shaped in the Fourier transform of that plane. So a
 spectrum on its axes describes temporal modulation (axis `time`, in Hz) and spectral modulation (axis `frequency`,
-in cycles per Hz, or axis `mel`, in cycles per mel); it does not describe audible frequencies. Only on the grid of
-a `Waveform` is it the ordinary spectrum, in Hz. Power laws are flat below these corner frequencies, which are physical
-constants: they depend neither on the length of a clip nor on the sample rate, the window or the hop.
+in cycles per Hz, axis `mel`, in cycles per mel, or axis `octave`, in cycles per octave); it does not describe audible
+frequencies. Only on the grid of a `Waveform` is it the ordinary spectrum, in Hz.
 
 The values of a complex spectrogram turn with a phase, and turning them along an axis shifts the frequencies of that
 axis: only one of its axes has frequencies that mean something, and `Stft.phase` determines which.
 
+Power laws are flat below these corner frequencies, which are physical constants: they depend neither on the length of a
+clip nor on the sample rate, the window or the hop.
+
 - `time` of a spectrogram, 0.5 Hz: one period in two seconds, slower than the rate of words and notes;
 - `frequency`, 1 cycle per 4000 Hz, and `mel`, 1 cycle per 2146 mel (also 4000 Hz): one period over the band of
   telephone speech, the narrowest in common use;
+- `octave`, 1 cycle per 3.5 octaves: one period over the same band, which telephones carry from 300 to 3400 Hz;
 - `time` of a waveform, 20 Hz: lower frequencies are inaudible.
 """
 
@@ -26,7 +29,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from modalities import mel
+from modalities import constant_q, mel
 from multisagd.grid import Axis, Grid
 from multisagd.libraries import check
 
@@ -34,6 +37,9 @@ MODULATION_CORNER = 0.5
 AUDIBLE_CORNER = 20.0
 FREQUENCY_CORNER = 1 / 4000
 MEL_CORNER = 1 / 2146
+OCTAVE_CORNER = 1 / 3.5
+LEAST_SEEN = 0.25
+"""Least fraction of a constant-Q filter's energy in the sound; with less, a frame takes the level of the last one."""
 
 LOUDEST = 8.0
 """Maximum absolute value of a sample, with full scale at 1: lossy codecs overshoot full scale, but not by 18 dB."""
@@ -303,8 +309,7 @@ class LogMel(Spectrogram):
             raise ValueError(
                 f"bands must span low to high Hz with 0 <= low < high, got low={self.low}, high={self.high}"
             )
-        if not -math.inf < self.floor_db < 0:
-            raise ValueError(f"floor_db must be negative (decibels below full scale), got {self.floor_db}")
+        _check_floor(self.floor_db)
 
     def channels(self, audio_channels: int) -> int:
         """Return `audio_channels`, the number of audio channels."""
@@ -326,20 +331,121 @@ class LogMel(Spectrogram):
 
     def encode(self, waveform: Tensor, rate: int, length: int | None = None) -> Tensor:
         """Return the log-mel spectrogram."""
-        power = mel.filters(*self.settings(rate)) @ self.levels(waveform, length)
-        decibels = 10 * power.clamp(min=10 ** (self.floor_db / 10)).log10()
-        return 1 - 2 * decibels / self.floor_db
+        return _logarithm(mel.filters(*self.settings(rate)) @ self.levels(waveform, length), self.floor_db)
 
     def decode(self, x0: Tensor, samples: int, rate: int) -> Tensor:
         """Return a waveform that approximates this log-mel spectrogram, limited to +10 dB.
 
         Values at the floor become silence.
         """
-        decibels = ((1 - x0) * self.floor_db / 2).clamp(self.floor_db, 10)
-        bands = 10 ** (decibels / 10) - 10 ** (self.floor_db / 10)
-        power = mel.invert_filters(bands.clamp(min=0), mel.filters(*self.settings(rate)))
+        power = mel.invert_filters(_power(x0, self.floor_db), mel.filters(*self.settings(rate)))
         magnitude = power.sqrt() * (self.window / 4)
         return mel.invert_magnitude(magnitude, self.window, self.hop, self.padded(samples))[..., :samples]
+
+
+@dataclass(frozen=True)
+class ConstantQ(Representation):
+    """Log power in bands at equal distances in pitch: `octaves` octaves from `low` Hz, `bins_per_octave` bands in each.
+
+    Shape (audio channels, octaves × bins_per_octave, frames): 0 dB (a tone at full scale) maps to 1; `floor_db` and
+    anything below maps to -1. Transposing a sound moves it along the axis `octave`. Every filter has the same number of
+    periods, so low bands are slow: at 12 bands per octave, 17 periods. The default is six octaves from C2.
+
+    There is no phase, so the inverse is a lossy estimate by the Griffin-Lim algorithm (see `modalities.constant_q`),
+    without anything outside the bands. It is deterministic.
+
+    Raises:
+        BrokenLibraryError: If librosa cannot be imported.
+        ValueError: If an option is not positive; in `grid`, if the lowest filter is longer than the waveforms, the
+            highest band reaches beyond half the rate, or the hop exceeds the shortest filter.
+    """
+
+    hop: int = 64
+    low: float = 65.40639
+    octaves: int = 6
+    bins_per_octave: int = 12
+    floor_db: float = -80.0
+
+    def __post_init__(self) -> None:
+        check("librosa.filters", constant_q.USE)
+        _check_positive("low", self.low)
+        _check_floor(self.floor_db)
+        for name, least in (("hop", 1), ("octaves", 1), ("bins_per_octave", 2)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+
+    def channels(self, audio_channels: int) -> int:
+        """Return `audio_channels`, the number of audio channels."""
+        return audio_channels
+
+    def grid(self, samples: int, rate: int) -> Grid:
+        """Return the grid (octave, time), one band and one hop apart."""
+        longest, shortest, highest = constant_q.extent(*self.settings(rate))
+        if highest > rate / 2:
+            raise ValueError(
+                f"the highest of {self.octaves} octaves from {self.low:g} Hz reaches to {highest:.0f} Hz, above half "
+                f"the sample rate, {rate / 2:g} Hz: reduce octaves or low"
+            )
+        if longest > samples:
+            raise ValueError(
+                f"the filter at {self.low:g} Hz lasts {longest / rate:.3g} s, longer than clips of "
+                f"{samples / rate:.3g} s: increase low to {self.low * longest / samples:.0f} or more, or reduce "
+                "bins_per_octave"
+            )
+        if self.hop > shortest:
+            raise ValueError(
+                f"hop={self.hop} misses sounds between frames: the shortest filter lasts {shortest:.0f} samples; "
+                "reduce hop to that or, better, to half of it, reduce octaves, or increase bins_per_octave"
+            )
+        octave = Axis("octave", self.octaves * self.bins_per_octave, 1 / self.bins_per_octave, "octave", OCTAVE_CORNER)
+        return Grid((octave, Axis("time", self.covered(samples) + 1, self.hop / rate, "s", MODULATION_CORNER)))
+
+    def settings(self, rate: int) -> tuple[float, int, int, int]:
+        """Return the settings of the functions in `modalities.constant_q`: low, octaves, bins per octave, rate."""
+        return (self.low, self.octaves, self.bins_per_octave, rate)
+
+    def covered(self, samples: int) -> int:
+        """Return the number of frames that are centred on one of the first `samples` samples."""
+        return -(-samples // self.hop)
+
+    def encode(self, waveform: Tensor, rate: int, length: int | None = None) -> Tensor:
+        """Return the constant-Q spectrogram, in which steady sounds have the same level in all frames of the data."""
+        samples, settings = waveform.shape[-1], self.settings(rate)
+        padded = torch.nn.functional.pad(waveform, (0, self.covered(samples) * self.hop - samples))
+        power = constant_q.response(padded, self.hop, settings).abs().square()
+        sound = samples if length is None else length
+        last = self.covered(sound)
+        seen = constant_q.seen(sound, self.hop, last + 1, settings)
+        level = power[..., : last + 1] / seen.clamp(min=LEAST_SEEN)
+        # Only the centre of the last frame may lie beyond the data.
+        level[..., last] = torch.where(seen[:, last] < LEAST_SEEN, level[..., last - 1], level[..., last])
+        return _logarithm(torch.cat([level, power[..., last + 1 :]], dim=-1), self.floor_db)
+
+    def decode(self, x0: Tensor, samples: int, rate: int) -> Tensor:
+        """Return a waveform that approximates this constant-Q spectrogram, limited to +10 dB.
+
+        Values at the floor become silence.
+        """
+        settings = self.settings(rate)
+        power = _power(x0, self.floor_db) * constant_q.seen(samples, self.hop, x0.shape[-1], settings)
+        return constant_q.invert_magnitude(power.sqrt(), self.hop, settings)[..., :samples]
+
+
+def _logarithm(power: Tensor, floor_db: float) -> Tensor:
+    """Return values that are 1 where the power is 1, and -1 where it is at the floor or below."""
+    decibels = 10 * power.clamp(min=10 ** (floor_db / 10)).log10()
+    return 1 - 2 * decibels / floor_db
+
+
+def _power(values: Tensor, floor_db: float) -> Tensor:
+    """Return the power of such values, at most 10 dB; that of the floor is 0."""
+    decibels = ((1 - values) * floor_db / 2).clamp(floor_db, 10)
+    return (10 ** (decibels / 10) - 10 ** (floor_db / 10)).clamp(min=0)
+
+
+def _check_floor(floor_db: float) -> None:
+    if not -math.inf < floor_db < 0:
+        raise ValueError(f"floor_db must be negative (decibels below full scale), got {floor_db}")
 
 
 def _check_positive(name: str, value: float) -> None:

@@ -16,17 +16,22 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor
 
+from modalities import constant_q
 from modalities.audio import MAX_GAIN, PEAK, RMS, Audio
 from modalities.audio_sets import LOWEST, PluckedStrings, pluck
 from modalities.base import Modality
 from modalities.image import Image
-from modalities.representation import LOUDEST, LogMel, Representation, Stft, Waveform
+from modalities.representation import LOUDEST, ConstantQ, LogMel, Representation, Stft, Waveform
 from modalities.video import Video
+from multisagd.grid import Axis
 from multisagd.testing import check_modality
 from recipes.config.build import Builder
 from tests.helpers.refusals import assert_refused
 
-REPRESENTATIONS: list[Representation] = [Stft(window=256, hop=64), LogMel(window=256, hop=64, bands=24), Waveform()]
+PITCHES = ConstantQ(hop=40, low=110.0, octaves=5)
+REPRESENTATIONS: list[Representation] = [
+    Stft(window=256, hop=64), LogMel(window=256, hop=64, bands=24), PITCHES, Waveform(),
+]  # fmt: skip
 each_representation = pytest.mark.parametrize("representation", REPRESENTATIONS, ids=lambda x: type(x).__name__)
 
 
@@ -61,7 +66,7 @@ def sine(length: int, frequency: float = 440) -> np.ndarray:
 def test_audio_is_a_conforming_modality(tmp_path: Path, representation, mix, short, length: int) -> None:
     audio = brief(mix=mix, representation=representation, short=short)
     path = write(tmp_path / "a.wav", 0.5 * sine(length))
-    check_modality(audio, path, None if isinstance(representation, LogMel) else 1e-3)
+    check_modality(audio, path, None if isinstance(representation, LogMel | ConstantQ) else 1e-3)
 
 
 def test_audio_save_writes_16_bit_wav_and_a_picture(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -306,12 +311,52 @@ def test_log_mel_equals_librosa(bands: int) -> None:
     np.testing.assert_allclose(x0.numpy()[:, inner], (np.maximum(decibels, -80) / 40 + 1)[:, inner], atol=1e-3)
 
 
-@pytest.mark.parametrize(("hop", "samples", "length"), [(128, 4096, 4096), (256, 4097, 4097), (99, 5000, 2321)])
-def test_log_mel_of_steady_noise_has_one_level_from_the_first_frame_to_the_last(
-    hop: int, samples: int, length: int
+def test_constant_q_equals_librosa() -> None:
+    sound, settings = 0.2 * np.random.default_rng(0).standard_normal(8000).astype(np.float32), PITCHES.settings(8000)
+    response = constant_q.response(torch.from_numpy(sound), 40, settings).numpy()
+    theirs = librosa.cqt(sound, sr=8000, hop_length=40, fmin=110.0, n_bins=60, tuning=0.0)
+    lengths, _ = librosa.filters.wavelet_lengths(freqs=librosa.cqt_frequencies(60, fmin=110.0), sr=8000)
+    theirs *= 2 / np.sqrt(lengths)[:, None]
+    # librosa halves the rate from octave to octave, by filters that are not ideal.
+    assert np.linalg.norm(np.abs(response) - np.abs(theirs)) < 0.05 * np.linalg.norm(theirs)
+
+
+def test_constant_q_shifts_transposed_sounds() -> None:
+    time = torch.arange(16_000) / 16_000
+    low, high = (
+        sum(torch.sin(2 * math.pi * number * pitch * time) / number for number in (1, 2, 3))
+        for pitch in (130.0, 130.0 * 2 ** (7 / 12))
+    )
+    planes = [ConstantQ().encode(0.3 * tone[None], 16_000)[0, :, 60:-60] for tone in (low, high)]
+    loud = planes[0][:-7] > 0  # above -40 dB
+    assert (planes[0][:-7] - planes[1][7:])[loud].abs().max() < 1 / 40
+    assert (planes[0] - planes[1]).abs().max() > 20 / 40
+
+
+def test_constant_q_inverts_complex_responses_between_its_lowest_and_highest_filter() -> None:
+    spectrum = torch.fft.rfft(0.1 * noise(2, 8000))
+    frequency = torch.fft.rfftfreq(8000, 1 / 8000)
+    sound = torch.fft.irfft(torch.where((frequency > 130) & (frequency < 2800), spectrum, 0), 8000)
+    response = constant_q.response(sound, 16, PITCHES.settings(8000))
+    again = constant_q.invert(response, 16, PITCHES.settings(8000))
+    assert (again - sound).norm() < 0.05 * sound.norm()
+
+
+@pytest.mark.parametrize(
+    ("representation", "samples", "length"),
+    [
+        (LogMel(512, 128, bands=32), 4096, 4096),
+        (LogMel(512, 256, bands=32), 4097, 4097),
+        (LogMel(512, 99, bands=32), 5000, 2321),
+        (PITCHES, 4003, 4003),
+        (PITCHES, 4000, 2321),
+    ],
+)
+def test_steady_noise_has_one_level_from_the_first_frame_to_the_last(
+    representation: LogMel | ConstantQ, samples: int, length: int
 ) -> None:
     """Also if a recording is shorter than the clip, and after decoding."""
-    audio = Audio(8000, samples / 8000, representation=LogMel(512, hop, bands=32), short="mask")
+    audio = Audio(8000, samples / 8000, representation=representation, short="mask")
     generator = torch.Generator().manual_seed(0)
     clips = 0.1 * torch.randn(400, 1, length, generator=generator)
     x0 = torch.stack([audio.encode(clip) for clip in clips])
@@ -319,16 +364,17 @@ def test_log_mel_of_steady_noise_has_one_level_from_the_first_frame_to_the_last(
     data = x0[:, 0] if mask is None else x0[:, 0, :, mask[0, 0]]
     levels, powers = 40 * data.mean((0, 1)), 10 * (10 ** (4 * data)).mean((0, 1)).log10()
     for each in (levels, powers):
-        inside = each[4:-4].mean()
+        inside = each[len(each) // 4 : -len(each) // 4].mean()
         assert abs(each[0] - inside) < 0.3
         assert abs(each[-1] - inside) < 0.3
     decoded = torch.stack([audio.decode(each) for each in x0[:20]])[:, 0, :length].square().mean(0)
-    for end in (decoded[:64], decoded[-256:]) if hop <= 128 else ():
+    for end in (decoded[:64], decoded[-256:]) if representation.hop <= 128 else ():
         assert abs(10 * (end.mean() / decoded[1000:-1000].mean()).log10()) < 1.5
 
 
-def test_log_mel_decode_keeps_the_place_of_a_click() -> None:
-    audio = Audio(8000, 0.5, representation=LogMel(256, 64, bands=32))
+@pytest.mark.parametrize("representation", [LogMel(256, 64, bands=32), PITCHES])
+def test_decode_keeps_the_place_of_a_click(representation: Representation) -> None:
+    audio = Audio(8000, 0.5, representation=representation)
     for place in (40, 700, 3960):
         click = torch.zeros(1, 4000)
         click[0, place] = 0.9
@@ -337,7 +383,7 @@ def test_log_mel_decode_keeps_the_place_of_a_click() -> None:
 
 def test_representations_keep_silence() -> None:
     silence = torch.zeros(1, 4000)
-    for each in (Stft(), LogMel(bands=20)):
+    for each in (Stft(), LogMel(bands=20), PITCHES):
         assert each.decode(each.encode(silence, 8000), 4000, 8000).abs().max() < 1e-6
     assert LogMel(bands=20).encode(silence, 8000).unique().tolist() == [-1.0]
 
@@ -349,20 +395,25 @@ def test_waveform_is_the_scaled_and_limited_sound() -> None:
     assert scaled.decode(1e18 * waveform, 100, 8000).abs().max() == LOUDEST
 
 
-@pytest.mark.parametrize("rate", [8000, 16000])
-def test_log_mel_decode_comes_near_and_is_deterministic(rate: int) -> None:
+@pytest.mark.parametrize(
+    ("rate", "representation", "error", "decibels"),
+    [(8000, LogMel(), 0.15, 4.0), (16000, LogMel(), 0.15, 4.0), (16000, ConstantQ(), 0.15, 4.0)],
+)
+def test_lossy_decode_comes_near_and_is_deterministic(
+    rate: int, representation: Representation, error: float, decibels: float
+) -> None:
     time = torch.arange(rate) / rate
     glide = sum(torch.sin(2 * math.pi * h * (150 * time + 60 * time**2)) / h for h in range(1, 12))
     waveform = 0.2 * (glide * torch.sin(math.pi * 3 * time) ** 2).unsqueeze(0) + 0.001 * noise(1, rate)
-    log_mel = LogMel()
-    x0 = log_mel.encode(waveform, rate)
+    x0 = representation.encode(waveform, rate)
     state = torch.get_rng_state()
-    decoded = log_mel.decode(x0, rate, rate)
-    assert torch.equal(decoded, log_mel.decode(x0, rate, rate))
+    decoded = representation.decode(x0, rate, rate)
+    assert torch.equal(decoded, representation.decode(x0, rate, rate))
     assert torch.equal(state, torch.get_rng_state())
-    magnitudes = [10 ** (-80 * (1 - x) / 40) for x in (x0, log_mel.encode(decoded, rate))]
-    assert (magnitudes[0] - magnitudes[1]).norm() / magnitudes[0].norm() < 0.15
-    assert (40 * (x0 - log_mel.encode(decoded, rate))).abs().mean() < 4.0
+    again = representation.encode(decoded, rate)
+    magnitudes = [10 ** (-80 * (1 - x) / 40) for x in (x0, again)]
+    assert (magnitudes[0] - magnitudes[1]).norm() / magnitudes[0].norm() < error
+    assert (40 * (x0 - again)).abs().mean() < decibels
 
 
 def test_representation_grids_have_physical_units_spacings_and_constant_corners() -> None:
@@ -377,6 +428,9 @@ def test_representation_grids_have_physical_units_spacings_and_constant_corners(
     frequency, time = Stft(window=512, hop=128).grid(16000, 16000).axes
     assert (frequency.size, frequency.spacing, time.size, time.spacing) == (257, 31.25, 126, 0.008)
     assert Waveform().grid(8000, 8000).axis("time").spacing == 1 / 8000
+    octave, time = ConstantQ().grid(16000, 16000).axes
+    assert octave == Axis("octave", 72, 1 / 12, "octave", 1 / 3.5)
+    assert (time.size, time.spacing, time.corner) == (251, 0.004, 0.5)
     band = LogMel(bands=64).grid(16000, 16000).axis("mel")
     assert band.size == 64
     assert band.spacing == pytest.approx(2595 * math.log10((1 + 8000 / 700) / (1 + 60 / 700)) / 65)
@@ -393,6 +447,13 @@ def test_audio_and_representations_refuse_impossible_options() -> None:
         ("shorter than the window", Audio, {"representation": LogMel(window=20_000)}),
         ("too narrow", Audio, {"representation": LogMel(bands=300)}),
         ("half the sample rate", brief, {"representation": LogMel(high=5000)}, {"representation": LogMel(low=5000)}),
+        ("above half the sample rate", Audio, {"representation": ConstantQ(octaves=7)}),
+        ("increase low to 17 or", Audio, {"representation": ConstantQ(low=15)}),
+        ("misses sounds between frames", Audio, {"representation": ConstantQ(hop=71)}),
+        ("bins_per_octave", ConstantQ, {"bins_per_octave": 1}),
+        ("octaves", ConstantQ, {"octaves": 0}),
+        ("low", ConstantQ, {"low": math.inf}),
+        ("floor_db", ConstantQ, {"floor_db": 3.0}),
         ("window must be an even", Stft, {"window": 511}, {"window": 2}),
         ("hop must be from 1 to", Stft, {"hop": 257}, {"hop": 0}),
         ("power", Stft, {"power": 0.0}, {"power": 1.5}),
@@ -412,6 +473,7 @@ def test_configurations_hold_the_defaults_of_their_modality() -> None:
     for name, expected in (
         ("audio", Audio(representation=Stft())),
         ("audio_mel", Audio(representation=LogMel())),
+        ("audio_cqt", Audio(representation=ConstantQ())),
         ("audio_waveform", Audio(representation=Waveform())),
         ("video", Video()),
     ):

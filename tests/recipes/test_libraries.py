@@ -20,7 +20,7 @@ from modalities.byte_ranges import find
 from modalities.files import Folder
 from modalities.image import Image
 from modalities.image_sets import Digits
-from modalities.representation import LogMel
+from modalities.representation import ConstantQ, LogMel
 from modalities.text import TextEncoder
 from modalities.video import Video
 from multisagd import SpectralPenalty, remedies
@@ -95,6 +95,7 @@ NEEDS = {
     "torchvision": lambda folder: Image(8),
     "av": lambda folder: Video(2, size=8),
     "soundfile": lambda folder: Audio(),
+    "librosa": lambda folder: ConstantQ(),
     "torchaudio": lambda folder: LogMel(),
     "sklearn": lambda folder: (components(torch.zeros(2, 1, 8, 8)), Digits(Image(8))),
     "diffusers": lambda folder: DiffusersNetwork(1, 2),
