@@ -11,6 +11,7 @@ import logging
 import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -34,6 +35,8 @@ MAX_GAIN = 10 ** (40 / 20)
 """Maximum gain, 40 dB, so that the noise floor of a silent recording is not amplified to an audible level."""
 SHIFTS = (0, 1 / 2, 1 / 4, 3 / 4, 1 / 8, 5 / 8, 3 / 8, 7 / 8)
 """Shifts of an excerpt's start, as fractions of the file, tried in turn until the excerpt is not silent."""
+WINDOWS = 32
+"""Maximum number of excerpts of a file whose loudest one determines which are quiet."""
 CANCELLED = 0.01
 """Channels cancel each other if their mean has less than this fraction of their power (of 32 unrelated ones: 1/32)."""
 SEARCH_SECONDS = 10
@@ -59,12 +62,14 @@ class Audio(Modality):
     reported. `loudness` sets the gain of the excerpt: "keep" leaves it; "peak" brings the largest sample to -1 dB of
     full scale; "rms" brings the root mean square to -20 dB, unless the peak would exceed -1 dB. The gain is at most 40
     dB. A file that stays below `silence_db` (relative to full scale) throughout is rejected as silent, whatever the
-    seed; `None` accepts silence.
+    seed; `None` accepts silence. `quiet_db` rejects excerpts that are quieter than the loudest part of their file by
+    more decibels than that, such as pauses between events: others are tried, and finally the loudest of 32 that are
+    spread evenly over the file, which are read for every excerpt; None accepts all. Nothing depends on earlier calls.
 
     Raises:
         BrokenLibraryError: If soundfile cannot be imported.
         ValueError: If the rate is outside 1 to 768 kHz, the length is below one sample, an option is unknown,
-            `silence_db` is not negative, or the representation is incompatible with these settings.
+            `silence_db` or `quiet_db` is not negative, or the representation is incompatible with these settings.
     """
 
     rate: int = 16000
@@ -74,6 +79,7 @@ class Audio(Modality):
     short: Literal["mask", "silence", "repeat", "skip"] = "mask"
     loudness: Literal["keep", "peak", "rms"] = "keep"
     silence_db: float | None = -80.0
+    quiet_db: float | None = None
 
     def __post_init__(self) -> None:
         check("soundfile", "audio files")
@@ -92,8 +98,10 @@ class Audio(Modality):
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}; got {getattr(self, name)!r}")
-        if self.silence_db is not None and not -math.inf < self.silence_db < 0:
-            raise ValueError(f"silence_db must be negative (decibels below full scale) or null, got {self.silence_db}")
+        for name, reference in (("silence_db", "full scale"), ("quiet_db", "the loudest part of the file")):
+            value = getattr(self, name)
+            if value is not None and not -math.inf < value < 0:
+                raise ValueError(f"{name} must be negative (decibels below {reference}) or null, got {value}")
         self.grid()
 
     @property
@@ -139,18 +147,25 @@ class Audio(Modality):
                 raise UnusableFileError(
                     f"it lasts {length / self.rate:.3g} s, but short=skip requires {self.seconds:g} s"
                 )
-            for start in self._starts(file, length, seed):
+            loudest = self._loudest(file, length)
+            least = 0.0 if loudest is None else loudest[1] * 10 ** ((self.quiet_db or 0) / 10)
+            for start in self._starts(file, length, seed, None if loudest is None else loudest[0]):
                 waveform = file.read(start, length)
-                if self._audible(waveform).any():
+                if self._audible(waveform).any() and _power(waveform) >= least:
                     return self.level(self.remix(waveform))
         raise UnusableFileError(f"it is silent: none of its samples reaches silence_db={self.silence_db:g}")
 
-    def _starts(self, file: Excerpts, length: int, seed: int | None) -> Iterator[int]:
-        """Yield the starts of excerpts in the order to try; the last one is audible if any part of the file is."""
+    def _starts(self, file: Excerpts, length: int, seed: int | None, loudest: int | None) -> Iterator[int]:
+        """Yield the starts of excerpts in the order to try; the last one is audible if any part of the file is.
+
+        `loudest` is the start of the loudest excerpt, which is audible, or None if it is unknown.
+        """
         spare = file.samples - length
         first = 0.5 if seed is None else random.Random(derive(seed, "excerpt")).random()
         for shift in SHIFTS if spare else SHIFTS[:1]:
             yield round((first + shift) % 1 * spare)
+        if loudest is not None:
+            yield loudest
         # Whether a file is used must not depend on chance: datasets omit rejected files permanently.
         block = max(length, SEARCH_SECONDS * self.rate)
         for start in range(0, file.samples if spare else 0, block):
@@ -158,6 +173,23 @@ class Audio(Modality):
             if audible.any():
                 yield max(0, min(spare, start + int(audible.int().argmax()) - length // 2))
                 return
+
+    def _loudest(self, file: Excerpts, length: int) -> tuple[int, float] | None:
+        """Return the start and the power of the loudest excerpt of a file, which is audible.
+
+        Return None if no excerpt is rejected as quiet, or none is audible.
+        """
+        spare = file.samples - length
+        if self.quiet_db is None or not spare:
+            return None
+        found = []
+        for start in sorted({round(number * spare / (WINDOWS - 1)) for number in range(WINDOWS)}):
+            # A damaged part makes an excerpt unusable, and not the whole file.
+            with suppress(ValueError):
+                waveform = file.read(start, length)
+                if self._audible(waveform).any():
+                    found.append((start, _power(waveform)))
+        return max(found, key=lambda each: each[1], default=None)
 
     def _audible(self, waveform: Tensor) -> Tensor:
         """Return a bool mask (samples,) that is True where a channel of the waveform is not silent."""
@@ -248,6 +280,11 @@ class Audio(Modality):
         pause = torch.zeros(self.audio_channels, self.rate // 4)
         joined = torch.cat([part for waveform in media for part in (waveform, pause)], dim=-1)
         write_wav(joined, self.rate, path.with_suffix(".wav"))
+
+
+def _power(waveform: Tensor) -> float:
+    """Return the mean square of a waveform (channels, samples), of all channels together."""
+    return float(waveform.double().square().mean())
 
 
 def write_wav(waveform: Tensor, rate: int, path: Path) -> None:

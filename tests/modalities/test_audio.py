@@ -143,6 +143,27 @@ def test_audio_load_finds_a_sound_with_every_seed(tmp_path: Path, place: int, ra
     assert brief(silence_db=None).load(path).abs().max() == 0
 
 
+def test_audio_load_passes_over_excerpts_that_are_quieter_than_their_file(tmp_path: Path) -> None:
+    samples = 1e-3 * noise(2, 160_000).numpy().T
+    samples[40_000:43_000] += 0.5 * sine(3000)[:, None]
+    samples[120_000:121_000] += 0.1 * sine(1000)[:, None]
+    path, plain = write(tmp_path / "a.wav", samples), brief()
+    levels = [
+        [float(each.load(path, seed).square().mean()) for seed in range(30)] for each in (plain, brief(quiet_db=-30))
+    ]
+    assert min(levels[0]) < 1e-6
+    assert sorted(levels[0])[20] < 1e-6
+    assert min(levels[1]) > 1e-4
+    audio = brief(quiet_db=-30)
+    assert len({float(audio.load(path, seed)[0, 0]) for seed in range(30)}) > 3
+    for seed in (None, 29, 3):  # in another order
+        assert torch.equal(audio.load(path, seed), brief(quiet_db=-30).load(path, seed))
+    for seed in range(10):  # steady sounds have no quiet excerpts
+        steady = write(tmp_path / "b.wav", 0.1 * sine(20_000))
+        assert torch.equal(audio.load(steady, seed), plain.load(steady, seed))
+        assert torch.equal(audio.load(write(tmp_path / "c.wav", ramp(900)), seed)[0, :1], torch.tensor([1 / 2**17]))
+
+
 @pytest.mark.parametrize("length", [100, 20_000, 240_000])
 def test_audio_load_refuses_silent_files(tmp_path: Path, length: int) -> None:
     path = write(tmp_path / "a.wav", np.full(length, 1.1e-4))
@@ -444,6 +465,7 @@ def test_audio_and_representations_refuse_impossible_options() -> None:
         ("mask, silence, repeat, skip", Audio, {"short": "stretch"}),
         ("keep, peak, rms", Audio, {"loudness": "lufs"}),
         ("silence_db", Audio, {"silence_db": 3.0}),
+        ("quiet_db .* loudest part", Audio, {"quiet_db": 0.0}),
         ("shorter than the window", Audio, {"representation": LogMel(window=20_000)}),
         ("too narrow", Audio, {"representation": LogMel(bands=300)}),
         ("half the sample rate", brief, {"representation": LogMel(high=5000)}, {"representation": LogMel(low=5000)}),
