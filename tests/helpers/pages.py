@@ -106,6 +106,7 @@ SMALL = {
 """By command; the others are quick without."""
 MEDIA = {
     "experiment=audio_notes": ["modality.seconds=0.064"],
+    "experiment=audio_clips": ["modality.seconds=0.3"],
     "modality=latent_video": ["modality.modality.size=16", "modality.modality.frames=5"],
     "modality=latent_audio": ["modality.modality.seconds=0.02"],
     "modality=cached_video": ["modality.modality.size=8", "modality.modality.frames=5"],
@@ -230,7 +231,7 @@ def autoencoders(root: Path) -> None:
 
 GIVEN: dict[str, tuple[Callable[[Path], None], ...]] = {
     "README.md": (photos,),
-    "docs/tutorials/index.md": (photos, clips, ecg),
+    "docs/tutorials/index.md": (photos, clips, ecg, partial(noises, folder="sounds")),
     "docs/evaluation.md": (partial(run, name="mnist"),),
     "docs/explore.md": (photos,),
     "docs/first-model.md": (photos,),

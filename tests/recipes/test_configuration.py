@@ -28,6 +28,7 @@ NEEDED = {
     ("data", "webdataset"): ["data.urls=shards"],
     ("text", "encoder"): ["text.name=model"],
     ("experiment", "image_folder"): ["data.root=photos"],
+    ("experiment", "audio_clips"): ["data.root=recordings"],
     ("experiment", "video_clips"): ["data.root=clips"],
     ("modality", "own"): ["modality._target_=modalities.image.Image"],
     ("spectrum", "autoregressive"): ["spectrum.axis=width"],
