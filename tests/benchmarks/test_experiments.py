@@ -6,18 +6,21 @@ import math
 from pathlib import Path
 from unittest.mock import Mock
 
+import numpy as np
 import pytest
+import soundfile
 import torch
 from torch import Tensor, nn
 
 import multisagd as ms
-from benchmarks import inverse_problems, scale
+from benchmarks import audio_representations, inverse_problems, scale
 from benchmarks.few_steps import Exact, Spliced
 from benchmarks.partly_spectral import PartlySpectral
 from benchmarks.peers.diffusers_loop import DiffusersLoop, Peer, draw, log_snrs
 from benchmarks.peers.setting import Setting
 from benchmarks.preconditioning import SIZES, common, matrix, one_at_a_time
 from benchmarks.rows import append, missing, rows
+from modalities.base import Modality
 from modalities.image import Image
 from modalities.image_sets import Digits
 from multisagd.data_spectra import DataPower
@@ -127,6 +130,41 @@ def test_inverse_problems_measures_each_arm_once(tmp_path: Path, monkeypatch: py
         inverse_problems.main()
         assert len(path.read_text().splitlines()) == len(inverse_problems.PROBLEMS) * methods + turns
     assert [table.row_count for table in inverse_problems.tables(path)] == [methods, turns]
+
+
+def test_audio_representations_measure_each_arm_once_and_fill_the_tutorial(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for digit, number in itertools.product(range(3), range(8)):
+        tone = np.sin(2 * np.pi * (200 + 100 * digit + number) * np.arange(3000) / 8000)
+        soundfile.write(tmp_path / f"{digit}_a_{number}.wav", 0.5 * tone, 8000)
+    # The others are trained alike, for longer.
+    chosen = {name: audio_representations.REPRESENTATIONS[name] for name in ("log-mel", "constant-Q")}
+    monkeypatch.setattr(audio_representations, "REPRESENTATIONS", chosen)
+    path, text = tmp_path / "rows.jsonl", audio_representations.PAGE.read_text()
+    words = f"x --shrink 9999 --seeds 0 --root {tmp_path} --results {path} --work {tmp_path / 'work'}"
+    monkeypatch.setattr("sys.argv", words.split())
+    for _ in range(2):
+        audio_representations.main()
+        arms = [json.loads(line)["arm"] for line in path.read_text().splitlines()]
+        assert [(arm["representation"], arm["seed"]) for arm in arms] == [
+            *((name, "recordings") for name in chosen),
+            *((name, 0) for name in chosen),
+        ]
+    table = audio_representations.table(path)
+    assert table in capsys.readouterr().out
+    assert "| constant-Q | 1 × 60 × 203 |" in table
+    assert table in audio_representations.page(text, path)
+
+
+def test_audio_representations_of_the_tutorial_compose_and_its_table_is_up_to_date() -> None:
+    setting, shapes = audio_representations.Setting(60_000, 300, 1, Path("recordings"), 1), []
+    for name in audio_representations.REPRESENTATIONS:
+        config = configuration.load("train", [*setting.words(name), "run_dir=r"])
+        shapes.append(Builder().build(config["modality"], Modality, "modality").tensor_shape)  # type: ignore[type-abstract]
+    assert shapes == [(1, 32, 64), (2, 257, 64), (2, 257, 64), (1, 60, 203)]
+    text = audio_representations.PAGE.read_text()
+    assert audio_representations.page(text) == text
 
 
 SMALL = ["modality=image", "modality.size=8", "modality.channels=1", "network.width=8", "network.blocks=1"]
