@@ -96,7 +96,7 @@ def invert(responses: Tensor, hop: int, settings: tuple[float, int, int, int]) -
 
 def _periods(hop: int, frames: int, *settings: float) -> int:
     """Return the length of the transforms in hops: the sound and its longest filter, so that nothing wraps around."""
-    longest = filters(*settings)[0].shape[1]  # type: ignore[arg-type]
+    longest = filters(*settings)[0].shape[1]
     return int(scipy.fft.next_fast_len(frames + -(-longest // hop)))
 
 
@@ -107,7 +107,7 @@ def _transforms(hop: int, frames: int, *settings: float) -> tuple[Tensor, Tensor
     Frequencies are not negative, as those of the filters.
     """
     size, found = _periods(hop, frames, *settings) * hop, []
-    for each in filters(*settings):  # type: ignore[arg-type]
+    for each in filters(*settings):
         long = torch.nn.functional.pad(each, (0, size - each.shape[1])).roll(-(each.shape[1] // 2), -1)
         found.append(torch.fft.fft(long)[:, : size // 2 + 1])
     transforms = torch.cat(found)
