@@ -90,7 +90,7 @@ class VelocityTuned(Spectrum):
         return _autoregressive(math.exp(-spacing / self.time_constant), shifted * spacing)
 
 
-PITCH = ("Hz", "mel")
+PITCH = ("Hz", "mel", "octave")
 """Units of the axis along which a spectrogram shows pitch."""
 
 

@@ -287,7 +287,7 @@ def test_harmonic_stop_refuses_a_grid_too_short_to_resolve_the_hum(seconds: floa
 
 
 def test_harmonic_stop_refuses_the_grid_of_a_spectrogram() -> None:
-    for unit in ("Hz", "mel"):
+    for unit in ("Hz", "mel", "octave"):
         grid = ms.Grid.of(frequency=(8, 100.0, unit), time=(800, 1 / 800, "s"))
         with pytest.raises(ValueError, match=r"temporal modulation and not of what one hears.*audio_waveform"):
             ms.HarmonicStop(50.0, width=2.0, axis="time").power(grid)
