@@ -30,7 +30,7 @@ def checked_periodic(periodic: Sequence[bool] | None, dimensions: int) -> tuple[
 
 
 def around(x: Tensor, axis: int, before: int, after: int) -> Tensor:
-    """Extend a periodic axis of a tensor `(..., size, ...)` with samples from its other end, perhaps repeatedly.
+    """Extend a periodic axis of a tensor `(..., size, ...)` with samples from its other end, perhaps several times.
 
     Concatenation supports any number of axes and any dtype, and its gradient is deterministic on every device.
     """
