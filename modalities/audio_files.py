@@ -157,4 +157,4 @@ def _checked(audio: AudioFile, start: int, count: int) -> np.ndarray:
 
 
 def _fill(frames: np.ndarray, count: int) -> np.ndarray:
-    return np.pad(frames, ((0, count - len(frames)), (0, 0)))
+    return frames if len(frames) == count else np.pad(frames, ((0, count - len(frames)), (0, 0)))
