@@ -119,13 +119,15 @@ def _decoded(file: Path | io.BytesIO, reading: Reading) -> NDArray[np.uint8]:
         image.draft(None, (reading.size, reading.size))
         grey = image.mode in ("1", "L", "F") or image.mode.startswith("I")
         levels = (reading.levels or _declared_levels(image)) if grey else None
-        upright = PIL.ImageOps.exif_transpose(image) if _has_readable_exif(image) else image
+        upright: PIL.Image.Image = image
+        if _has_readable_exif(image):
+            PIL.ImageOps.exif_transpose(image, in_place=True)
         if levels is not None and (reading.levels is not None or upright.mode not in ("1", "L")):
             upright = _scaled(upright, levels, image.format == "TIFF", _tags(image).get(SAMPLE_FORMAT, (1,))[0] == 2)
         elif upright.has_transparency_data:
             upright = upright.convert("RGBA")
             upright = PIL.Image.alpha_composite(PIL.Image.new("RGBA", upright.size, "white"), upright)
-        return np.array(upright.convert(reading.mode))
+        return np.array(upright if upright.mode == reading.mode else upright.convert(reading.mode))  # convert copies
 
 
 def _declared_levels(image: PIL.Image.Image) -> Levels:
