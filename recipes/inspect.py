@@ -39,7 +39,7 @@ from recipes.data.dataset import colour_note, configured_data, data_as_trained_o
 from recipes.data.order import Order
 from recipes.data.parts import held_out_note, hold_out
 from recipes.plotting.figures import draw_profiles
-from recipes.runs.assembly import Assembly, axis_notes, process_notes
+from recipes.runs.assembly import Assembly, process_notes
 from recipes.runs.settings import ModelSettings, TrainSettings
 
 REPORT = "inspect.json"
@@ -68,8 +68,7 @@ def inspect(config: Config) -> Path:
     statistics = measure(dataset, settings)
     assembly = Assembly(ModelSettings.of(config, builder), builder, modality, statistics, dataset.classes)
     process = assembly.process()
-    notes = process_notes(process, assembly.denoiser(torch.nn.Identity(), process), statistics)
-    notes += axis_notes(process.covariance.spectrum, modality)
+    notes = process_notes(process, assembly.denoiser(torch.nn.Identity(), process), statistics, modality)
     notes += filter(None, (held_out_note(parts, settings), colour_note(dataset)))
 
     for folder in FOLDERS:  # from an earlier inspection

@@ -92,7 +92,8 @@ def charts_html(charts: Sequence[Chart | None]) -> str:
 def ending(pair: Pair) -> str:
     """Return HTML with the remaining signal at t = 1 by band, and the library's warnings about the process."""
     statistics, process = pair.example.statistics, pair.processes["shaped"]
-    notes = process_notes(process, Denoiser(torch.nn.Identity(), process, prediction="v"), statistics)
+    denoiser = Denoiser(torch.nn.Identity(), process, prediction="v")
+    notes = process_notes(process, denoiser, statistics, pair.example.modality)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the notes contain the warnings
         bands = terminal_snr(process, statistics)

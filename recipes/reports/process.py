@@ -27,7 +27,7 @@ from recipes.plotting.curves import Axis, Series, draw, number_text, ordered
 from recipes.plotting.figures import on_logarithmic_axis
 from recipes.reports.page import Block, Budget, Facts, Gallery, Item, Note, Table, failure_note, item
 from recipes.reports.run import MALFORMED, Overview, SampleSet, shortened, shown
-from recipes.runs.assembly import Assembly, axis_notes, process_notes
+from recipes.runs.assembly import Assembly, process_notes
 from recipes.runs.model import check_config, located
 from recipes.runs.run import CORRUPTION, Run
 from recipes.runs.settings import Group, ModelSettings, TrainSettings
@@ -136,7 +136,7 @@ def _process_blocks(parts: Assembly, process: Process) -> list[Block | None]:
     header = ("band (cycles per sample)", "power ratio", "dB")
     table = Table("Signal left at t = 1, where sampling starts", header, rows)
     denoiser = parts.denoiser(torch.nn.Identity(), process)
-    notes = axis_notes(process.covariance.spectrum, parts.modality) + process_notes(process, denoiser, parts.statistics)
+    notes = process_notes(process, denoiser, parts.statistics, parts.modality)
     return [Facts(described), chart, table, *map(Note, notes)]
 
 

@@ -269,12 +269,12 @@ def check_sampler(sampler: Sampler, process: Process) -> None:
         )
 
 
-def process_notes(process: Process, denoiser: Denoiser, statistics: DataStatistics) -> list[str]:
-    """Return warnings about a process and its denoiser at t = 1 (pure noise), where sampling starts."""
+def process_notes(process: Process, denoiser: Denoiser, statistics: DataStatistics, modality: Modality) -> list[str]:
+    """Return warnings about a process: its spectrum (`axis_notes`), and t = 1 (pure noise), where sampling starts."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         terminal_snr(process, statistics)
-    notes = [str(warning.message) for warning in caught]
+    notes = axis_notes(process.covariance.spectrum, modality) + [str(warning.message) for warning in caught]
     power = process.covariance.power()
     fraction = float(power.flatten()[0]) / process.grid.numel
     if fraction > LARGE_FRACTION:
@@ -303,6 +303,8 @@ def axis_notes(spectrum: Spectrum, modality: Modality) -> list[str]:
 
     Power that is measured from the data, or designed for them, follows the data along every axis and counts as equal.
     """
+    if not modality.meaningless_axes:
+        return []
     grid = modality.grid()
     power, notes = SpectralCovariance(_without_data(spectrum), grid).power(), []
     for name, remedy in modality.meaningless_axes.items():

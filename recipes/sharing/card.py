@@ -32,7 +32,7 @@ from recipes.base.files import replace_file, write_text
 from recipes.config.addresses import mapped
 from recipes.config.build import Builder
 from recipes.reports.run import metric_cells, metric_notes, metric_rows
-from recipes.runs.assembly import Assembly, axis_notes, process_notes
+from recipes.runs.assembly import Assembly, process_notes
 from recipes.runs.metrics import inner, number
 from recipes.runs.model import TrainedModel, TrainedWeights, write_model
 from recipes.runs.settings import Which, Width, chosen_weights
@@ -160,8 +160,7 @@ def text_of_the_card(
         examples=inner(model.metadata, "data").get("examples", "unknown number of"),
         corrupted=subject.assembly.corruption() is not None,
         noise=in_words(process),
-        doubts=axis_notes(process.covariance.spectrum, subject.assembly.modality)
-        + process_notes(process, denoiser, model.statistics),
+        doubts=process_notes(process, denoiser, model.statistics, subject.assembly.modality),
         parameters=sum(each.numel() for each in subject.weights.tensors.values()),
         versions={key: packages[key] for key in ("multisagd", "torch", "python") if key in packages},
         revision=last.get("revision", ""),

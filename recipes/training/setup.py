@@ -24,7 +24,7 @@ from recipes.data import contents
 from recipes.data.dataset import build_data, colour_note, fit_restoration, measure
 from recipes.data.order import Order
 from recipes.data.parts import Parts, held_out_note, hold_out, validated
-from recipes.runs.assembly import Assembly, axis_notes, build_corruption, check_sampler, process_notes
+from recipes.runs.assembly import Assembly, build_corruption, check_sampler, process_notes
 from recipes.runs.checkpoint import Shapes, State
 from recipes.runs.lock import RunLock
 from recipes.runs.model import check_encoder, open_model
@@ -316,9 +316,7 @@ def introduction(job: Job, data: TrainingData, model: TrainingModel) -> Iterator
     denoiser = model.learner.denoiser
     if note := model.learner.decay_note():
         yield f"note: {note}"
-    process = denoiser.process
-    axes = axis_notes(process.covariance.spectrum, data.modality)
-    for note in (*data.notes, *axes, *process_notes(process, denoiser, data.statistics)):
+    for note in (*data.notes, *process_notes(denoiser.process, denoiser, data.statistics, data.modality)):
         yield f"note: {note}"
 
 

@@ -210,15 +210,17 @@ def test_process_notes_mention_estimates_that_are_doubtful_at_pure_noise() -> No
     ):
         process = ms.Process(schedule, ms.SpectralCovariance(ms.Flat(), grid))
         plain = ms.Denoiser(torch.nn.Identity(), process, prediction)  # type: ignore[arg-type]
-        notes = [note for note in process_notes(process, plain, statistics) if "denoiser=" in note]
+        notes = [note for note in process_notes(process, plain, statistics, digits.modality) if "denoiser=" in note]
         assert len(notes) == (noted is not None), schedule
         assert noted is None or noted in notes[0]
         karras = ms.Denoiser(torch.nn.Identity(), process, preconditioning="karras", statistics=statistics)
-        assert not [note for note in process_notes(process, karras, statistics) if "denoiser=" in note], schedule
+        assert not [
+            note for note in process_notes(process, karras, statistics, digits.modality) if "denoiser=" in note
+        ], schedule
     for corner in (None, 1 / 16):
         covariance = ms.SpectralCovariance(ms.PowerLaw(exponent=-1.0, corner=corner), grid)
         process = ms.Process(ms.CosineSchedule(), covariance)
-        notes = process_notes(process, ms.Denoiser(torch.nn.Identity(), process), statistics)
+        notes = process_notes(process, ms.Denoiser(torch.nn.Identity(), process), statistics, digits.modality)
         assert any("zero frequency" in note for note in notes) == (corner is None), corner
 
 
