@@ -6,6 +6,8 @@ to images, audio or video: a new medium needs one class with the abstract method
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, TypeVar
 import torch
 from torch import Tensor
 
+from modalities.sizes import Extent
 from modalities.variables import Variable
 from multisagd.grid import Grid
 
@@ -65,6 +68,56 @@ class Modality(ABC):
         Noise should have equal power at all frequencies of such an axis, unless its power is measured from the data.
         """
         return {}
+
+    @property
+    def size_keys(self) -> tuple[str, ...]:
+        """The settings that determine the size of the grid and nothing else, such as `size`; by default there are none.
+
+        Samples can be drawn with other values of them; see `at`.
+        """
+        return ()
+
+    @property
+    def buckets(self) -> Any:
+        """The sizes of the buckets into which files are sorted for training, or None if all examples have one size."""
+        return None
+
+    @property
+    def sorts_files(self) -> bool:
+        """Whether files are sorted into buckets, or some are omitted, by the sizes that their headers state."""
+        return self.buckets is not None
+
+    def at(self, **sizes: Any) -> Self:
+        """Return this modality, which must be a dataclass, with other values of its `size_keys` and without buckets.
+
+        Raises:
+            ValueError: If one of the names is not among the `size_keys`, or a value is invalid.
+        """
+        for name in sizes:
+            if name not in self.size_keys:
+                known = f"it has {' and '.join(self.size_keys)}" if self.size_keys else "its size is fixed"
+                raise ValueError(f"{name}: {type(self).__name__} has no such size; {known}")
+        without = {} if self.buckets is None else {"buckets": None}
+        return dataclasses.replace(self, **sizes, **without) if sizes or without else self  # type: ignore[type-var]
+
+    def in_buckets(self) -> tuple[Self, ...]:
+        """Return this modality at the size of each bucket, its own size first, or only itself if there are no buckets.
+
+        All have the same axes with the same spacing, and `grid()` is that of the first one, the reference.
+        """
+        return (self,)
+
+    def extent(self, path: Path) -> Extent:
+        """Return the size of a file, read from its header. Raises an error if the header cannot be read."""
+        return Extent()
+
+    def bucket_of(self, extent: Extent) -> int:
+        """Return the index in `in_buckets()` of the size that suits a file of this extent best; 0 if it is unknown."""
+        return 0
+
+    def omitted(self, extent: Extent) -> str | None:
+        """Return the setting because of which a file of this extent is not used, or None if it is used."""
+        return None
 
     @property
     def tensor_shape(self) -> tuple[int, ...]:
@@ -181,6 +234,20 @@ class Dataset(ABC):
     @abstractmethod
     def subset(self, indices: Sequence[int]) -> Self:
         """Return the dataset of these examples only, in this order."""
+
+    def with_modality(self, modality: Modality) -> Self:
+        """Return this dataset with another modality of the same medium."""
+        part = copy.copy(self)
+        part.modality = modality
+        return part
+
+    def extent(self, index: int) -> Extent:
+        """Return the size of the file of one example, as its header states it.
+
+        Raises:
+            NotImplementedError: If the examples are not media files.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no media files whose sizes could be read")
 
     def __getitem__(self, index: int) -> Example:
         return self.example(index)

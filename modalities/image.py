@@ -11,13 +11,14 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 import torch
 from torch import Tensor
 
 from modalities.base import Modality
-from modalities.image_files import SUFFIXES, Levels, Reading, read_image
+from modalities.image_files import SUFFIXES, Levels, Reading, image_size, read_image
+from modalities.sizes import Extent, check_buckets, check_filters, equal_areas, nearest_aspect, outside
 from multisagd.grid import Grid
 from multisagd.libraries import check
 from multisagd.seeds import derive
@@ -38,10 +39,15 @@ class Image(Modality):
     of pixels that are black and white in files with one channel, such as -1000 and 2000 in a scan; None: those that the
     file's format declares (see `modalities.image_files`).
 
+    `buckets` trains one network on several sizes: each image is resized to that of the sizes, of which `size` must be
+    one, whose aspect ratio is nearest to its own. They are listed, or only counted: then they have about the area of
+    `size`, and aspect ratios up to `max_aspect` (see `modalities.sizes`). Images whose shorter side is below `min_size`
+    pixels, or whose longer side is more than `max_aspect` times the shorter one, are not used.
+
     Raises:
         BrokenLibraryError: If Pillow or torchvision cannot be imported.
-        ValueError: If the size is below 1, channels is not 1 or 3, `resize` is unknown, or only one of `black` and
-            `white` is given, or they are equal.
+        ValueError: If a size is below 1, `size` is not one of the buckets, channels is not 1 or 3, `resize` is unknown,
+            or only one of `black` and `white` is given, or they are equal.
     """
 
     size: int | Sequence[int] = 32
@@ -51,16 +57,21 @@ class Image(Modality):
     max_pixels: int = 64_000_000
     black: float | None = None
     white: float | None = None
+    buckets: int | Sequence[int | Sequence[int]] | None = None
+    min_size: int | None = None
+    max_aspect: float | None = None
 
     def __post_init__(self) -> None:
         for module in ("PIL.Image", "torchvision.transforms.v2"):
             check(module, "images")
-        sides = (self.size, self.size) if isinstance(self.size, int) else tuple(self.size)
-        if len(sides) != 2 or any(int(side) != side or side < 1 for side in sides):
-            raise ValueError(
-                f"size must be a positive integer or a pair (height, width) of positive integers, got {self.size}"
-            )
-        object.__setattr__(self, "size", (int(sides[0]), int(sides[1])))
+        object.__setattr__(self, "size", _sides(self.size, "size"))
+        check_filters(self.min_size, self.max_aspect)
+        if isinstance(self.buckets, int):
+            object.__setattr__(self, "buckets", equal_areas(self.sides, self.buckets, self.max_aspect))
+        elif self.buckets is not None:
+            sizes = dict.fromkeys(_sides(size, "each of buckets") for size in self.buckets)
+            check_buckets(len(sizes), self.sides in sizes, "size", list(self.sides))
+            object.__setattr__(self, "buckets", tuple(dict.fromkeys([self.sides, *sizes])))
         if self.channels not in (1, 3):
             raise ValueError(f"channels must be 1 (greyscale) or 3 (RGB), got {self.channels}")
         if self.resize not in ("crop", "center", "stretch", "pad"):
@@ -85,6 +96,42 @@ class Image(Modality):
         """Return the grid (height, width), 1 pixel apart."""
         height, width = self.sides
         return Grid.of(height=(height, 1.0, "pixel"), width=(width, 1.0, "pixel"))
+
+    @property
+    def size_keys(self) -> tuple[str, ...]:
+        """The setting that determines the size of the grid."""
+        return ("size",)
+
+    @property
+    def sorts_files(self) -> bool:
+        """Whether files are sorted into buckets, or some are omitted, by their sizes."""
+        return any(each is not None for each in (self.buckets, self.min_size, self.max_aspect))
+
+    @property
+    def bucket_sizes(self) -> tuple[tuple[int, int], ...]:
+        """Height and width of each bucket, `size` first; without buckets only `size`."""
+        return self.buckets if isinstance(self.buckets, tuple) else (self.sides,)
+
+    def in_buckets(self) -> tuple[Self, ...]:
+        """Return this modality at the size of each bucket, its own size first."""
+        return tuple(self.at(size=size) for size in self.bucket_sizes)
+
+    def extent(self, path: Path) -> Extent:
+        """Return the height and width of an image file, upright, without decoding it.
+
+        Raises:
+            ValueError: If the file is empty, damaged or has too many pixels.
+        """
+        height, width = image_size(path, self.max_pixels)
+        return Extent(height, width)
+
+    def bucket_of(self, extent: Extent) -> int:
+        """Return the index of the bucket whose aspect ratio is nearest to that of a file."""
+        return nearest_aspect(extent, self.bucket_sizes)
+
+    def omitted(self, extent: Extent) -> str | None:
+        """Return the setting, such as `min_size=64`, because of which a file is not used, or None if it is used."""
+        return outside(extent, self.min_size, self.max_aspect)
 
     def load(self, path: Path, seed: int | None = None) -> Tensor:
         """Return one image file, or its first frame, as uint8 of shape (channels, height, width).
@@ -184,6 +231,14 @@ class Image(Modality):
             lines = torch.stack([name_strip(name, images.shape[-1]) for name in names])
             images = torch.cat([images, lines.expand(-1, images.shape[1], -1, -1)], dim=-2)
         self.save(make_grid(images, nrow=columns, padding=2, pad_value=128), path)
+
+
+def _sides(size: int | Sequence[int], name: str) -> tuple[int, int]:
+    """Return a size as height and width. Raises ValueError if it is invalid."""
+    sides = (size, size) if isinstance(size, int) else tuple(size)
+    if len(sides) != 2 or any(int(side) != side or side < 1 for side in sides):
+        raise ValueError(f"{name} must be a positive integer or a pair (height, width) of positive integers, got {size}")
+    return int(sides[0]), int(sides[1])
 
 
 def _scale(pixels: Tensor, height: int, width: int) -> Tensor:

@@ -11,6 +11,7 @@ import io
 import re
 import struct
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -49,6 +50,9 @@ DAMAGE = (OSError, EOFError, SyntaxError, TypeError, KeyError, IndexError, Overf
 
 TEXT = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")
 """Chunks of PNG files that are not needed: texts and the colour profile, which is not applied."""
+
+TRANSPOSED = (5, 6, 7, 8)
+"""EXIF orientations in which the stored picture has the width and height of the upright one exchanged."""
 
 BITS_PER_SAMPLE, PHOTOMETRIC, SAMPLE_FORMAT = 258, 262, 339
 """Numbers of TIFF tags (TIFF 6.0)."""
@@ -98,21 +102,53 @@ def read_image(path: Path, reading: Reading) -> NDArray[np.uint8]:
         raise ValueError(f"the picture is damaged ({error}): copy it again, or convert it") from error
 
 
+def image_size(path: Path, max_pixels: int) -> tuple[int, int]:
+    """Return the height and width of an image file, upright, from its header.
+
+    Raises:
+        ValueError: If the file is damaged, in none of the `FORMATS`, or has too many pixels.
+        OSError: If it cannot be read from its storage.
+    """
+    import PIL.Image
+    from PIL.ExifTags import Base
+
+    try:
+        opened = _opened(path, max_pixels)
+    except ValueError as error:
+        if "MAX_TEXT" not in str(error):
+            raise
+        opened = _opened(_without_text(path), max_pixels)
+    with opened as image:
+        orientation = None
+        with suppress(Exception):  # damaged metadata raise many kinds of errors
+            # Not the method of the subclass for PNG, which decodes the picture.
+            orientation = PIL.Image.Image.getexif(image).get(Base.Orientation)
+        return (image.width, image.height) if orientation in TRANSPOSED else (image.height, image.width)
+
+
+def _opened(file: Path | io.BytesIO, max_pixels: int) -> PIL.Image.Image:
+    """Open an image file, without decoding it. Raises ValueError if its format or its size is refused."""
+    import PIL.Image
+
+    # Pillow's own limit is one for the whole process; here every file is checked against the setting.
+    PIL.Image.MAX_IMAGE_PIXELS = max(PIL.Image.MAX_IMAGE_PIXELS or 0, max_pixels) or None
+    try:
+        image = PIL.Image.open(file, formats=FORMATS)
+    except PIL.UnidentifiedImageError as error:
+        raise ValueError(_unidentified(file)) from error
+    except PIL.Image.DecompressionBombError as error:
+        raise ValueError(f"it has more than max_pixels={max_pixels} pixels ({error})") from error
+    if image.width * image.height > max_pixels:
+        image.close()
+        raise ValueError(f"{image.width}×{image.height} pixels exceed max_pixels={max_pixels}")
+    return image
+
+
 def _decoded(file: Path | io.BytesIO, reading: Reading) -> NDArray[np.uint8]:
     import PIL.Image
     import PIL.ImageOps
 
-    # Pillow's own limit is one for the whole process; here every file is checked against the setting.
-    PIL.Image.MAX_IMAGE_PIXELS = max(PIL.Image.MAX_IMAGE_PIXELS or 0, reading.max_pixels) or None
-    try:
-        opened = PIL.Image.open(file, formats=FORMATS)
-    except PIL.UnidentifiedImageError as error:
-        raise ValueError(_unidentified(file)) from error
-    except PIL.Image.DecompressionBombError as error:
-        raise ValueError(f"it has more than max_pixels={reading.max_pixels} pixels ({error})") from error
-    with opened as image:
-        if image.width * image.height > reading.max_pixels:
-            raise ValueError(f"{image.width}×{image.height} pixels exceed max_pixels={reading.max_pixels}")
+    with _opened(file, reading.max_pixels) as image:
         if getattr(image, "is_animated", False) and image.format != "MPO":  # cameras add previews and depth
             remark("a file of several pages or frames, of which only the first is read")
         # A JPEG can be decoded much faster at a fraction of its size.

@@ -7,6 +7,7 @@ some of them.
 
 from __future__ import annotations
 
+import copy
 import itertools
 import json
 import logging
@@ -15,13 +16,14 @@ from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from modalities.base import Batch, Dataset, Example, UnusableFileError, collate, pair
+from modalities.base import Batch, Dataset, Example, Modality, UnusableFileError, collate, pair
 from modalities.remarks import collecting
+from modalities.sizes import Extent
 from multisagd.libraries import failed_import
 from multisagd.seeds import derive
 
@@ -161,6 +163,18 @@ class MediaFiles(Dataset):
     def label(self, index: int) -> int | None:
         """Return the class of one file, or None if there are no classes."""
 
+    def extent(self, index: int) -> Extent:
+        """Return the size of one file, as its header states it.
+
+        Raises:
+            UnreadableFilesError: If the cause is not this file.
+            Exception: If the header cannot be read.
+        """
+        headers = copy.copy(self)
+        headers.modality = cast(Modality, _Headers(self.modality))
+        extent: Extent = headers.load(index, None)
+        return extent
+
     def example(self, index: int, seed: int | None = None) -> Example:
         """Return one example, or a replacement if its file cannot be read.
 
@@ -239,3 +253,13 @@ class MediaFiles(Dataset):
         """Write the report of the whole dataset if any file could not be read so far."""
         if self.report.reasons:
             self.report.save(path)
+
+
+class _Headers:
+    """Stands for a modality in a dataset, which then provides each file for reading its header only."""
+
+    def __init__(self, modality: Modality) -> None:
+        self.suffixes, self._modality = modality.suffixes, modality
+
+    def load(self, path: Path, seed: int | None = None) -> Extent:
+        return self._modality.extent(path)

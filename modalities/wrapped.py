@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import copy
+import math
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from modalities.base import Batch, Dataset, Example, Groups, pair
+from modalities.base import Batch, Dataset, Example, Groups, Modality, Split, pair
 from modalities.byte_ranges import Source
+from modalities.sizes import Extent
 from modalities.text import TextEncoder
 from multisagd import Corruption, GaussianRestoration
 from multisagd.seeds import derive
@@ -41,6 +45,16 @@ class Wrapped(Dataset):
         part = copy.copy(self)
         part.inner = self.inner.subset(indices)
         return part
+
+    def with_modality(self, modality: Modality) -> Self:
+        """Return this dataset with another modality of the same medium."""
+        part = super().with_modality(modality)
+        part.inner = self.inner.with_modality(modality)
+        return part
+
+    def extent(self, index: int) -> Extent:
+        """Return the size of the file of one example, as its header states it."""
+        return self.inner.extent(index)
 
     def label(self, index: int) -> int | None:
         """Return the class that one example has in the inner dataset."""
@@ -111,6 +125,34 @@ class Captioned(Wrapped):
         if batch.texts is None:
             raise ValueError(f"one of the examples {list(indices)} has no caption")
         return batch._replace(embeddings=self.encoder(batch.texts))
+
+
+class WithExtents(Wrapped):
+    """A dataset of files whose sizes are known: `extents` float64 `(examples, 3)`, NaN where a part is unknown.
+
+    Of the dataset from which all parts were taken, `scanned` contains the sizes and `whole` the fingerprint; `omitted`
+    is the number of its files that each filter left out.
+    """
+
+    def __init__(self, inner: Dataset, extents: NDArray[np.float64]) -> None:
+        super().__init__(inner)
+        self.extents, self.scanned, self.whole = extents, extents, inner.fingerprint
+        self.omitted: Mapping[str, int] = {}
+
+    @property
+    def splits(self) -> Sequence[Split] | None:  # type: ignore[override]
+        """The split of every example, or None."""
+        return self.inner.splits
+
+    def subset(self, indices: Sequence[int]) -> Self:
+        """Return the dataset of these examples only."""
+        part = super().subset(indices)
+        part.extents = self.extents[np.asarray(indices, np.int64)]
+        return part
+
+    def extent(self, index: int) -> Extent:
+        """Return the size of the file of one example."""
+        return Extent(*(None if math.isnan(part) else part for part in self.extents[index].tolist()))
 
 
 class Relabelled(Wrapped):
@@ -226,5 +268,5 @@ def transformed_alike(dataset: Dataset, other: Dataset) -> Dataset:
 
 
 def untouched(dataset: Dataset) -> Dataset:
-    """Return the underlying dataset, without corruption or restoration."""
-    return untouched(dataset.inner) if isinstance(dataset, Transformed) else dataset
+    """Return the underlying dataset, without corruption or restoration, and without the sizes of its files."""
+    return untouched(dataset.inner) if isinstance(dataset, Transformed | WithExtents) else dataset

@@ -73,8 +73,7 @@ class DataStatistics:
                     "the data is set to 0 there",
                     stacklevel=2,
                 )
-            masked = ((x, _on_grid(mask, x)) for x, mask in map(_split, batches))
-            power, again = masked_power(masked, mean, valid, masks, count)
+            power, again = masked_power(masks_of(batches), mean, valid, masks, count)
             _check_same(count, again)
             return cls(mean, power, grid, count)
         energy, again = torch.zeros((), device="cpu"), 0
@@ -142,6 +141,12 @@ class DataStatistics:
         """Return the power interpolated in frequency to a grid with a different shape, `(channels, *half_shape)`."""
         grid = self.grid.resize(shape)
         return torch.stack([Table(channel, self.grid).power(grid) for channel in self.power])
+
+    def at(self, grid: Grid) -> DataStatistics:
+        """Return the statistics on a grid of other sizes and the same spacing, by `mean_on` and `power_on`."""
+        if grid == self.grid:
+            return self
+        return DataStatistics(self.mean_on(grid.shape), self.power_on(grid.shape), grid, self.count)
 
     def save(self, path: str | Path) -> None:
         """Write the statistics as safetensors, with the grid in the metadata."""
@@ -233,6 +238,12 @@ def transforms_about(
     for x, mask in map(_split, batches):
         fraction = mask.expand_as(x).mean(dim=dims, keepdim=True).clamp(min=1 / grid.numel)
         yield torch.fft.rfftn((x - mean) * mask, dim=dims, norm="ortho") / fraction.sqrt()
+
+
+def masks_of(batches: Iterable[Tensor | tuple[Tensor, Tensor | None]]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield batches in float64, each with its bool mask `(batch, 1 or channels, *grid)`."""
+    for x, mask in map(_split, batches):
+        yield x, _on_grid(mask, x)
 
 
 def _split(batch: Tensor | tuple[Tensor, Tensor | None]) -> tuple[Tensor, Tensor]:

@@ -6,11 +6,13 @@ import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from modalities.base import Dataset, Modality
+from modalities.buckets import bucketed
 from modalities.image import Image
 from modalities.reading import FileReport, MediaFiles, UnreadableFilesError, read_batch
 from modalities.video import Video
@@ -18,9 +20,11 @@ from modalities.wrapped import Corrupted, Restored, untouched
 from multisagd import Corruption, DataStatistics, GaussianRestoration
 from multisagd.multitaper import statistics_of_one
 from multisagd.seeds import derive
+from multisagd.statistics_of_sizes import measure_sizes
 from recipes.base.errors import RecipeError, as_recipe_error
 from recipes.base.progress import SOON, Display
 from recipes.config.build import Builder
+from recipes.data.extents import sorted_files
 from recipes.data.order import Order
 from recipes.runs.assembly import build_corruption
 from recipes.runs.settings import CorruptionOptions, Group, TrainSettings
@@ -40,14 +44,19 @@ COLOURED = 0.01
 """Minimum fraction of coloured pixels in a coloured example."""
 
 
-def build_dataset(data: Group, modality: Modality, builder: Builder, where: str = "data") -> Dataset:
+def build_dataset(
+    data: Group, modality: Modality, builder: Builder, where: str = "data", extents: Path | None = None
+) -> Dataset:
     """Return the dataset that the group `data` of a configuration describes; `where` names it in messages.
+
+    If the modality sorts files by size, the dataset has the sizes of its files, and lacks those that are omitted;
+    `extents` is a record of their sizes, if there is one.
 
     Raises:
         RecipeError: If it cannot be built; if files are missing, the message names the key of their location.
     """
     try:
-        return builder.build(data, Dataset, where, modality=modality)  # type: ignore[type-abstract]
+        dataset = builder.build(data, Dataset, where, modality=modality)  # type: ignore[type-abstract]
     except RecipeError as error:
         key = next((key for key in LOCATION_KEYS if isinstance(data, Mapping) and key in data), None)
         path = None if key is None else data[key]
@@ -57,11 +66,23 @@ def build_dataset(data: Group, modality: Modality, builder: Builder, where: str 
             change = f"add data.{key}=… to the command" if where == "data" else change
             raise RecipeError(f"{error}. If the data are somewhere else, {change}") from error
         raise
+    return sorted_files(dataset, extents)
 
 
-def build_data(data: Group, corruption: Group, seed: int, modality: Modality, builder: Builder) -> Dataset:
-    """Return a configuration's dataset, with any added corruption. Raises RecipeError if it cannot be built."""
-    dataset = build_dataset(data, modality, builder)
+def build_data(
+    data: Group, corruption: Group, seed: int, modality: Modality, builder: Builder, extents: Path | None = None
+) -> Dataset:  # fmt: skip
+    """Return a configuration's dataset, with any added corruption.
+
+    Raises:
+        RecipeError: If it cannot be built, or data in buckets are corrupted.
+    """
+    if modality.buckets is not None and corruption.get("_target_") is not None:
+        raise RecipeError(
+            "corruption and modality.buckets exclude each other, because a corruption is measured and restored on one "
+            "grid: set modality.buckets=null or corruption=none"
+        )
+    dataset = build_dataset(data, modality, builder, extents=extents)
     options = CorruptionOptions.of(corruption, builder)
     described = build_corruption(corruption, modality, builder) if options.added else None
     return dataset if described is None else Corrupted(dataset, described, seed, options.redrawn)
@@ -176,11 +197,17 @@ def measure(dataset: Dataset, settings: TrainSettings) -> DataStatistics:
     """
     count = min(settings.training.statistics, len(dataset))
     indices = Order(len(dataset), derive(settings.seed, "statistics")).indices(0, count)
-    grid = dataset.modality.grid()
+    grid, sizes = dataset.modality.grid(), dataset.modality.in_buckets()
     with as_recipe_error((ValueError, UnreadableFilesError), "measuring the data: "):
         with Display("measuring the data", PASSES * count, after=SOON) as display, warnings.catch_warnings():
-            chunks = Chunks(dataset, indices, settings.seed, display)
             warnings.showwarning = lambda message, *_, **__: display.say(f"note: {message}")
+            if len(sizes) > 1:
+                parts = bucketed(dataset.subset(indices))
+                read = [Chunks(part, range(len(part)), settings.seed, display) for part in parts]
+                grids = [size.grid() for size in sizes]
+                pairs = [(chunks, part.modality.grid()) for chunks, part in zip(read, parts, strict=True)]
+                return measure_sizes(pairs, grid, grids)
+            chunks = Chunks(dataset, indices, settings.seed, display)
             statistics = DataStatistics.measure(chunks, grid)
         if statistics.sigma_data > MIN_STD:
             return statistics

@@ -5,15 +5,17 @@ The order is a function of the number of samples seen: no sampler or generator h
 
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
 from itertools import accumulate
 from typing import TypeVar
 
+import numpy as np
 import torch
 
 from modalities.base import Batch, Dataset, Groups
+from modalities.buckets import bucketed
 from modalities.reading import UnreadableFilesError, read_batch
 from multisagd import seeds
 from recipes.base.errors import as_recipe_error
@@ -22,6 +24,8 @@ from recipes.runtime.device import Runtime
 
 K = TypeVar("K")
 T = TypeVar("T")
+BLOCK = 16
+"""Number of batches among which the buckets are shuffled."""
 
 
 class Order:
@@ -74,6 +78,43 @@ class Order:
         return torch.Generator().manual_seed(seeds.derive(self.seed, stream, *indices))
 
 
+class BucketOrder:
+    """The endless order of the batches of several buckets with these numbers of items.
+
+    A cycle has as many batches as there are items, and each bucket has as many of them as it has items, spread evenly,
+    so that all items are equally frequent. Batches are then shuffled within blocks by the seed: which bucket a batch is
+    from depends only on the seed and on the number of the batch.
+
+    Raises:
+        ValueError: If there are no buckets, or one is empty.
+    """
+
+    def __init__(self, lengths: Sequence[int], seed: int) -> None:
+        if not lengths or min(lengths) < 1:
+            raise ValueError(f"every bucket needs at least one item, got {list(lengths)}")
+        self.lengths, self.seed = list(lengths), seed
+        owners = np.repeat(np.arange(len(lengths), dtype=np.int16), lengths)
+        numbers = np.concatenate([np.arange(length) for length in lengths])
+        # In a cycle of n batches, number i of a bucket with m of them should come at (i + 1/2) · n/m.
+        due = np.argsort((numbers + 0.5) / np.repeat(np.array(lengths, np.float64), lengths), kind="stable")
+        self._owners, self._numbers = owners[due], numbers[due]
+        self._shuffled = lru_cache(maxsize=2)(self._shuffle)
+
+    def of_batch(self, number: int) -> tuple[int, int]:
+        """Return the bucket of a batch, and which of this bucket's batches it is; both count from 0."""
+        cycle, position = divmod(number, len(self._owners))
+        block, offset = divmod(position, BLOCK)
+        place = block * BLOCK + self._shuffled(cycle, block)[offset]
+        bucket = int(self._owners[place])
+        return bucket, cycle * self.lengths[bucket] + int(self._numbers[place])
+
+    def _shuffle(self, cycle: int, block: int) -> list[int]:
+        size = min(BLOCK, len(self._owners) - block * BLOCK)
+        generator = torch.Generator().manual_seed(seeds.derive(self.seed, "buckets", cycle, block))
+        order: list[int] = torch.randperm(size, generator=generator).tolist()
+        return order
+
+
 def prefetch(fetch: Callable[[K], T], keys: Iterable[K], workers: int) -> Iterator[T]:
     """Yield `fetch(key)` for each key in order, prefetching up to `workers` keys in threads.
 
@@ -99,18 +140,29 @@ def prefetch(fetch: Callable[[K], T], keys: Iterable[K], workers: int) -> Iterat
 def batches(dataset: Dataset, samples: int, settings: TrainSettings, runtime: Runtime) -> Iterator[list[Batch]]:
     """Yield this process's parts of every batch, one for each accumulation step, starting after `samples` samples.
 
-    Raises RecipeError if too many files are unreadable.
+    If the modality has buckets, all parts of a batch are from the same one. Raises RecipeError if too many files are
+    unreadable.
     """
-    training, seed = settings.training, settings.seed
-    order, share = Order(len(dataset), seed, dataset.groups), runtime.share(training.batch)
+    training, seed, share = settings.training, settings.seed, runtime.share(settings.training.batch)
+    buckets = bucketed(dataset)
+    several = len(buckets) > 1
+    own_seeds = [seeds.derive(seed, "bucket", number) if several else seed for number in range(len(buckets))]
+    orders = [Order(len(each), own, each.groups) for each, own in zip(buckets, own_seeds, strict=True)]
+    turns = BucketOrder([len(each) for each in buckets], seed) if several else None
     size = len(share) // training.accumulation
 
-    def part(start: int) -> Batch:
-        augmentation = [seeds.derive(seed, "augmentation", number) for number in range(start, start + size)]
-        return read_batch(dataset, order.indices(start, size), augmentation)
-
     def fetch(first: int) -> list[Batch]:
-        return [part(start) for start in range(first + share.start, first + share.stop, size)]
+        bucket, begin = 0, first
+        if turns is not None:
+            bucket, turn = turns.of_batch(first // training.batch)
+            begin = turn * training.batch
+
+        def part(start: int) -> Batch:
+            indices = orders[bucket].indices(begin + start, size)
+            numbers = range(first + start, first + start + size)
+            return read_batch(buckets[bucket], indices, [seeds.derive(seed, "augmentation", each) for each in numbers])
+
+        return [part(start) for start in range(share.start, share.stop, size)]
 
     with as_recipe_error(UnreadableFilesError):
         yield from prefetch(fetch, range(samples, training.samples, training.batch), settings.engine.workers)

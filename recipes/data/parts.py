@@ -61,8 +61,10 @@ class Parts(NamedTuple):
         return f"{count:,} more held out{whole}" if count else "none held out"
 
 
-def hold_out(dataset: Dataset, settings: TrainSettings, builder: Builder) -> Parts:
+def hold_out(dataset: Dataset, settings: TrainSettings, builder: Builder, extents: Path | None = None) -> Parts:
     """Return the parts of a dataset, which may be corrupted or restored.
+
+    `extents` is a record of the sizes of the files in `validation.root`, if there is one.
 
     If examples are drawn at random, and the run is conditional on classes, every class keeps an example for training.
 
@@ -76,7 +78,7 @@ def hold_out(dataset: Dataset, settings: TrainSettings, builder: Builder) -> Par
     if splits is not None:
         return _given_parts(dataset, splits, settings)
     if options.root is not None:
-        separate = transformed_alike(dataset, _separate(untouched(dataset), settings, builder))
+        separate = transformed_alike(dataset, _separate(untouched(dataset), settings, builder, extents))
         return Parts(dataset, separate, separate=separate)
     remedy = "; validation.holdout=0 trains on all examples"
     if options.group is None:
@@ -192,7 +194,7 @@ def _given_parts(dataset: Dataset, splits: Sequence[str], settings: TrainSetting
     return Parts(training_split(dataset), part("validation"), part("test"))
 
 
-def _separate(dataset: Dataset, settings: TrainSettings, builder: Builder) -> Dataset:
+def _separate(dataset: Dataset, settings: TrainSettings, builder: Builder, extents: Path | None) -> Dataset:
     """Return the data in `validation.root`, with the modality and the classes of the training data."""
     data, root = settings.data, str(settings.validation.root)
     key = next((key for key in LOCATION_KEYS if key in data), None)
@@ -218,10 +220,10 @@ def _separate(dataset: Dataset, settings: TrainSettings, builder: Builder) -> Da
         with as_recipe_error(ValueError, f"{ROOT}={root}: "):
             modality = dataclasses.replace(modality, statistics=Path(root))
     own = {**data, key: root}
-    files = build_dataset(own, modality, builder, ROOT)
+    files = build_dataset(own, modality, builder, ROOT, extents)
     if files.classes is None and dataset.classes is not None and data.get("labels") == "auto":
         # All files may be in the folder of one class.
-        files = build_dataset({**own, "labels": "folder"}, modality, builder, ROOT)
+        files = build_dataset({**own, "labels": "folder"}, modality, builder, ROOT, extents)
     files.modality = dataset.modality
     if files.splits is not None:
         raise RecipeError(

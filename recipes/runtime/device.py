@@ -179,9 +179,21 @@ class Runtime:
         half = self.settings.precision in HALF
         return torch.autocast(self.device.type, self.products if half else torch.bfloat16, enabled=half)
 
-    def compiled(self, network: nn.Module) -> nn.Module:
-        """Return the network, compiled if configured, with the same weights."""
-        return cast(nn.Module, torch.compile(network)) if self.settings.compile else network
+    def compiled(self, network: nn.Module, sizes: int = 1) -> nn.Module:
+        """Return the network, compiled if configured, with the same weights.
+
+        For inputs of several `sizes`, one graph is compiled for each: graphs for any size are slower, and their number
+        is not known.
+        """
+        if not self.settings.compile:
+            return network
+        if sizes == 1:
+            return cast(nn.Module, torch.compile(network))
+        import torch._dynamo.config as limits
+
+        # Beyond the limit, torch would run the network without compiling it. Training and evaluation may differ.
+        limits.recompile_limit = max(limits.recompile_limit, 2 * sizes)
+        return cast(nn.Module, torch.compile(network, dynamic=False))
 
     def put(self, tensor: Tensor) -> Tensor:
         """Return a tensor on the device, moved asynchronously if possible; floats are converted to `dtype`."""

@@ -1,8 +1,10 @@
 """Set up training: the data, the condition, the model and its initial weights."""
 
 import hashlib
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from modalities.base import Dataset, Modality, distinct_classes
+from modalities.buckets import bucketed
 from modalities.text import TextEncoder
 from modalities.wrapped import Captioned, Restored
 from multisagd import Corruption, DataStatistics, Denoiser, GaussianRestoration
@@ -20,7 +23,7 @@ from recipes.base.errors import RecipeError, as_recipe_error
 from recipes.base.untrusted import read_header, read_tensors
 from recipes.config.build import Builder
 from recipes.config.compose import Config
-from recipes.data import contents
+from recipes.data import contents, extents
 from recipes.data.dataset import build_data, colour_note, fit_restoration, measure
 from recipes.data.order import Order
 from recipes.data.parts import Parts, held_out_note, hold_out, validated
@@ -171,6 +174,11 @@ class TrainingData:
     captions: list[str] | None
     notes: tuple[str, ...]
 
+    @cached_property
+    def buckets(self) -> list[Dataset]:
+        """The training examples of each size; one dataset if there are no buckets."""
+        return bucketed(self.training)
+
 
 def prepare_data(job: Job, begun: bool) -> TrainingData:
     """Build the data of a run and measure them; if the run has already `begun`, read its measurements instead.
@@ -181,10 +189,11 @@ def prepare_data(job: Job, begun: bool) -> TrainingData:
     """
     settings, builder, runtime, run = job.settings, job.builder, job.runtime, Run(job.settings.run_dir)
     modality = builder.build(settings.modality, Modality, "modality")  # type: ignore[type-abstract]
-    dataset = build_data(settings.data, settings.corruption, settings.seed, modality, builder)
+    known = run.folder / extents.FILE if begun else None
+    dataset = build_data(settings.data, settings.corruption, settings.seed, modality, builder, known)
     if begun:
         run.check_data(dataset)
-    parts = hold_out(dataset, settings, builder)
+    parts = hold_out(dataset, settings, builder, run.folder / extents.VALIDATION_FILE if begun else None)
     if begun:
         run.check_data(parts.separate, "validation")
     changed = contents.changes(run.folder, *parts.stored_in(dataset)) if begun and runtime.main else None
@@ -277,14 +286,15 @@ def prepare_model(job: Job, data: TrainingData, state: State | None) -> Training
         initial = load_initial(network, settings.training.initial, builder)
     network.to(runtime.device, runtime.dtype)
     average = PowerEMA(network, sigma_rel=settings.training.ema)
-    flops = training_flops(network, data.modality.tensor_shape)
-    cost = training_cost(network, data.modality.tensor_shape, settings, runtime, data.held_out is not None)
+    sizes = [part.modality.tensor_shape for part in data.buckets]
+    flops = mean_flops(network, data.buckets)
+    cost = training_cost(network, max(sizes, key=math.prod), settings, runtime, data.held_out is not None)
     widths = settings.training.averages.widths if settings.training.averages.snapshots else ()
     stored = {average_part(width): PowerEMA(network, sigma_rel=width) for width in widths}
     for each in (average, *stored.values()):
         runtime.sharded(each.module)
     parallel = runtime.parallelize(network)
-    denoiser = assembly.denoiser(runtime.compiled(parallel), process)
+    denoiser = assembly.denoiser(runtime.compiled(parallel, len(sizes)), process)
     null_label = None if classes is None else len(classes)
     learner = Learner(denoiser, network, parallel, average, settings, runtime, null_label, stored)
     averaged = assembly.denoiser(average.module, process).eval()
@@ -297,6 +307,13 @@ def prepare_model(job: Job, data: TrainingData, state: State | None) -> Training
             step_times(averaged, request)
     position = learner.restore(state) if state is not None else 0
     return TrainingModel(learner, averaged, request, initial, position, flops, cost)
+
+
+def mean_flops(network: nn.Module, buckets: Sequence[Dataset]) -> int | None:
+    """Return the mean number of operations for one example in a training step, or None if it is unknown."""
+    each = [training_flops(network, part.modality.tensor_shape) for part in buckets]
+    known = [flops * len(part) for flops, part in zip(each, buckets, strict=True) if flops is not None]
+    return None if len(known) < len(each) else round(sum(known) / sum(map(len, buckets)))
 
 
 def introduction(job: Job, data: TrainingData, model: TrainingModel) -> Iterator[str]:
@@ -312,6 +329,8 @@ def introduction(job: Job, data: TrainingData, model: TrainingModel) -> Iterator
         f"{again}{len(training):,} examples{condition} ({data.parts}, statistics of {data.statistics.count:,}), "
         f"{model.parameters:,} parameters, on {job.runtime.describe()}"
     )
+    if data.modality.buckets is not None:
+        yield extents.buckets_in_words(training)
     yield from cost_lines(model.cost, job.settings, job.runtime)
     denoiser = model.learner.denoiser
     if note := model.learner.decay_note():

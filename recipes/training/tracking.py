@@ -24,7 +24,7 @@ from recipes.base.errors import RecipeError
 from recipes.base.files import replace_file
 from recipes.base.untrusted import read_object
 from recipes.config.addresses import shareable
-from recipes.data import contents
+from recipes.data import contents, extents
 from recipes.runs.averages import snapshots
 from recipes.runs.best import read_best
 from recipes.runs.checkpoint import Checkpoints
@@ -34,6 +34,7 @@ from recipes.runtime.distribution import gathered
 from recipes.training.setup import Job, TrainingData, TrainingModel
 
 UNREADABLE, UNREADABLE_VALIDATION = "unreadable.json", "unreadable_validation.json"
+EXTENTS = (extents.FILE, extents.VALIDATION_FILE)
 
 log = logging.getLogger("multisagd")
 
@@ -51,6 +52,8 @@ def write_record(job: Job, data: TrainingData, model: TrainingModel, checkpoints
     run.write(job.config, data.statistics)
     if not begun:
         contents.keep(run_dir, *data.parts.stored_in(data.dataset))
+        for name, dataset in zip(EXTENTS, data.parts.stored_in(data.dataset), strict=False):
+            extents.keep(run_dir / name, dataset)
     if data.restoration is not None:
         replace_file(run_dir / RESTORATION, data.restoration.save)
     if data.corruption is not None and not begun:

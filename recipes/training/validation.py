@@ -1,11 +1,13 @@
 """Reports during training: the loss on held-out data, and samples."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from modalities.base import Dataset
+from modalities.buckets import bucketed
 from modalities.reading import UnreadableFilesError, read_batch
 from multisagd import DataStatistics, Denoiser, Grid
 from multisagd.masked_power import power_behind
@@ -19,7 +21,6 @@ from recipes.sampling.sample_files import save_grid
 from recipes.training.setup import Job, TrainingData, TrainingModel
 
 
-@torch.no_grad()
 def validate(
     denoiser: Denoiser, dataset: Dataset, statistics: DataStatistics, settings: TrainSettings, runtime: Runtime,
     conditional: bool,
@@ -27,7 +28,8 @@ def validate(
     """Return the losses and errors of a denoiser on the first `validation.items` examples of a dataset.
 
     Times, noise and examples are the same in every call, so that two results differ only because of the model. Each
-    batch is divided among the ranks. Raises RecipeError if too many files cannot be read.
+    batch is divided among the ranks. If the modality has buckets, each batch is from one of them, and the results are
+    the means over all examples. Raises RecipeError if too many files cannot be read.
 
     Returns:
         `loss`: the training loss, averaged over all noise levels.
@@ -36,6 +38,33 @@ def validate(
             there: 0 is perfect, and 1 is no better than the mean of the data. Bands are in cycles per sample; the first
             is zero frequency. For padded data, power and error are those of the valid part.
     """
+    parts = bucketed(dataset.subset(range(min(settings.validation.items, len(dataset)))))
+    results = []
+    for part in parts:
+        own = statistics.at(part.modality.grid())
+        results.append(validate_one_size(denoiser, part, own, settings, runtime, conditional))
+    return results[0] if len(parts) == 1 else _weighted_mean(results, [len(part) for part in parts])
+
+
+def _weighted_mean(results: Sequence[Mapping[str, Any]], weights: Sequence[int]) -> dict[str, Any]:
+    """Return the weighted means of numbers in nested mappings; each is over the mappings that contain it."""
+    mean: dict[str, Any] = {}
+    for key in dict.fromkeys(key for result in results for key in result):
+        pairs = [(result[key], weight) for result, weight in zip(results, weights, strict=True) if key in result]
+        values, own = zip(*pairs, strict=True)
+        if isinstance(values[0], Mapping):
+            mean[key] = _weighted_mean(values, own)
+        else:
+            mean[key] = sum(value * weight for value, weight in pairs) / sum(own)
+    return mean
+
+
+@torch.no_grad()
+def validate_one_size(
+    denoiser: Denoiser, dataset: Dataset, statistics: DataStatistics, settings: TrainSettings, runtime: Runtime,
+    conditional: bool,
+) -> dict[str, Any]:  # fmt: skip
+    """Return what `validate` returns for a dataset on the grid of the statistics."""
     grid, loss, validation, size = statistics.grid, settings.loss, settings.validation, settings.training.batch
     members, names = band_members(grid, validation.bands)
     data_power = _by_band(statistics.power, members)
