@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from torch import Tensor
 from modalities.audio_files import RATES, Excerpts, open_excerpts
 from modalities.base import Modality, UnusableFileError
 from modalities.representation import Representation, Stft
+from modalities.sizes import Extent, check_buckets, longest_filled
 from multisagd.grid import Grid
 from multisagd.libraries import check
 from multisagd.seeds import derive
@@ -66,10 +67,14 @@ class Audio(Modality):
     more decibels than that, such as pauses between events: others are tried, and finally the loudest of 32 that are
     spread evenly over the file, which are read for every excerpt; None accepts all. Nothing depends on earlier calls.
 
+    `buckets` trains one network on several durations in seconds, of which `seconds` must be one: each file is read at
+    the longest one that it fills, and shorter files at the shortest one. Files below `min_seconds` are not used.
+
     Raises:
         BrokenLibraryError: If soundfile cannot be imported.
-        ValueError: If the rate is outside 1 to 768 kHz, the length is below one sample, an option is unknown,
-            `silence_db` or `quiet_db` is not negative, or the representation is incompatible with these settings.
+        ValueError: If the rate is outside 1 to 768 kHz, a length is below one sample, `seconds` is not one of the
+            buckets, an option is unknown, `silence_db` or `quiet_db` is not negative, or the representation is
+            incompatible with these settings.
     """
 
     rate: int = 16000
@@ -80,6 +85,8 @@ class Audio(Modality):
     loudness: Literal["keep", "peak", "rms"] = "keep"
     silence_db: float | None = -80.0
     quiet_db: float | None = None
+    buckets: Sequence[float] | None = None
+    min_seconds: float | None = None
 
     def __post_init__(self) -> None:
         check("soundfile", "audio files")
@@ -103,6 +110,42 @@ class Audio(Modality):
             if value is not None and not -math.inf < value < 0:
                 raise ValueError(f"{name} must be negative (decibels below {reference}) or null, got {value}")
         self.grid()
+        if self.min_seconds is not None and not 0 < self.min_seconds < math.inf:
+            raise ValueError(f"min_seconds must be a positive number of seconds, or null; got {self.min_seconds}")
+        if self.buckets is not None:
+            durations = dict.fromkeys(float(each) for each in self.buckets)
+            check_buckets(len(durations), self.seconds in durations, "seconds", self.seconds)
+            object.__setattr__(self, "buckets", tuple(dict.fromkeys([float(self.seconds), *durations])))
+            self.in_buckets()
+
+    @property
+    def size_keys(self) -> tuple[str, ...]:
+        """The setting that determines the size of the grid."""
+        return ("seconds",)
+
+    @property
+    def sorts_files(self) -> bool:
+        """Whether files are sorted into buckets, or some are omitted, by their durations."""
+        return self.buckets is not None or self.min_seconds is not None
+
+    def in_buckets(self) -> tuple[Self, ...]:
+        """Return this modality at the duration of each bucket, its own duration first."""
+        return tuple(self.at(seconds=each) for each in self.buckets or (self.seconds,))
+
+    def extent(self, path: Path) -> Extent:
+        """Return the duration of an audio file. Raises the errors of `open_excerpts`."""
+        with open_excerpts(path, self.rate) as file:
+            return Extent(seconds=file.samples / self.rate)
+
+    def bucket_of(self, extent: Extent) -> int:
+        """Return the index of the longest duration that a file fills."""
+        samples = [round(seconds * self.rate) for seconds in self.buckets or (self.seconds,)]
+        return 0 if extent.seconds is None else longest_filled(round(extent.seconds * self.rate), samples)
+
+    def omitted(self, extent: Extent) -> str | None:
+        """Return the setting, such as `min_seconds=2`, because of which a file is not used, or None if it is used."""
+        short = self.min_seconds is not None and extent.seconds is not None and extent.seconds < self.min_seconds
+        return f"min_seconds={self.min_seconds:g}" if short else None
 
     @property
     def audio_channels(self) -> int:

@@ -90,8 +90,8 @@ class Latent(Modality):
     after decoding. A single channel is repeated for a colour or stereo autoencoder, and averaged after decoding.
 
     Raises:
-        ValueError: If the statistics cannot be read or belong to a different encoding; the message names the
-            differences.
+        ValueError: If the modality has buckets, or the statistics cannot be read or belong to a different encoding; the
+            message names the differences.
     """
 
     modality: Modality
@@ -99,6 +99,11 @@ class Latent(Modality):
     statistics: Path | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
+        if self.modality.buckets is not None:
+            raise ValueError(
+                "latents have one size, because they are encoded and scaled once: set modality.buckets of the encoded "
+                "modality to null, and encode one size"
+            )
         if self.statistics is not None:
             object.__setattr__(self, "statistics", Path(self.statistics))
             if different := differences(self.scale.encoding if self.scale else {}, self.encoding()):

@@ -12,13 +12,14 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Self
 
 import torch
 from torch import Tensor
 
 from modalities.base import Modality, UnusableFileError
 from modalities.image import Image
+from modalities.sizes import Extent, check_buckets, check_filters, longest_filled, nearest_aspect, outside
 from modalities.video_files import VideoFile, open_video, pixels
 from modalities.video_writing import tile, write_video
 from multisagd.grid import Axis, Grid
@@ -36,6 +37,9 @@ LUMA = torch.tensor([0.299, 0.587, 0.114])
 
 WINDOWS = 32
 """Maximum number of windows of a file that the motion filter tries."""
+
+MAX_FRAMES = 1 << 40
+"""Maximum number of frames of a file: headers may declare any duration, also an infinite one."""
 
 SHOWN = 16
 """Maximum number of frames of a clip on a contact sheet."""
@@ -55,10 +59,15 @@ class Video(Modality):
     for the view from a moving car. Up to 32 windows, spread evenly over the file, are tried in an order that depends on
     the seed, and the first with enough motion is used; whether a file is rejected does not depend on the seed.
 
+    `buckets` trains one network on several lengths, and optionally sizes: each is a number of frames, or (frames,
+    height, width), and the clip's own, `frames` and `size`, must be one of them. Each file is read at the size that is
+    nearest in its aspect ratio, and there at the greatest number of frames that it fills. Files below `min_seconds` are
+    not used; `min_size` and `max_aspect` are as in `Image`.
+
     Raises:
         BrokenLibraryError: If PyAV, or a library that `Image` needs, cannot be imported.
-        ValueError: If `frames` is below 1, `fps` is outside [0.01, 1000], `motion` is outside (0, 1), or `Image`
-            rejects a setting.
+        ValueError: If `frames` is below 1, `fps` is outside [0.01, 1000], `motion` is outside (0, 1), the buckets do
+            not contain `frames` and `size`, or `Image` rejects a setting.
     """
 
     frames: int = 16
@@ -70,6 +79,10 @@ class Video(Modality):
     motion: float | None = None
     short: Literal["mask", "skip"] = "mask"
     max_pixels: int = 64_000_000
+    buckets: Sequence[int | Sequence[int]] | None = None
+    min_size: int | None = None
+    max_aspect: float | None = None
+    min_seconds: float | None = None
 
     def __post_init__(self) -> None:
         check("av", "videos")
@@ -87,6 +100,61 @@ class Video(Modality):
         if self.short not in ("mask", "skip"):
             raise ValueError(f"short must be mask or skip, got {self.short!r}")
         object.__setattr__(self, "size", self.image.sides)
+        check_filters(self.min_size, self.max_aspect)
+        if self.min_seconds is not None and not 0 < self.min_seconds < math.inf:
+            raise ValueError(f"min_seconds must be a positive number of seconds, or null; got {self.min_seconds}")
+        if self.buckets is not None:
+            own = (self.frames, *self.image.sides)
+            sizes = dict.fromkeys(_frames_and_sides(each, self.image.sides) for each in self.buckets)
+            check_buckets(len(sizes), own in sizes, "frames and size", list(own))
+            object.__setattr__(self, "buckets", tuple(dict.fromkeys([own, *sizes])))
+            self.in_buckets()
+
+    @property
+    def size_keys(self) -> tuple[str, ...]:
+        """The settings that determine the size of the grid."""
+        return ("frames", "size")
+
+    @property
+    def sorts_files(self) -> bool:
+        """Whether files are sorted into buckets, or some are omitted, by their sizes and durations."""
+        return any(each is not None for each in (self.buckets, self.min_size, self.max_aspect, self.min_seconds))
+
+    @property
+    def bucket_sizes(self) -> tuple[tuple[int, int, int], ...]:
+        """Frames, height and width of each bucket, the clip's own first; without buckets only these."""
+        own = (self.frames, *self.image.sides)
+        return (own,) if self.buckets is None else tuple(_frames_and_sides(each, own[1:]) for each in self.buckets)
+
+    def in_buckets(self) -> tuple[Self, ...]:
+        """Return this modality at the size of each bucket, its own first."""
+        return tuple(self.at(frames=frames, size=sides) for frames, *sides in self.bucket_sizes)
+
+    def extent(self, path: Path) -> Extent:
+        """Return the height and width of the upright first frame of a file, and its duration.
+
+        Raises:
+            ValueError: If the file is not a video or is damaged.
+        """
+        with open_video(path, self.max_pixels) as file:
+            seconds = file.measure() if file.declared is None else file.declared
+            return Extent(*file.shown_size(), seconds)
+
+    def bucket_of(self, extent: Extent) -> int:
+        """Return the index of the longest bucket that a file fills, among those nearest in aspect ratio."""
+        if extent.seconds is None:
+            return 0
+        sides = [(height, width) for _, height, width in self.bucket_sizes]
+        nearest = sides[nearest_aspect(extent, sides)]
+        fitting = [index for index, each in enumerate(sides) if each == nearest]
+        frames = [self.bucket_sizes[index][0] for index in fitting]
+        return fitting[longest_filled(self._frame_count(extent.seconds), frames)]
+
+    def omitted(self, extent: Extent) -> str | None:
+        """Return the setting, such as `min_size=64`, because of which a file is not used, or None if it is used."""
+        if self.min_seconds is not None and extent.seconds is not None and extent.seconds < self.min_seconds:
+            return f"min_seconds={self.min_seconds:g}"
+        return outside(extent, self.min_size, self.max_aspect)
 
     @property
     def suffixes(self) -> tuple[str, ...]:
@@ -124,7 +192,11 @@ class Video(Modality):
 
     def _available(self, duration: float) -> int:
         """Return the number of frames at `fps` in a video of this duration in seconds, at most `frames`."""
-        return max(1, math.ceil(min(self.frames, (duration - 1e-3) * self.fps)))
+        return min(self.frames, self._frame_count(duration))
+
+    def _frame_count(self, duration: float) -> int:
+        """Return the number of frames at `fps` in a video of this duration in seconds, at least 1."""
+        return max(1, math.ceil(min(MAX_FRAMES, (duration - 1e-3) * self.fps)))
 
     def _window(self, file: VideoFile, duration: float, seed: int | None) -> Tensor | None:
         """Return a window with enough motion, or None if the file ends before its `duration`."""
@@ -235,6 +307,16 @@ class Video(Modality):
         each = None if names is None else [name for first in names for name in (first, *[""] * (columns - 1))]
         self.image.save_grid([frame for row in rows for frame in row.unbind(1)], path, columns=columns, names=each)
         write_video(tile(torch.stack(clips)), path.with_suffix(".mp4"), self.fps)
+
+
+def _frames_and_sides(bucket: int | Sequence[int], sides: tuple[int, int]) -> tuple[int, int, int]:
+    """Return a bucket as frames, height and width. Raises ValueError if it is invalid."""
+    parts = (bucket, *sides) if isinstance(bucket, int) else tuple(bucket)
+    if len(parts) != 3 or any(int(part) != part or part < 1 for part in parts):
+        raise ValueError(
+            f"each of buckets must be a number of frames or [frames,height,width], of positive integers, got {bucket}"
+        )
+    return int(parts[0]), int(parts[1]), int(parts[2])
 
 
 def _motion(clip: Tensor) -> float:

@@ -135,6 +135,18 @@ class VideoFile:
                     frame.pts = self.origin + clock.times[min(count, len(clock.times) - 1)]
                 yield frame
 
+    def shown_size(self) -> tuple[float, float]:
+        """Return the height and width of the first frame, upright and with square pixels.
+
+        Raises:
+            ValueError: If there are no frames, or the first one is damaged or too large.
+        """
+        with closing(self.frames(0.0)) as frames:
+            first = next(frames, None)
+        if first is None:
+            raise ValueError("the video has no frames")
+        return upright_size(first, self.aspect)
+
     def measure(self) -> float:
         """Return the duration in seconds by reading all packets, without decoding them.
 
@@ -299,8 +311,8 @@ def pixels(frame: VideoFrame, minimum: tuple[int, int], aspect: float = 1.0) -> 
     from av.video.reformatter import Colorspace, Interpolation
 
     matrix = _display_matrix(frame)
-    transposed = bool(np.abs(matrix[0, 0]) < np.abs(matrix[0, 1]))
-    height, width = frame.height, frame.width * (aspect if 0.25 <= aspect <= 4 else 1)
+    transposed = _is_transposed(matrix)
+    height, width = frame.height, frame.width * _known_aspect(aspect)
     high, wide = minimum[::-1] if transposed else minimum
     factor = max(1, int(min(height / (2 * high), width / (2 * wide))))
     transparent = any(component.is_alpha for component in frame.format.components)
@@ -330,6 +342,21 @@ def pixels(frame: VideoFrame, minimum: tuple[int, int], aspect: float = 1.0) -> 
         values, matrix = values.swapaxes(0, 1), matrix[::-1]
     rows, columns = (-1 if matrix[axis, axis] < 0 else 1 for axis in (1, 0))
     return torch.from_numpy(values[::rows, ::columns].copy()).permute(2, 0, 1)
+
+
+def upright_size(frame: VideoFrame, aspect: float) -> tuple[float, float]:
+    """Return the height and width at which a frame is shown, with square pixels."""
+    height, width = float(frame.height), frame.width * _known_aspect(aspect)
+    return (width, height) if _is_transposed(_display_matrix(frame)) else (height, width)
+
+
+def _known_aspect(aspect: float) -> float:
+    """Return the width of a pixel divided by its height, or 1 if the declared value is not plausible."""
+    return aspect if 0.25 <= aspect <= 4 else 1.0
+
+
+def _is_transposed(matrix: np.ndarray) -> bool:
+    return bool(np.abs(matrix[0, 0]) < np.abs(matrix[0, 1]))
 
 
 def _display_matrix(frame: VideoFrame) -> np.ndarray:

@@ -41,6 +41,7 @@ from recipes.cli.command import command
 from recipes.config.build import Builder
 from recipes.config.compose import Config
 from recipes.data.dataset import Chunks, configured_data, data_as_trained_on, measure
+from recipes.data.extents import of_reference_size
 from recipes.data.order import Order
 from recipes.plotting.figures import COLUMN, draw_power, power_axes, save
 from recipes.runs.run import CORRUPTION, STATISTICS, read_statistics
@@ -56,7 +57,7 @@ def analyze(config: Config) -> Path:
     clean = clean_statistics(config.get("clean"))
     out = settings.run_dir
     check_replaceable(out, REPORT, "analyze")
-    dataset = data_as_trained_on(configured_data(settings, builder), settings, builder)
+    dataset = of_reference_size(data_as_trained_on(configured_data(settings, builder), settings, builder))
     statistics = measure(dataset, settings)
     indices = Order(len(dataset), derive(settings.seed, "statistics")).indices(0, statistics.count)
     chunks = Chunks(dataset, indices, settings.seed)

@@ -63,7 +63,7 @@ def evaluate(config: Config) -> dict[str, Any]:
     builder = Builder(tuple(config["allow_targets"]))
     settings = builder.settings(EvaluateSettings, config, "")
     runtime = Runtime.start(settings.engine)
-    train, test = real_data(settings.run_dir, builder, settings.data)
+    train, test = real_data(settings.run_dir, builder, settings.data, sizes=settings.sizes)
     metrics, unavailable = choose_metrics(settings, train)
     real = train if settings.reference_split == "train" else test
     if real is None:

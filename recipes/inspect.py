@@ -7,8 +7,10 @@ The command takes the configuration of a training run, and writes to `run_dir`:
     noise/     noise.png         samples of the configured noise alone, with the data's standard deviation
     forward.png                  the first example at increasing times of the forward process
     spectrum.png                 power of data and noise along every axis, in the axis's units
-    inspect.json                 units, range, round-trip error, padding, sizes of the parts and of the classes,
-                                 remarks about files, warnings about the process
+    inspect.json                 units, range, round-trip error, padding, sizes of the parts, the classes and the
+                                 buckets, files omitted for their size, remarks about files, warnings about the process
+
+If the modality has buckets, the examples are those of the first one, the modality's own size.
 
 Errors, each reported in one message: the errors of data and configuration, as in training; a `run_dir` with contents
 other than an earlier inspection, which is replaced.
@@ -27,6 +29,7 @@ import torch
 
 from modalities.audio import Audio
 from modalities.base import Dataset, Modality
+from modalities.buckets import reference_bucket
 from modalities.reading import MediaFiles, UnreadableFilesError
 from modalities.wrapped import untouched
 from multisagd import DataStatistics, Process, seeds
@@ -36,6 +39,7 @@ from recipes.cli.command import command
 from recipes.config.build import Builder
 from recipes.config.compose import Config
 from recipes.data.dataset import colour_note, configured_data, data_as_trained_on, measure
+from recipes.data.extents import bucket_counts, omitted_counts
 from recipes.data.order import Order
 from recipes.data.parts import held_out_note, hold_out
 from recipes.plotting.figures import draw_profiles
@@ -76,9 +80,10 @@ def inspect(config: Config) -> Path:
     (out / "unreadable.json").unlink(missing_ok=True)
     out.mkdir(parents=True, exist_ok=True)
     write_text(out / REPORT, "{}")  # marks the folder as an output of this command
-    report = show_examples(dataset, count, settings.seed, out)
+    shown = reference_bucket(dataset) or dataset
+    report = show_examples(shown, count, settings.seed, out)
     show_noise(modality, process, statistics, min(count, FILES), settings.seed, out)
-    show_forward(dataset, process, settings.seed, out)
+    show_forward(shown, process, settings.seed, out)
     noise_power = statistics.sigma_data**2 * process.covariance.power()
     draw_profiles({"data": statistics.power, "noise": noise_power}, modality.grid(), out / "spectrum.png")
     dataset.save_unreadable(out / "unreadable.json")
@@ -90,6 +95,8 @@ def inspect(config: Config) -> Path:
             "test": len(parts.test or ()),
         },
         "classes": class_counts(dataset),
+        "buckets": None if modality.buckets is None else bucket_counts(dataset),
+        "omitted": omitted_counts(configured),
         "channels": modality.channels,
         "axes": [asdict(axis) for axis in modality.grid().axes],
         "standard_deviation": statistics.sigma_data,
@@ -189,6 +196,11 @@ def summary(report: dict[str, Any], out: Path) -> str:
         named = [f"{name} {count:,}" for name, count in report["classes"].items()]
         rest = f" and {len(named) - SHOWN_CLASSES:,} more" if len(named) > SHOWN_CLASSES else ""
         lines.insert(2, f"{len(named):,} classes: {', '.join(named[:SHOWN_CLASSES])}{rest}")
+    if report["buckets"] is not None:
+        width = max(map(len, report["buckets"]))
+        lines.append("buckets, of which the first is shown in the figures, with their numbers of examples:")
+        lines += [f"  {size:<{width}}  {number:,}" for size, number in report["buckets"].items()]
+    lines += [f"{number:,} files are not used: modality.{name}" for name, number in report["omitted"].items()]
     if report["padding"]:
         lines.append(f"{report['padding']:.0%} of the values shown are padding, excluded from losses and statistics")
     if report["unreadable"]:

@@ -3,6 +3,7 @@
 The steps, each with the file that implements it (in recipes/):
 
     open the run or exported model: configuration, metadata, statistics   runs/model.py
+    choose the size of the samples                                        sampling/generate.py
     check labels and guidance                                             sampling/condition.py
     read the weights of a checkpoint, or their average                    runs/model.py
     choose the folder; `evaluate` reuses one with the same settings       sampling/sample_files.py
@@ -19,7 +20,7 @@ the seed and its number, so the first 10 samples of count=100 equal those of cou
 
 Errors, each reported in one message: a missing run or checkpoint, unknown labels, prompts for a run without text, a
 text encoder other than the run's, guidance for a run without a condition or trained without condition dropout, a
-sampler that does not support the run's process, a folder with other files or with symbolic links that point outside
+sampler that does not support the run's process, a size that the modality does not have, a folder with other files or with symbolic links that point outside
 the run.
 """
 
@@ -39,7 +40,7 @@ from recipes.runs.settings import SampleSettings
 from recipes.runtime.device import Runtime
 from recipes.runtime.distribution import barrier
 from recipes.sampling.condition import checked_labels, chosen_condition, chosen_prompts
-from recipes.sampling.generate import generate, sampling_request
+from recipes.sampling.generate import chosen_modality, generate, sampling_request
 from recipes.sampling.sample_files import FOLDER, GRID, already_drawn, check_free, default_folder, write_set
 
 
@@ -59,7 +60,7 @@ def sample(config: Config, reuse: bool = False) -> Path:
     # is imported.
     model = open_model(settings.run_dir, builder, settings.data, settings.checkpoint)
     assembly = model.assembly(builder)
-    modality = assembly.modality
+    modality = chosen_modality(assembly, settings.sizes)
     prompts = chosen_prompts(settings, model.metadata.get("text") is not None)
     labels = checked_labels(model, settings.count, settings.labels, prompts, settings.guidance)
     weights = model.weights(settings.chosen_weights, assembly.check_weight_shapes)

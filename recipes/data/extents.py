@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from modalities.base import Dataset, Modality
-from modalities.buckets import bucketed, scan, with_extents
+from modalities.buckets import bucketed, reference_bucket, scan, with_extents
 from modalities.reading import UnreadableFilesError
 from modalities.sizes import Extent
 from modalities.wrapped import WithExtents, Wrapped
@@ -55,13 +55,25 @@ def sorted_files(dataset: Dataset, record: Path | None = None) -> Dataset:
     return result
 
 
-def keep(path: Path, dataset: Dataset) -> None:
-    """Write the sizes of a dataset's files, if they were read. If that is not possible, log a warning."""
+def omitted_counts(dataset: Dataset) -> dict[str, int]:
+    """Return the number of files that each filter of the modality leaves out of a dataset, such as `min_size=64`."""
+    known = _with_extents(dataset)
+    return {} if known is None else dict(known.omitted)
+
+
+def _with_extents(dataset: Dataset) -> WithExtents | None:
+    """Return the dataset with sizes that a dataset wraps, or None."""
     while isinstance(dataset, Wrapped) and not isinstance(dataset, WithExtents):
         dataset = dataset.inner
-    if not isinstance(dataset, WithExtents):
+    return dataset if isinstance(dataset, WithExtents) else None
+
+
+def keep(path: Path, dataset: Dataset) -> None:
+    """Write the sizes of a dataset's files, if they were read. If that is not possible, log a warning."""
+    known = _with_extents(dataset)
+    if known is None:
         return
-    tensors = {"extents": dataset.scanned, "fingerprint": _digest(dataset.whole)}
+    tensors = {"extents": known.scanned, "fingerprint": _digest(known.whole)}
     try:
         replace_file(path, lambda target: safetensors.numpy.save_file(tensors, target))
     except OSError as error:
@@ -90,6 +102,24 @@ def buckets_in_words(dataset: Dataset) -> str:
     counts = bucket_counts(dataset)
     listed = ", ".join(f"{count:,} at {size}" for size, count in counts.items())
     return f"buckets: {listed}; samples are drawn at {next(iter(counts))} unless another size is requested"
+
+
+def of_reference_size(dataset: Dataset) -> Dataset:
+    """Return the examples of the bucket of the modality's own size, on its grid; without buckets all examples.
+
+    Samples are compared with these: examples of other shapes would have to be cropped to this size.
+
+    Raises:
+        RecipeError: If there are none.
+    """
+    part = reference_bucket(dataset)
+    if part is None:
+        size = size_in_words(dataset.modality)
+        raise RecipeError(
+            f"samples are compared with examples of their own size, but none of {len(dataset):,} examples belongs to "
+            f"the bucket {size}: set this key of modality to the size of another bucket, and train again"
+        )
+    return part
 
 
 def _read(dataset: Dataset, record: Path | None) -> NDArray[np.float64]:

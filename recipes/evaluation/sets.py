@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from modalities.base import Dataset, Modality, stack_masks
+from modalities.buckets import bucketed
 from modalities.reading import UnreadableFilesError, read_batch
 from multisagd.metrics import matched_counts, take
 from multisagd.seeds import derive
@@ -23,6 +24,7 @@ from recipes.base.progress import Display
 from recipes.base.untrusted import read_tensors
 from recipes.config.build import Builder
 from recipes.data.dataset import build_dataset
+from recipes.data.extents import FILE, VALIDATION_FILE, of_reference_size
 from recipes.data.parts import Parts, hold_out
 from recipes.runs.model import check_folder, located, run_settings
 from recipes.runs.run import CONFIG, Run, data_metadata
@@ -206,12 +208,14 @@ def as_files(modality: Modality, x0: Tensor, report: Callable[[int], None] | Non
 
 
 def real_data(
-    run_dir: Path, builder: Builder, given: Group | None = None, seed: int | None = None
-) -> tuple[Dataset, Dataset | None]:
+    run_dir: Path, builder: Builder, given: Group | None = None, seed: int | None = None,
+    sizes: Mapping[str, Any] | None = None,
+) -> tuple[Dataset, Dataset | None]:  # fmt: skip
     """Return the run's training examples, and its test set or else its held-out examples (None if it has neither).
 
     `given` are keys of the data from the command line, such as their location. With a `seed`, examples are held out as
-    in a run with that seed.
+    in a run with that seed. With `sizes`, as in `Modality.at`, examples have another size than the modality's own. If
+    the run has buckets, they are those of one bucket: see `of_size`.
 
     Raises:
         RecipeError: If there is no run, its data cannot be built, or their classes differ from the run's.
@@ -227,12 +231,35 @@ def real_data(
     config = located(source.config, source.noted_metadata, run_dir, given, builder)
     run = run_settings(config if seed is None else {**config, "seed": seed}, run_dir / CONFIG, builder)
     modality = builder.build(run.modality, Modality, "modality")  # type: ignore[type-abstract]
-    dataset = build_dataset(run.data, modality, builder)
+    if sizes and modality.buckets is None:
+        with as_recipe_error(ValueError):
+            modality = modality.at(**sizes)
+    dataset = build_dataset(run.data, modality, builder, extents=run_dir / FILE)
     check_same(dataset, source.noted_metadata)
-    parts = hold_out(dataset, run, builder)
+    parts = hold_out(dataset, run, builder, run_dir / VALIDATION_FILE)
     if parts.separate is not None:
         check_same(parts.separate, source.noted_metadata, "validation")
-    return parts.training, evaluation_set(parts, run.data, modality, builder)
+    test = evaluation_set(parts, run.data, modality, builder)
+    return of_size(parts.training, sizes), None if test is None else of_size(test, sizes)
+
+
+def of_size(dataset: Dataset, sizes: Mapping[str, Any] | None) -> Dataset:
+    """Return the examples in buckets of a dataset that are compared with samples of one size, on one grid.
+
+    These are the examples of the bucket of this size, by default the modality's own size. If no bucket has this size,
+    they are all examples, each at this size. A dataset without buckets is returned as it is.
+
+    Raises:
+        RecipeError: If the modality does not have such a size, or its own bucket is empty.
+    """
+    if dataset.modality.buckets is None:
+        return dataset
+    if not sizes:
+        return of_reference_size(dataset)
+    with as_recipe_error(ValueError):
+        modality = dataset.modality.at(**sizes)
+    bucket = next((part for part in bucketed(dataset) if part.modality == modality), None)
+    return dataset.with_modality(modality) if bucket is None else bucket
 
 
 def evaluation_set(parts: Parts, data: Group, modality: Modality, builder: Builder) -> Dataset | None:

@@ -320,6 +320,9 @@ class SampleSettings:
     band: Literal["mean", "sample"]
     data: Group
     checkpoint: int | str | None
+    size: int | tuple[int, int] | None
+    seconds: float | None
+    frames: int | None
 
     def __post_init__(self) -> None:
         check_minimum(self, 1, "count", "steps", "batch")
@@ -331,6 +334,12 @@ class SampleSettings:
             )
         chosen_weights(self.weights, self.ema)
         _folder("out", self.out)
+
+    @property
+    def sizes(self) -> dict[str, Any]:
+        """The size of the samples, as arguments of `Modality.at`; empty for the modality's own size."""
+        given = {"size": self.size, "seconds": self.seconds, "frames": self.frames}
+        return {name: value for name, value in given.items() if value is not None}
 
     @property
     def chosen_weights(self) -> Which | Width:

@@ -1,12 +1,15 @@
 """Sampling requests, and the generation of samples during training and in all commands."""
 
-from collections.abc import Callable, Iterator, Sequence
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from modalities.base import Modality
 from modalities.reading import UnreadableFilesError
 from multisagd import Denoiser, Flat, Process, RestoringDenoiser
 from multisagd.analysis.design import DesignedSteps, spectral_ends
@@ -25,13 +28,16 @@ from recipes.data.parts import NOTHING_HELD_OUT, hold_out
 from recipes.runs.assembly import Assembly, check_refinement, check_sampler
 from recipes.runs.settings import Guidance, SampleSettings, TrainSettings, check_ends
 from recipes.runtime.device import Runtime
-from recipes.runtime.distribution import gathered
+from recipes.runtime.distribution import gathered, is_first
 
 NO_REFINEMENT = Refinement(Flat(), iterations=0)
 HIDDEN = 0.05
 """Signal-to-noise ratio below which noise hides a frequency, and noise-to-signal ratio below which it is invisible."""
+FAR = 2.0
+"""Factor by which an axis may be longer or shorter than in training without a warning."""
 RESIDUAL_EXAMPLES = 1000
 """Maximum number of held-out examples for measuring the power that the estimate of a restored band lacks."""
+log = logging.getLogger("multisagd")
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +57,35 @@ class SamplingRequest:
     refinement: Refinement = NO_REFINEMENT
     residual: Tensor | None = None
     batch: int = 64
+
+
+def chosen_modality(assembly: Assembly, sizes: Mapping[str, Any]) -> Modality:
+    """Return the modality of samples of the requested `sizes` (as in `Modality.at`), by default the run's own.
+
+    A warning is logged if an axis is far longer or shorter than in training.
+
+    Raises:
+        RecipeError: If the modality does not have such a size, or a model of corrupted data would need another grid.
+    """
+    trained = assembly.modality
+    if not sizes:
+        return trained
+    with as_recipe_error(ValueError):
+        modality = trained.at(**sizes)
+    grid = modality.grid()
+    if assembly.corruption() is not None and grid != trained.grid():
+        raise RecipeError(
+            f"{' and '.join(sizes)}: a run on corrupted data is sampled at its own size only, because the corruption "
+            "is known on one grid: remove the size"
+        )
+    for axis, *sides in zip(grid.axes, *(each.grid().shape for each in trained.in_buckets()), strict=True):
+        if is_first() and not min(sides) / FAR <= axis.size <= FAR * max(sides):
+            log.warning(
+                "%s has %d points, but %d to %d in training: far from these sizes, samples may be repetitive or without "
+                "an overall layout",
+                axis.name, axis.size, min(sides), max(sides),
+            )  # fmt: skip
+    return modality
 
 
 def sampling_request(

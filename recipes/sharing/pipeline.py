@@ -37,7 +37,7 @@ from recipes.runs.run import CORRUPTION, versions
 from recipes.runs.settings import Guidance, Which, Width, chosen_weights
 from recipes.runtime.device import EngineSettings, Runtime
 from recipes.sampling.condition import checked_labels, chosen_condition
-from recipes.sampling.generate import SamplingRequest, generate
+from recipes.sampling.generate import SamplingRequest, chosen_modality, generate
 from recipes.sampling.sample_files import EVALUATION, write_set
 from recipes.sharing.card import CARD, SAMPLES, SPECTRUM, check_license, innermost, write_exported
 from recipes.sharing.hub import local_folder
@@ -112,7 +112,8 @@ class SamplingOptions:
     ["cat", "dog"]), "all", or None for no class. `prompts` are prompts to cycle through; `text_model` is the location
     of their encoder, if it has moved since training. `guidance` is applied within `guidance_interval` in log-SNR, or
     everywhere if that is None. `sampler` is a sampler, or the name of one in configs/sampler. `batch` samples are
-    computed at a time.
+    computed at a time. `size` (of images and clips, in pixels), `seconds` (of sounds) and `frames` (of clips) choose
+    another size than the model's own.
     """
 
     seed: int = 0
@@ -127,6 +128,15 @@ class SamplingOptions:
     spacing: Spacing | None = None
     batch: int = 64
     progress: bool = True
+    size: int | tuple[int, int] | None = None
+    seconds: float | None = None
+    frames: int | None = None
+
+    @property
+    def sizes(self) -> dict[str, Any]:
+        """The size of the samples, as arguments of `Modality.at`; empty for the model's own size."""
+        given = {"size": self.size, "seconds": self.seconds, "frames": self.frames}
+        return {name: value for name, value in given.items() if value is not None}
 
     def seeds_of(self, count: int) -> list[int]:
         """Return the seed of each sample: `seeds` if given, else `count` seeds from the generator or from `seed`."""
@@ -197,8 +207,8 @@ class Pipeline:
         """Draw `count` samples in `steps` sampler steps; `options` are the fields of `SamplingOptions`.
 
         Raises:
-            RecipeError: If the condition is unknown, guidance is requested without a condition, or the sampler is
-                unknown or does not support the model's process.
+            RecipeError: If the condition is unknown, guidance is requested without a condition, the model has no such
+                size, or the sampler is unknown or does not support the model's process.
             TypeError: If an option does not exist.
         """
         settings = SamplingOptions(**options)
@@ -219,12 +229,15 @@ class Pipeline:
         )
         sampler = self._sampler(settings.sampler)
         request = SamplingRequest(sampler, steps, settings.spacing, guidance=guidance, batch=settings.batch)
-        shape = self.modality.tensor_shape
+        modality = self.modality
+        if settings.sizes:
+            modality = chosen_modality(self.model.assembly(self.builder), settings.sizes)
+        shape = modality.tensor_shape
         with Display("sampling", len(seeds), quiet=not settings.progress) as display:
             x0 = generate(self.denoiser, request, shape, seeds, condition.tensor, self.runtime, display.update)
         classes = self.model.metadata["classes"]
         return PipelineOutput(
-            x0, self.modality, seeds, condition.labels, condition.prompts, None if classes is None else tuple(classes)
+            x0, modality, seeds, condition.labels, condition.prompts, None if classes is None else tuple(classes)
         )
 
     def to(self, device: str) -> Self:

@@ -20,6 +20,7 @@ from multisagd.metrics import frechet_distance
 from multisagd.metrics.feature_network import FeatureNetwork, read_samples
 from multisagd.seeds import derive_many
 from recipes.base.errors import RecipeError, as_recipe_error
+from recipes.data.extents import of_reference_size
 from recipes.evaluation.classifier import cached_network, read_dataset
 from recipes.evaluation.likelihood import BATCH, BitsPerDimension
 from recipes.evaluation.sets import as_files, fixed_order, published_test_set
@@ -44,9 +45,10 @@ def prepare_score(job: Job, data: TrainingData, model: TrainingModel) -> Score:
     kind = job.settings.validation.score
     if data.held_out is None or not job.settings.every.validation or kind == "loss":
         return validation_loss
+    held_out = of_reference_size(data.held_out)
     if kind == "distance":
-        return Distance(job, data, model, data.held_out)
-    return Likelihood(job, data, model, data.held_out)
+        return Distance(job, data, model, held_out)
+    return Likelihood(job, data, model, held_out)
 
 
 def validation_loss(values: Mapping[str, Any]) -> float:
@@ -72,9 +74,9 @@ class Distance:
         with as_recipe_error(RecipeError, "validation.score=distance: "):  # not only at the first validation
             self._draw(1)
         if job.runtime.main:
-            training, real = without_captions(data.training), without_captions(held_out)
+            training, real = without_captions(of_reference_size(data.training)), without_captions(held_out)
             # The same sets as in `multisagd evaluate` (unless the data come with a test part), so that both share it.
-            whole = held_out if data.parts.held_out is None else untouched(data.parts.held_out)
+            whole = held_out if data.parts.held_out is None else untouched(of_reference_size(data.parts.held_out))
             test = published_test_set(job.settings.data, data.modality, job.builder) or whole
             with as_recipe_error((ValueError, UnreadableFilesError), "validation.score=distance: "):
                 network, _ = cached_network(training, test)

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from modalities.base import Dataset
+from modalities.buckets import reference_bucket
 from modalities.wrapped import Captioned, untouched
 from recipes.base.errors import RecipeError
 from recipes.runs.best import Selected
@@ -102,8 +103,8 @@ def check_score(settings: TrainSettings, training: Dataset, held_out: Dataset | 
         problem = ""
         if without_captions(training).classes is None:
             problem = "classes, to train the classifier whose features are compared, but the data have none"
-        elif len(held_out) < MIN_EXAMPLES:
-            problem = f"at least {MIN_EXAMPLES} held-out examples, but there are {len(held_out)}"
+        elif (count := len(reference_bucket(held_out) or ())) < MIN_EXAMPLES:
+            problem = f"at least {MIN_EXAMPLES} held-out examples of the size of the samples, but there are {count}"
         if problem:
             raise RecipeError(f"validation.score=distance needs {problem}: use validation.score=loss")
 
