@@ -237,7 +237,9 @@ def _sides(size: int | Sequence[int], name: str) -> tuple[int, int]:
     """Return a size as height and width. Raises ValueError if it is invalid."""
     sides = (size, size) if isinstance(size, int) else tuple(size)
     if len(sides) != 2 or any(int(side) != side or side < 1 for side in sides):
-        raise ValueError(f"{name} must be a positive integer or a pair (height, width) of positive integers, got {size}")
+        raise ValueError(
+            f"{name} must be a positive integer or a pair (height, width) of positive integers, got {size}"
+        )
     return int(sides[0]), int(sides[1])
 
 

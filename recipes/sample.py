@@ -20,8 +20,8 @@ the seed and its number, so the first 10 samples of count=100 equal those of cou
 
 Errors, each reported in one message: a missing run or checkpoint, unknown labels, prompts for a run without text, a
 text encoder other than the run's, guidance for a run without a condition or trained without condition dropout, a
-sampler that does not support the run's process, a size that the modality does not have, a folder with other files or with symbolic links that point outside
-the run.
+sampler that does not support the run's process, a size that the modality does not have, a folder with other files or
+with symbolic links that point outside the run.
 """
 
 import sys
