@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 import multisagd as ms
+from multisagd.data_spectra import DataPower
+from multisagd.weighting import PerFrequency
 from tests.helpers import dense
 from tests.helpers.networks import Affine
 from tests.helpers.refusals import assert_refused
@@ -345,3 +347,42 @@ def test_dual_denoiser_has_no_loss_if_its_direct_estimate_is_right():
         ("must return 6 channels for 2, got 2", lambda: ms.DualDenoiser(Network(), process())(X0, TIMES)),
         ("both outputs would be x0", lambda: ms.DualDenoiser(Network(), process(), "x0")),
     )
+
+
+SPECTRA = {"power law": ms.PowerLaw(-0.5), "of data": DataPower(random_statistics(GRID, channels=2))}
+
+
+@pytest.mark.parametrize(
+    ("modulation", "preconditioning", "weighting", "padding"),
+    [
+        (None, "spectral", ms.MinSNR(), {}),
+        (None, "karras", PerFrequency(ms.SigmoidWeighting()), {}),
+        (ms.Blur(1.0), "none", ms.UniformWeighting(), {}),
+        (ms.Prefilter(ms.PowerLaw(-0.2)), "none", ms.UniformWeighting(), {}),
+        (None, "none", ms.UniformWeighting(), {"x": 3}),
+    ],
+)
+@pytest.mark.parametrize("spectrum", SPECTRA.values(), ids=SPECTRA)
+def test_denoiser_of_data_of_another_size_equals_one_made_for_it(
+    spectrum, modulation, preconditioning, weighting, padding
+) -> None:
+    """Data of several sizes are trained with one process: loss, noise and samples are those of a process of each."""
+    other = GRID.resize((6, 7))
+    statistics, x0 = random_statistics(GRID, channels=2), dense.random(3, 2, *other.shape)
+    mask = torch.ones(3, 1, *other.shape, dtype=torch.bool)
+    mask[0, :, 4:] = False
+
+    def made_for(grid: ms.Grid) -> ms.Denoiser:
+        covariance = ms.PaddedCovariance(spectrum, grid, padding) if padding else ms.SpectralCovariance(spectrum, grid)
+        process = ms.Process(ms.CosineSchedule(), covariance.double(), modulation)
+        own = statistics.at(grid)
+        denoiser = ms.Denoiser(Network(curved), process, preconditioning=preconditioning, statistics=own)
+        denoiser.sigma_data = statistics.sigma_data  # one number for all sizes
+        return denoiser
+
+    results = []
+    for denoiser in (made_for(GRID), made_for(other)):
+        loss = denoiser.loss(x0, TIMES, SEEDS, mask=mask, weighting=weighting)
+        drawn = ms.sample(denoiser, ms.DDIM(), x0.shape, 3, SEEDS)
+        results.append((loss, drawn))
+    torch.testing.assert_close(results[0], results[1], rtol=1e-6, atol=1e-6)

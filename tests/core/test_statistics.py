@@ -17,6 +17,7 @@ from multisagd import circulant_em, masked_power
 from multisagd.circulant_em import Estimate, MaskGroup, fit_power, step
 from multisagd.data_spectra import DataPower
 from multisagd.masked_power import power_behind
+from multisagd.statistics_of_sizes import measure_sizes
 from tests.helpers import dense
 
 GRIDS = {"1-D": ms.Grid.of(x=25), "2-D": ms.Grid.of(y=6, x=9), "3-D": ms.Grid.of(t=4, y=3, x=6)}
@@ -389,3 +390,50 @@ def test_fit_power_maximises_the_likelihood(monkeypatch):
     assert all(later >= earlier - 1e-9 for earlier, later in itertools.pairwise(fit.log_likelihood))
     np.testing.assert_allclose(fit.estimate.power[0, :3].numpy(), np.exp(best.x), rtol=2e-3)
     np.testing.assert_allclose(fit.estimate.mean.numpy(), 0, atol=1e-9)
+
+
+def stationary(grid: ms.Grid, count: int, seed: int) -> Tensor:
+    """Periodic stationary data of two channels with means 1 and -2, whose power is that of one spectrum on every grid."""
+    gain = 1 / (0.1 + grid.radius()).sqrt()
+    white = torch.randn(count, 2, *grid.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    dims = tuple(range(-grid.dimensions, 0))
+    data = torch.fft.irfftn(gain * torch.fft.rfftn(white, dim=dims), s=grid.shape, dim=dims)
+    return data + torch.tensor([1.0, -2.0], dtype=torch.float64).view(2, *[1] * grid.dimensions)
+
+
+@pytest.mark.parametrize("shapes", [((16,), (24,)), ((8, 12), (12, 8)), ((4, 6, 6), (6, 6, 6))])
+def test_measure_sizes_returns_the_common_power_on_one_grid(shapes):
+    grids = [ms.Grid.of(**{f"a{axis}": size for axis, size in enumerate(shape)}) for shape in shapes]
+    data = [stationary(grid, 1500, seed) for seed, grid in enumerate(grids)]
+    pairs = [(each.split(400), grid) for each, grid in zip(data, grids, strict=True)]
+    statistics = measure_sizes(pairs, grids[0], grids)
+    ratio = statistics.power * (0.1 + grids[0].radius())
+    assert 0.8 < float(ratio.min()) < float(ratio.max()) < 1.3
+    varying = [axis for axis in range(len(shapes[0])) if shapes[0][axis] != shapes[1][axis]]
+    kept = statistics.mean.mean([axis + 1 for axis in varying], keepdim=True)
+    torch.testing.assert_close(statistics.mean, kept.expand_as(statistics.mean))
+    torch.testing.assert_close(
+        statistics.mean.flatten(1).mean(1), torch.tensor([1.0, -2.0], dtype=torch.float64), atol=0.1, rtol=0
+    )
+    assert statistics.count == 3000
+    torch.testing.assert_close(statistics.at(grids[1]).mean, kept.expand(-1, *grids[1].shape))
+
+
+def test_measure_sizes_omits_padding():
+    """The mean and power are those of the valid samples, also where only a few items are valid."""
+    grids = [ms.Grid.of(time=size) for size in (16, 24)]
+    data = [stationary(grid, 800, seed) for seed, grid in enumerate(grids)]
+    mask = torch.arange(16) < torch.randint(10, 17, (800, 1, 1), generator=torch.Generator().manual_seed(0))
+    padded = torch.where(mask, data[0], torch.nan)
+    statistics = measure_sizes([([(padded, mask)], grids[0]), ([data[1]], grids[1])], grids[1], grids)
+    whole = measure_sizes([([each], grid) for each, grid in zip(data, grids, strict=True)], grids[1], grids)
+    torch.testing.assert_close(statistics.power, whole.power, rtol=0.1, atol=0)
+    torch.testing.assert_close(statistics.mean, whole.mean, rtol=0.02, atol=0)
+
+
+def test_measure_sizes_refuses_no_data_and_constant_data():
+    grids = [ms.Grid.of(x=4), ms.Grid.of(x=6)]
+    with pytest.raises(ValueError, match="no data to measure"):
+        measure_sizes([], grids[0], grids)
+    with pytest.raises(ValueError, match="constant and equal"):
+        measure_sizes([([torch.ones(2, 1, 4)], grids[0]), ([torch.ones(1, 1, 6)], grids[1])], grids[0], grids)

@@ -231,9 +231,9 @@ def make_sounds(folder: Path) -> list[str]:
         sound = 0.3 * np.sin(2 * np.pi * (10 + 5 * number) * time) + 0.1 * rng.standard_normal(len(time))
         soundfile.write(folder / f"{number:02d}.wav", np.repeat(sound, 4), 1000)
     return [
-        "modality=audio", "data=folder", f"data.root={folder}", "data.labels=none", "modality.rate=1000",
-        "modality.seconds=4", "modality.buckets=[2,3,4,5,6]", "modality.representation.window=64",
-        "modality.representation.hop=32", "validation.holdout=4",
+        "modality=audio_mel", "data=folder", f"data.root={folder}", "data.labels=none", "modality.rate=1000",
+        "modality.seconds=4", "modality.buckets=[2,3,4,5,6]", "modality.representation.window=128",
+        "modality.representation.hop=64", "modality.representation.bands=8", "validation.holdout=4",
     ]  # fmt: skip
 
 
