@@ -9,8 +9,8 @@ import torch
 
 Value = TypeVar("Value")
 
-MAX_VALUES = 16
-"""Maximum number of cached values. A training run uses one or a few shapes; a service may see any number."""
+MAX_VALUES = 64
+"""Maximum number of cached values. A training run uses one shape, or one for each bucket; a service may see any."""
 
 
 class Recent(Generic[Value]):

@@ -28,6 +28,7 @@ from modalities.shard_index import write_whole
 from modalities.tar_catalogue import indexed
 from modalities.tar_index import ScanOptions
 from modalities.tar_packing import Packed, Packing, shard_size, write_tar
+from modalities.wrapped import untouched
 from recipes.base.commands import setting
 from recipes.base.errors import Interrupted, RecipeError, as_recipe_error, check_minimum
 from recipes.base.files import write_text
@@ -73,7 +74,7 @@ def pack(config: Config) -> None:
     builder = Builder(tuple(config["allow_targets"]))
     settings = builder.settings(PackSettings, config, "")
     modality = builder.build(settings.modality, Modality, "modality")  # type: ignore[type-abstract]
-    folder = build_dataset(settings.data, modality, builder)
+    folder = untouched(build_dataset(settings.data, modality, builder))
     if not isinstance(folder, Folder):
         raise RecipeError(f"data: {type(folder).__name__} is not a folder of files: use data=folder data.root=…")
     check_no_splits(folder, "tar shards")

@@ -1,13 +1,13 @@
 """The sizes of the files of a run, read from their headers once, and stored in the run's folder.
 
 A continued run takes them from there, so that it sorts the same files into the same buckets without reading their
-headers again. On several ranks the first one reads, and the others receive its result.
+headers again, and so do the commands that read the data of a run.
 """
 
 import hashlib
 import logging
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import safetensors.numpy
@@ -25,17 +25,25 @@ from recipes.base.progress import SOON, Display
 from recipes.base.untrusted import Stored, read_header, read_tensors
 from recipes.runtime.distribution import broadcast_from_rank0, is_first, long_barrier
 
-FILE, VALIDATION_FILE = "extents.safetensors", "extents_validation.safetensors"
+FILES = ("extents.safetensors", "extents_validation.safetensors")
+"""Names of the records in a run's folder: of its data, and of those in `validation.root`."""
 DIGEST = 32
 PARTS = len(Extent._fields)
 log = logging.getLogger("multisagd")
 
 
-def sorted_files(dataset: Dataset, record: Path | None = None) -> Dataset:
+class Record(NamedTuple):
+    """The record of a dataset's sizes at `path`, if there is one; if `shared`, the first rank reads for all others."""
+
+    path: Path | None = None
+    shared: bool = False
+
+
+def sorted_files(dataset: Dataset, record: Record) -> Dataset:
     """Return a dataset whose modality sorts its files by size, with the sizes of all files, without those it omits.
 
     The sizes are those in the `record`, if it exists and belongs to these files; else the headers are read. Any other
-    dataset is returned as it is. Every rank must call this.
+    dataset is returned as it is. If the record is shared, every rank must call this.
 
     Raises:
         RecipeError: If the examples are not files, the storage fails, or no file is left.
@@ -43,10 +51,11 @@ def sorted_files(dataset: Dataset, record: Path | None = None) -> Dataset:
     if not dataset.modality.sorts_files:
         return dataset
     extents = torch.full((len(dataset), PARTS), np.nan, dtype=torch.float64)
-    if is_first():
-        extents.copy_(torch.from_numpy(_read(dataset, record)))
-    long_barrier()
-    broadcast_from_rank0(extents)
+    if is_first() or not record.shared:
+        extents.copy_(torch.from_numpy(_read(dataset, record.path)))
+    if record.shared:
+        long_barrier()
+        broadcast_from_rank0(extents)
     with as_recipe_error(ValueError):
         result = with_extents(dataset, extents.numpy())
     if result.omitted and is_first():
@@ -122,13 +131,13 @@ def of_reference_size(dataset: Dataset) -> Dataset:
     return part
 
 
-def _read(dataset: Dataset, record: Path | None) -> NDArray[np.float64]:
+def _read(dataset: Dataset, path: Path | None) -> NDArray[np.float64]:
     """Return the sizes of all files, from the record if it belongs to them."""
-    if record is not None and record.exists():
+    if path is not None and path.exists():
         try:
-            return _load(record, dataset)
+            return _load(path, dataset)
         except (OSError, ValueError) as error:
-            log.warning("cannot use %s (%s): the headers of all files are read again", record, error)
+            log.warning("cannot use %s (%s): the headers of all files are read again", path, error)
     with Display("reading the sizes of the files", len(dataset), after=SOON) as display:
         try:
             return scan(dataset, display.update)

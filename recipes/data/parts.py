@@ -21,6 +21,7 @@ from multisagd.seeds import derive
 from recipes.base.errors import RecipeError, as_recipe_error
 from recipes.config.build import Builder
 from recipes.data.dataset import LOCATION_KEYS, build_dataset, training_split
+from recipes.data.extents import Record
 from recipes.data.order import Order
 from recipes.runs.settings import TrainSettings
 
@@ -61,7 +62,7 @@ class Parts(NamedTuple):
         return f"{count:,} more held out{whole}" if count else "none held out"
 
 
-def hold_out(dataset: Dataset, settings: TrainSettings, builder: Builder, extents: Path | None = None) -> Parts:
+def hold_out(dataset: Dataset, settings: TrainSettings, builder: Builder, extents: Record = Record()) -> Parts:
     """Return the parts of a dataset, which may be corrupted or restored.
 
     `extents` is a record of the sizes of the files in `validation.root`, if there is one.
@@ -194,7 +195,7 @@ def _given_parts(dataset: Dataset, splits: Sequence[str], settings: TrainSetting
     return Parts(training_split(dataset), part("validation"), part("test"))
 
 
-def _separate(dataset: Dataset, settings: TrainSettings, builder: Builder, extents: Path | None) -> Dataset:
+def _separate(dataset: Dataset, settings: TrainSettings, builder: Builder, extents: Record) -> Dataset:
     """Return the data in `validation.root`, with the modality and the classes of the training data."""
     data, root = settings.data, str(settings.validation.root)
     key = next((key for key in LOCATION_KEYS if key in data), None)

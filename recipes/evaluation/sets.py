@@ -24,7 +24,7 @@ from recipes.base.progress import Display
 from recipes.base.untrusted import read_tensors
 from recipes.config.build import Builder
 from recipes.data.dataset import build_dataset
-from recipes.data.extents import FILE, VALIDATION_FILE, of_reference_size
+from recipes.data.extents import FILES, Record, of_reference_size
 from recipes.data.parts import Parts, hold_out
 from recipes.runs.model import check_folder, located, run_settings
 from recipes.runs.run import CONFIG, Run, data_metadata
@@ -234,9 +234,10 @@ def real_data(
     if sizes and modality.buckets is None:
         with as_recipe_error(ValueError):
             modality = modality.at(**sizes)
-    dataset = build_dataset(run.data, modality, builder, extents=run_dir / FILE)
+    known, other = (Record(run_dir / name) for name in FILES)
+    dataset = build_dataset(run.data, modality, builder, extents=known)
     check_same(dataset, source.noted_metadata)
-    parts = hold_out(dataset, run, builder, run_dir / VALIDATION_FILE)
+    parts = hold_out(dataset, run, builder, other)
     if parts.separate is not None:
         check_same(parts.separate, source.noted_metadata, "validation")
     test = evaluation_set(parts, run.data, modality, builder)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from modalities.base import Modality
+from modalities.buckets import reference_bucket
 from modalities.reading import UnreadableFilesError
 from multisagd import DataStatistics, Flat, Grid, Process, SpectralCovariance, seeds, terminal_snr
 from multisagd.analysis.profiles import RADIUS, Profile, profile_of, unit_of
@@ -22,6 +23,7 @@ from recipes.base.untrusted import inside
 from recipes.config.build import Builder
 from recipes.config.compose import Config
 from recipes.data.dataset import build_data, training_split
+from recipes.data.extents import FILES, Record
 from recipes.data.order import Order
 from recipes.plotting.curves import Axis, Series, draw, number_text, ordered
 from recipes.plotting.figures import on_logarithmic_axis
@@ -94,7 +96,7 @@ def forward_blocks(
         x0, noun = None, "Example"
         if count:
             try:
-                x0 = _examples(config, modality, builder, count)
+                x0 = _examples(run, config, modality, builder, count)
             except MALFORMED as error:
                 blocks.append(Note(f"The run's data are not available. {shortened(error)}"))
         if x0 is None and sets:
@@ -150,13 +152,15 @@ def _in_words(node: Any) -> str:
     return f"{name} ({settings})" if name and settings else name or settings
 
 
-def _examples(config: Config, modality: Modality, builder: Builder, count: int) -> Tensor:
+def _examples(run: Overview, config: Config, modality: Modality, builder: Builder, count: int) -> Tensor:
     """Return examples of the data, chosen by the run's seed, without augmentation, `(count, channels, *grid)`.
 
     Nothing is fetched, because a run may name any address. Raises RecipeError if the examples cannot be read.
     """
     settings = builder.settings(TrainSettings, config, "")
-    dataset = training_split(build_data(settings.data, settings.corruption, settings.seed, modality, builder))
+    known = Record(run.folder / FILES[0])
+    whole = training_split(build_data(settings.data, settings.corruption, settings.seed, modality, builder, known))
+    dataset = reference_bucket(whole) or whole
     with as_recipe_error(UnreadableFilesError):
         return dataset.batch(Order(len(dataset), settings.seed).indices(0, min(count, len(dataset)))).x0
 

@@ -3,6 +3,7 @@
     config.yaml              the resolved configuration
     run.json                 metadata of the data and the model, and an entry for each start of the command
     statistics.safetensors   mean and power spectrum of the training data
+    extents.safetensors      sizes of the data's files, if the modality sorts them (see `recipes.data.extents`)
     checkpoints/             states for continued training and for sampling
     metrics.jsonl            metrics that depend only on configuration and seed; the others are in timing.jsonl
     samples/, sampled/       samples drawn during training; sets of samples drawn by `multisagd sample`

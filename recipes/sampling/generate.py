@@ -23,6 +23,7 @@ from multisagd.seeds import derive
 from recipes.base.errors import RecipeError, as_recipe_error
 from recipes.config.compose import Config
 from recipes.data.dataset import build_data
+from recipes.data.extents import FILES, Record
 from recipes.data.order import Order
 from recipes.data.parts import NOTHING_HELD_OUT, hold_out
 from recipes.runs.assembly import Assembly, check_refinement, check_sampler
@@ -165,8 +166,9 @@ def band_residual(
     builder = assembly.builder
     run = builder.settings(TrainSettings, run_config, "")
     # Measured on held-out data, because the estimate is better on training data.
-    dataset = build_data(run.data, run.corruption, run.seed, assembly.modality, builder)
-    held_out = hold_out(dataset, run, builder).held_out
+    known, other = (Record(settings.run_dir / name) for name in FILES)
+    dataset = build_data(run.data, run.corruption, run.seed, assembly.modality, builder, known)
+    held_out = hold_out(dataset, run, builder, other).held_out
     if held_out is None:
         raise RecipeError(f"band=sample: {NOTHING_HELD_OUT}; or set band=mean")
     indices = Order(len(held_out), derive(settings.seed, "residual")).indices(0, min(RESIDUAL_EXAMPLES, len(held_out)))

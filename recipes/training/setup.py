@@ -189,11 +189,11 @@ def prepare_data(job: Job, begun: bool) -> TrainingData:
     """
     settings, builder, runtime, run = job.settings, job.builder, job.runtime, Run(job.settings.run_dir)
     modality = builder.build(settings.modality, Modality, "modality")  # type: ignore[type-abstract]
-    known = run.folder / extents.FILE if begun else None
+    known, other = (extents.Record(run.folder / name if begun else None, shared=True) for name in extents.FILES)
     dataset = build_data(settings.data, settings.corruption, settings.seed, modality, builder, known)
     if begun:
         run.check_data(dataset)
-    parts = hold_out(dataset, settings, builder, run.folder / extents.VALIDATION_FILE if begun else None)
+    parts = hold_out(dataset, settings, builder, other)
     if begun:
         run.check_data(parts.separate, "validation")
     changed = contents.changes(run.folder, *parts.stored_in(dataset)) if begun and runtime.main else None

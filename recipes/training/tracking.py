@@ -34,7 +34,6 @@ from recipes.runtime.distribution import gathered
 from recipes.training.setup import Job, TrainingData, TrainingModel
 
 UNREADABLE, UNREADABLE_VALIDATION = "unreadable.json", "unreadable_validation.json"
-EXTENTS = (extents.FILE, extents.VALIDATION_FILE)
 
 log = logging.getLogger("multisagd")
 
@@ -52,7 +51,7 @@ def write_record(job: Job, data: TrainingData, model: TrainingModel, checkpoints
     run.write(job.config, data.statistics)
     if not begun:
         contents.keep(run_dir, *data.parts.stored_in(data.dataset))
-        for name, dataset in zip(EXTENTS, data.parts.stored_in(data.dataset), strict=False):
+        for name, dataset in zip(extents.FILES, data.parts.stored_in(data.dataset), strict=False):
             extents.keep(run_dir / name, dataset)
     if data.restoration is not None:
         replace_file(run_dir / RESTORATION, data.restoration.save)

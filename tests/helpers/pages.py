@@ -242,6 +242,7 @@ GIVEN: dict[str, tuple[Callable[[Path], None], ...]] = {
     "docs/tutorials/data-at-scale.md": (photos, clips, partial(noises, folder="recordings")),
     "docs/tutorials/latents.md": (photos, clips, partial(noises, folder="sounds"), autoencoders),
     "docs/tutorials/schedule-design.md": (partial(run, name="mnist"),),
+    "docs/tutorials/sizes-and-lengths.md": (photos, clips, partial(noises, folder="sounds")),
     "docs/tutorials/validation.md": (divided,),
     "docs/tutorials/video.md": (clips,),
 }

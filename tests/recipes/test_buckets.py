@@ -16,12 +16,13 @@ from safetensors.torch import load_file, save_file
 
 from modalities.files import Folder
 from modalities.image import Image
+from modalities.video import Video
 from multisagd.files import read_json
 from recipes.base.errors import RecipeError
 from recipes.config import compose as configuration
 from recipes.config.build import Builder
 from recipes.data import extents
-from recipes.data.extents import sorted_files
+from recipes.data.extents import Record, sorted_files
 from recipes.data.order import BucketOrder, batches
 from recipes.evaluate import evaluate
 from recipes.evaluation.sets import real_data
@@ -31,6 +32,7 @@ from recipes.runtime.device import EngineSettings, Runtime
 from recipes.runtime.distribution import Rank
 from recipes.sample import sample
 from recipes.sharing.pipeline import Pipeline
+from recipes.train import train
 from tests.helpers.launching import ranks
 from tests.helpers.tiny import assert_same, last_state, read_metrics, tiny_config, tiny_run, tiny_words
 
@@ -128,8 +130,8 @@ def test_train_measures_a_constant_mean_and_validates_all_buckets(trained: Path)
 def test_sorted_files_reads_headers_again_if_the_record_is_damaged(
     words: list[str], trained: Path, tmp_path: Path, change: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    record, root = tmp_path / extents.FILE, words[1].split("=")[1]
-    tensors = load_file(trained / extents.FILE)
+    record, root = tmp_path / extents.FILES[0], words[1].split("=")[1]
+    tensors = load_file(trained / extents.FILES[0])
     if change == "shape":
         tensors["extents"] = tensors["extents"][:-1].clone()
     elif change == "value":
@@ -139,7 +141,7 @@ def test_sorted_files_reads_headers_again_if_the_record_is_damaged(
     save_file(tensors, record)
     if change == "not safetensors":
         record.write_bytes(b"\xff" * 100)
-    known = sorted_files(Folder(Image(size=8, channels=1, buckets=[8, (6, 12)]), root), record)
+    known = sorted_files(Folder(Image(size=8, channels=1, buckets=[8, (6, 12)]), root), Record(record))
     assert known.extent(1).width == SHAPES[2][1]
     assert "the headers of all files are read again" in caplog.text
 
@@ -208,8 +210,25 @@ def test_train_records_the_sizes_of_other_validation_data_too(words: list[str], 
     shutil.copytree(root, tmp_path / "other")
     more = [f"validation.root={tmp_path / 'other'}", "training.samples=48", *REPORTS]
     tiny_run(tmp_path / "run", *words, *more)
-    assert (tmp_path / "run" / extents.VALIDATION_FILE).exists()
+    assert (tmp_path / "run" / extents.FILES[1]).exists()
     tiny_run(tmp_path / "run", *words, *more, "training.samples=96")
+
+
+def test_train_on_clips_of_several_lengths_and_sample_another(tmp_path: Path) -> None:
+    video = Video(frames=6, size=8, fps=8)
+    for number in range(8):
+        colours = torch.rand(3, 2 + number % 5, 8, 8, generator=torch.Generator().manual_seed(number))
+        video.save((255 * colours).to(torch.uint8), tmp_path / "clips" / f"{number}.mp4")
+    words = [
+        "modality=video", "modality.frames=4", "modality.size=8", "modality.buckets=[2,4,6,[4,6,10]]", "data=folder",
+        f"data.root={tmp_path / 'clips'}", "data.labels=none", "validation.holdout=2", "training.samples=32",
+        "network.multipliers=[1]", "validation.items=2", "validation.levels=1", "every.checkpoint=0",
+    ]  # fmt: skip
+    more = [word for word in tiny_words(tmp_path / "run") if not word.startswith("modality.")]
+    train(configuration.load("train", [*more, *words]))
+    entry = [f"run_dir={tmp_path / 'run'}", "count=1", "steps=1", "frames=5", "engine.threads=1"]
+    out = sample(configuration.load("sample", entry))
+    assert load_file(out / "samples.safetensors")["x0"].shape == (1, 3, 5, 8, 8)
 
 
 def test_compiled_has_one_graph_per_size() -> None:
@@ -240,7 +259,7 @@ def make_sounds(folder: Path) -> list[str]:
 def train_like(run_dir: Path, words: list[str], count: int) -> list[dict[str, Any]]:
     exact = ["network.dropout=0", "training.samples=320", "every.log=16", "every.validation=160", "every.samples=0"]
     more = [word for word in tiny_words(run_dir, *exact) if not word.startswith("modality.")]
-    done = ranks(count, "recipes.train", *more[:-len(exact)], *exact, *words)
+    done = ranks(count, "recipes.train", *more[: -len(exact)], *exact, *words)
     assert done.returncode == 0, done.stderr[:6000]
     return read_metrics(run_dir)
 
