@@ -6,7 +6,6 @@ import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -24,7 +23,7 @@ from multisagd.statistics_of_sizes import measure_sizes
 from recipes.base.errors import RecipeError, as_recipe_error
 from recipes.base.progress import SOON, Display
 from recipes.config.build import Builder
-from recipes.data.extents import Record, sorted_files
+from recipes.data.extents import UNRECORDED, Record, sorted_files
 from recipes.data.order import Order
 from recipes.runs.assembly import build_corruption
 from recipes.runs.settings import CorruptionOptions, Group, TrainSettings
@@ -45,7 +44,7 @@ COLOURED = 0.01
 
 
 def build_dataset(
-    data: Group, modality: Modality, builder: Builder, where: str = "data", extents: Record = Record()
+    data: Group, modality: Modality, builder: Builder, where: str = "data", extents: Record = UNRECORDED
 ) -> Dataset:
     """Return the dataset that the group `data` of a configuration describes; `where` names it in messages.
 
@@ -70,7 +69,7 @@ def build_dataset(
 
 
 def build_data(
-    data: Group, corruption: Group, seed: int, modality: Modality, builder: Builder, extents: Record = Record()
+    data: Group, corruption: Group, seed: int, modality: Modality, builder: Builder, extents: Record = UNRECORDED
 ) -> Dataset:  # fmt: skip
     """Return a configuration's dataset, with any added corruption.
 

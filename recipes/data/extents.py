@@ -39,6 +39,9 @@ class Record(NamedTuple):
     shared: bool = False
 
 
+UNRECORDED = Record()
+
+
 def sorted_files(dataset: Dataset, record: Record) -> Dataset:
     """Return a dataset whose modality sorts its files by size, with the sizes of all files, without those it omits.
 
@@ -82,7 +85,7 @@ def keep(path: Path, dataset: Dataset) -> None:
     known = _with_extents(dataset)
     if known is None:
         return
-    tensors = {"extents": known.scanned, "fingerprint": _digest(known.whole)}
+    tensors: dict[str, NDArray[Any]] = {"extents": known.scanned, "fingerprint": _digest(known.whole)}
     try:
         replace_file(path, lambda target: safetensors.numpy.save_file(tensors, target))
     except OSError as error:

@@ -21,7 +21,7 @@ from multisagd.seeds import derive
 from recipes.base.errors import RecipeError, as_recipe_error
 from recipes.config.build import Builder
 from recipes.data.dataset import LOCATION_KEYS, build_dataset, training_split
-from recipes.data.extents import Record
+from recipes.data.extents import UNRECORDED, Record
 from recipes.data.order import Order
 from recipes.runs.settings import TrainSettings
 
@@ -62,7 +62,7 @@ class Parts(NamedTuple):
         return f"{count:,} more held out{whole}" if count else "none held out"
 
 
-def hold_out(dataset: Dataset, settings: TrainSettings, builder: Builder, extents: Record = Record()) -> Parts:
+def hold_out(dataset: Dataset, settings: TrainSettings, builder: Builder, extents: Record = UNRECORDED) -> Parts:
     """Return the parts of a dataset, which may be corrupted or restored.
 
     `extents` is a record of the sizes of the files in `validation.root`, if there is one.

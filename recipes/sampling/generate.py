@@ -82,8 +82,8 @@ def chosen_modality(assembly: Assembly, sizes: Mapping[str, Any]) -> Modality:
     for axis, *sides in zip(grid.axes, *(each.grid().shape for each in trained.in_buckets()), strict=True):
         if is_first() and not min(sides) / FAR <= axis.size <= FAR * max(sides):
             log.warning(
-                "%s has %d points, but %d to %d in training: far from these sizes, samples may repeat themselves or lack "
-                "an overall layout",
+                "%s has %d points, but %d to %d in training: far from these sizes, samples may repeat themselves or "
+                "lack an overall layout",
                 axis.name, axis.size, min(sides), max(sides),
             )  # fmt: skip
     return modality

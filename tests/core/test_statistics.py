@@ -393,7 +393,7 @@ def test_fit_power_maximises_the_likelihood(monkeypatch):
 
 
 def stationary(grid: ms.Grid, count: int, seed: int) -> Tensor:
-    """Periodic stationary data of two channels with means 1 and -2, whose power is that of one spectrum on every grid."""
+    """Periodic stationary data of two channels with means 1 and -2, and the power of one spectrum on every grid."""
     gain = 1 / (0.1 + grid.radius()).sqrt()
     white = torch.randn(count, 2, *grid.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     dims = tuple(range(-grid.dimensions, 0))

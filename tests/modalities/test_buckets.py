@@ -1,4 +1,4 @@
-"""Files are sorted into buckets by their headers: nearest shape, longest duration that they fill; filters omit others."""
+"""Files are sorted into buckets by their headers: nearest shape, longest duration that they fill; filters omit some."""
 
 import math
 from pathlib import Path
@@ -57,7 +57,7 @@ def test_bucketed_images_are_in_the_nearest_shape_upright(pictures: Path) -> Non
         (12, 20): ["strip.png", "turned.jpg", "wide.png"],
         (20, 12): ["tall.png", "turned.png"],
     }
-    assert [(bucket.size, bucket.buckets) for bucket in IMAGE.in_buckets()][0] == ((16, 16), None)
+    assert next((bucket.size, bucket.buckets) for bucket in IMAGE.in_buckets()) == ((16, 16), None)
 
 
 def test_bucketed_parts_are_datasets_on_one_grid(pictures: Path) -> None:
