@@ -1,6 +1,7 @@
 """Diffusion models whose forward noise is shaped in frequency, on grids of any number of dimensions."""
 
 from multisagd import loss, networks, seeds
+from multisagd.condition import Condition
 from multisagd.corruption import Corruption
 from multisagd.covariance import SpectralCovariance
 from multisagd.denoiser import Denoiser, GaussianDenoiser
@@ -64,6 +65,7 @@ __all__ = [
     "Blur",
     "ClassifierFree",
     "ColorShift",
+    "Condition",
     "Corruption",
     "CosineSchedule",
     "DPMSolver",

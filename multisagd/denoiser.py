@@ -22,6 +22,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from multisagd.condition import AnyCondition
 from multisagd.covariance import filter_grid, from_half_spectrum, to_half_spectrum
 from multisagd.inputs import as_data, as_times
 from multisagd.loss import Metric, squared_error
@@ -173,7 +174,7 @@ class Denoiser(nn.Module):
             return self.process.from_basis(x, shape)
         return from_half_spectrum(x, shape[-self.process.grid.dimensions :])
 
-    def forward(self, x_t: Tensor, t: Tensor | float, condition: Tensor | None = None) -> Tensor:
+    def forward(self, x_t: Tensor, t: Tensor | float, condition: AnyCondition = None) -> Tensor:
         """Return `E[x0 | x_t]`, shaped like x_t `(batch, channels, *grid)`, at times t `(batch,)`."""
         x_t = as_data(x_t)
         at = self.process.coefficients(t, x_t)
@@ -183,7 +184,7 @@ class Denoiser(nn.Module):
         moved = factors.c_skip * self.to_basis(y) + factors.c_out * self.to_basis(output)
         return mean + self.from_basis(moved, x_t.shape).to(x_t.dtype)
 
-    def _output(self, y: Tensor, factors: Preconditioning, t: Tensor | float, condition: Tensor | None) -> Tensor:
+    def _output(self, y: Tensor, factors: Preconditioning, t: Tensor | float, condition: AnyCondition) -> Tensor:
         times = as_times(t).double().reshape(-1).expand(len(y))
         log_snr = self.process.schedule.log_snr(times).to(y.device, y.dtype)
         into = y if self.plain_input else self._scale(y, factors.c_in)
@@ -198,7 +199,7 @@ class Denoiser(nn.Module):
         x0: Tensor,
         t: Tensor | float,
         seeds: Sequence[int],
-        condition: Tensor | None = None,
+        condition: AnyCondition = None,
         mask: Tensor | None = None,
         metric: Metric = "euclidean",
         weighting: Weighting = UNIFORM,
@@ -217,7 +218,7 @@ class Denoiser(nn.Module):
             return loss
         return loss + penalty(x0 + self.x0_error(error, t), x0, self.process.grid, mask)
 
-    def error(self, x0: Tensor, t: Tensor | float, noise: Tensor, condition: Tensor | None = None) -> Tensor:
+    def error(self, x0: Tensor, t: Tensor | float, noise: Tensor, condition: AnyCondition = None) -> Tensor:
         """Return the network's output minus its target for this noise, shaped like x0, in the units of the output."""
         x0 = as_data(x0)
         at, shape = self.process.coefficients(t, x0), x0.shape
@@ -297,7 +298,7 @@ class GaussianDenoiser(nn.Module):
         self.process = process
         self.statistics = statistics
 
-    def forward(self, x_t: Tensor, t: Tensor | float, condition: Tensor | None = None) -> Tensor:
+    def forward(self, x_t: Tensor, t: Tensor | float, condition: AnyCondition = None) -> Tensor:
         """Return `E[x0 | x_t]`, `(batch, channels, *grid)`, in the units of x_t; the condition is ignored."""
         x_t = as_data(x_t)
         shape, dimensions = tuple(x_t.shape[2:]), self.process.grid.dimensions

@@ -7,6 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from multisagd.condition import AnyCondition
 from multisagd.denoiser import Denoiser, Preconditioning, PreconditioningKind
 from multisagd.process import Process, Quantity
 from multisagd.statistics import DataStatistics
@@ -45,7 +46,7 @@ class DualDenoiser(Denoiser):
         if prediction == "x0":
             raise ValueError("prediction=x0: both outputs would be x0; choose another prediction, such as v")
 
-    def _output(self, y: Tensor, factors: Preconditioning, t: Tensor | float, condition: Tensor | None) -> Tensor:
+    def _output(self, y: Tensor, factors: Preconditioning, t: Tensor | float, condition: AnyCondition) -> Tensor:
         output = super()._output(y, factors, t, condition)
         if output.shape[1] != 3 * y.shape[1]:
             raise ValueError(

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
+from multisagd.condition import AnyCondition
 from multisagd.covariance import SpectralCovariance, filter_grid
 from multisagd.inputs import as_data
 from multisagd.restoration import RestoringDenoiser
@@ -48,7 +49,7 @@ def residual_power(
 def finish(
     denoiser: RestoringDenoiser,
     x: Tensor,
-    condition: Tensor | None = None,
+    condition: AnyCondition = None,
     residual: Tensor | None = None,
     seeds: Sequence[int] | None = None,
 ) -> Tensor:

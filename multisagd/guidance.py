@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from multisagd.condition import AnyCondition, Condition, without_classes_and_text
 from multisagd.inputs import as_times
 from multisagd.process import Process
 from multisagd.sampling import AnyDenoiser
@@ -27,11 +28,11 @@ class _Guided(nn.Module):
         """The process of the guided denoiser."""
         return self.denoiser.process
 
-    def weak_estimate(self, x_t: Tensor, t: Tensor, condition: Tensor | None) -> Tensor:
+    def weak_estimate(self, x_t: Tensor, t: Tensor, condition: AnyCondition) -> Tensor:
         """Return the estimate of x0 to move away from, in the shape and units of x_t."""
         raise NotImplementedError
 
-    def forward(self, x_t: Tensor, t: Tensor | float, condition: Tensor | None = None) -> Tensor:
+    def forward(self, x_t: Tensor, t: Tensor | float, condition: AnyCondition = None) -> Tensor:
         """Return the guided estimate of x0, shaped like x_t `(batch, channels, *grid)`."""
         t = as_times(t)
         strong = self.denoiser(x_t, t, condition)
@@ -48,6 +49,7 @@ class _Guided(nn.Module):
 class ClassifierFree(_Guided):
     """Guide a denoiser with its own unconditional estimate: classifier-free guidance (arXiv 2207.12598).
 
+    The unconditional estimate has no class and no text, but the same scalars.
     `scale` 1 means no guidance. If an `interval` of log-SNR is given, guidance is limited to it (arXiv 2404.07724).
 
     Raises:
@@ -57,11 +59,13 @@ class ClassifierFree(_Guided):
     def __init__(self, denoiser: AnyDenoiser, scale: float, interval: Interval | None = None) -> None:
         super().__init__(denoiser, scale, interval)
 
-    def weak_estimate(self, x_t: Tensor, t: Tensor, condition: Tensor | None) -> Tensor:
-        """Return the estimate of x0 without the condition, in the shape and units of x_t."""
-        if condition is None:
-            raise ValueError("classifier-free guidance needs a condition to guide towards; pass one, or use scale=1")
-        return self.denoiser(x_t, t, None)
+    def weak_estimate(self, x_t: Tensor, t: Tensor, condition: AnyCondition) -> Tensor:
+        """Return the estimate of x0 without class and text, in the shape and units of x_t."""
+        if condition is None or (isinstance(condition, Condition) and condition[:2] == (None, None)):
+            raise ValueError(
+                "classifier-free guidance needs a class or a text to guide towards; pass one, or use scale=1"
+            )
+        return self.denoiser(x_t, t, without_classes_and_text(condition))
 
 
 class Autoguidance(_Guided):
@@ -77,6 +81,6 @@ class Autoguidance(_Guided):
         super().__init__(denoiser, scale, interval)
         self.weak = weak
 
-    def weak_estimate(self, x_t: Tensor, t: Tensor, condition: Tensor | None) -> Tensor:
+    def weak_estimate(self, x_t: Tensor, t: Tensor, condition: AnyCondition) -> Tensor:
         """Return the weaker model's estimate of x0 under the same condition, in the shape and units of x_t."""
         return self.weak(x_t, t, condition)

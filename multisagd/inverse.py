@@ -19,6 +19,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from multisagd.condition import AnyCondition
 from multisagd.covariance import filter_grid
 from multisagd.guidance import Interval
 from multisagd.inputs import as_times
@@ -65,7 +66,7 @@ class _Measured(nn.Module):
         """The process of the guided denoiser."""
         return self.denoiser.process
 
-    def forward(self, x_t: Tensor, t: Tensor | float, condition: Tensor | None = None) -> Tensor:
+    def forward(self, x_t: Tensor, t: Tensor | float, condition: AnyCondition = None) -> Tensor:
         """Return the estimate of x0 given x_t and the measurement, shaped like x_t `(batch, channels, *grid)`."""
         t = as_times(t)
         inside = self.inside(self.interval, t, x_t)
@@ -79,7 +80,7 @@ class _Measured(nn.Module):
         log_snr = self.process.schedule.log_snr(t.double()).to(x_t.device).reshape(-1, *(1,) * (x_t.dim() - 1))
         return (log_snr >= interval[0]) & (log_snr <= interval[1])
 
-    def corrected(self, x_t: Tensor, t: Tensor, condition: Tensor | None) -> tuple[Tensor, Tensor]:
+    def corrected(self, x_t: Tensor, t: Tensor, condition: AnyCondition) -> tuple[Tensor, Tensor]:
         """Return the estimate without the measurement, and the correction, each in the shape and units of x_t."""
         x0, pullback = estimate_and_pullback(self.denoiser, x_t, t, condition)
         at = self.process.coefficients(t, x_t)
@@ -163,7 +164,7 @@ class PiGDM(_Measured):
         self.prior = prior
         self.gradient = _checked(gradient) or (float("inf"), float("inf"))
 
-    def corrected(self, x_t: Tensor, t: Tensor, condition: Tensor | None) -> tuple[Tensor, Tensor]:
+    def corrected(self, x_t: Tensor, t: Tensor, condition: AnyCondition) -> tuple[Tensor, Tensor]:
         """Return the estimate without the measurement, and the correction, each in the shape and units of x_t."""
         inside = self.inside(self.gradient, t, x_t)
         if bool(inside.all()):

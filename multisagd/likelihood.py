@@ -25,6 +25,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from multisagd.condition import AnyCondition
 from multisagd.covariance import SpectralCovariance, to_half_spectrum
 from multisagd.grid import Grid
 from multisagd.inputs import as_data
@@ -49,7 +50,7 @@ def log_likelihood(
     steps: int = 50,
     seeds: Sequence[int] = (),
     probes: int | None = 1,
-    condition: Tensor | None = None,
+    condition: AnyCondition = None,
     statistics: DataStatistics | None = None,
     mean: Tensor | None = None,
 ) -> Tensor:

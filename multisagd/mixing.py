@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from multisagd.condition import AnyCondition
 from multisagd.covariance import from_half_spectrum, to_half_spectrum
 from multisagd.grid import Grid
 from multisagd.inputs import as_data
@@ -86,7 +87,7 @@ def sample_refined(
     steps: int,
     seeds: Sequence[int],
     refinement: Refinement,
-    condition: Tensor | None = None,
+    condition: AnyCondition = None,
     *,
     spacing: Spacing = "time",
     times: Tensor | None = None,

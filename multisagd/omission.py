@@ -14,6 +14,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from multisagd.condition import AnyCondition
 from multisagd.denoiser import Denoiser, Preconditioning, PreconditioningKind
 from multisagd.padding import PaddedCovariance
 from multisagd.process import Coefficients, Process, Quantity
@@ -72,7 +73,7 @@ class ProjectedDenoiser(Denoiser):
         inside = self.process.covariance.support(tuple(x.shape[2:]))
         return inside.to(x.device, torch.promote_types(x.dtype, torch.float32))
 
-    def error(self, x0: Tensor, t: Tensor | float, noise: Tensor, condition: Tensor | None = None) -> Tensor:
+    def error(self, x0: Tensor, t: Tensor | float, noise: Tensor, condition: AnyCondition = None) -> Tensor:
         """Return the network's output minus its target, shaped like x0, in the units of the output.
 
         It is zero at frequencies without noise.

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from multisagd.condition import AnyCondition, mapped
 from multisagd.inputs import as_data, as_times
 from multisagd.sampling import AnyDenoiser
 
@@ -15,7 +16,7 @@ Pullback = Callable[[Tensor], Tensor]
 
 
 def estimate_and_pullback(
-    denoiser: AnyDenoiser, x_t: Tensor, t: Tensor | float, condition: Tensor | None = None
+    denoiser: AnyDenoiser, x_t: Tensor, t: Tensor | float, condition: AnyCondition = None
 ) -> tuple[Tensor, Pullback]:
     """Return `E[x0 | x_t]`, detached and shaped like x_t, and a function that multiplies by its transposed Jacobian.
 
@@ -25,7 +26,7 @@ def estimate_and_pullback(
     # Inference tensors cannot be part of a graph; copies made outside inference mode can.
     with torch.inference_mode(False), torch.enable_grad():
         x = as_data(x_t).detach().clone().requires_grad_()
-        usable = condition.clone() if condition is not None and condition.is_inference() else condition
+        usable = mapped(condition, lambda part: part.clone() if part.is_inference() else part)
         x0 = denoiser(x, as_times(t).clone(), usable)
 
     def pullback(vector: Tensor) -> Tensor:

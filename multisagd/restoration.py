@@ -22,6 +22,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from multisagd.condition import AnyCondition
 from multisagd.corruption import Corruption
 from multisagd.denoiser import UNIFORM, Denoiser, Preconditioning, PreconditioningKind
 from multisagd.inputs import as_data
@@ -154,7 +155,7 @@ class RestoringDenoiser(Denoiser):
         outside = (plain.c_in, plain.c_skip, plain.c_out, plain.target_signal, plain.target_noise)
         return Preconditioning(*(torch.where(band.corruption > 0, a, b) for a, b in zip(inside, outside, strict=True)))
 
-    def error(self, x0: Tensor, t: Tensor | float, noise: Tensor, condition: Tensor | None = None) -> Tensor:
+    def error(self, x0: Tensor, t: Tensor | float, noise: Tensor, condition: AnyCondition = None) -> Tensor:
         """Return the network's output minus its target, weighted in the band by `√(C/(C + c²V/A))`.
 
         x0 are corrupted data, `(batch, channels, *grid)`; the result has the same shape and the units of the output.
@@ -173,7 +174,7 @@ class RestoringDenoiser(Denoiser):
         x0: Tensor,
         t: Tensor | float,
         seeds: Sequence[int],
-        condition: Tensor | None = None,
+        condition: AnyCondition = None,
         mask: Tensor | None = None,
         metric: Metric = "euclidean",
         weighting: Weighting = UNIFORM,

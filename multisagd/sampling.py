@@ -9,6 +9,7 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
+from multisagd.condition import AnyCondition
 from multisagd.inputs import as_data, as_times
 from multisagd.process import Process
 from multisagd.samplers import Model, Point, Sampler, SamplerState
@@ -29,7 +30,7 @@ class AnyDenoiser(Protocol):
     def process(self) -> Process:
         """The process for which the denoiser was made."""
 
-    def __call__(self, x_t: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
+    def __call__(self, x_t: Tensor, t: Tensor, condition: AnyCondition = None) -> Tensor:
         """Return `E[x0 | x_t]`, shaped like x_t `(batch, channels, *grid)`, at times t `(batch,)`."""
 
 
@@ -96,7 +97,7 @@ def sample(
     shape: Sequence[int],
     steps: int,
     seeds: Sequence[int],
-    condition: Tensor | None = None,
+    condition: AnyCondition = None,
     *,
     spacing: Spacing = "time",
     times: Tensor | None = None,

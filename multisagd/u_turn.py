@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from multisagd.condition import AnyCondition
 from multisagd.inputs import as_data
 from multisagd.process import Process
 from multisagd.samplers import Sampler
@@ -26,7 +27,7 @@ def u_turn(
     time: float,
     steps: int,
     seeds: Sequence[int],
-    condition: Tensor | None = None,
+    condition: AnyCondition = None,
     *,
     spacing: Spacing = "time",
     callback: Callback | None = None,

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from multisagd.condition import AnyCondition, as_condition
 from multisagd.integrations.architectures import (
     FOREIGN,
     KINDS,
@@ -132,22 +133,27 @@ class DiffusersNetwork(nn.Module):
         self.scale = scale if scale is not None else 5.0 if fourier else 1000.0
         self.offset = offset if offset is not None else -self.scale / 2 if fourier and scale is None else 0.0
 
-    def forward(self, x: Tensor, log_snr: Tensor, condition: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, log_snr: Tensor, condition: AnyCondition = None) -> Tensor:
         """Return `(batch, out_channels, *grid)` for x `(batch, channels, *grid)` at log-SNRs `(batch,)`."""
         check_input(x, self.channels, self.dimensions)
         if log_snr.shape != x.shape[:1]:
             raise ValueError(f"log_snr must have shape ({len(x)},), got {tuple(log_snr.shape)}")
         inputs: dict[str, Any] = {}
+        labels, text, scalars = as_condition(condition, self.classes is not None, self.reads_text)
+        if scalars is not None or (text is not None and not self.reads_text):
+            raise ValueError(
+                f"this network takes no {'text' if scalars is None else 'scalars'}, but got some: use network=unet or "
+                "network=transformer"
+            )
         if self.classes is not None:
-            labels = condition
-            if labels is None or self.reads_text:
+            if labels is None:
                 labels = torch.full(log_snr.shape, self.classes, device=x.device)
             check_labels(labels, len(x), self.classes)
             inputs["class_labels"] = labels
-        elif condition is not None and not self.reads_text:
-            raise ValueError("this network takes no condition, but got one: build it with classes or context")
+        elif labels is not None:
+            raise ValueError("this network takes no classes, but got labels: build it with classes")
         if self.null is not None:
-            inputs |= self._tokens(condition if self.reads_text else None, len(x))
+            inputs |= self._tokens(text, len(x))
         wide = log_snr.to(torch.promote_types(log_snr.dtype, torch.float32))
         timestep = self.offset + self.scale * self.clock.time(wide)
         padded = pad_to_multiple(x.to(next(self.model.parameters()).dtype), self._multiples(x))

@@ -1,4 +1,4 @@
-"""Embed the noise level and the class, which are inputs of a network in addition to the noisy sample."""
+"""Embed the noise level, the class and scalars, which are inputs of a network in addition to the noisy sample."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 LONGEST_PERIOD = 80.0
 SHORTEST_PERIOD = 1.0
+SCALAR_PERIODS = (32.0, 0.5)
+"""Longest and shortest period of the features of scalars, which have a deviation of about 1."""
 
 
 class NoiseLevelFeatures(nn.Module):
@@ -40,20 +42,58 @@ class NoiseLevelFeatures(nn.Module):
         return torch.cat([phase.sin(), phase.cos()], dim=-1)
 
 
-class Conditioning(nn.Module):
-    """Embed noise level and class label as one vector per sample: (batch,) and (batch,) or None -> (batch, width).
+class ScalarEmbedding(nn.Module):
+    """Embed numbers such as a duration as one vector per sample: (batch, scalars) -> (batch, width).
 
-    Labels run from 0 to `classes - 1`; the label `classes` is the null label, which means "no class", and `None`
-    applies it to the whole batch. So one network serves both sides of classifier-free guidance (2207.12598).
+    Each number is represented by sines and cosines, as in SDXL (arXiv 2307.01952, section 2.2); NaN, which means
+    unknown, is represented by learned features. Numbers should have a deviation of about 1.
+
+    Raises:
+        ValueError: If `scalars` is below 1; from `forward`, if the numbers have the wrong shape or dtype.
+    """
+
+    def __init__(self, scalars: int, width: int, features: int = 32) -> None:
+        super().__init__()
+        if scalars < 1:
+            raise ValueError(f"scalars must be at least 1, or None for a network without scalars; got {scalars}")
+        self.scalars, self.periods = scalars, features // 2
+        self.unknown = nn.Parameter(nn.init.normal_(torch.empty(scalars, features), std=0.5**0.5))
+        self.mlp = nn.Sequential(nn.Linear(scalars * features, width), nn.SiLU(), nn.Linear(width, width))
+
+    def forward(self, values: Tensor | None, batch: int) -> Tensor:
+        """Return the embedding (batch, width) of dimensionless numbers (batch, scalars); None means all unknown."""
+        if values is None:
+            return self.mlp(self.unknown.expand(batch, -1, -1).flatten(1))
+        if values.shape != (batch, self.scalars) or not values.is_floating_point():
+            raise ValueError(
+                f"the scalars of a condition must be float of shape ({batch}, {self.scalars}); "
+                f"got {values.dtype} of shape {tuple(values.shape)}"
+            )
+        wide = values.to(torch.promote_types(values.dtype, torch.float32))
+        longest, shortest = SCALAR_PERIODS
+        fraction = torch.linspace(0, 1, self.periods, dtype=wide.dtype, device=wide.device)
+        phase = wide[..., None] * (2 * math.pi / (longest * (shortest / longest) ** fraction))
+        features = torch.cat([phase.sin(), phase.cos()], dim=-1).to(self.unknown.dtype)
+        return self.mlp(torch.where(values[..., None].isnan(), self.unknown, features).flatten(1))
+
+
+class Conditioning(nn.Module):
+    """Embed noise level, class label and scalars as one vector per sample, (batch, width).
+
+    Labels (batch,) run from 0 to `classes - 1`; the label `classes` is the null label, which means "no class", and
+    `None` applies it to the whole batch. So one network serves both sides of classifier-free guidance (2207.12598).
+    `scalars` is the number of scalars of a sample (see `ScalarEmbedding`).
 
     Raises:
         ValueError: From `forward`, if the log-SNR is not (batch,), labels have the wrong shape or dtype or are out of
-            range, or the network has no classes but labels are given. The range is checked on the CPU only and outside
-            compiled graphs: reading values back from an accelerator would stall every step, and there the lookup itself
-            fails with a device-side assertion.
+            range, or a part of the condition is given that the network does not have. The range is checked on the CPU
+            only and outside compiled graphs: reading values back from an accelerator would stall every step, and there
+            the lookup itself fails with a device-side assertion.
     """
 
-    def __init__(self, width: int, classes: int | None = None, features: int = 64) -> None:
+    def __init__(
+        self, width: int, classes: int | None = None, features: int = 64, scalars: int | None = None
+    ) -> None:  # fmt: skip
         super().__init__()
         if classes is not None and classes < 1:
             raise ValueError(f"classes must be at least 1, or None for a network without classes; got {classes}")
@@ -66,23 +106,26 @@ class Conditioning(nn.Module):
             # As large as other features, at every width: with a deviation of 0.02, as in DiT, classes have an effect
             # only after tens of thousands of steps.
             nn.init.normal_(self.labels.weight, std=1.0)
+        self.scalars = None if scalars is None else ScalarEmbedding(scalars, width)
 
-    def forward(self, log_snr: Tensor, condition: Tensor | None = None) -> Tensor:
-        """Return the embedding of log-SNRs `(batch,)` and conditions, features `(batch, width)`."""
+    def forward(self, log_snr: Tensor, labels: Tensor | None = None, scalars: Tensor | None = None) -> Tensor:
+        """Return features `(batch, width)` for log-SNRs and labels `(batch,)` and scalars `(batch, scalars)`."""
         if log_snr.ndim != 1:
             raise ValueError(f"log_snr must have shape (batch,), got {tuple(log_snr.shape)}")
         embedding = self.mlp(self.features(log_snr).to(self.mlp[0].weight.dtype))
+        if self.scalars is not None:
+            embedding = embedding + self.scalars(scalars, len(log_snr))
+        elif scalars is not None:
+            raise ValueError("this network takes no scalars, but got some: build it with scalars=N")
         if self.labels is None or self.classes is None:
-            if condition is not None:
-                raise ValueError(
-                    "this network takes no condition, but got one: build it with classes=N, or context=WIDTH for text"
-                )
+            if labels is not None:
+                raise ValueError("this network takes no classes, but got labels: build it with classes=N")
             return embedding
-        if condition is None:
-            condition = torch.full(log_snr.shape, self.classes, device=log_snr.device)
+        if labels is None:
+            labels = torch.full(log_snr.shape, self.classes, device=log_snr.device)
         else:
-            check_labels(condition, len(log_snr), self.classes)
-        return embedding + self.labels(condition)
+            check_labels(labels, len(log_snr), self.classes)
+        return embedding + self.labels(labels)
 
 
 def check_labels(labels: Tensor, batch: int, classes: int) -> None:

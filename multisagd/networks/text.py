@@ -47,21 +47,21 @@ class TextInput(nn.Module):
         nn.init.normal_(self.summary.weight, std=context**-0.5)
         nn.init.zeros_(self.summary.bias)
 
-    def forward(self, condition: Tensor | None, batch: int) -> Text:
+    def forward(self, embeddings: Tensor | None, batch: int) -> Text:
         """Return the tokens of captions, features `(batch, tokens, context)`, with mask and summary (see `Text`)."""
         null = self.null.expand(batch, 1, -1)
-        if condition is None:
+        if embeddings is None:
             tokens, valid = null, torch.ones(batch, 1, dtype=torch.bool, device=null.device)
         else:
-            fits = condition.ndim == 3 and len(condition) == batch and condition.shape[2] == self.context
-            if not (fits and condition.is_floating_point()):
+            fits = embeddings.ndim == 3 and len(embeddings) == batch and embeddings.shape[2] == self.context
+            if not (fits and embeddings.is_floating_point()):
                 raise ValueError(
                     f"condition must be text embeddings, float of shape ({batch}, tokens, {self.context}); "
-                    f"got {condition.dtype} of shape {tuple(condition.shape)}"
+                    f"got {embeddings.dtype} of shape {tuple(embeddings.shape)}"
                 )
-            given = (condition != 0).any(-1)
+            given = (embeddings != 0).any(-1)
             # The learned token is always present but valid only if no other is, so shapes never depend on values.
-            tokens = torch.cat([null, condition.to(null.dtype)], dim=1)
+            tokens = torch.cat([null, embeddings.to(null.dtype)], dim=1)
             valid = torch.cat([~given.any(1, keepdim=True), given], dim=1)
         tokens = F.layer_norm(tokens, (self.context,))
         weight = valid[..., None].to(tokens.dtype)
@@ -98,12 +98,14 @@ class CrossAttention(nn.Module):
         return self.out(attend(query, key, value, mask=text.valid).flatten(2))
 
 
-def text_input(context: int | None, classes: int | None, width: int) -> TextInput | None:
-    """Return the text input layer of a network, or None for a network without text.
+def text_tokens(text: TextInput | None, embeddings: Tensor | None, batch: int) -> Text | None:
+    """Return the tokens of text embeddings, features `(batch, tokens, context)`, or None for a network without text.
 
     Raises:
-        ValueError: If both classes and text are requested.
+        ValueError: If the network has no text but there are embeddings.
     """
-    if context is not None and classes is not None:
-        raise ValueError("a network supports classes or text, not both: remove classes or context")
-    return None if context is None else TextInput(context, width)
+    if text is not None:
+        return text(embeddings, batch)
+    if embeddings is not None:
+        raise ValueError("this network takes no text, but got text embeddings: build it with context=WIDTH")
+    return None

@@ -8,10 +8,11 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from multisagd.condition import AnyCondition, as_condition
 from multisagd.networks.attention import SelfAttention, rotary_positions
 from multisagd.networks.embedding import Conditioning
 from multisagd.networks.layers import check_input, checked_periodic, crop, pad_to_multiple, zero
-from multisagd.networks.text import CrossAttention, Text, text_input
+from multisagd.networks.text import CrossAttention, Text, TextInput, text_tokens
 
 
 class Transformer(nn.Module):
@@ -19,9 +20,10 @@ class Transformer(nn.Module):
 
     Call it as `network(x, log_snr, condition)` with x (batch, channels, *grid) and log_snr (batch,). The condition is
     `None`; or labels (batch,), where the label `classes` means no class; or text embeddings (batch, tokens, context),
-    where a row of zeros is not a token. It returns (batch, out_channels, *grid) in the dtype of x. Grids may have any
-    size: they are padded to whole patches, and the output is cropped. Positions are relative, so a network also runs on
-    sizes that it was not trained on. The output of an untrained network is exactly 0.
+    where a row of zeros is not a token; or a `Condition` of these and of scalars (batch, scalars). It returns
+    (batch, out_channels, *grid) in the dtype of x. Grids may have any size: they are padded to whole patches, and the
+    output is cropped. Positions are relative, so a network also runs on sizes that it was not trained on. The output of
+    an untrained network is exactly 0.
 
     Along a periodic axis, positions go around the circle: the output for data that are shifted around it, by whole
     patches, is the output shifted likewise, if the size of the axis is a multiple of the patch size.
@@ -44,9 +46,9 @@ class Transformer(nn.Module):
         rotary_base: the slowest pair of features rotates by about 1 / base radians per token. 100 suits axes of up to a
             few hundred tokens, and 10,000 axes of many thousands, such as raw audio.
         out_channels: channels of the output; `channels` by default.
-        context: width of text embeddings, or `None` for a network without text; classes and text are mutually
-            exclusive.
+        context: width of text embeddings, or `None` for a network without text.
         periodic: whether each axis is a whole circle (`Grid.periodic`); by default, no axis is.
+        scalars: number of scalars of a condition, or `None` for a network without scalars.
 
     Raises:
         ValueError: If the architecture is invalid; from `forward`, if an input has an invalid shape or label.
@@ -69,6 +71,7 @@ class Transformer(nn.Module):
         out_channels: int | None = None,
         context: int | None = None,
         periodic: Sequence[bool] | None = None,
+        scalars: int | None = None,
     ) -> None:
         super().__init__()
         if min(channels, width, depth, heads) < 1:
@@ -82,8 +85,8 @@ class Transformer(nn.Module):
         self.channels, self.dimensions, self.out_channels = channels, dimensions, out_channels or channels
         self.head_width, self.rotary_base = width // heads, rotary_base
         samples = math.prod(self.patch)
-        self.conditioning = Conditioning(width, classes)
-        self.text = text_input(context, classes, width)
+        self.conditioning = Conditioning(width, classes, scalars=scalars)
+        self.text = None if context is None else TextInput(context, width)
         self.embed = nn.Linear(channels * samples, width)
         self.blocks = nn.ModuleList(Block(width, heads, dropout, attention, strict, context) for _ in range(depth))
         self.head_modulation = zero(nn.Linear(width, 2 * width))
@@ -92,11 +95,12 @@ class Transformer(nn.Module):
             [1] * dimensions, self.head_width
         )  # raises here, not at the first step, if heads are too narrow
 
-    def forward(self, x: Tensor, log_snr: Tensor, condition: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, log_snr: Tensor, condition: AnyCondition = None) -> Tensor:
         """Return the prediction (batch, out_channels, *grid) at log-SNRs (batch,); see the class for the arguments."""
         check_input(x, self.channels, self.dimensions)
-        embedding = self.conditioning(log_snr, condition if self.text is None else None)
-        text = None if self.text is None else self.text(condition, len(x))
+        parts = as_condition(condition, self.conditioning.classes is not None, self.text is not None)
+        embedding = self.conditioning(log_snr, parts.labels, parts.scalars)
+        text = text_tokens(self.text, parts.text, len(x))
         embedding = F.silu(embedding if text is None else embedding + text.summary)
         padded = pad_to_multiple(x.to(self.head.weight.dtype), self.patch, self.periodic)
         counts = [size // step for size, step in zip(padded.shape[2:], self.patch, strict=True)]

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from multisagd.condition import AnyCondition, as_condition
 from multisagd.networks.attention import SelfAttention
 from multisagd.networks.embedding import Conditioning
 from multisagd.networks.layers import (
@@ -23,7 +24,7 @@ from multisagd.networks.layers import (
     three_samples,
     zero,
 )
-from multisagd.networks.text import CrossAttention, Text, text_input
+from multisagd.networks.text import CrossAttention, Text, TextInput, text_tokens
 
 
 class UNet(nn.Module):
@@ -31,9 +32,9 @@ class UNet(nn.Module):
 
     Call it as `network(x, log_snr, condition)` with x (batch, channels, *grid) and log_snr (batch,). The condition is
     `None`; or labels (batch,), where the label `classes` means no class; or text embeddings (batch, tokens, context),
-    where a row of zeros is not a token. It returns (batch, out_channels, *grid) in the dtype of x. Grids may have any
-    size: they are padded to the network's stride, 2 to the power of (levels - 1), and the output is cropped. The output
-    of an untrained network is exactly 0.
+    where a row of zeros is not a token; or a `Condition` of these and of scalars (batch, scalars). It returns
+    (batch, out_channels, *grid) in the dtype of x. Grids may have any size: they are padded to the network's stride, 2
+    to the power of (levels - 1), and the output is cropped. The output of an untrained network is exactly 0.
 
     Along a periodic axis there is no edge: the output for data that are shifted around the circle, by a multiple of the
     stride, is the output shifted likewise, if the size of the axis is a multiple of the stride.
@@ -57,9 +58,9 @@ class UNet(nn.Module):
         attention: attention backend, "sdpa" or "xformers".
         strict: raise, instead of falling back to "sdpa", if the backend does not work.
         out_channels: channels of the output; `channels` by default.
-        context: width of text embeddings, or `None` for a network without text; classes and text are mutually
-            exclusive.
+        context: width of text embeddings, or `None` for a network without text.
         periodic: whether each axis is a whole circle (`Grid.periodic`); by default, no axis is.
+        scalars: number of scalars of a condition, or `None` for a network without scalars.
 
     Raises:
         ValueError: If the architecture is invalid; from `forward`, if an input has an invalid shape or label.
@@ -82,6 +83,7 @@ class UNet(nn.Module):
         out_channels: int | None = None,
         context: int | None = None,
         periodic: Sequence[bool] | None = None,
+        scalars: int | None = None,
     ) -> None:
         super().__init__()
         if dimensions not in CONVOLUTIONS:
@@ -97,8 +99,8 @@ class UNet(nn.Module):
             raise ValueError(f"attention_levels must lie in 0 to {coarsest}, got {sorted(attentive)}")
         self.channels, self.dimensions, self.stride = channels, dimensions, 2**coarsest
         self.periodic = checked_periodic(periodic, dimensions)
-        self.conditioning = Conditioning(4 * width, classes)
-        self.text = text_input(context, classes, 4 * width)
+        self.conditioning = Conditioning(4 * width, classes, scalars=scalars)
+        self.text = None if context is None else TextInput(context, 4 * width)
 
         def stage(level: int, count: int) -> Stage:
             size = width * multipliers[level]
@@ -120,11 +122,12 @@ class UNet(nn.Module):
         self.head_norm = group_norm(sizes[0])
         self.head = zero(three_samples(sizes[0], out_channels or channels, self.periodic))
 
-    def forward(self, x: Tensor, log_snr: Tensor, condition: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, log_snr: Tensor, condition: AnyCondition = None) -> Tensor:
         """Return the prediction (batch, out_channels, *grid) at log-SNRs (batch,); see the class for the arguments."""
         check_input(x, self.channels, self.dimensions)
-        embedding = self.conditioning(log_snr, condition if self.text is None else None)
-        text = None if self.text is None else self.text(condition, len(x))
+        parts = as_condition(condition, self.conditioning.classes is not None, self.text is not None)
+        embedding = self.conditioning(log_snr, parts.labels, parts.scalars)
+        text = text_tokens(self.text, parts.text, len(x))
         embedding = F.silu(embedding if text is None else embedding + text.summary)
         strides = (self.stride,) * self.dimensions
         padded = pad_to_multiple(x.to(self.head.weight.dtype), strides, self.periodic)

@@ -51,6 +51,23 @@ def test_autoguidance_is_the_published_formula():
     assert nested.process is PROCESS
 
 
+def test_classifier_free_guidance_keeps_scalars_in_both_estimates():
+    calls = []
+
+    def denoiser(x_t, t, condition=None):
+        calls.append(condition)
+        return x_t
+
+    guided, scalars = ms.ClassifierFree(Conditional(), 2.0), T[:, None]
+    guided.denoiser.forward = denoiser
+    guided(X, T, ms.Condition(LABELS, scalars=scalars))
+    strong, weak = calls
+    assert strong.labels is LABELS
+    assert weak == ms.Condition(scalars=scalars)
+    with pytest.raises(ValueError, match="a class or a text"):
+        guided(X, T, ms.Condition(scalars=scalars))
+
+
 def test_guidance_interval_is_of_log_snr_and_per_item():
     log_snr = PROCESS.schedule.log_snr(T)
     denoiser = Conditional()
@@ -314,7 +331,7 @@ def test_guidance_and_measurements_refuse_what_they_cannot_follow():
     assert_refused(
         ("increasing log-SNRs", lambda: ms.ClassifierFree(Conditional(), 2.0, (3.0, -3.0))),
         ("increasing log-SNRs", lambda: ms.Autoguidance(Conditional(), Conditional(), 2.0, (3.0, 3.0))),
-        ("needs a condition", lambda: ms.ClassifierFree(Conditional(), 2.0)(X, T)),
+        ("needs a class or a text", lambda: ms.ClassifierFree(Conditional(), 2.0)(X, T)),
         ("remove the padding", lambda: ms.DPS(padded, measurement, y, 0.1)),
         ("at least 0", lambda: ms.DPS(denoiser, measurement, y, -0.1)),
         ("increasing log-SNRs", lambda: ms.DPS(denoiser, measurement, y, 0.1, interval=(2.0, 1.0))),

@@ -14,9 +14,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import multisagd as ms
 from multisagd.networks import Conditioning, CrossAttention, NoiseLevelFeatures, TextInput, Transformer, UNet, attention
 from multisagd.networks.attention import SelfAttention, attend, rotary_positions, rotate
 from multisagd.networks.cost import activation_bytes, recompute, training_flops
+from multisagd.networks.embedding import ScalarEmbedding
 from multisagd.networks.layers import around, crop, pad_to_multiple
 from multisagd.networks.transformer import patchify, unpatchify
 from tests.helpers import dense
@@ -281,8 +283,6 @@ def test_text_network_refuses_other_conditions(build):
     for condition in (torch.tensor([0, 1]), integers, torch.zeros(2, 3, 5), torch.zeros(3, 3, WIDTH)):
         with pytest.raises(ValueError, match=r"float of shape \(2, tokens, 6\); got"):
             network(x, level, condition)
-    with pytest.raises(ValueError, match="classes or text, not both"):
-        build(1, 1, classes=3, context=WIDTH)
     with pytest.raises(ValueError, match="at least 1, got 0"):
         build(1, 1, context=0)
     with pytest.raises(ValueError, match="context=WIDTH"):
@@ -518,3 +518,45 @@ def test_self_attention_bounds_its_logits(monkeypatch):
         layer(scale * torch.randn(3, 9, 32), rotary_positions((3, 3), 16))
         logits = torch.einsum("bqhd,bkhd->bhqk", *recorded.pop()) / 4
         assert 1 < logits.abs().max() <= 4 * (1 + 1e-5), scale  # √16
+
+
+def test_network_combines_classes_text_and_scalars(build):
+    network = trained(build(1, 1, classes=3, context=WIDTH, scalars=2)).double()
+    x, level = dense.random(2, 1, 8), torch.zeros(2).double()
+    labels, text, scalars = torch.tensor([0, 1]), dense.random(2, 3, WIDTH), dense.random(2, 2, seed=1)
+    full = network(x, level, ms.Condition(labels, text, scalars))
+    for other in (
+        ms.Condition(labels.flip(0), text, scalars), ms.Condition(labels, text**3, scalars),
+        ms.Condition(labels, text, scalars.flip(1)), ms.Condition(labels, text),
+    ):  # fmt: skip
+        assert not torch.allclose(network(x, level, other), full, atol=1e-6)
+    # Labels or text alone need no `Condition`; an unknown part is the same as a missing one.
+    assert torch.equal(network(x, level, labels), network(x, level, ms.Condition(labels=labels)))
+    assert torch.equal(network(x, level, text), network(x, level, ms.Condition(text=text)))
+    unknown = torch.full((2, 2), torch.nan).double()
+    nothing = ms.Condition(torch.tensor([3, 3]), torch.zeros_like(text), unknown)
+    assert torch.allclose(network(x, level, nothing), network(x, level), rtol=0, atol=1e-12)
+    one = scalars.clone()
+    one[0, 1] = torch.nan
+    mixed = network(x, level, ms.Condition(scalars=one))
+    assert torch.allclose(mixed[1], network(x, level, ms.Condition(scalars=scalars))[1], rtol=0, atol=1e-12)
+    assert mixed.isfinite().all()
+
+
+def test_network_refuses_scalars_that_do_not_fit():
+    level, values = torch.zeros(2), torch.zeros(2, 3)
+    assert_refused(
+        ("scalars=N", lambda: Conditioning(8)(level, scalars=values)),
+        (r"float of shape \(2, 2\)", lambda: Conditioning(8, scalars=2)(level, scalars=values)),
+        (r"float of shape \(2, 3\)", lambda: Conditioning(8, scalars=3)(level, scalars=values.long())),
+        ("scalars must be at least 1", lambda: Conditioning(8, scalars=0)),
+    )
+
+
+def test_scalar_embedding_distinguishes_near_values():
+    embedding = ScalarEmbedding(1, 8)
+    embedding.mlp = nn.Identity()
+    values = torch.arange(-8.0, 8.0, 0.05)[:, None]
+    features = embedding(values, len(values))
+    apart = torch.cdist(features, features) + 100 * torch.eye(len(values))
+    assert apart.min() > 0.1
