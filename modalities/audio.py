@@ -13,16 +13,19 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from modalities.audio_files import RATES, Excerpts, open_excerpts
+from modalities.augmentation import SOUNDS, Augmentation
 from modalities.base import Modality, UnusableFileError
 from modalities.representation import Representation, Stft
+from modalities.scalars import record
 from modalities.sizes import Extent, check_buckets, longest_filled
 from multisagd.grid import Grid
 from multisagd.libraries import check
@@ -69,12 +72,14 @@ class Audio(Modality):
 
     `buckets` trains one network on several durations in seconds, of which `seconds` must be one: each file is read at
     the longest one that it fills, and shorter files at the shortest one. Files below `min_seconds` are not used.
+    `augment` changes training excerpts by transforms of torchaudio, in this order and before `loudness` (see
+    `modalities.augmentation`).
 
     Raises:
         BrokenLibraryError: If soundfile cannot be imported.
         ValueError: If the rate is outside 1 to 768 kHz, a length is below one sample, `seconds` is not one of the
-            buckets, an option is unknown, `silence_db` or `quiet_db` is not negative, or the representation is
-            incompatible with these settings.
+            buckets, an option is unknown, `silence_db` or `quiet_db` is not negative, `augment` is invalid, or the
+            representation is incompatible with these settings.
     """
 
     rate: int = 16000
@@ -87,6 +92,7 @@ class Audio(Modality):
     quiet_db: float | None = None
     buckets: Sequence[float] | None = None
     min_seconds: float | None = None
+    augment: Sequence[Mapping[str, Any]] = ()
 
     def __post_init__(self) -> None:
         check("soundfile", "audio files")
@@ -117,6 +123,20 @@ class Audio(Modality):
             check_buckets(len(durations), self.seconds in durations, "seconds", self.seconds)
             object.__setattr__(self, "buckets", tuple(dict.fromkeys([float(self.seconds), *durations])))
             self.in_buckets()
+
+        object.__setattr__(self, "augment", tuple(self.augment))
+        if self.augment:
+            self.augmentation  # noqa: B018 - refuses invalid transforms here, not at the first example
+
+    @cached_property
+    def augmentation(self) -> Augmentation:
+        """The transforms that `augment` describes."""
+        return Augmentation(SOUNDS, self.augment, self.audio_channels)
+
+    @property
+    def scalars(self) -> Mapping[str, str]:
+        """Start of the excerpt, and duration of the file."""
+        return {"start": "s", "duration": "s"}
 
     @property
     def size_keys(self) -> tuple[str, ...]:
@@ -195,7 +215,8 @@ class Audio(Modality):
             for start in self._starts(file, length, seed, None if loudest is None else loudest[0]):
                 waveform = file.read(start, length)
                 if self._audible(waveform).any() and _power(waveform) >= least:
-                    return self.level(self.remix(waveform))
+                    record(start=start / self.rate, duration=file.samples / self.rate)
+                    return self.level(self.augmentation(self.remix(waveform), seed))
         raise UnusableFileError(f"it is silent: none of its samples reaches silence_db={self.silence_db:g}")
 
     def _starts(self, file: Excerpts, length: int, seed: int | None, loudest: int | None) -> Iterator[int]:

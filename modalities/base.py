@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import math
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -67,6 +68,11 @@ class Modality(ABC):
 
         Noise should have equal power at all frequencies of such an axis, unless its power is measured from the data.
         """
+        return {}
+
+    @property
+    def scalars(self) -> Mapping[str, str]:
+        """The names of the numbers that `load` records (see `modalities.scalars`), each with its unit."""
         return {}
 
     @property
@@ -172,13 +178,15 @@ class Example(NamedTuple):
     """One example: `x0` (channels, *grid) float32, its class and caption if it has them, and a mask of valid data.
 
     `mask` is bool, shape `(1 or channels, *grid)`, False on padding (which losses and statistics omit); None means
-    that all values are valid. An empty caption counts as no caption.
+    that all values are valid. An empty caption counts as no caption. `scalars` are numbers by their names, in the units
+    that `Modality.scalars` states.
     """
 
     x0: Tensor
     label: int | None = None
     mask: Tensor | None = None
     text: str | None = None
+    scalars: Mapping[str, float] | None = None
 
 
 class Batch(NamedTuple):
@@ -186,7 +194,7 @@ class Batch(NamedTuple):
 
     `mask` (batch, 1 or channels, *grid) is bool, True where data are valid; None means that all are valid.
     `texts` are the examples' captions; `embeddings` is the output of a text encoder, (batch, tokens, width) float32.
-    Rows of zeros are padding.
+    Rows of zeros are padding. `scalars` contains a tensor (batch,) float64 for every name, NaN where it is unknown.
     """
 
     x0: Tensor
@@ -194,6 +202,7 @@ class Batch(NamedTuple):
     mask: Tensor | None = None
     texts: tuple[str, ...] | None = None
     embeddings: Tensor | None = None
+    scalars: Mapping[str, Tensor] | None = None
 
 
 class Groups(NamedTuple):
@@ -320,18 +329,22 @@ class Dataset(ABC):
 def collate(examples: Sequence[Example]) -> Batch:
     """Stack examples into a batch.
 
-    An example without a mask counts as fully valid. Labels and captions are kept if every example has one.
+    An example without a mask counts as fully valid. Labels and captions are kept if every example has one. A scalar
+    that an example lacks is NaN.
 
     Raises:
         ValueError: If a mask has a shape that `Example` does not allow.
     """
     labels = [example.label for example in examples if example.label is not None]
     texts = tuple(example.text for example in examples if example.text is not None)
+    names = dict.fromkeys(name for example in examples for name in example.scalars or ())
+    scalars = {name: [(example.scalars or {}).get(name, math.nan) for example in examples] for name in names}
     return Batch(
         torch.stack([example.x0 for example in examples]),
         torch.tensor(labels) if len(labels) == len(examples) else None,
         stack_masks([example.mask for example in examples], examples[0].x0.shape),
         texts if len(texts) == len(examples) else None,
+        scalars={name: torch.tensor(each, dtype=torch.float64) for name, each in scalars.items()} or None,
     )
 
 

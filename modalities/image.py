@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor
 
+from modalities.augmentation import IMAGES, Augmentation
 from modalities.base import Modality
 from modalities.image_files import SUFFIXES, Levels, Reading, image_size, read_image
+from modalities.scalars import record
 from modalities.sizes import Extent, check_buckets, check_filters, equal_areas, nearest_aspect, outside
 from multisagd.grid import Grid
 from multisagd.libraries import check
@@ -44,10 +47,12 @@ class Image(Modality):
     `size`, and aspect ratios up to `max_aspect` (see `modalities.sizes`). Images whose shorter side is below `min_size`
     pixels, or whose longer side is more than `max_aspect` times the shorter one, are not used.
 
+    `augment` changes training images by transforms of torchvision, in this order (see `modalities.augmentation`).
+
     Raises:
         BrokenLibraryError: If Pillow or torchvision cannot be imported.
         ValueError: If a size is below 1, `size` is not one of the buckets, channels is not 1 or 3, `resize` is unknown,
-            or only one of `black` and `white` is given, or they are equal.
+            only one of `black` and `white` is given, they are equal, or `augment` is invalid.
     """
 
     size: int | Sequence[int] = 32
@@ -60,12 +65,14 @@ class Image(Modality):
     buckets: int | Sequence[int | Sequence[int]] | None = None
     min_size: int | None = None
     max_aspect: float | None = None
+    augment: Sequence[Mapping[str, Any]] = ()
 
     def __post_init__(self) -> None:
         for module in ("PIL.Image", "torchvision.transforms.v2"):
             check(module, "images")
         object.__setattr__(self, "size", _sides(self.size, "size"))
         check_filters(self.min_size, self.max_aspect)
+        object.__setattr__(self, "augment", tuple(self.augment))
         if isinstance(self.buckets, int):
             object.__setattr__(self, "buckets", equal_areas(self.sides, self.buckets, self.max_aspect))
         elif self.buckets is not None:
@@ -80,6 +87,13 @@ class Image(Modality):
             raise ValueError(
                 f"black and white must be two different values, or both null, got {self.black} and {self.white}"
             )
+        if self.augment:
+            self.augmentation  # noqa: B018 - refuses invalid transforms here, not at the first example
+
+    @cached_property
+    def augmentation(self) -> Augmentation:
+        """The transforms that `augment` describes."""
+        return Augmentation(IMAGES, self.augment, self.channels)
 
     @property
     def suffixes(self) -> tuple[str, ...]:
@@ -96,6 +110,11 @@ class Image(Modality):
         """Return the grid (height, width), 1 pixel apart."""
         height, width = self.sides
         return Grid.of(height=(height, 1.0, "pixel"), width=(width, 1.0, "pixel"))
+
+    @property
+    def scalars(self) -> Mapping[str, str]:
+        """Height and width of the file, and the position of the crop in the scaled image, which has `size` or more."""
+        return dict.fromkeys(("height", "width", "crop_top", "crop_left"), "pixel")
 
     @property
     def size_keys(self) -> tuple[str, ...]:
@@ -140,7 +159,7 @@ class Image(Modality):
             ValueError: If the file is empty or damaged, has more than `max_pixels`, or has pixel values without a
                 declared white level.
         """
-        return self.mirror(self.fit(self.read(path), seed), seed)
+        return self.augmentation(self.mirror(self.fit(self.read(path), seed), seed), seed)
 
     def read(self, path: Path) -> Tensor:
         """Read one image file at its original size, upright, with the channels of this modality.
@@ -173,6 +192,7 @@ class Image(Modality):
         else:
             rng = random.Random(derive(seed, "crop"))
             top, left = rng.randint(0, spare[0]), rng.randint(0, spare[1])
+        record(crop_top=top * height / window[0], crop_left=left * width / window[1])
         return _scale(pixels[..., top : top + window[0], left : left + window[1]], height, width)
 
     def mirror(self, pixels: Tensor, seed: int | None) -> Tensor:

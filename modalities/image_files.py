@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modalities.remarks import remark
+from modalities.scalars import record
 
 if TYPE_CHECKING:
     import PIL.Image
@@ -109,9 +110,6 @@ def image_size(path: Path, max_pixels: int) -> tuple[int, int]:
         ValueError: If the file is damaged, in none of the `FORMATS`, or has too many pixels.
         OSError: If it cannot be read from its storage.
     """
-    import PIL.Image
-    from PIL.ExifTags import Base
-
     try:
         opened = _opened(path, max_pixels)
     except ValueError as error:
@@ -119,11 +117,19 @@ def image_size(path: Path, max_pixels: int) -> tuple[int, int]:
             raise
         opened = _opened(_without_text(path), max_pixels)
     with opened as image:
-        orientation = None
-        with suppress(Exception):  # damaged metadata raise many kinds of errors
-            # Not the method of the subclass for PNG, which decodes the picture.
-            orientation = PIL.Image.Image.getexif(image).get(Base.Orientation)
-        return (image.width, image.height) if orientation in TRANSPOSED else (image.height, image.width)
+        return _upright_size(image)
+
+
+def _upright_size(image: PIL.Image.Image) -> tuple[int, int]:
+    """Return the height and width of an opened image as it is seen."""
+    import PIL.Image
+    from PIL.ExifTags import Base
+
+    orientation = None
+    with suppress(Exception):  # damaged metadata raise many kinds of errors
+        # Not the method of the subclass for PNG, which decodes the picture.
+        orientation = PIL.Image.Image.getexif(image).get(Base.Orientation)
+    return (image.width, image.height) if orientation in TRANSPOSED else (image.height, image.width)
 
 
 def _opened(file: Path | io.BytesIO, max_pixels: int) -> PIL.Image.Image:
@@ -151,6 +157,8 @@ def _decoded(file: Path | io.BytesIO, reading: Reading) -> NDArray[np.uint8]:
     with _opened(file, reading.max_pixels) as image:
         if getattr(image, "is_animated", False) and image.format != "MPO":  # cameras add previews and depth
             remark("a file of several pages or frames, of which only the first is read")
+        height, width = _upright_size(image)
+        record(height=height, width=width)
         # A JPEG can be decoded much faster at a fraction of its size.
         image.draft(None, (reading.size, reading.size))
         grey = image.mode in ("1", "L", "F") or image.mode.startswith("I")

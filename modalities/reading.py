@@ -23,6 +23,7 @@ from torch import Tensor
 
 from modalities.base import Batch, Dataset, Example, Modality, UnusableFileError, collate, pair
 from modalities.remarks import collecting
+from modalities.scalars import recording
 from modalities.sizes import Extent
 from multisagd.libraries import failed_import
 from multisagd.seeds import derive
@@ -205,7 +206,7 @@ class MediaFiles(Dataset):
         if name in self.report.unusable:
             return None
         try:
-            with collecting() as remarks:
+            with collecting() as remarks, recording() as scalars:
                 media = self.load(index, seed)
             mask = self.modality.mask(media)
             x0 = finite(self.modality.encode(media), mask)
@@ -219,7 +220,7 @@ class MediaFiles(Dataset):
             self.report.add(name, error)
             return None
         self.report.note(name, remarks)
-        return Example(x0, self.label(index), mask, self.caption(index))
+        return Example(x0, self.label(index), mask, self.caption(index), scalars or None)
 
     def batch(self, indices: Sequence[int], seeds: Sequence[int] | None = None) -> Batch:
         """Return a batch (see `Dataset.batch`), reading files in several threads."""

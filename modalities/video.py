@@ -9,16 +9,19 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import torch
 from torch import Tensor
 
+from modalities.augmentation import IMAGES, Augmentation
 from modalities.base import Modality, UnusableFileError
 from modalities.image import Image
+from modalities.scalars import record
 from modalities.sizes import Extent, check_buckets, check_filters, longest_filled, nearest_aspect, outside
 from modalities.video_files import VideoFile, open_video, pixels
 from modalities.video_writing import tile, write_video
@@ -62,12 +65,12 @@ class Video(Modality):
     `buckets` trains one network on several lengths, and optionally sizes: each is a number of frames, or (frames,
     height, width), and the clip's own, `frames` and `size`, must be one of them. Each file is read at the size that is
     nearest in its aspect ratio, and there at the greatest number of frames that it fills. Files below `min_seconds` are
-    not used; `min_size` and `max_aspect` are as in `Image`.
+    not used; `min_size`, `max_aspect` and `augment` are as in `Image`.
 
     Raises:
         BrokenLibraryError: If PyAV, or a library that `Image` needs, cannot be imported.
         ValueError: If `frames` is below 1, `fps` is outside [0.01, 1000], `motion` is outside (0, 1), the buckets do
-            not contain `frames` and `size`, or `Image` rejects a setting.
+            not contain `frames` and `size`, `augment` is invalid, or `Image` rejects a setting.
     """
 
     frames: int = 16
@@ -83,6 +86,7 @@ class Video(Modality):
     min_size: int | None = None
     max_aspect: float | None = None
     min_seconds: float | None = None
+    augment: Sequence[Mapping[str, Any]] = ()
 
     def __post_init__(self) -> None:
         check("av", "videos")
@@ -109,6 +113,19 @@ class Video(Modality):
             check_buckets(len(sizes), own in sizes, "frames and size", list(own))
             object.__setattr__(self, "buckets", tuple(dict.fromkeys([own, *sizes])))
             self.in_buckets()
+        object.__setattr__(self, "augment", tuple(self.augment))
+        if self.augment:
+            self.augmentation  # noqa: B018 - refuses invalid transforms here, not at the first example
+
+    @cached_property
+    def augmentation(self) -> Augmentation:
+        """The transforms that `augment` describes."""
+        return Augmentation(IMAGES, self.augment, self.channels)
+
+    @property
+    def scalars(self) -> Mapping[str, str]:
+        """Start of the clip, duration and frame rate of the file, and the position of the crop in the scaled frames."""
+        return {"start": "s", "duration": "s", "fps": "1/s", "crop_top": "pixel", "crop_left": "pixel"}
 
     @property
     def size_keys(self) -> tuple[str, ...]:
@@ -188,7 +205,8 @@ class Video(Modality):
                 clip = self._window(file, file.measure(), seed)
             if clip is None:
                 raise ValueError("the file is damaged: frames that it lists cannot be decoded")
-        return self.image.mirror(clip, seed)
+        # A transform draws its numbers once, and changes all frames alike.
+        return self.augmentation(self.image.mirror(clip, seed).transpose(0, 1), seed).transpose(0, 1).contiguous()
 
     def _available(self, duration: float) -> int:
         """Return the number of frames at `fps` in a video of this duration in seconds, at most `frames`."""
@@ -210,7 +228,10 @@ class Video(Modality):
 
         def convert(frame: VideoFrame) -> Tensor:
             whole = pixels(frame, self.image.sides, file.aspect)
-            return torch.stack([self._fitted(whole, view) for view in views])
+            fitted = [
+                self._fitted(whole, view) for view in reversed(views)
+            ]  # the crop recorded last is that of the seed
+            return torch.stack(fitted[::-1])
 
         maximum = 0.0
         for start in self._starts(duration, file.step, seed):
@@ -220,6 +241,7 @@ class Video(Modality):
                 return None
             clips = torch.stack(frames, dim=2)
             if self.motion is None or (difference := _motion(clips[-1])) >= self.motion:
+                record(start=start, duration=duration, fps=1 / file.step)
                 return clips[0]
             maximum = max(maximum, difference)
         # If the header declares too long a duration, the windows that were tried depend on the seed.
