@@ -20,6 +20,7 @@ from torch import Tensor
 
 from modalities.sizes import Extent
 from modalities.variables import Variable
+from multisagd.condition import AnyCondition, Condition
 from multisagd.grid import Grid
 
 if TYPE_CHECKING:
@@ -194,7 +195,8 @@ class Batch(NamedTuple):
 
     `mask` (batch, 1 or channels, *grid) is bool, True where data are valid; None means that all are valid.
     `texts` are the examples' captions; `embeddings` is the output of a text encoder, (batch, tokens, width) float32.
-    Rows of zeros are padding. `scalars` contains a tensor (batch,) float64 for every name, NaN where it is unknown.
+    Rows of zeros are padding. `scalars` contains a tensor (batch,) float64 for every name, NaN where it is unknown;
+    `standardised` (batch, scalars) are those that a network takes, dimensionless float32.
     """
 
     x0: Tensor
@@ -203,6 +205,17 @@ class Batch(NamedTuple):
     texts: tuple[str, ...] | None = None
     embeddings: Tensor | None = None
     scalars: Mapping[str, Tensor] | None = None
+    standardised: Tensor | None = None
+
+    def condition(self, classes_or_text: bool = True) -> AnyCondition:
+        """Return what a network knows about the examples: embeddings or labels, if requested, and scalars.
+
+        Without scalars it is a tensor, labels (batch,) or embeddings (batch, tokens, width), or None.
+        """
+        text, labels = (self.embeddings, self.labels) if classes_or_text else (None, None)
+        if self.standardised is not None:
+            return Condition(labels if text is None else None, text, self.standardised)
+        return labels if text is None else text
 
 
 class Groups(NamedTuple):
@@ -243,6 +256,11 @@ class Dataset(ABC):
     @abstractmethod
     def subset(self, indices: Sequence[int]) -> Self:
         """Return the dataset of these examples only, in this order."""
+
+    @property
+    def scalars(self) -> Mapping[str, str]:
+        """The names of the scalars that the examples have, each with its unit."""
+        return {}
 
     def with_modality(self, modality: Modality) -> Self:
         """Return this dataset with another modality of the same medium."""

@@ -164,6 +164,11 @@ class MediaFiles(Dataset):
     def label(self, index: int) -> int | None:
         """Return the class of one file, or None if there are no classes."""
 
+    @property
+    def scalars(self) -> Mapping[str, str]:
+        """The names of the scalars that the examples have, each with its unit."""
+        return self.modality.scalars
+
     def extent(self, index: int) -> Extent:
         """Return the size of one file, as its header states it.
 

@@ -8,9 +8,14 @@ declare the names (`Modality.scalars`) and call `record` while they read a file;
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
 
 _RECORDED: ContextVar[dict[str, float] | None] = ContextVar("scalars", default=None)
 """The numbers recorded in the innermost `recording` block of this thread."""
@@ -32,3 +37,36 @@ def recording() -> Iterator[dict[str, float]]:
         yield recorded
     finally:
         _RECORDED.reset(token)
+
+
+@dataclass(frozen=True)
+class Scalar:
+    """A number that a network takes as a condition, with its mean and standard deviation in the training data.
+
+    Raises:
+        ValueError: If the mean is not finite, or the deviation is not positive.
+    """
+
+    name: str
+    unit: str
+    mean: float
+    std: float
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.mean) or not 0 < self.std < math.inf:
+            raise ValueError(
+                f"scalar {self.name}: expected a finite mean and deviation, got {self.mean} and {self.std}"
+            )
+
+
+def standardised(scalars: Sequence[Scalar], values: Mapping[str, Tensor], count: int) -> Tensor:
+    """Return numbers as a network takes them, dimensionless float32 (count, scalars), NaN where they are unknown.
+
+    `values` contains a tensor (count,) for the names of some scalars, in their units.
+    """
+    columns = []
+    for scalar in scalars:
+        known = values.get(scalar.name)
+        column = torch.full((count,), math.nan, dtype=torch.float64) if known is None else known.double()
+        columns.append((column - scalar.mean) / scalar.std)
+    return torch.stack(columns, 1).float()

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from modalities.base import Batch, Dataset, Example, Groups, Modality, Split, pair
 from modalities.byte_ranges import Source
+from modalities.scalars import Scalar, standardised
 from modalities.sizes import Extent
 from modalities.text import TextEncoder
 from multisagd import Corruption, GaussianRestoration
@@ -63,6 +64,11 @@ class Wrapped(Dataset):
     def caption(self, index: int) -> str | None:
         """Return the caption of one example."""
         return self.inner.caption(index)
+
+    @property
+    def scalars(self) -> Mapping[str, str]:
+        """The names of the scalars that the examples have, each with its unit."""
+        return self.inner.scalars
 
     @property
     def groups(self) -> Groups | None:
@@ -153,6 +159,19 @@ class WithExtents(Wrapped):
     def extent(self, index: int) -> Extent:
         """Return the size of the file of one example."""
         return Extent(*(None if math.isnan(part) else part for part in self.extents[index].tolist()))
+
+
+class Standardised(Wrapped):
+    """A dataset whose batches contain the scalars that a network takes."""
+
+    def __init__(self, dataset: Dataset, taken: Sequence[Scalar]) -> None:
+        super().__init__(dataset)
+        self.taken = taken
+
+    def batch(self, indices: Sequence[int], seeds: Sequence[int] | None = None) -> Batch:
+        """Return a batch with `standardised` scalars."""
+        batch = super().batch(indices, seeds)
+        return batch._replace(standardised=standardised(self.taken, batch.scalars or {}, len(batch.x0)))
 
 
 class Relabelled(Wrapped):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 
@@ -50,6 +51,19 @@ def mapped(condition: AnyCondition, function: Callable[[Tensor], Tensor]) -> Any
     return None if condition is None else function(condition)
 
 
+def joined(conditions: Sequence[AnyCondition]) -> AnyCondition:
+    """Return the condition of several batches in a row, in the shapes and units of `Condition`.
+
+    All must have the same parts.
+    """
+    first = conditions[0]
+    if isinstance(first, Condition):
+        parts = zip(*(each for each in conditions if isinstance(each, Condition)), strict=True)
+        return Condition(*(None if part[0] is None else torch.cat(part) for part in parts))
+    tensors = [each for each in conditions if isinstance(each, Tensor)]
+    return torch.cat(tensors) if tensors else None
+
+
 def batch_size(condition: AnyCondition) -> int | None:
     """Return the number of samples of a condition, or None if it has no tensor.
 
@@ -61,6 +75,13 @@ def batch_size(condition: AnyCondition) -> int | None:
     if len(sizes) > 1:
         raise ValueError(f"the parts of a condition must have one entry per sample, got {sorted(sizes)} entries")
     return next(iter(sizes), None)
+
+
+def has_class_or_text(condition: AnyCondition) -> bool:
+    """Whether a condition has labels or text embeddings (see `Condition` for shapes and units)."""
+    if isinstance(condition, Condition):
+        return condition.labels is not None or condition.text is not None
+    return condition is not None
 
 
 def without_classes_and_text(condition: AnyCondition) -> AnyCondition:

@@ -17,7 +17,7 @@ from multisagd.spectrum import Flat
 
 @torch.no_grad()
 def residual_power(
-    denoiser: RestoringDenoiser, batches: Iterable[tuple[Tensor, Tensor | None]], seed: int = 0
+    denoiser: RestoringDenoiser, batches: Iterable[tuple[Tensor, AnyCondition]], seed: int = 0
 ) -> Tensor:
     """Return the power in the band that `E[x0 | x_t]` lacks at t = 0, `(channels, *half_shape)`, float64.
 

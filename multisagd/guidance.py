@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from multisagd.condition import AnyCondition, Condition, without_classes_and_text
+from multisagd.condition import AnyCondition, has_class_or_text, without_classes_and_text
 from multisagd.inputs import as_times
 from multisagd.process import Process
 from multisagd.sampling import AnyDenoiser
@@ -61,7 +61,7 @@ class ClassifierFree(_Guided):
 
     def weak_estimate(self, x_t: Tensor, t: Tensor, condition: AnyCondition) -> Tensor:
         """Return the estimate of x0 without class and text, in the shape and units of x_t."""
-        if condition is None or (isinstance(condition, Condition) and condition[:2] == (None, None)):
+        if not has_class_or_text(condition):
             raise ValueError(
                 "classifier-free guidance needs a class or a text to guide towards; pass one, or use scale=1"
             )

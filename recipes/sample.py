@@ -68,14 +68,16 @@ def sample(config: Config, reuse: bool = False) -> Path:
     # A folder that the user chose may contain samples with other settings; the default name depends on the settings.
     if reuse and already_drawn(out, weights.samples, None if settings.out is None else config):
         return out
-    condition = chosen_condition(model, labels, prompts, settings.text_model, builder, runtime.device)
+    condition = chosen_condition(
+        model, settings.count, labels, prompts, settings.text_model, settings.scalars, builder, runtime.device
+    )
     denoiser = trained_denoiser(assembly, weights, runtime)
     request = sampling_request(settings, denoiser, model.located, assembly, runtime)
     check_own(out, settings.run_dir)  # no symbolic link may point outside the run's folder
     check_free(out, settings.count, modality.suffixes[0])
     seeds = derive_many(settings.seed, "sample", 0, range(settings.count))
     with Display("sampling", settings.count, quiet=not runtime.main) as display:
-        x0 = generate(denoiser, request, modality.tensor_shape, seeds, condition.tensor, runtime, display.update)
+        x0 = generate(denoiser, request, modality.tensor_shape, seeds, condition.input, runtime, display.update)
         barrier()  # only the first process writes; the others may leave now
         if not runtime.main:
             return out

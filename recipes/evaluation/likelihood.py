@@ -16,6 +16,7 @@ from torch import Tensor
 from modalities.base import Batch, Dataset, Modality
 from modalities.image import Image
 from multisagd import DataStatistics, Denoiser
+from multisagd.condition import mapped
 from multisagd.likelihood import LEVEL, bits_per_dimension, dequantised, log_likelihood
 from multisagd.metrics.bootstrap import mean_error
 from multisagd.seeds import derive_many
@@ -59,10 +60,9 @@ class BitsPerDimension:
         self.check(batch)
         images = isinstance(self.modality, Image)
         x0 = dequantised(batch.x0, derive_many(0, "evaluate/levels", 0, numbers)) if images else batch.x0
-        given = batch.labels if batch.embeddings is None else batch.embeddings
         nats = log_likelihood(
             self.denoiser, self.runtime.put(x0), steps=self.steps, probes=self.probes,
-            condition=self.runtime.put(given) if self.conditional and given is not None else None,
+            condition=mapped(batch.condition(self.conditional), self.runtime.put),
             seeds=derive_many(0, "evaluate/likelihood", 0, numbers), statistics=self.statistics,
         )  # fmt: skip
         bits = bits_per_dimension(nats.cpu(), x0[0].numel())
@@ -93,7 +93,7 @@ def likelihood(task: Task) -> Result:
         trained_denoiser(assembly, weights, task.runtime), model.statistics, task.modality,
         assembly.classes is not None, task.runtime, options.steps, options.probes,
     )  # fmt: skip
-    held_out = task.held_out
+    held_out = model.standardised(task.held_out)
     indices = fixed_order(held_out, options.items)
     batches = []
     with Display("bits per dimension", len(indices)) as display:

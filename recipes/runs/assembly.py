@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from modalities.base import Modality
+from modalities.scalars import Scalar
 from multisagd import (
     Corruption,
     DataStatistics,
@@ -62,6 +63,7 @@ LARGER = f"network: the configured network is far larger than the one in the che
 class Assembly:
     """Builds the parts of a model. Its condition is `classes`, text embeddings of width `context`, or neither.
 
+    `scalars` are part of the condition in addition.
     `kept` is the corruption of the run's data if it was saved and need not be built from the configuration.
     """
 
@@ -72,6 +74,7 @@ class Assembly:
     classes: tuple[str, ...] | None
     context: int | None = None
     kept: Corruption | None = None
+    scalars: tuple[Scalar, ...] = ()
 
     def __post_init__(self) -> None:
         measured, expected = tuple(self.statistics.mean.shape), self.modality.tensor_shape
@@ -132,6 +135,11 @@ class Assembly:
                 f"network: {type(network).__name__} does not accept text: add a parameter `context` (the width of "
                 "text embeddings) to it, or train without text=encoder"
             )
+        if self.scalars and "scalars" not in inspect.signature(type(network)).parameters:
+            raise RecipeError(
+                f"network: {type(network).__name__} does not accept scalars: choose network=unet or "
+                "network=transformer, add a parameter `scalars` (their number) to it, or set training.scalars=[]"
+            )
         periodic = [axis.name for axis in self.modality.grid().axes if axis.periodic]
         if periodic and "periodic" not in inspect.signature(type(network)).parameters:
             raise RecipeError(
@@ -147,7 +155,7 @@ class Assembly:
         return self.builder.build(
             self.settings.network, nn.Module, "network", channels=self.modality.channels,
             dimensions=grid.dimensions, classes=classes, context=self.context,
-            out_channels=None if outputs == 1 else outputs * self.modality.channels, periodic=grid.periodic,
+            out_channels=None if outputs == 1 else outputs * self.modality.channels, periodic=grid.periodic, scalars=len(self.scalars) or None,
         )  # fmt: skip
 
     def _outputs(self) -> int:

@@ -27,7 +27,9 @@ import safetensors.torch
 from torch import Tensor
 
 from modalities.base import Dataset, Modality
+from modalities.scalars import Scalar
 from modalities.text import TextEncoder
+from modalities.wrapped import Standardised
 from multisagd import DataStatistics, Denoiser
 from multisagd.addresses import without_secrets
 from multisagd.files import digest
@@ -114,8 +116,17 @@ class TrainedModel:
         return Assembly(
             ModelSettings.of(self.located, builder), builder, modality, self.statistics,
             None if classes is None else tuple(classes), None if text is None else text["width"],
-            Run(self.folder).corruption(modality.grid(), self.config.get("corruption")),
+            Run(self.folder).corruption(modality.grid(), self.config.get("corruption")), self.scalars,
         )  # fmt: skip
+
+    @property
+    def scalars(self) -> tuple[Scalar, ...]:
+        """The scalars that the network takes."""
+        return tuple(Scalar(**each) for each in self.metadata.get("scalars", ()))
+
+    def standardised(self, dataset: Dataset) -> Dataset:
+        """Return a dataset whose batches contain the scalars that the network takes."""
+        return Standardised(dataset, self.scalars) if self.scalars else dataset
 
 
 def open_model(folder: Path, builder: Builder, data: Group | None = None, checkpoint: Chosen = None) -> TrainedModel:
@@ -348,10 +359,11 @@ def _needed_config(config: Config) -> Config:
 
 
 def _needed_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the parts of a run's metadata that sampling needs: classes, untrained classes, and text encoder."""
+    """Return the parts of a run's metadata that sampling needs: classes, untrained classes, scalars and text encoder."""
     text = metadata.get("text")
     text = None if text is None else {key: text[key] for key in ("name", "fingerprint", "width")}
-    return {"classes": metadata["classes"], "untrained": list(metadata.get("untrained", ())), "text": text}
+    known = {"untrained": list(metadata.get("untrained", ())), "scalars": list(metadata.get("scalars", ()))}
+    return {"classes": metadata["classes"], "text": text, **known}
 
 
 def _exported(run: Run, builder: Builder, given: Group, checkpoint: Chosen) -> TrainedModel:

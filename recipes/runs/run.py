@@ -15,6 +15,7 @@ Each part is read on demand, with the functions of `recipes.base.untrusted`: the
 import datetime
 import importlib.metadata
 import json
+import math
 import platform
 import subprocess
 import sys
@@ -29,6 +30,7 @@ import torch
 from safetensors import SafetensorError
 
 from modalities.base import Dataset
+from modalities.scalars import Scalar
 from multisagd import Corruption, DataStatistics, GaussianRestoration, Grid
 from recipes.base.errors import ROOT, RecipeError, as_recipe_error
 from recipes.base.files import replace_file, write_text
@@ -39,6 +41,8 @@ from recipes.config.groups import filled, flatten, under
 from recipes.runs.checkpoint import Checkpoints
 from recipes.runs.metrics import Metrics, read_metrics
 
+MAX_SCALARS = 64
+"""Maximum number of scalars that a network takes."""
 CONFIG, METADATA, STATISTICS = "config.yaml", "run.json", "statistics.safetensors"
 METRICS, TIMING = "metrics.jsonl", "timing.jsonl"
 CORRUPTION, RESTORATION = "corruption.safetensors", "restoration.safetensors"
@@ -86,6 +90,11 @@ class Run:
     def noted_metadata(self) -> dict[str, Any]:
         """The `metadata`, or an empty dictionary if the run was stopped before writing them."""
         return self.metadata if (self.folder / METADATA).exists() else {}
+
+    @property
+    def scalars(self) -> tuple[Scalar, ...]:
+        """The scalars that the network takes, as measured when the run began."""
+        return tuple(Scalar(**each) for each in self.metadata.get("scalars", ()))
 
     @cached_property
     def statistics(self) -> DataStatistics:
@@ -251,6 +260,13 @@ def check_metadata(metadata: Mapping[str, Any]) -> None:
     if text is not None:
         require(_is_list_of_strings([text.get("name"), text.get("fingerprint")]), "text")
         require(type(text.get("width")) is int and text["width"] > 0, "width of the text")
+    scalars = metadata.get("scalars", [])
+    require(isinstance(scalars, list) and len(scalars) <= MAX_SCALARS, "scalars")
+    for each in scalars:
+        require(isinstance(each, dict) and each.keys() == {"name", "unit", "mean", "std"}, "scalars")
+        require(_is_list_of_strings([each["name"], each["unit"]]), "scalars")
+        require(all(type(each[key]) is float and math.isfinite(each[key]) for key in ("mean", "std")), "scalars")
+        require(each["std"] > 0, "scalars")
     for name in ("data", "validation"):
         data = metadata.get(name)
         facts = {"examples", "classes", "fingerprint"}

@@ -67,6 +67,7 @@ class Training:
     stable: float | None = None
     decay: Literal["once", "restart"] = "once"
     averages: Averages = field(default_factory=Averages)
+    scalars: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("samples", "batch", "accumulation", "learning_rate", "clip", "ema", "statistics", "max_skips"):
@@ -323,6 +324,7 @@ class SampleSettings:
     size: int | tuple[int, int] | None
     seconds: float | None
     frames: int | None
+    scalars: dict[str, float]
 
     def __post_init__(self) -> None:
         check_minimum(self, 1, "count", "steps", "batch")

@@ -1,14 +1,17 @@
 """The condition of each sample: a class, a prompt, or neither."""
 
 import logging
+import math
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from modalities.scalars import Scalar, standardised
 from modalities.text import TextEncoder
+from multisagd.condition import AnyCondition, as_condition
 from recipes.base.errors import RecipeError, as_recipe_error, nearest
 from recipes.config.build import Builder
 from recipes.runs.model import TrainedModel, check_encoder
@@ -22,12 +25,12 @@ log = logging.getLogger("multisagd")
 
 
 @dataclass(frozen=True, eq=False)
-class Condition:
-    """The condition of samples: class numbers `labels`, texts `prompts`, and the `tensor` passed to the network."""
+class SampleConditions:
+    """The condition of samples: class numbers `labels`, texts `prompts`, and the `input` of the network."""
 
     labels: list[int] | None = None
     prompts: list[str] | None = None
-    tensor: Tensor | None = None
+    input: AnyCondition = None
 
 
 def checked_labels(
@@ -54,24 +57,52 @@ def checked_labels(
 
 
 def chosen_condition(
-    model: TrainedModel, numbers: list[int] | None, prompts: list[str] | None, text_model: str | None,
-    builder: Builder, device: torch.device,
-) -> Condition:  # fmt: skip
-    """Return the condition for samples with these class numbers or prompts.
+    model: TrainedModel, count: int, numbers: list[int] | None, prompts: list[str] | None, text_model: str | None,
+    scalars: Mapping[str, float], builder: Builder, device: torch.device,
+) -> SampleConditions:  # fmt: skip
+    """Return the condition for `count` samples with these class numbers or prompts, and values of scalars.
 
     Prompts are embedded by the model's text encoder, or by a copy of it at `text_model`.
 
     Raises:
-        RecipeError: If the encoder cannot be loaded, or differs from the model's.
+        RecipeError: If the model does not take one of the scalars, or the encoder cannot be loaded or differs from the
+            model's.
     """
+    check_scalar_values(scalars, model.scalars)
     if prompts is None:
-        return Condition(numbers, tensor=None if numbers is None else torch.tensor(numbers))
+        labels = None if numbers is None else torch.tensor(numbers)
+        return SampleConditions(numbers, input=with_scalars(labels, model.scalars, scalars, count))
     node = {**model.located["text"], "device": str(device)}
     if text_model is not None:
         node |= {"name": text_model, "revision": None}
     encoder = builder.of_a_run(text_model).build(node, TextEncoder, "text")
     check_encoder(encoder, model.metadata, model.folder)
-    return Condition(prompts=prompts, tensor=encoder(prompts))
+    return SampleConditions(prompts=prompts, input=with_scalars(encoder(prompts), model.scalars, scalars, count))
+
+
+def check_scalar_values(values: Mapping[str, float], scalars: Sequence[Scalar]) -> None:
+    """Raise RecipeError if a model does not take one of the scalars, or a value is not finite."""
+    known = [each.name for each in scalars]
+    for name, value in values.items():
+        if name not in known:
+            takes = f"it takes {', '.join(known)}" if known else "it was trained without scalars (training.scalars)"
+            raise RecipeError(f"scalars: this model has no scalar {name!r}{nearest(name, known)}; {takes}")
+        if not math.isfinite(value):
+            raise RecipeError(f"scalars.{name} must be a finite number, got {value}")
+
+
+def with_scalars(
+    labels_or_text: Tensor | None, scalars: Sequence[Scalar], values: Mapping[str, float], count: int
+) -> AnyCondition:
+    """Return the condition of `count` samples: labels or text embeddings, and scalars if the model takes some.
+
+    Scalars without a value have their mean in the training data.
+    """
+    if not scalars:
+        return labels_or_text
+    given = {each.name: torch.full((count,), values.get(each.name, each.mean)) for each in scalars}
+    condition = as_condition(labels_or_text, classes=True, text=True)
+    return condition._replace(scalars=standardised(scalars, given, count))
 
 
 def chosen_prompts(settings: SampleSettings, trained_on_text: bool) -> list[str] | None:

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,10 @@ from torch import Tensor
 
 from modalities.base import Modality
 from modalities.reading import UnreadableFilesError
+from modalities.wrapped import Standardised
 from multisagd import Denoiser, Flat, Process, RestoringDenoiser
 from multisagd.analysis.design import DesignedSteps, spectral_ends
+from multisagd.condition import AnyCondition, batch_size, has_class_or_text, mapped
 from multisagd.finishing import finish, residual_power
 from multisagd.guidance import ClassifierFree
 from multisagd.mixing import Refinement, sample_refined
@@ -173,13 +176,15 @@ def band_residual(
         raise RecipeError(f"band=sample: {NOTHING_HELD_OUT}; or set band=mean")
     indices = Order(len(held_out), derive(settings.seed, "residual")).indices(0, min(RESIDUAL_EXAMPLES, len(held_out)))
 
-    def batches() -> Iterator[tuple[Tensor, Tensor | None]]:
+    if assembly.scalars:
+        held_out = Standardised(held_out, assembly.scalars)
+
+    def batches() -> Iterator[tuple[Tensor, AnyCondition]]:
         for start in range(0, len(indices), settings.batch):
             batch = held_out.batch(indices[start : start + settings.batch])
             if batch.mask is not None and not bool(batch.mask.all()):
                 raise RecipeError("band=sample cannot measure padded data: set band=mean")
-            labels = batch.labels if assembly.classes is not None else None
-            yield runtime.put(batch.x0), None if labels is None else runtime.put(labels)
+            yield runtime.put(batch.x0), mapped(batch.condition(assembly.classes is not None), runtime.put)
 
     with as_recipe_error(UnreadableFilesError):
         return residual_power(denoiser, batches(), settings.seed)
@@ -188,22 +193,22 @@ def band_residual(
 @torch.no_grad()
 def generate(
     denoiser: Denoiser, request: SamplingRequest, shape: Sequence[int], seeds: Sequence[int],
-    condition: Tensor | None, runtime: Runtime, report: Callable[[int], None] | None = None,
+    condition: AnyCondition, runtime: Runtime, report: Callable[[int], None] | None = None,
 ) -> Tensor:  # fmt: skip
     """Return one sample per seed, `(len(seeds), *shape)` float32 on the CPU, `shape` being (channels, *grid).
 
-    `condition` is one class number per seed, int64 `(len(seeds),)`, or text embeddings `(len(seeds), tokens, width)`;
-    None means no condition. Samples of a restoring denoiser are completed by `multisagd.finishing`. `report` is called
+    `condition` is one class number per seed, int64 `(len(seeds),)`, or text embeddings `(len(seeds), tokens, width)`, or
+    a `Condition` of these and scalars; None means no condition. Samples of a restoring denoiser are completed by `multisagd.finishing`. `report` is called
     with the number of samples drawn so far. Each rank draws a part of the samples, and every rank returns all of them.
 
     Raises:
         ValueError: If the number of conditions differs from the number of seeds.
         RecipeError: If the settings of the process or the sampler are invalid.
     """
-    if condition is not None and len(condition) != len(seeds):
-        raise ValueError(f"expected one condition for each of {len(seeds)} seeds, got {len(condition)} conditions")
+    if (given := batch_size(condition)) not in (None, len(seeds)):
+        raise ValueError(f"expected one condition for each of {len(seeds)} seeds, got {given} conditions")
     guided: AnyDenoiser = denoiser
-    if request.guidance.scale != 1.0 and condition is not None:
+    if request.guidance.scale != 1.0 and has_class_or_text(condition):
         guided = ClassifierFree(denoiser, request.guidance.scale, request.guidance.interval)
     # All ranks draw the same number, because gathering sharded weights is collective; the surplus is discarded.
     per_rank = -(-len(seeds) // runtime.process.world)
@@ -217,7 +222,7 @@ def generate(
     for start in range(0, per_rank, request.batch):
         indices = own_indices[start : start + request.batch]
         batch_seeds = [seeds[index] for index in indices]
-        part = None if condition is None else runtime.put(condition[indices])
+        part = mapped(mapped(condition, itemgetter(indices)), runtime.put)
         try:
             with runtime.autocast():
                 x0 = sample_refined(

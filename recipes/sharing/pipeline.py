@@ -9,8 +9,8 @@ because it uses media. Loading runs no code from the model's folder: see `recipe
 """
 
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
@@ -113,7 +113,8 @@ class SamplingOptions:
     of their encoder, if it has moved since training. `guidance` is applied within `guidance_interval` in log-SNR, or
     everywhere if that is None. `sampler` is a sampler, or the name of one in configs/sampler. `batch` samples are
     computed at a time. `size` (of images and clips, in pixels), `seconds` (of sounds) and `frames` (of clips) choose
-    another size than the model's own.
+    another size than the model's own. `scalars` are values of the scalars that the model takes, in their units; the
+    others have their mean in the training data.
     """
 
     seed: int = 0
@@ -131,6 +132,7 @@ class SamplingOptions:
     size: int | tuple[int, int] | None = None
     seconds: float | None = None
     frames: int | None = None
+    scalars: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def sizes(self) -> dict[str, Any]:
@@ -225,7 +227,14 @@ class Pipeline:
         guidance = self.builder.settings(Guidance, scale, "guidance")
         labels = checked_labels(self.model, len(seeds), settings.labels, prompts, guidance)
         condition = chosen_condition(
-            self.model, labels, prompts, settings.text_model, self.builder, self.runtime.device
+            self.model,
+            len(seeds),
+            labels,
+            prompts,
+            settings.text_model,
+            settings.scalars,
+            self.builder,
+            self.runtime.device,
         )
         sampler = self._sampler(settings.sampler)
         request = SamplingRequest(sampler, steps, settings.spacing, guidance=guidance, batch=settings.batch)
@@ -234,7 +243,7 @@ class Pipeline:
             modality = chosen_modality(self.model.assembly(self.builder), settings.sizes)
         shape = modality.tensor_shape
         with Display("sampling", len(seeds), quiet=not settings.progress) as display:
-            x0 = generate(self.denoiser, request, shape, seeds, condition.tensor, self.runtime, display.update)
+            x0 = generate(self.denoiser, request, shape, seeds, condition.input, self.runtime, display.update)
         classes = self.model.metadata["classes"]
         return PipelineOutput(
             x0, modality, seeds, condition.labels, condition.prompts, None if classes is None else tuple(classes)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from modalities.base import Batch
+from multisagd.condition import AnyCondition, mapped
 from multisagd.denoiser import Denoiser
 from multisagd.ema import PowerEMA
 from multisagd.loss import stratified_uniform
@@ -161,16 +162,19 @@ class Learner:
             losses = self.uncertainty(losses, self.denoiser.process.schedule.log_snr(t.double()).to(losses))
         return losses.sum()
 
-    def _condition(self, part: Batch, number: int, slots: range) -> Tensor | None:
-        """Return text embeddings or labels, a random fraction of them dropped for classifier-free guidance, or None."""
+    def _condition(self, part: Batch, number: int, slots: range) -> AnyCondition:
+        """Return text embeddings or labels, a random fraction of them dropped for classifier-free guidance, and scalars.
+
+        Without any of them it is None.
+        """
         fraction = self.settings.training.condition_dropout
         uniform = [value / 2**32 for value in derive_many(self.seed, "condition", number, slots)]
         dropped = torch.tensor([value < fraction for value in uniform])
         if part.embeddings is not None:
-            return self.runtime.put(part.embeddings.masked_fill(dropped[:, None, None], 0.0))
-        if part.labels is None or self.null_label is None:
-            return None
-        return self.runtime.put(part.labels.masked_fill(dropped, self.null_label))
+            part = part._replace(embeddings=part.embeddings.masked_fill(dropped[:, None, None], 0.0))
+        elif part.labels is not None and self.null_label is not None:
+            part = part._replace(labels=part.labels.masked_fill(dropped, self.null_label))
+        return mapped(part.condition(part.embeddings is not None or self.null_label is not None), self.runtime.put)
 
     def _continued(self, saved: tuple[int, int] | None) -> Span:
         """Return the span of the decay on continuing: the saved one, unless it restarts for new `training.samples`."""

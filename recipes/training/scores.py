@@ -16,6 +16,7 @@ from torch import Tensor
 from modalities.base import Dataset
 from modalities.reading import UnreadableFilesError, read_batch
 from modalities.wrapped import untouched
+from multisagd.condition import AnyCondition, joined, mapped
 from multisagd.metrics import frechet_distance
 from multisagd.metrics.feature_network import FeatureNetwork, read_samples
 from multisagd.seeds import derive_many
@@ -68,8 +69,7 @@ class Distance:
         count = job.settings.validation.samples
         order = fixed_order(held_out, MAX_REFERENCE)
         self.seeds = derive_many(job.settings.seed, "score", 0, range(count))
-        conditions, self.padding = _paired(clean(held_out), order, count)
-        self.condition = conditions if data.condition.learned else None
+        self.condition, self.padding = _paired(clean(held_out), order, count, data.condition.learned)
         self.compared: tuple[FeatureNetwork, Tensor] | None = None
         with as_recipe_error(RecipeError, "validation.score=distance: "):  # not only at the first validation
             self._draw(1)
@@ -101,30 +101,31 @@ class Distance:
 
     def _draw(self, count: int) -> Tensor:
         """Return the first `count` samples; every rank must call this."""
-        condition = None if self.condition is None else self.condition[:count]
+        condition = mapped(self.condition, lambda part: part[:count])
         shape, model = self.data.modality.tensor_shape, self.model
         return generate(model.averaged, model.request, shape, self.seeds[:count], condition, self.job.runtime)
 
 
-def _paired(held_out: Dataset, order: Sequence[int], count: int) -> tuple[Tensor | None, tuple[Tensor, Tensor] | None]:
+def _paired(
+    held_out: Dataset, order: Sequence[int], count: int, learned: bool
+) -> tuple[AnyCondition, tuple[Tensor, Tensor] | None]:
     """Return conditions and padding for `count` samples, which use the held-out examples in `order` cyclically.
 
-    Conditions are labels `(count,)` or embeddings `(count, tokens, width)`, or None. Padding is x0 and its mask, both
-    `(count, channels, *grid)`, or None if no example is padded.
+    Conditions are those of `Batch.condition`, with classes or text if they are `learned`. Padding is x0 and its mask,
+    both `(count, channels, *grid)`, or None if no example is padded.
     """
     order = order[:count]
     with as_recipe_error(UnreadableFilesError):
         batches = [read_batch(held_out, order[start : start + BATCH]) for start in range(0, len(order), BATCH)]
     turn = torch.arange(count) % len(order)
-    given = [batch.labels if batch.embeddings is None else batch.embeddings for batch in batches]
-    conditions = [each for each in given if each is not None]
+    condition = joined([batch.condition(learned) for batch in batches])
     masks = [batch.mask for batch in batches]
     padding = None
     if any(mask is not None for mask in masks):
         x0 = torch.cat([batch.x0 for batch in batches])
         whole = [torch.ones_like(b.x0, dtype=torch.bool) if b.mask is None else b.mask.expand_as(b.x0) for b in batches]
         padding = x0[turn], torch.cat(whole)[turn]
-    return torch.cat(conditions)[turn] if conditions else None, padding
+    return mapped(condition, lambda part: part[turn]), padding
 
 
 class Likelihood:

@@ -3,23 +3,25 @@
 import hashlib
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from modalities.base import Dataset, Modality, distinct_classes
 from modalities.buckets import bucketed
+from modalities.scalars import Scalar
 from modalities.text import TextEncoder
-from modalities.wrapped import Captioned, Restored
+from modalities.wrapped import Captioned, Restored, Standardised
 from multisagd import Corruption, DataStatistics, Denoiser, GaussianRestoration
+from multisagd.condition import AnyCondition
 from multisagd.ema import PowerEMA
 from multisagd.networks.cost import training_flops
 from multisagd.samplers import Sampler
-from recipes.base.errors import RecipeError, as_recipe_error
+from recipes.base.errors import RecipeError, as_recipe_error, nearest
 from recipes.base.untrusted import read_header, read_tensors
 from recipes.config.build import Builder
 from recipes.config.compose import Config
@@ -36,13 +38,15 @@ from recipes.runs.settings import CorruptionOptions, ModelSettings, TrainSetting
 from recipes.runs.state import load_module, mismatch, shapes
 from recipes.runtime.device import Runtime
 from recipes.runtime.distribution import broadcast_from_rank0, long_barrier
-from recipes.sampling.condition import never_trained, trained_classes
+from recipes.sampling.condition import never_trained, trained_classes, with_scalars
 from recipes.sampling.generate import SamplingRequest, step_times
 from recipes.training.cost import Cost, cost_lines, training_cost
 from recipes.training.learner import Learner
 from recipes.training.selection import check_score
 
 INITIAL = "training.initial"
+SCALAR_EXAMPLES = 1000
+"""Maximum number of examples on which the mean and deviation of scalars are measured."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,16 +69,17 @@ class Job:
 class LearnedCondition:
     """The condition that a network learns: classes, captions encoded by a text encoder, or neither.
 
-    `untrained` contains the classes without training examples.
+    `untrained` contains the classes without training examples. `scalars` are learned in addition.
     """
 
     classes: tuple[str, ...] | None = None
     encoder: TextEncoder | None = None
     untrained: tuple[str, ...] = ()
+    scalars: tuple[Scalar, ...] = ()
 
     @property
     def learned(self) -> bool:
-        """Whether the network learns a condition."""
+        """Whether the network learns classes or captions."""
         return self.classes is not None or self.encoder is not None
 
     @property
@@ -85,32 +90,37 @@ class LearnedCondition:
         )
 
     def embedded(self, dataset: Dataset) -> Dataset:
-        """Return the dataset, with embeddings of its captions if the condition is captions.
+        """Return the dataset, with embeddings of its captions if the condition is captions, and with scalars.
 
         Raises RecipeError if the dataset has no captions.
         """
-        if self.encoder is None:
-            return dataset
-        with as_recipe_error(ValueError):
-            return Captioned(dataset, self.encoder)
+        if self.encoder is not None:
+            with as_recipe_error(ValueError):
+                dataset = Captioned(dataset, self.encoder)
+        return Standardised(dataset, self.scalars) if self.scalars else dataset
 
-    def shown(self, examples: Dataset, count: int) -> tuple[Tensor | None, list[str] | None]:
-        """Return the condition of `count` samples, trained classes in turn or encoded captions, and the captions."""
+    def shown(self, examples: Dataset, count: int) -> tuple[AnyCondition, list[str] | None]:
+        """Return the condition of `count` samples, and their captions if they have captions.
+
+        It consists of trained classes in turn or encoded captions, and of the mean of each scalar.
+        """
+        captions, tensor = None, None
         if self.encoder is not None:
             captions = [examples.caption(slot % len(examples)) or "" for slot in range(count)]
-            return self.encoder(captions), captions
-        if self.classes is not None:
+            tensor = self.encoder(captions)
+        elif self.classes is not None:
             trained = trained_classes(self.classes, self.untrained)
-            return torch.tensor([trained[slot % len(trained)] for slot in range(count)]), None
-        return None, None
+            tensor = torch.tensor([trained[slot % len(trained)] for slot in range(count)])
+        return with_scalars(tensor, self.scalars, {}, count), captions
 
     def metadata(self, captions: list[str] | None) -> dict[str, Any]:
         """Return the entries of `run.json` for sampling; `captions` belong to the samples drawn during training."""
+        scalars = {"scalars": [asdict(each) for each in self.scalars]} if self.scalars else {}
         if self.encoder is None:
-            return {"classes": self.classes, "untrained": self.untrained, "text": None}
+            return {"classes": self.classes, "untrained": self.untrained, "text": None, **scalars}
         encoder = self.encoder
         text = {"name": encoder.name, "fingerprint": encoder.fingerprint, "width": encoder.width, "shown": captions}
-        return {"classes": None, "text": text}
+        return {"classes": None, "text": text, **scalars}
 
 
 def learned_condition(
@@ -170,7 +180,7 @@ class TrainingData:
     statistics: DataStatistics
     corruption: Corruption | None
     restoration: GaussianRestoration | None
-    shown: Tensor | None
+    shown: AnyCondition
     captions: list[str] | None
     notes: tuple[str, ...]
 
@@ -215,6 +225,9 @@ def prepare_data(job: Job, begun: bool) -> TrainingData:
     condition = learned_condition(settings, training, builder, runtime.device)
     if begun:
         check_encoder(condition.encoder, run.metadata, run.folder)
+    check_scalars(settings.training.scalars, training)
+    scalars = run.scalars if begun else measured_scalars(training, settings, runtime)
+    condition = replace(condition, scalars=scalars)
     learned = condition.embedded(training)
     measured_on = None if held_out is None else condition.embedded(validated(held_out, settings))
     statistics = run.statistics if begun else measured(training, settings, runtime)
@@ -268,6 +281,45 @@ class TrainingModel:
         return sum(parameter.numel() for parameter in self.learner.network.parameters())
 
 
+def check_scalars(names: Sequence[str], dataset: Dataset) -> None:
+    """Raise RecipeError if `training.scalars` names a scalar twice, or one that the examples do not have."""
+    known = dataset.scalars
+    for number, name in enumerate(names):
+        if name in names[:number]:
+            raise RecipeError(f"training.scalars: {name} is repeated: remove one")
+        if name not in known:
+            have = f"the data have {', '.join(known)}" if known else "the data have none"
+            raise RecipeError(f"training.scalars: there is no scalar {name!r}{nearest(name, known)}; {have}")
+
+
+def measured_scalars(dataset: Dataset, settings: TrainSettings, runtime: Runtime) -> tuple[Scalar, ...]:
+    """Return the scalars of `training.scalars`, measured on rank 0 as in training, and broadcast to all ranks.
+
+    Raises RecipeError if a scalar is the same for all examples, or unknown for all.
+    """
+    names = settings.training.scalars
+    numbers = torch.zeros(2, len(names), dtype=torch.float64)
+    if names and runtime.main:
+        count = min(SCALAR_EXAMPLES, len(dataset))
+        indices = Order(len(dataset), derive(settings.seed, "scalars")).indices(0, count)
+        seeds = [derive(settings.seed, "augmentation", index) for index in indices]
+        with as_recipe_error(UnreadableFilesError, "training.scalars: "):
+            found = [dataset.example(index, seed).scalars or {} for index, seed in zip(indices, seeds, strict=True)]
+        for number, name in enumerate(names):
+            values = torch.tensor([each.get(name, math.nan) for each in found], dtype=torch.float64)
+            values = values[values.isfinite()]
+            if len(values) < 2 or not bool(values.std() > 0):
+                constant = "unknown" if not len(values) else f"{float(values[0]):g}"
+                raise RecipeError(
+                    f"training.scalars: {name} is {constant} for all {count} examples that were read, so nothing can be "
+                    "learned from it: remove it"
+                )
+            numbers[:, number] = torch.stack([values.mean(), values.std()])
+    long_barrier()
+    broadcast_from_rank0(numbers)
+    return tuple(Scalar(name, dataset.scalars[name], *numbers[:, number].tolist()) for number, name in enumerate(names))
+
+
 def prepare_model(job: Job, data: TrainingData, state: State | None) -> TrainingModel:
     """Build the model of a run, with initial weights or with the state of a checkpoint.
 
@@ -278,7 +330,9 @@ def prepare_model(job: Job, data: TrainingData, state: State | None) -> Training
     classes, encoder = data.condition.classes, data.condition.encoder
     width = None if encoder is None else encoder.width
     described = ModelSettings.of(job.config, builder)
-    assembly = Assembly(described, builder, data.modality, data.statistics, classes, width, data.corruption)
+    assembly = Assembly(
+        described, builder, data.modality, data.statistics, classes, width, data.corruption, data.condition.scalars
+    )
     process = assembly.process().to(runtime.device, runtime.dtype)
     network = assembly.network()
     initial = None if state is None else Run(settings.run_dir).metadata.get("initial")

@@ -10,6 +10,7 @@ from modalities.base import Dataset
 from modalities.buckets import bucketed
 from modalities.reading import UnreadableFilesError, read_batch
 from multisagd import DataStatistics, Denoiser, Grid
+from multisagd.condition import Condition, mapped
 from multisagd.masked_power import power_behind
 from multisagd.seeds import derive_many
 from recipes.base.errors import as_recipe_error
@@ -80,8 +81,7 @@ def validate_one_size(
             items, counted = (mine, 1.0) if mine else (full_batch[:1], 0.0)
             with as_recipe_error(UnreadableFilesError):
                 batch = read_batch(dataset, items)
-            labels = batch.labels if batch.embeddings is None else batch.embeddings
-            condition = runtime.put(labels) if conditional and labels is not None else None
+            condition = mapped(batch.condition(conditional), runtime.put)
             x0, mask = runtime.put(batch.x0), None if batch.mask is None else runtime.put(batch.mask)
             noise = denoiser.process.noise(x0.shape, derive_many(settings.seed, "validation", number, items))
             t = torch.full((len(items),), time, device=x0.device)
@@ -135,7 +135,8 @@ def save_samples(job: Job, data: TrainingData, model: TrainingModel) -> str:
         x0 = generate(model.averaged, model.request, data.modality.tensor_shape, seeds, data.shown, job.runtime)
         if job.runtime.main:
             media = [data.modality.decode(each) for each in x0]
-            titles = None if classes is None or data.shown is None else [classes[each] for each in data.shown.tolist()]
+            labels = data.shown.labels if isinstance(data.shown, Condition) else data.shown
+            titles = None if classes is None or labels is None else [classes[each] for each in labels.tolist()]
             save_grid(data.modality, media, path, titles)
     except (ValueError, OSError) as error:
         # An error here must not end training: early weights may produce infinite samples, or the disk may be full.
