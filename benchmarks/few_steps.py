@@ -24,6 +24,7 @@ from torch import Tensor
 from benchmarks.rows import append, missing
 from benchmarks.runs import Run, by_steps
 from multisagd import Heun, KarrasSchedule, Process
+from multisagd.condition import AnyCondition, as_condition
 from multisagd.sampling import AnyDenoiser
 
 EXPERIMENT = "few steps"
@@ -38,13 +39,14 @@ class Exact:
     examples: Tensor
     labels: Tensor | None
 
-    def __call__(self, x_t: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
+    def __call__(self, x_t: Tensor, t: Tensor, condition: AnyCondition = None) -> Tensor:
         """Return the mean of the examples, each weighted by its posterior probability."""
         at = self.process.coefficients(t, x_t)
         data, a, b = self.examples.to(x_t).flatten(1), at.a.reshape(-1, 1).to(x_t), at.b.reshape(-1, 1).to(x_t)
         distance = a**2 * data.square().sum(1) - 2 * a * (x_t.flatten(1) @ data.T)
-        if condition is not None and self.labels is not None:
-            distance = distance.masked_fill(condition[:, None] != self.labels.to(condition), math.inf)
+        labels = as_condition(condition, classes=True, text=False).labels
+        if labels is not None and self.labels is not None:
+            distance = distance.masked_fill(labels[:, None] != self.labels.to(labels), math.inf)
         return (torch.softmax(-distance / (2 * b**2), 1) @ data).reshape(x_t.shape)
 
 
@@ -61,7 +63,7 @@ class Spliced:
         """The process of the network."""
         return self.network.process
 
-    def __call__(self, x_t: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
+    def __call__(self, x_t: Tensor, t: Tensor, condition: AnyCondition = None) -> Tensor:
         """Call the denoiser for this time, which must be the same for the whole batch."""
         log_snr = float(self.process.schedule.log_snr(t[:1].double()))
         chosen = self.exact if self.exact_in[0] <= log_snr <= self.exact_in[1] else self.network

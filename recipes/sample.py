@@ -69,7 +69,7 @@ def sample(config: Config, reuse: bool = False) -> Path:
     if reuse and already_drawn(out, weights.samples, None if settings.out is None else config):
         return out
     condition = chosen_condition(
-        model, settings.count, labels, prompts, settings.text_model, settings.scalars, builder, runtime.device
+        model, settings.count, labels, prompts, settings.text_model, settings.scalars or {}, builder, runtime.device
     )
     denoiser = trained_denoiser(assembly, weights, runtime)
     request = sampling_request(settings, denoiser, model.located, assembly, runtime)

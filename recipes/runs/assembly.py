@@ -154,8 +154,8 @@ class Assembly:
         outputs = self._outputs()
         return self.builder.build(
             self.settings.network, nn.Module, "network", channels=self.modality.channels,
-            dimensions=grid.dimensions, classes=classes, context=self.context,
-            out_channels=None if outputs == 1 else outputs * self.modality.channels, periodic=grid.periodic, scalars=len(self.scalars) or None,
+            dimensions=grid.dimensions, classes=classes, context=self.context, scalars=len(self.scalars) or None,
+            out_channels=None if outputs == 1 else outputs * self.modality.channels, periodic=grid.periodic,
         )  # fmt: skip
 
     def _outputs(self) -> int:

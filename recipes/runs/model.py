@@ -359,7 +359,7 @@ def _needed_config(config: Config) -> Config:
 
 
 def _needed_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the parts of a run's metadata that sampling needs: classes, untrained classes, scalars and text encoder."""
+    """Return the parts of a run's metadata that sampling needs: classes, untrained classes, scalars and encoder."""
     text = metadata.get("text")
     text = None if text is None else {key: text[key] for key in ("name", "fingerprint", "width")}
     known = {"untrained": list(metadata.get("untrained", ())), "scalars": list(metadata.get("scalars", ()))}

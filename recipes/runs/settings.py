@@ -324,7 +324,7 @@ class SampleSettings:
     size: int | tuple[int, int] | None
     seconds: float | None
     frames: int | None
-    scalars: dict[str, float]
+    scalars: Mapping[str, float] | None
 
     def __post_init__(self) -> None:
         check_minimum(self, 1, "count", "steps", "batch")

@@ -197,9 +197,10 @@ def generate(
 ) -> Tensor:  # fmt: skip
     """Return one sample per seed, `(len(seeds), *shape)` float32 on the CPU, `shape` being (channels, *grid).
 
-    `condition` is one class number per seed, int64 `(len(seeds),)`, or text embeddings `(len(seeds), tokens, width)`, or
-    a `Condition` of these and scalars; None means no condition. Samples of a restoring denoiser are completed by `multisagd.finishing`. `report` is called
-    with the number of samples drawn so far. Each rank draws a part of the samples, and every rank returns all of them.
+    `condition` is one class number per seed, int64 `(len(seeds),)`, or text embeddings `(len(seeds), tokens, width)`,
+    or a `Condition` of these and scalars; None means no condition. Samples of a restoring denoiser are completed by
+    `multisagd.finishing`. `report` is called with the number of samples drawn so far. Each rank draws a part of the
+    samples, and every rank returns all of them.
 
     Raises:
         ValueError: If the number of conditions differs from the number of seeds.

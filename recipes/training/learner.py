@@ -163,10 +163,7 @@ class Learner:
         return losses.sum()
 
     def _condition(self, part: Batch, number: int, slots: range) -> AnyCondition:
-        """Return text embeddings or labels, a random fraction of them dropped for classifier-free guidance, and scalars.
-
-        Without any of them it is None.
-        """
+        """Return text embeddings or labels, a random fraction of them dropped for guidance, and scalars, or None."""
         fraction = self.settings.training.condition_dropout
         uniform = [value / 2**32 for value in derive_many(self.seed, "condition", number, slots)]
         dropped = torch.tensor([value < fraction for value in uniform])

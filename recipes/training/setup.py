@@ -13,6 +13,7 @@ from torch import nn
 
 from modalities.base import Dataset, Modality, distinct_classes
 from modalities.buckets import bucketed
+from modalities.reading import UnreadableFilesError
 from modalities.scalars import Scalar
 from modalities.text import TextEncoder
 from modalities.wrapped import Captioned, Restored, Standardised
@@ -21,6 +22,7 @@ from multisagd.condition import AnyCondition
 from multisagd.ema import PowerEMA
 from multisagd.networks.cost import training_flops
 from multisagd.samplers import Sampler
+from multisagd.seeds import derive
 from recipes.base.errors import RecipeError, as_recipe_error, nearest
 from recipes.base.untrusted import read_header, read_tensors
 from recipes.config.build import Builder
@@ -311,8 +313,8 @@ def measured_scalars(dataset: Dataset, settings: TrainSettings, runtime: Runtime
             if len(values) < 2 or not bool(values.std() > 0):
                 constant = "unknown" if not len(values) else f"{float(values[0]):g}"
                 raise RecipeError(
-                    f"training.scalars: {name} is {constant} for all {count} examples that were read, so nothing can be "
-                    "learned from it: remove it"
+                    f"training.scalars: {name} is {constant} for all {count} examples that were read, so nothing can "
+                    "be learned from it: remove it"
                 )
             numbers[:, number] = torch.stack([values.mean(), values.std()])
     long_barrier()

@@ -1,0 +1,121 @@
+"""Scalars, such as the crop of a picture, are learned with classes, kept by the run, and chosen when sampling."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image as Pillow
+from safetensors.torch import load_file
+from torch import Tensor
+
+from modalities.base import Example, collate
+from modalities.scalars import Scalar, standardised
+from recipes.base.errors import RecipeError
+from recipes.config import compose as configuration
+from recipes.runs.run import check_metadata
+from recipes.sample import sample
+from recipes.sharing.pipeline import Pipeline
+from tests.helpers.tiny import assert_same, tiny_run
+
+SCALARS = "training.scalars=[crop_left,width]"
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pictures of two classes and several widths, black in the left half."""
+    folder = tmp_path_factory.mktemp("photos")
+    for number in range(60):
+        picture = Pillow.new("L", (8 + number % 5 * 4, 8), 200)
+        picture.paste(0, (0, 0, picture.width // 2, 8))
+        path = folder / "ab"[number % 2] / f"{number}.png"
+        path.parent.mkdir(exist_ok=True)
+        picture.save(path)
+    return folder
+
+
+def words(photos: Path) -> list[str]:
+    return ["modality=image", "data=folder", f"data.root={photos}", "validation.holdout=12", SCALARS]
+
+
+def drawn(run_dir: Path, *more: str) -> Tensor:
+    out = sample(configuration.load("sample", [f"run_dir={run_dir}", "count=3", "steps=2", "guidance.scale=2", *more]))
+    return load_file(out / "samples.safetensors")["x0"]
+
+
+def test_run_with_scalars_continues_exactly_and_samples_with_chosen_values(photos, tmp_path):
+    whole = tiny_run(tmp_path / "whole", *words(photos))
+    tiny_run(tmp_path / "parts", *words(photos), "training.samples=48")
+    assert_same(tiny_run(tmp_path / "parts", *words(photos)), whole)
+    without = tiny_run(tmp_path / "without", *words(photos), "training.scalars=[]")
+    assert len(without.tensors["network"]) < len(whole.tensors["network"])
+
+    left, width = json.loads((tmp_path / "whole" / "run.json").read_text())["scalars"]
+    assert (left["name"], left["unit"], width["name"]) == ("crop_left", "pixel", "width")
+    assert 12 < width["mean"] < 20
+    assert width["std"] == pytest.approx(math.sqrt(32), rel=0.2)
+    plain, other = drawn(tmp_path / "whole"), drawn(tmp_path / "whole", "scalars={crop_left:16}")
+    means = f"scalars={{crop_left:{left['mean']},width:{width['mean']}}}"
+    assert torch.equal(drawn(tmp_path / "whole", means), plain)
+    assert not torch.equal(other, plain)
+    pipeline = Pipeline.from_pretrained(tmp_path / "whole")
+    assert torch.equal(pipeline(3, 2, guidance=2.0, scalars={"crop_left": 16.0}).samples, other)
+    for command, message in (
+        ("scalars={crop:1}", r"no scalar 'crop'; did you mean 'crop_left'\?; it takes crop_left, width"),
+        ("scalars={width:inf}", "finite"),
+    ):
+        with pytest.raises(RecipeError, match=message):
+            drawn(tmp_path / "whole", command)
+    with pytest.raises(RecipeError, match="trained without scalars"):
+        drawn(tmp_path / "without", "scalars={width:1}")
+
+
+def test_scores_and_likelihood_use_the_scalars_of_held_out_examples(photos, tmp_path):
+    for score in ("distance", "likelihood"):
+        run_dir = tmp_path / score
+        more = [f"validation.score={score}", "validation.samples=8", "validation.items=4", "every.validation=48"]
+        tiny_run(run_dir, *words(photos), *more)
+        entries = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+        assert all(math.isfinite(entry["score"]) for entry in entries if entry["kind"] == "validation")
+
+
+def test_training_refuses_scalars_that_the_data_or_the_network_do_not_have(photos, tmp_path):
+    for more, message in (
+        (["training.scalars=[widht]"], r"no scalar 'widht'; did you mean 'width'\?; the data have height, width"),
+        (["training.scalars=[width,width]"], "width is repeated"),
+        (["training.scalars=[height]"], "height is 8 for all 48 examples"),
+        (["network=diffusers"], "does not accept scalars"),
+    ):
+        with pytest.raises(RecipeError, match=message):
+            tiny_run(tmp_path / "run", *words(photos), *more)
+    with pytest.raises(RecipeError, match="the data have none"):
+        tiny_run(tmp_path / "run", "data=digits", SCALARS)
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_scalars_of_a_strangers_run_are_checked():
+    valid = {"name": "start", "unit": "s", "mean": 1.0, "std": 2.0}
+    check_metadata({"classes": None, "scalars": [valid]})
+    for wrong in ({**valid, "std": 0.0}, {**valid, "mean": math.nan}, {**valid, "name": 3}, {"name": "start"}, 3):
+        with pytest.raises(ValueError, match="scalars"):
+            check_metadata({"classes": None, "scalars": [wrong]})
+    with pytest.raises(ValueError, match="scalars"):
+        check_metadata({"classes": None, "scalars": [valid] * 65})
+
+
+def test_standardised_scalars_are_nan_where_unknown():
+    scalars = [Scalar("start", "s", 2.0, 4.0), Scalar("fps", "1/s", 25.0, 5.0)]
+    x0 = torch.zeros(1, 4)
+    batch = collate(
+        [Example(x0, scalars={"start": 6.0}), Example(x0, scalars={"fps": 20.0, "other": 1.0}), Example(x0)]
+    )
+    values = standardised(scalars, batch.scalars, 3)
+    nan = math.nan
+    assert torch.equal(values.nan_to_num(9), torch.tensor([[1.0, nan], [nan, -1.0], [nan, nan]]).nan_to_num(9))
+    assert batch.condition() is None
+    condition = batch._replace(standardised=values, labels=torch.tensor([0, 1, 2])).condition()
+    assert torch.equal(condition.labels, torch.tensor([0, 1, 2]))
+    assert condition.scalars is values
+    with pytest.raises(ValueError, match="deviation"):
+        Scalar("start", "s", 0.0, 0.0)
