@@ -95,6 +95,7 @@ def inspect(config: Config) -> Path:
             "test": len(parts.test or ()),
         },
         "classes": class_counts(dataset),
+        "scalars": dict(dataset.scalars),
         "buckets": None if modality.buckets is None else bucket_counts(dataset),
         "omitted": omitted_counts(configured),
         "channels": modality.channels,
@@ -196,6 +197,9 @@ def summary(report: dict[str, Any], out: Path) -> str:
         named = [f"{name} {count:,}" for name, count in report["classes"].items()]
         rest = f" and {len(named) - SHOWN_CLASSES:,} more" if len(named) > SHOWN_CLASSES else ""
         lines.insert(2, f"{len(named):,} classes: {', '.join(named[:SHOWN_CLASSES])}{rest}")
+    if report["scalars"]:
+        named = [f"{name} ({unit})" for name, unit in report["scalars"].items()]
+        lines.append(f"numbers about each example, for training.scalars: {', '.join(named)}")
     if report["buckets"] is not None:
         width = max(map(len, report["buckets"]))
         lines.append("buckets, of which the first is shown in the figures, with their numbers of examples:")
