@@ -157,15 +157,13 @@ class Chunks:
         self, dataset: Dataset, indices: Sequence[int], seed: int, display: Display | None = None, size: int = 256
     ) -> None:
         self.dataset, self.indices, self.seed, self.display, self.size = dataset, indices, seed, display, size
-        self._read = 0
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor | None]]:
         for start in range(0, len(self.indices), self.size):
             indices = self.indices[start : start + self.size]
             batch = read_batch(self.dataset, indices, [derive(self.seed, "augmentation", index) for index in indices])
-            self._read += len(indices)
             if self.display is not None:
-                self.display.update(min(self._read, PASSES * len(self.indices)))
+                self.display.advance(len(indices))
             yield batch.x0, batch.mask
 
 

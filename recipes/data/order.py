@@ -14,7 +14,7 @@ from typing import TypeVar
 import numpy as np
 import torch
 
-from modalities.base import Batch, Dataset, Groups
+from modalities.base import Batch, Dataset, Groups, distinct_classes
 from modalities.buckets import bucketed
 from modalities.reading import UnreadableFilesError, read_batch
 from multisagd import seeds
@@ -115,6 +115,34 @@ class BucketOrder:
         return order
 
 
+class TrainingOrder:
+    """The examples of every batch of training; if the modality has buckets, all examples of a batch are from one."""
+
+    def __init__(self, dataset: Dataset, seed: int, batch: int) -> None:
+        self.buckets, self.batch = bucketed(dataset), batch
+        several = len(self.buckets) > 1
+        own = [seeds.derive(seed, "bucket", number) if several else seed for number in range(len(self.buckets))]
+        self._orders = [Order(len(part), each, part.groups) for part, each in zip(self.buckets, own, strict=True)]
+        self._turns = BucketOrder([len(part) for part in self.buckets], seed) if several else None
+
+    def examples(self, first: int, places: range) -> tuple[Dataset, list[int]]:
+        """Return the bucket of the batch that begins after `first` samples, and its examples at some of its places."""
+        number, begin = 0, first
+        if self._turns is not None:
+            number, turn = self._turns.of_batch(first // self.batch)
+            begin = turn * self.batch
+        return self.buckets[number], self._orders[number].indices(begin + places.start, len(places))
+
+    def classes(self, samples: int) -> set[int]:
+        """Return the classes of the examples of the first `samples` samples, in whole batches."""
+        found: set[int] = set()
+        for first in range(0, samples, self.batch):
+            found |= distinct_classes(*self.examples(first, range(self.batch)))
+            if len(found) == len(self.buckets[0].classes or ()):
+                break
+        return found
+
+
 def prefetch(fetch: Callable[[K], T], keys: Iterable[K], workers: int) -> Iterator[T]:
     """Yield `fetch(key)` for each key in order, prefetching up to `workers` keys in threads.
 
@@ -144,25 +172,15 @@ def batches(dataset: Dataset, samples: int, settings: TrainSettings, runtime: Ru
     unreadable.
     """
     training, seed, share = settings.training, settings.seed, runtime.share(settings.training.batch)
-    buckets = bucketed(dataset)
-    several = len(buckets) > 1
-    own_seeds = [seeds.derive(seed, "bucket", number) if several else seed for number in range(len(buckets))]
-    orders = [Order(len(each), own, each.groups) for each, own in zip(buckets, own_seeds, strict=True)]
-    turns = BucketOrder([len(each) for each in buckets], seed) if several else None
-    size = len(share) // training.accumulation
+    order, size = TrainingOrder(dataset, seed, training.batch), len(share) // training.accumulation
+
+    def part(first: int, start: int) -> Batch:
+        bucket, indices = order.examples(first, range(start, start + size))
+        numbers = range(first + start, first + start + size)
+        return read_batch(bucket, indices, [seeds.derive(seed, "augmentation", number) for number in numbers])
 
     def fetch(first: int) -> list[Batch]:
-        bucket, begin = 0, first
-        if turns is not None:
-            bucket, turn = turns.of_batch(first // training.batch)
-            begin = turn * training.batch
-
-        def part(start: int) -> Batch:
-            indices = orders[bucket].indices(begin + start, size)
-            numbers = range(first + start, first + start + size)
-            return read_batch(buckets[bucket], indices, [seeds.derive(seed, "augmentation", each) for each in numbers])
-
-        return [part(start) for start in range(share.start, share.stop, size)]
+        return [part(first, start) for start in range(share.start, share.stop, size)]
 
     with as_recipe_error(UnreadableFilesError):
         yield from prefetch(fetch, range(samples, training.samples, training.batch), settings.engine.workers)

@@ -25,7 +25,7 @@ from recipes.config.build import Builder
 from recipes.config.compose import Config
 from recipes.data import contents, extents
 from recipes.data.dataset import build_data, colour_note, fit_restoration, measure
-from recipes.data.order import Order
+from recipes.data.order import TrainingOrder
 from recipes.data.parts import Parts, held_out_note, hold_out, validated
 from recipes.runs.assembly import Assembly, build_corruption, check_sampler, process_notes
 from recipes.runs.checkpoint import Shapes, State
@@ -130,11 +130,11 @@ def learned_condition(
         node = {**text, "device": text.get("device") or str(device)}
         condition = LearnedCondition(encoder=builder.build(node, TextEncoder, "text"))
     elif training.classes is not None and conditional is not False:
-        indices: Sequence[int] = range(len(training))
-        seen_count = -(-samples // settings.training.batch) * settings.training.batch
-        if seen_count < len(training):  # less than an epoch
-            indices = Order(len(training), settings.seed, training.groups).indices(0, seen_count)
-        trained = distinct_classes(training, indices)
+        # With buckets, some examples are seen a second time before others are seen once.
+        if samples < len(training) * (1 if training.modality.buckets is None else 2):
+            trained = TrainingOrder(training, settings.seed, settings.training.batch).classes(samples)
+        else:
+            trained = distinct_classes(training, range(len(training)))
         untrained = tuple(name for number, name in enumerate(training.classes) if number not in trained)
         condition = LearnedCondition(training.classes, untrained=untrained)
     elif conditional:

@@ -168,3 +168,13 @@ def test_bucketed_clips_have_the_nearest_shape_and_the_most_frames(tmp_path: Pat
 def test_a_modality_with_buckets_conforms(tmp_path: Path) -> None:
     check_modality(IMAGE, save(tmp_path / "a.png", 30, 50), saved_tolerance=None)
     assert torch.equal(IMAGE.encode(IMAGE.load(tmp_path / "a.png")), IMAGE.at().encode(IMAGE.load(tmp_path / "a.png")))
+
+
+def test_check_modality_names_buckets_with_another_spacing(tmp_path: Path) -> None:
+    class Coarser(Audio):
+        def in_buckets(self) -> tuple[Audio, ...]:
+            return (self, Audio(rate=4000, seconds=0.5, representation=Waveform()))
+
+    soundfile.write(tmp_path / "a.wav", np.sin(np.arange(8000)), 8000)
+    with pytest.raises(AssertionError, match=r"in_buckets\(\) must differ in size only"):
+        check_modality(Coarser(rate=8000, seconds=0.5, representation=Waveform()), tmp_path / "a.wav")

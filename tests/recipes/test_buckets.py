@@ -23,7 +23,7 @@ from recipes.config import compose as configuration
 from recipes.config.build import Builder
 from recipes.data import extents
 from recipes.data.extents import Record, sorted_files
-from recipes.data.order import BucketOrder, batches
+from recipes.data.order import BucketOrder, TrainingOrder, batches
 from recipes.evaluate import evaluate
 from recipes.evaluation.sets import real_data
 from recipes.inspect import inspect
@@ -103,6 +103,19 @@ def test_batches_of_two_ranks_are_those_of_one(words: list[str], tmp_path: Path)
         assert torch.equal(torch.cat(parts), torch.cat([part for half in halves for part in half]))
     for parts, later in zip(alone[2:], read(0, 1, 32), strict=True):
         assert all(map(torch.equal, parts, later))
+
+
+def test_training_order_knows_the_classes_of_the_first_batches(tmp_path: Path) -> None:
+    for name, (height, width) in {"a": (8, 8), "b": (8, 8), "c": (6, 12), "d": (6, 12)}.items():
+        (tmp_path / name).mkdir()
+        for number in range(8):
+            PIL.Image.new("L", (width, height)).save(tmp_path / name / f"{number}.png")
+    dataset = Folder(Image(size=8, channels=1, buckets=[8, (6, 12)]), tmp_path)
+    order = TrainingOrder(dataset, 0, 2)
+    seen = {bucket.label(index) for bucket, indices in [order.examples(0, range(2))] for index in indices}
+    assert order.classes(2) == seen
+    assert len(seen) <= 2
+    assert order.classes(64) == {0, 1, 2, 3}
 
 
 def test_train_continues_bit_for_bit_without_reading_headers_again(
