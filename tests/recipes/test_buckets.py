@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -18,6 +19,7 @@ from modalities.files import Folder
 from modalities.image import Image
 from modalities.video import Video
 from multisagd.files import read_json
+from multisagd.networks import UNet
 from recipes.base.errors import RecipeError
 from recipes.config import compose as configuration
 from recipes.config.build import Builder
@@ -244,14 +246,25 @@ def test_train_on_clips_of_several_lengths_and_sample_another(tmp_path: Path) ->
     assert load_file(out / "samples.safetensors")["x0"].shape == (1, 3, 5, 8, 8)
 
 
-def test_compiled_has_one_graph_per_size() -> None:
+@pytest.mark.slow
+def test_compiled_has_one_graph_per_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also for more sizes than torch compiles by default; beyond that it would silently run without compiling."""
     import torch._dynamo.config as limits
 
-    runtime = Runtime(torch.device("cpu"), EngineSettings(compile=True))
-    with patch("torch.compile") as compiled, patch.object(limits, "recompile_limit", 8):
-        runtime.compiled(torch.nn.Identity(), 20)
-        assert limits.recompile_limit >= 20
-    assert compiled.call_args.kwargs == {"dynamic": False}
+    graphs = []
+
+    def backend(graph: Any, inputs: Any) -> Any:
+        graphs.append(graph)
+        return graph
+
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
+    monkeypatch.setattr(limits, "recompile_limit", 8)
+    monkeypatch.setattr(limits, "fail_on_recompile_limit_hit", True)
+    network = UNet(1, 2, width=8, multipliers=[1, 2], blocks=1, heads=2)
+    compiled = Runtime(torch.device("cpu"), EngineSettings(compile=True)).compiled(network, 10)
+    for size in [*range(8, 28, 2)] * 2:
+        compiled(torch.zeros(2, 1, size, 36 - size), torch.zeros(2), None).sum().backward()
+    assert len(graphs) == 10
 
 
 def make_sounds(folder: Path) -> list[str]:
