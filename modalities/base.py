@@ -146,11 +146,13 @@ class Batch(NamedTuple):
 class Groups(NamedTuple):
     """The examples that are stored together: the first `lengths[0]` of a dataset, the next `lengths[1]`, and so on.
 
-    Reading is fastest if examples come from only `window` groups at a time.
+    Reading is fastest if examples come from only `window` groups at a time. If `whole` is True, a group is read as a
+    whole even for one of its examples.
     """
 
     lengths: Sequence[int]
     window: int
+    whole: bool = False
 
 
 class Dataset(ABC):

@@ -37,6 +37,8 @@ THREADS = 8
 MAX_FOOTER = 1 << 28
 """Maximum size of a footer in bytes; each row group takes about a hundred bytes per column."""
 ROWS_AT_ONCE = 1 << 16
+KEPT = 1 << 28
+"""Maximum size in bytes of the media that are kept one by one, because validation reads them again and again."""
 RESTORE = "restore it, or remove it from the data"
 
 
@@ -151,6 +153,7 @@ class ParquetStorage(Storage):
         self._starts, self._rows = ends - np.array(counts, np.int64), int(ends[-1]) if counts else 0
         self._first_rows = np.cumsum([0, *(file.metadata.num_rows for file in self.files)]).tolist()
         self._cache: Cache[list[columns.Media]] = Cache(cache_bytes)
+        self._kept: Cache[columns.Media] = Cache(KEPT)
 
     def __len__(self) -> int:
         return self._rows
@@ -200,8 +203,10 @@ class ParquetStorage(Storage):
         parts = _in_threads(lambda file: _small_column(file, f"{self._column}.path", budget), self.files)
         return [value for part in parts for chunk in part for value in chunk.to_pylist()]
 
-    def media(self, row: int) -> columns.Media:
+    def media(self, row: int, keep: bool = False) -> columns.Media:
         """Return the media in one row, from the cache of row groups; see `Storage.media`."""
+        if keep:
+            return self._kept.get(row, lambda: _copied(self.media(row)))
         place = int(np.searchsorted(self._starts, row, side="right")) - 1
         return self._cache.get(place, lambda: self._decoded(*self._groups[place]))[row - int(self._starts[place])]
 
@@ -376,6 +381,12 @@ def _small_column(file: ParquetFile, name: str, budget: columns.Budget) -> list[
             f"{RESTORE}"
         )
     return arrays
+
+
+def _copied(media: columns.Media) -> tuple[columns.Media, int]:
+    """Return media with their size in bytes, without a reference to the row group that they are from."""
+    content = None if media.content is None else memoryview(bytes(media.content))
+    return columns.Media(content, media.path), len(content or b"")
 
 
 def _in_threads(action: Callable[[S], T], items: Sequence[S]) -> list[T]:

@@ -134,11 +134,12 @@ class MediaFiles(Dataset):
     """A dataset with one media file per example, read by `threads` threads per batch.
 
     A file that cannot be read is named in `report` and replaced by another file of this dataset, chosen by index and
-    seed.
+    seed. `listed_groups` has the name of every file's group, and is None if the data come without such names.
     """
 
     report: FileReport
     threads: int
+    listed_groups: Sequence[str] | None = None
 
     @abstractmethod
     def name(self, index: int) -> str:

@@ -250,6 +250,14 @@ def media_in(values: pa.Array, row: int, parts: Sequence[str]) -> Media:
     )
 
 
+def sizes_of(values: pa.Array, parts: Sequence[str]) -> NDArray[np.int64]:
+    """Return the sizes in bytes of the media in a media column, int64 `(rows,)`, -1 for a row without content."""
+    import pyarrow.compute as pc
+
+    content = values.flatten()[values.type.get_field_index("bytes")] if parts else values
+    return pc.fill_null(pc.binary_length(content), -1).to_numpy(zero_copy_only=False).astype(np.int64)
+
+
 class Budget:
     """Counts the bytes of the values of a column; thread-safe."""
 

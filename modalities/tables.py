@@ -56,8 +56,8 @@ class Storage(ABC):
         """
 
     @abstractmethod
-    def media(self, row: int) -> columns.Media:
-        """Return the media in one row.
+    def media(self, row: int, keep: bool = False) -> columns.Media:
+        """Return the media in one row; with `keep`, keep it in memory, because it will be read again.
 
         Raises:
             UnreadableFilesError: If the table cannot be reached, or has changed.
@@ -172,7 +172,7 @@ class TableDataset(MediaFiles):
             UnreadableFilesError: If the table cannot be reached, or has changed since it was opened.
             Exception: If the media cannot be read.
         """
-        content, path = self.storage.media(int(self._rows[index]))
+        content, path = self.storage.media(int(self._rows[index]), keep=seed is None)
         if content is None:
             named = f", only the path {path[:200]!r}" if path else ""
             raise ValueError(
@@ -237,7 +237,7 @@ class TableDataset(MediaFiles):
         starts, window = self.storage.groups
         numbers = np.searchsorted(starts, self._rows, side="right")
         ends = np.flatnonzero(np.diff(numbers, append=-1)) + 1
-        return Groups(np.diff(ends, prepend=0).tolist(), window)
+        return Groups(np.diff(ends, prepend=0).tolist(), window, whole=True)
 
     def stored(self) -> Iterable[Source]:
         """Return the files of the table."""
@@ -303,6 +303,10 @@ class TableDataset(MediaFiles):
             except ValueError as error:
                 raise ValueError(f"the column {self.columns.splits}: {error}") from error
             self.splits = [every[row] for row in self._rows]
+            if "train" not in self.splits:
+                raise ValueError(
+                    f"the column {self.columns.splits} has no row for train: set data.splits=none to train on all rows"
+                )
         self.listed_groups: Sequence[str] | None = None
         if self.columns.groups is not None:
             try:

@@ -42,7 +42,7 @@ from recipes.runs.settings import Group
 from recipes.runtime.device import EngineSettings, Runtime
 
 FREE = (
-    "run_dir", "data.root", "data.urls", "data.index", "data.threads", "engine", "batch", "allow_targets",
+    "run_dir", "data.root", "data.urls", "data.name", "data.index", "data.threads", "engine", "batch", "allow_targets",
     "modality.autoencoder.device",
 )  # fmt: skip
 """Keys, or groups of keys, that may change when encoding is continued; some of them may change rounding."""

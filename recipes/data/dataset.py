@@ -113,7 +113,7 @@ def fit_restoration(
     restoration = None
     if is_first():
         count = len(training) if options.examples is None else min(options.examples, len(training))
-        indices = Order(len(training), derive(seed, "restoration")).indices(0, count)
+        indices = drawn(training, derive(seed, "restoration"), count)
         with as_recipe_error((ValueError, UnreadableFilesError), "corruption.restored: "):
             restoration = GaussianRestoration.fit(_Unpadded(Chunks(training, indices, seed)), corruption)
         numbers = torch.tensor([restoration.root.shape[1], restoration.risk], dtype=torch.float64)
@@ -128,6 +128,12 @@ def fit_restoration(
     for tensor in (restoration.mean, restoration.gain, restoration.root):
         broadcast_from_rank0(tensor)
     return restoration
+
+
+def drawn(dataset: Dataset, seed: int, count: int) -> list[int]:
+    """Return the indices of `count` examples drawn at random: from few groups, if groups are read as a whole."""
+    groups = dataset.groups
+    return Order(len(dataset), seed, groups if groups is not None and groups.whole else None).indices(0, count)
 
 
 class Chunks:
@@ -175,7 +181,7 @@ def measure(dataset: Dataset, settings: TrainSettings) -> DataStatistics:
         RecipeError: If the data cannot be read, are not finite or are constant.
     """
     count = min(settings.training.statistics, len(dataset))
-    indices = Order(len(dataset), derive(settings.seed, "statistics")).indices(0, count)
+    indices = drawn(dataset, derive(settings.seed, "statistics"), count)
     grid = dataset.modality.grid()
     with as_recipe_error((ValueError, UnreadableFilesError), "measuring the data: "):
         with Display("measuring the data", PASSES * count, after=SOON) as display, warnings.catch_warnings():

@@ -56,7 +56,7 @@ class Order:
 
     def _split(self, epoch: int) -> tuple[list[list[int]], list[int]]:
         """Return the groups of each window of an epoch, and the position at which each window starts."""
-        lengths, window = self.groups
+        lengths, window = self.groups.lengths, self.groups.window
         shuffled = torch.randperm(len(lengths), generator=self._generator("groups", epoch)).tolist()
         windows = [shuffled[first : first + window] for first in range(0, len(shuffled), window)]
         sizes = (sum(lengths[group] for group in groups) for groups in windows)

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from modalities.base import Dataset, split, split_groups
-from modalities.files import Folder
 from modalities.labels import marked
 from modalities.latent import Latent
 from modalities.reading import MediaFiles, UnreadableFilesError
+from modalities.tables import TableDataset
 from modalities.tars import TarShards
 from modalities.wrapped import Relabelled, transformed_alike, untouched
 from multisagd.addresses import is_address, without_secrets
@@ -100,7 +100,11 @@ def validated(held_out: Dataset, settings: TrainSettings) -> Dataset:
     """
     if len(held_out) <= settings.validation.items:
         return held_out
-    return held_out.subset(Order(len(held_out), derive(settings.seed, "validation")).indices(0, len(held_out)))
+    indices = Order(len(held_out), derive(settings.seed, "validation")).indices(0, len(held_out))
+    groups, items = held_out.groups, settings.validation.items
+    if groups is not None and groups.whole:  # so that each group is read once
+        indices[:items] = sorted(indices[:items])
+    return held_out.subset(indices)
 
 
 def held_out_note(parts: Parts, settings: TrainSettings) -> str | None:
@@ -144,9 +148,10 @@ def group_names(dataset: Dataset, group: str) -> list[str]:
     """
     files = untouched(dataset)
     if group == MANIFEST:
-        if not isinstance(files, Folder) or files.listed_groups is None:
+        if not isinstance(files, MediaFiles) or files.listed_groups is None:
             raise ValueError(
-                f"{GROUP}={MANIFEST} needs a manifest with a column group: add the column, and set data.manifest"
+                f"{GROUP}={MANIFEST} needs a manifest with a column group: add the column, and set data.manifest (or "
+                "data.group_column, for data in Parquet files or from the Hub)"
             )
         return list(files.listed_groups)
     if not isinstance(files, MediaFiles):
@@ -229,12 +234,12 @@ def _separate(dataset: Dataset, settings: TrainSettings, builder: Builder) -> Da
         )
     if settings.text.get("_target_") is not None and files.caption(0) is None and dataset.caption(0) is not None:
         raise RecipeError(f"{ROOT}={root}: these data have no captions, but those in {data[key]} have: add captions")
-    if isinstance(dataset, TarShards):
+    if isinstance(dataset, TarShards | TableDataset):
         ours, theirs = (
             {Path(source.path).resolve() for source in each.stored() if source.local} for each in (dataset, files)
         )
         if ours & theirs:
-            raise RecipeError(f"{ROOT}={root}: {min(ours & theirs)} is also a shard for training: move it")
+            raise RecipeError(f"{ROOT}={root}: {min(ours & theirs)} is also used for training: move it")
     remedy = (
         f" (training data: {data[key]}). Give every file a class of the training data, or train without classes "
         "(data.labels=none)"

@@ -68,7 +68,7 @@ NETWORK = "network."
 PARTS = ("spectrum", "schedule", "process", "denoiser", "network")
 """Groups of a configuration that define a model."""
 PATHS = (
-    "data.root", "data.urls", "data.index", "validation.root", "corruption.path", "modality.statistics",
+    "data.root", "data.urls", "data.name", "data.index", "validation.root", "corruption.path", "modality.statistics",
     "modality.autoencoder.name", "text.name", "text.cache",
 )  # fmt: skip
 """Keys of a run whose paths are used after training; a name on the Hub counts as a path only if the folder exists."""

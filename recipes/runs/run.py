@@ -47,7 +47,7 @@ PACKAGES = (
     "diffusers", "transformers",
 )  # fmt: skip
 FREE = (
-    "run_dir", "data.root", "corruption.path", "data.urls", "data.index", "data.threads", "modality.statistics",
+    "run_dir", "data.root", "corruption.path", "data.urls", "data.name", "data.index", "data.threads", "modality.statistics",
     "text.name", "text.cache", "text.device", "training.initial", "training.samples", "training.decay",
     "training.max_skips", "training.max_rollbacks", "every", "keep", "keep_every", "environment", "report",
     "tracking", "engine", "sampling", "sampler", "guidance", "validation.root", "validation.items",
