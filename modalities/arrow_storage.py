@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from bisect import bisect_right
 from collections.abc import Sequence
+from functools import cache
 from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,17 +35,24 @@ def read_arrow(path: Path) -> pa.Table:
 
     check_file(path)
     try:
-        batches, pool = [], pa.proxy_memory_pool(pa.default_memory_pool())
-        with pa.ipc.open_stream(pa.memory_map(str(path)), memory_pool=pool) as reader:
-            for batch in reader:
-                batches.append(batch)
-                # What is mapped takes no memory, but what is compressed may take any amount.
-                if pool.bytes_allocated() > MAX_ALLOCATED:
+        # What is mapped takes no memory, but what is compressed may take any amount: first it is read batch by batch.
+        with pa.ipc.open_stream(pa.memory_map(str(path)), memory_pool=_counting_pool()) as reader:
+            for _ in reader:
+                if _counting_pool().bytes_allocated() > MAX_ALLOCATED:
                     raise ValueError("it is compressed: `datasets` writes it without compression")
-            return pa.Table.from_batches(batches, reader.schema)
+        with pa.ipc.open_stream(pa.memory_map(str(path))) as reader:
+            return reader.read_all()
     except (pa.ArrowException, ValueError, OSError, MemoryError) as error:
         reason = " ".join(str(error).split())[:300]
         raise ValueError(f"{path} is not a readable Arrow file ({reason}): write the folder again") from error
+
+
+@cache
+def _counting_pool() -> pa.MemoryPool:
+    """Return the pool whose bytes are counted; it stays, because Arrow's memory must not outlive its pool."""
+    import pyarrow as pa
+
+    return pa.proxy_memory_pool(pa.default_memory_pool())
 
 
 class ArrowStorage(Storage):

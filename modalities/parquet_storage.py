@@ -36,7 +36,8 @@ THREADS = 8
 """Number of files whose footers and small columns are read at a time."""
 MAX_FOOTER = 1 << 28
 """Maximum size of a footer in bytes; each row group takes about a hundred bytes per column."""
-ROWS_AT_ONCE = 1 << 16
+MANY_ROWS, FEW_ROWS = 1 << 16, 1 << 10
+"""Rows of small columns that are read at once; few of lists."""
 KEPT = 1 << 28
 """Maximum size in bytes of the media that are kept one by one, because validation reads them again and again."""
 RESTORE = "restore it, or remove it from the data"
@@ -370,11 +371,12 @@ def _batches(
 
 def _small_column(file: ParquetFile, name: str, budget: columns.Budget) -> list[pa.Array]:
     """Return the values of a column, or of a part of a column, of names, numbers, texts or lists of texts."""
-    schema = file.metadata.schema
-    places = [schema.column(place) for place in file.leaves(name)]
-    # A dictionary of a few values can stand for any number of bytes, so it is kept until its size is known.
-    texts = [leaf.path for leaf in places if leaf.physical_type == "BYTE_ARRAY"]
-    arrays = [columns.plain(batch.column(0), budget) for batch in _batches(file, [name], ROWS_AT_ONCE, None, texts)]
+    kind = file.schema.field(name).type if name in file.schema.names else None
+    # A dictionary of a few texts can stand for any number of bytes, so it is kept until its size is known. Arrow does
+    # not keep it within lists and structs, but refuses batches of these with more than 2 GiB.
+    texts = [name] if kind is not None and columns.is_text(columns.value_type(kind)) else []
+    rows = MANY_ROWS if texts or kind is None or not kind.num_fields else FEW_ROWS
+    arrays = [columns.plain(batch.column(0), budget) for batch in _batches(file, [name], rows, None, texts)]
     if sum(map(len, arrays)) != file.metadata.num_rows:
         raise ValueError(
             f"{file.source.url} is damaged: the column {name} has not the declared {file.metadata.num_rows} rows: "

@@ -232,7 +232,7 @@ def parts_of(kind: pa.DataType) -> list[str]:
     if not pa.types.is_struct(kind):
         return []
     place = kind.get_field_index("path")
-    return ["bytes", "path"] if place >= 0 and _is_text(kind.field(place).type) else ["bytes"]
+    return ["bytes", "path"] if place >= 0 and is_text(kind.field(place).type) else ["bytes"]
 
 
 def media_in(values: pa.Array, row: int, parts: Sequence[str]) -> Media:
@@ -295,7 +295,7 @@ def plain(values: pa.Array, budget: Budget) -> pa.Array:
         (values,) = values.flatten()
     is_list = pa.types.is_list(values.type) or pa.types.is_large_list(values.type)
     inner = values.flatten() if is_list else values
-    if _is_text(value_type(inner.type)):
+    if is_text(value_type(inner.type)):
         lengths = pc.binary_length(_lengths_of(inner))
         if pa.types.is_dictionary(inner.type):
             lengths = lengths.take(inner.indices)
@@ -306,7 +306,7 @@ def plain(values: pa.Array, budget: Budget) -> pa.Array:
         return values.cast(pa.large_list(pa.large_string()))
     if pa.types.is_dictionary(values.type):
         values = values.dictionary_decode()
-    return values.cast(pa.large_string()) if _is_text(values.type) else values
+    return values.cast(pa.large_string()) if is_text(values.type) else values
 
 
 def _lengths_of(values: pa.Array) -> pa.Array:
@@ -316,7 +316,8 @@ def _lengths_of(values: pa.Array) -> pa.Array:
     return texts.cast(pa.large_string())
 
 
-def _is_text(kind: pa.DataType) -> bool:
+def is_text(kind: pa.DataType) -> bool:
+    """Whether a type is a text."""
     import pyarrow as pa
 
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
@@ -374,7 +375,7 @@ def _check_type(field: pa.Field, setting: str, rule: str, numbers: bool = False,
     kind = value_type(field.type)
     if lists and (pa.types.is_list(kind) or pa.types.is_large_list(kind)):
         kind = value_type(kind.value_type)
-    if not _is_text(kind) and not (numbers and (pa.types.is_integer(kind) or pa.types.is_boolean(kind))):
+    if not is_text(kind) and not (numbers and (pa.types.is_integer(kind) or pa.types.is_boolean(kind))):
         raise ValueError(
             f"the column {field.name} has the type {field.type}, but {rule}: set data.{setting} to another column, or "
             "to none"

@@ -47,10 +47,10 @@ PACKAGES = (
     "diffusers", "transformers",
 )  # fmt: skip
 FREE = (
-    "run_dir", "data.root", "corruption.path", "data.urls", "data.name", "data.index", "data.threads", "modality.statistics",
-    "text.name", "text.cache", "text.device", "training.initial", "training.samples", "training.decay",
-    "training.max_skips", "training.max_rollbacks", "every", "keep", "keep_every", "environment", "report",
-    "tracking", "engine", "sampling", "sampler", "guidance", "validation.root", "validation.items",
+    "run_dir", "data.root", "corruption.path", "data.urls", "data.name", "data.index", "data.threads",
+    "modality.statistics", "text.name", "text.cache", "text.device", "training.initial", "training.samples",
+    "training.decay", "training.max_skips", "training.max_rollbacks", "every", "keep", "keep_every", "environment",
+    "report", "tracking", "engine", "sampling", "sampler", "guidance", "validation.root", "validation.items",
     "validation.levels", "validation.bands", "validation.score", "validation.samples", "validation.patience",
 )  # fmt: skip
 """Keys, or groups of keys, that may change when a run is continued. They do not affect the result, except that

@@ -26,6 +26,8 @@ from recipes.runs.settings import SampleSettings, TrainSettings
 NEEDED = {
     ("data", "folder"): ["data.root=photos"],
     ("data", "webdataset"): ["data.urls=shards"],
+    ("data", "parquet"): ["data.urls=tables"],
+    ("data", "hub"): ["data.name=someone/photos"],
     ("text", "encoder"): ["text.name=model"],
     ("experiment", "image_folder"): ["data.root=photos"],
     ("experiment", "audio_clips"): ["data.root=recordings"],
