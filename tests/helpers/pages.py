@@ -19,6 +19,7 @@ from PIL import Image as Picture
 
 from modalities.video import Video
 from recipes.cli import main as cli
+from tests.helpers.tables import FEATURES, pictures, write_parquet, write_saved
 from tests.helpers.tiny_autoencoders import save_tiny
 from tests.helpers.tiny_text import tiny_encoder
 
@@ -195,6 +196,19 @@ def trained(session: Path) -> Path:
     return folder
 
 
+def tables(root: Path) -> None:
+    """Parquet files of pictures and sounds, a folder of `save_to_disk`, and a dataset at its name on the Hub."""
+    photos(root)
+    noises(root, "recordings")
+    write_parquet(pictures(COUNT, text=["a red circle"] * COUNT), root / "tables", group=4)
+    write_saved(pictures(COUNT), root / "saved", "train")
+    digits = FEATURES | {"label": {"names": list("0123456789"), "_type": "ClassLabel"}}
+    every_class = [number % 10 for number in range(80)]
+    write_parquet(pictures(80, digits, label=every_class), root / "ylecun" / "mnist", each=70, names=("train", "test"))
+    sounds = [{"bytes": path.read_bytes(), "path": path.name} for path in sorted((root / "recordings").iterdir())]
+    write_parquet(pictures(COUNT, None, image=None, label=None, audio=sounds), root, each=COUNT, names=("sounds",))
+
+
 def run(root: Path, name: str) -> None:
     """A trained run, under the name by which the commands of a page read it."""
     shutil.copytree(trained(root.parent), root / "runs" / name)
@@ -242,6 +256,7 @@ GIVEN: dict[str, tuple[Callable[[Path], None], ...]] = {
     "docs/tutorials/data-at-scale.md": (photos, clips, partial(noises, folder="recordings")),
     "docs/tutorials/latents.md": (photos, clips, partial(noises, folder="sounds"), autoencoders),
     "docs/tutorials/schedule-design.md": (partial(run, name="mnist"),),
+    "docs/tutorials/tables.md": (tables,),
     "docs/tutorials/validation.md": (divided,),
     "docs/tutorials/video.md": (clips,),
 }

@@ -96,7 +96,7 @@ def test_train_continues_bit_exactly_on_parquet_wherever_it_lies(tables: Path, t
     train_on(tmp_path / "halves", *more, f"data.urls={tables}", "every.checkpoint=16", "data.threads=1")
     for name in ("served", "halves"):
         assert_same(last_state(tmp_path / "whole"), last_state(tmp_path / name))
-    assert Run(tmp_path / "whole").metadata()["data"]["classes"] == ["dog", "cat", "10", "9"]
+    assert Run(tmp_path / "whole").metadata["data"]["classes"] == ["dog", "cat", "10", "9"]
     write_parquet(pictures(COUNT, None, image=None, audio=sounds(COUNT)), tmp_path / "sounds", each=20, group=4)
     heard = [*SOUNDS, "data=parquet", f"data.urls={tmp_path / 'sounds'}", "modality.size=null"]
     heard = [word for word in heard if not word.startswith("modality.size")]
@@ -121,7 +121,7 @@ def test_train_on_a_saved_dataset_continues_and_names_no_hub_afterwards(
     assert_same(last_state(tmp_path / "whole"), last_state(tmp_path / "halves"))
     training, held_out = real_data(tmp_path / "whole", Builder())
     assert (len(training), len(held_out)) == (32, 8)
-    with pytest.raises(RecipeError, match="have changed; fingerprint"):
+    with pytest.raises(RecipeError, match="have changed; examples: 40 -> 30"):
         train_on(tmp_path / "whole", "data=hub", f"data.name={write_saved(pictures(30), tmp_path / 'other')}")
     # A run that names a hub is believed only if the command line repeats it.
     config = configuration.write
