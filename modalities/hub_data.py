@@ -146,12 +146,9 @@ def _arrow_files(folder: Path) -> list[Path]:
     if isinstance(state, Mapping) and state.get("_indices_data_files"):
         raise ValueError(f"{folder} selects rows of its files: write it with save_to_disk of a current `datasets`")
     files = state.get("_data_files") if isinstance(state, Mapping) else None
-    listed = {"files": [dict(each).get("filename") for each in files] if _is_list_of_mappings(files) else None}
+    entries = files if isinstance(files, list) else []
+    listed = {"files": [each.get("filename") if isinstance(each, Mapping) else None for each in entries]}
     return [folder / name for name in _names(folder / STATE_FILE, listed, "files")]
-
-
-def _is_list_of_mappings(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(each, Mapping) for each in value)
 
 
 def _names(path: Path, content: Any, key: str) -> list[str]:

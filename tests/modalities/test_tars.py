@@ -25,7 +25,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from moto.server import ThreadedMotoServer
 
 from modalities import byte_ranges, tar_catalogue, tars
-from modalities.base import Batch, Dataset
+from modalities.base import Batch, Dataset, Groups
 from modalities.byte_ranges import ATTEMPTS, expanded, find
 from modalities.files import Folder
 from modalities.image import Image
@@ -336,10 +336,10 @@ def test_tar_shards_choose_one_of_several_media(folder: Folder, tmp_path: Path) 
 
 def test_tar_shards_subsets_keep_examples_and_groups(shards: Path) -> None:
     data = TarShards(IMAGE, str(shards), window=3)
-    assert data.groups == ([5, 5, 5, 5, 3], 3)
+    assert data.groups == Groups([5, 5, 5, 5, 3], 3)
     part = data.subset([0, 1, 4, 6, 20, 22])
-    assert part.groups == ([3, 1, 2], 3)
-    assert part.subset([5, 0, 1]).groups == ([1, 2], 3)
+    assert part.groups == Groups([3, 1, 2], 3)
+    assert part.subset([5, 0, 1]).groups == Groups([1, 2], 3)
     assert torch.equal(part.subset([5, 0]).example(0, 3).x0, data.example(22, 3).x0)
     assert (part.caption(3), part.label(3)) == (data.caption(6), data.label(6))
     assert part.fingerprint != data.fingerprint
