@@ -17,6 +17,7 @@ from torch import Tensor
 
 from modalities.variables import Variable
 from multisagd.grid import Grid
+from multisagd.seeds import derive
 
 if TYPE_CHECKING:
     from modalities.byte_ranges import Source
@@ -205,9 +206,22 @@ class Dataset(ABC):
         """
         return self.example(index).label
 
-    def caption(self, index: int) -> str | None:
-        """Return the caption of one example, without reading its media, or None if there are no captions."""
-        return None
+    def captions(self, index: int) -> tuple[str, ...]:
+        """Return all captions of one example, without reading its media; none if the dataset has no captions.
+
+        A dataset with captions overrides this method. An empty caption counts as no caption.
+        """
+        return ()
+
+    def caption(self, index: int, seed: int | None = None) -> str | None:
+        """Return the caption that one example has with this seed, or None if there are no captions.
+
+        One of several captions is drawn by the seed; without a seed, it is the first.
+        """
+        captions = self.captions(index)
+        if len(captions) < 2 or seed is None:
+            return captions[0] if captions else None
+        return captions[derive(seed, "caption") % len(captions)]
 
     @property
     def groups(self) -> Groups | None:

@@ -206,7 +206,7 @@ class MediaFiles(Dataset):
             self.report.add(name, error)
             return None
         self.report.note(name, remarks)
-        return Example(x0, self.label(index), mask, self.caption(index))
+        return Example(x0, self.label(index), mask, self.caption(index, seed))
 
     def batch(self, indices: Sequence[int], seeds: Sequence[int] | None = None) -> Batch:
         """Return a batch (see `Dataset.batch`), reading files in several threads."""

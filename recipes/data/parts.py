@@ -232,7 +232,7 @@ def _separate(dataset: Dataset, settings: TrainSettings, builder: Builder) -> Da
         raise RecipeError(
             f"{ROOT}={root}: its manifest has a column split, but all its files are for validation: remove this column"
         )
-    if settings.text.get("_target_") is not None and files.caption(0) is None and dataset.caption(0) is not None:
+    if settings.text.get("_target_") is not None and dataset.captions(0) and not files.captions(0):
         raise RecipeError(f"{ROOT}={root}: these data have no captions, but those in {data[key]} have: add captions")
     if isinstance(dataset, TarShards | TableDataset):
         ours, theirs = (
