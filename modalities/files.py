@@ -13,6 +13,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn, Self, get_args
 
+import numpy as np
+
 from modalities import captions as texts
 from modalities import labels as sources
 from modalities.base import Modality, Split
@@ -115,7 +117,8 @@ class Folder(MediaFiles):
         self.texts = self._texts(captions, entries, names)
         if self.texts is not None:
             listed_in = entries if captions == AUTO else ()
-            self.texts, used = texts.usable(self.texts, missing_captions, partial(self._without_caption, listed_in))
+            stated, filled = np.array([(bool(each), any(each)) for each in self.texts]).T
+            used = texts.usable(stated, filled, missing_captions, partial(self._without_caption, listed_in)).tolist()
             self._keep(used)
             names = None if names is None else [names[index] for index in used]
         if names is not None:
@@ -184,7 +187,7 @@ class Folder(MediaFiles):
 
     def captions(self, index: int) -> Captions:
         """Return all captions of one file, without reading the file."""
-        return () if self.texts is None else self.texts[index]
+        return () if self.texts is None else self.texts[index] or ("",)
 
     def stored(self) -> Iterable[Source]:
         """Return the media files."""
