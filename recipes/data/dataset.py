@@ -83,8 +83,8 @@ def training_split(dataset: Dataset) -> Dataset:
         return dataset
     if "train" not in splits:
         raise RecipeError(
-            "data.manifest: no line has the split train, so there are no training examples: set the column split of "
-            "some lines to train"
+            "data: no example has the split train, so there are no training examples: put files into the folder train "
+            "(data.splits=folders), or set the column split of some lines of the manifest to train"
         )
     return dataset.subset([number for number, each in enumerate(splits) if each == "train"])
 

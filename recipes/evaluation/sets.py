@@ -23,7 +23,7 @@ from recipes.base.progress import Display
 from recipes.base.untrusted import read_tensors
 from recipes.config.build import Builder
 from recipes.data.dataset import build_dataset
-from recipes.data.parts import Parts, hold_out
+from recipes.data.parts import Parts, hold_out, separate
 from recipes.runs.model import check_folder, located, run_settings
 from recipes.runs.run import CONFIG, Run, data_metadata
 from recipes.runs.settings import Group
@@ -206,12 +206,16 @@ def as_files(modality: Modality, x0: Tensor, report: Callable[[int], None] | Non
 
 
 def real_data(
-    run_dir: Path, builder: Builder, given: Group | None = None, seed: int | None = None
+    run_dir: Path,
+    builder: Builder,
+    given: Group | None = None,
+    seed: int | None = None,
+    reference_root: str | None = None,
 ) -> tuple[Dataset, Dataset | None]:
     """Return the run's training examples, and its test set or else its held-out examples (None if it has neither).
 
     `given` are keys of the data from the command line, such as their location. With a `seed`, examples are held out as
-    in a run with that seed.
+    in a run with that seed. If `reference_root` is given, the test set is the data in this folder.
 
     Raises:
         RecipeError: If there is no run, its data cannot be built, or their classes differ from the run's.
@@ -232,6 +236,8 @@ def real_data(
     parts = hold_out(dataset, run, builder)
     if parts.separate is not None:
         check_same(parts.separate, source.noted_metadata, "validation")
+    if reference_root is not None:
+        return parts.training, separate(dataset, reference_root, "reference_root", run, builder)
     return parts.training, evaluation_set(parts, run.data, modality, builder)
 
 

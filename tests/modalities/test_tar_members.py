@@ -227,7 +227,7 @@ def test_tar_index_digest_depends_on_every_part() -> None:
 
 def forged(name: str, place: int, value: int) -> bytes:
     """Return the bytes of an index with another value in one of its arrays."""
-    index = built(PLAIN)
+    index = built(archive(("1.jpg", b"x"), ("1.txt", b"text"), ("2.jpg", b"x")) if "texts" in name else PLAIN)
     attrgetter(name)(index)[place] = value
     return index.pack()
 
@@ -238,7 +238,8 @@ def forged(name: str, place: int, value: int) -> bytes:
         b"", b"{}", b"\xff" * 100, built(PLAIN).pack()[:-1], forged("header", 1, 1 << 62), forged("header", 1, -512),
         forged("header", 1, (1 << 63) - 1), forged("size", 0, -1), forged("size", 0, 1 << 60), forged("label", 0, 1),
         forged("label", 0, -2), forged("names.ends", 0, 1 << 40), forged("names.ends", 1, 3),
-        forged("captions", 0, -1), forged("captions", 0, 1 << 62), forged("captions", 1, 1), replace(built(PLAIN), crc=built(PLAIN).crc[:1]).pack(),
+        forged("texts.ends", 0, -1), forged("captions", 0, -1), forged("captions", 0, 1 << 62),
+        forged("captions", 1, 1), replace(built(PLAIN), crc=built(PLAIN).crc[:1]).pack(),
         replace(built(PLAIN), crc=built(PLAIN).crc.astype("int64")).pack(),
         replace(built(PLAIN), length=1 << 70).pack(),
     ],
