@@ -229,6 +229,14 @@ class Dataset(ABC):
         return None
 
     @property
+    def weights(self) -> Sequence[tuple[int, float]] | None:
+        """The length of each block of consecutive examples and its share of the samples in training, up to a factor.
+
+        None, the default, means that every example is seen equally often.
+        """
+        return None
+
+    @property
     def fingerprint(self) -> str:
         """A string that changes with the examples, their order, classes or captions.
 

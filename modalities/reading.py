@@ -87,15 +87,16 @@ class FileReport:
             "Repair or remove them, or raise max_unreadable"
         )
 
-    def save(self, path: Path) -> None:
-        """Write the report as JSON: the number of files, the limit, and each unreadable file with its reason.
 
-        The file is ASCII: file names need not be valid UTF-8, and surrogate escapes cannot be encoded in UTF-8.
-        """
-        unreadable = [{"path": name, "reason": reason} for name, reason in sorted(self.reasons.items())]
-        record = {"files": self.total, "allowed": self.allowed, "unreadable": unreadable}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+def save_report(path: Path, total: int, allowed: int, reasons: Mapping[str, str]) -> None:
+    """Write a report as JSON: the number of files, of which so many may be unreadable, and the reason for each that is.
+
+    The file is ASCII: file names need not be valid UTF-8, and surrogate escapes cannot be encoded in UTF-8.
+    """
+    unreadable = [{"path": name, "reason": reason} for name, reason in sorted(reasons.items())]
+    record = {"files": total, "allowed": allowed, "unreadable": unreadable}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 
 def finite(x0: Tensor, mask: Tensor | None) -> Tensor:
@@ -239,4 +240,4 @@ class MediaFiles(Dataset):
     def save_unreadable(self, path: Path) -> None:
         """Write the report of the whole dataset if any file could not be read so far."""
         if self.report.reasons:
-            self.report.save(path)
+            save_report(path, self.report.total, self.report.allowed, self.report.reasons)

@@ -56,6 +56,11 @@ class Wrapped(Dataset):
         return self.inner.groups
 
     @property
+    def weights(self) -> Sequence[tuple[int, float]] | None:
+        """The length of each block of consecutive examples and its share of the samples in training."""
+        return self.inner.weights
+
+    @property
     def fingerprint(self) -> str:
         """The fingerprint of the inner dataset; a wrapper's effect is identified by the configuration."""
         return self.inner.fingerprint

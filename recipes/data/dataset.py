@@ -21,7 +21,7 @@ from multisagd.seeds import derive
 from recipes.base.errors import RecipeError, as_recipe_error
 from recipes.base.progress import SOON, Display
 from recipes.config.build import Builder
-from recipes.data.order import Order
+from recipes.data.order import order_of
 from recipes.runs.assembly import build_corruption
 from recipes.runs.settings import CorruptionOptions, Group, TrainSettings
 from recipes.runtime.distribution import broadcast_from_rank0, is_first, long_barrier
@@ -133,7 +133,7 @@ def fit_restoration(
 def drawn(dataset: Dataset, seed: int, count: int) -> list[int]:
     """Return the indices of `count` examples drawn at random: from few groups, if groups are read as a whole."""
     groups = dataset.groups
-    return Order(len(dataset), seed, groups if groups is not None and groups.whole else None).indices(0, count)
+    return order_of(dataset, seed, grouped=groups is not None and groups.whole).indices(0, count)
 
 
 class Chunks:

@@ -17,6 +17,7 @@ from modalities.base import Batch, Dataset, Groups
 from modalities.reading import UnreadableFilesError, read_batch
 from multisagd import seeds
 from recipes.base.errors import as_recipe_error
+from recipes.data.weighted_order import WeightedOrder
 from recipes.runs.settings import TrainSettings
 from recipes.runtime.device import Runtime
 
@@ -44,6 +45,11 @@ class Order:
         # Two epochs, because a batch may begin in one and end in the next; windows are shorter.
         self._windows = lru_cache(maxsize=2)(self._split)
         self._items = lru_cache(maxsize=4)(self._shuffle)
+
+    @property
+    def longest_pass(self) -> int:
+        """Number of samples after which every item has been seen."""
+        return self.length
 
     def indices(self, start: int, count: int) -> list[int]:
         """Return the items for the samples `start` to `start + count - 1`, counted from the beginning of training."""
@@ -74,6 +80,17 @@ class Order:
         return torch.Generator().manual_seed(seeds.derive(self.seed, stream, *indices))
 
 
+def order_of(dataset: Dataset, seed: int, grouped: bool = False) -> Order | WeightedOrder:
+    """Return the endless order of a dataset, in the proportions of its sources if it has `weights`.
+
+    If it has none and `grouped` is True, examples that are stored together follow each other, as in training.
+    """
+    if dataset.weights is None:
+        return Order(len(dataset), seed, dataset.groups if grouped else None)
+    sources = [Order(length, seeds.derive(seed, "source", n)) for n, (length, _) in enumerate(dataset.weights)]
+    return WeightedOrder(dataset.weights, sources, seed)
+
+
 def prefetch(fetch: Callable[[K], T], keys: Iterable[K], workers: int) -> Iterator[T]:
     """Yield `fetch(key)` for each key in order, prefetching up to `workers` keys in threads.
 
@@ -102,7 +119,7 @@ def batches(dataset: Dataset, samples: int, settings: TrainSettings, runtime: Ru
     Raises RecipeError if too many files are unreadable.
     """
     training, seed = settings.training, settings.seed
-    order, share = Order(len(dataset), seed, dataset.groups), runtime.share(training.batch)
+    order, share = order_of(dataset, seed, grouped=True), runtime.share(training.batch)
     size = len(share) // training.accumulation
 
     def part(start: int) -> Batch:

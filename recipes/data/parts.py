@@ -13,6 +13,7 @@ from typing import NamedTuple
 from modalities.base import Dataset, split, split_groups
 from modalities.labels import marked
 from modalities.latent import Latent
+from modalities.mixture import Mixture
 from modalities.reading import MediaFiles, UnreadableFilesError
 from modalities.tables import TableDataset
 from modalities.tars import TarShards
@@ -150,13 +151,13 @@ def group_names(dataset: Dataset, group: str) -> list[str]:
     """
     files = untouched(dataset)
     if group == MANIFEST:
-        if not isinstance(files, MediaFiles) or files.listed_groups is None:
+        if not isinstance(files, MediaFiles | Mixture) or files.listed_groups is None:
             raise ValueError(
                 f"{GROUP}={MANIFEST} needs a manifest with a column group: add the column, and set data.manifest (or "
                 "data.group_column, for data in Parquet files or from the Hub)"
             )
         return list(files.listed_groups)
-    if not isinstance(files, MediaFiles):
+    if not isinstance(files, MediaFiles | Mixture):
         raise ValueError(
             f"{GROUP}={group}: {type(files).__name__} has no files whose paths could be searched for groups. Use a "
             f"folder of files or tar shards, or {GROUP}=null, which holds out single examples"
@@ -173,8 +174,10 @@ def group_names(dataset: Dataset, group: str) -> list[str]:
     return names
 
 
-def check_no_splits(dataset: Dataset, written: str) -> None:
-    """Raise RecipeError if data come with splits, because the files to be `written` do not keep them."""
+def check_kept(dataset: Dataset, written: str) -> None:
+    """Raise RecipeError if data come with splits or weights, because the files to be `written` do not keep them."""
+    if dataset.weights is not None:
+        raise RecipeError(f"{written} do not keep the proportions of a mixture: remove data.weights and data.repeats")
     if dataset.splits is not None:
         raise RecipeError(
             f"the data come with splits, which {written} do not keep, so test data would be used for training: "

@@ -23,6 +23,7 @@ from recipes.base.progress import Display
 from recipes.base.untrusted import read_tensors
 from recipes.config.build import Builder
 from recipes.data.dataset import build_dataset
+from recipes.data.order import order_of
 from recipes.data.parts import Parts, hold_out, separate
 from recipes.runs.model import check_folder, located, run_settings
 from recipes.runs.run import CONFIG, Run, data_metadata
@@ -156,7 +157,13 @@ def _too_few(
 
 
 def fixed_order(dataset: Dataset, count: int) -> list[int]:
-    """Return up to `count` indices of a dataset in a fixed random order, as files may be sorted by class or author."""
+    """Return up to `count` indices of a dataset in a fixed random order, as files may be sorted by class or author.
+
+    For a mixture, they are in the proportions of training, so there are fewer if one source is too small.
+    """
+    if dataset.weights is not None:
+        order = order_of(dataset, derive(0, "fidelity"))
+        return order.distinct(count)
     generator = torch.Generator().manual_seed(derive(0, "fidelity"))
     indices: list[int] = torch.randperm(len(dataset), generator=generator)[:count].tolist()
     return indices

@@ -35,6 +35,7 @@ from recipes.base.untrusted import read_configuration, read_object
 from recipes.config import compose as configuration
 from recipes.config.compose import Config
 from recipes.config.groups import filled, flatten, under
+from recipes.config.sources import own_key
 from recipes.runs.checkpoint import Checkpoints
 from recipes.runs.metrics import Metrics, read_metrics
 
@@ -134,7 +135,7 @@ class Run:
             return
         before, now = flatten(self.config), flatten(config)
         different = {key for key in before.keys() | now.keys() if before.get(key) != now.get(key)}
-        changed = {key for key in different if not under(key, FREE)}
+        changed = {key for key in different if not under(own_key(key), FREE)}
         if changed and begun:
             pairs = {key: [repr(each[key]) if key in each else "missing" for each in (before, now)] for key in changed}
             listed = "".join(f"\n  {key}: {' -> '.join(pairs[key])}" for key in sorted(pairs))

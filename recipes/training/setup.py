@@ -1,8 +1,9 @@
 """Set up training: the data, the condition, the model and its initial weights."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,9 @@ from recipes.config.build import Builder
 from recipes.config.compose import Config
 from recipes.data import contents
 from recipes.data.dataset import build_data, colour_note, fit_restoration, measure
-from recipes.data.order import Order
+from recipes.data.order import order_of
 from recipes.data.parts import Parts, held_out_note, hold_out, validated
+from recipes.data.weighted_order import BLOCK
 from recipes.runs.assembly import Assembly, build_corruption, check_sampler, process_notes
 from recipes.runs.checkpoint import Shapes, State
 from recipes.runs.lock import RunLock
@@ -127,10 +129,12 @@ def learned_condition(
         node = {**text, "device": text.get("device") or str(device)}
         condition = LearnedCondition(encoder=builder.build(node, TextEncoder, "text"))
     elif training.classes is not None and conditional is not False:
-        indices: Sequence[int] = range(len(training))
+        indices: Iterable[int] = range(len(training))
+        order = order_of(training, settings.seed, grouped=True)
         seen_count = -(-samples // settings.training.batch) * settings.training.batch
-        if seen_count < len(training):  # less than an epoch
-            indices = Order(len(training), settings.seed, training.groups).indices(0, seen_count)
+        if seen_count < order.longest_pass:
+            starts = range(0, seen_count, BLOCK)
+            indices = chain.from_iterable(order.indices(start, min(BLOCK, seen_count - start)) for start in starts)
         trained = distinct_classes(training, indices)
         untrained = tuple(name for number, name in enumerate(training.classes) if number not in trained)
         condition = LearnedCondition(training.classes, untrained=untrained)
