@@ -7,7 +7,7 @@ happens on the command line only: the configuration of a run contains the result
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -29,12 +29,10 @@ def complete_sources(composed: DictConfig, folder: str | Path | None) -> None:
     """
     data = composed.get("data")
     sources = data.get("sources") if isinstance(data, DictConfig) else None
-    if sources is None:
+    if not isinstance(sources, DictConfig):
         return
-    named = OmegaConf.to_container(sources, resolve=False)
-    if not isinstance(named, Mapping):
-        raise RecipeError(f"{SOURCES}: expected sources with names, as in '{EXAMPLE}', got {named!r:.80}")
-    complete = {str(name): _complete(str(name), node, "_target_" in data, folder) for name, node in named.items()}
+    named = cast(dict[str, Any], OmegaConf.to_container(sources))
+    complete = {name: _complete(name, node, "_target_" in data, folder) for name, node in named.items()}
     OmegaConf.update(composed, SOURCES, complete, merge=False, force_add=True)
 
 

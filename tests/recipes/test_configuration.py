@@ -28,6 +28,7 @@ NEEDED = {
     ("data", "webdataset"): ["data.urls=shards"],
     ("data", "parquet"): ["data.urls=tables"],
     ("data", "hub"): ["data.name=someone/photos"],
+    ("data", "mixture"): ["data.sources.photos={data:folder,root:photos}"],
     ("text", "encoder"): ["text.name=model"],
     ("experiment", "image_folder"): ["data.root=photos"],
     ("experiment", "audio_clips"): ["data.root=recordings"],
