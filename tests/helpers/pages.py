@@ -157,6 +157,24 @@ def photos(root: Path) -> None:
     (root / "prompts.txt").write_text("a red circle\na blue square\n")
 
 
+def kept(root: Path) -> None:
+    """Photos as people keep them: nested, with a table, without some captions, and divided by folders."""
+    photos(root)
+    files = sorted((root / "photos").rglob("*.jpg"))
+    rows = ["file_name,caption,label"]
+    for number, path in enumerate(files):
+        named = f"{path.parent.name}/{path.name}"
+        copies = [f"deep/{2019 + number % 2}/summer/{named}", f"tagged/{path.name}", f"gaps/{named}"]
+        copies += [f"other_photos/{named}", *(f"divided/{split}/{named}" for split in ("train", "val", "test"))]
+        for copy in copies:
+            (root / copy).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, root / copy)
+        rows.append(f"{path.name},a red circle,{path.parent.name}")
+        if number % 3:
+            shutil.copy(path.with_suffix(".txt"), root / "gaps" / path.parent.name)
+    (root / "tagged" / "metadata.csv").write_text("\n".join(rows) + "\n")
+
+
 def noises(root: Path, folder: str) -> None:
     """Sounds of four seconds, each louder than the one before, whose names begin with a digit."""
     (root / folder).mkdir()
@@ -167,8 +185,7 @@ def noises(root: Path, folder: str) -> None:
 
 def divided(root: Path) -> None:
     """Photos and their splits, other photos, and recordings of two speakers."""
-    photos(root)
-    shutil.copytree(root / "photos", root / "other_photos")
+    kept(root)
     files = sorted(path.relative_to(root / "photos").as_posix() for path in (root / "photos").rglob("*.jpg"))
     splits = ("train", "validation", "test", "test", "test", "test")
     rows = [f"{file},{splits[number % len(splits)]}" for number, file in enumerate(files)]
@@ -252,6 +269,7 @@ GIVEN: dict[str, tuple[Callable[[Path], None], ...]] = {
     "docs/start.md": (photos,),
     "docs/clusters/long-runs.md": (partial(run, name="photos"),),
     "docs/tutorials/audio.md": (partial(noises, folder="recordings"),),
+    "docs/tutorials/captions-and-classes.md": (kept, text_encoder),
     "docs/tutorials/conditioning.md": (photos, text_encoder),
     "docs/tutorials/data-at-scale.md": (photos, clips, partial(noises, folder="recordings")),
     "docs/tutorials/latents.md": (photos, clips, partial(noises, folder="sounds"), autoencoders),
