@@ -230,8 +230,8 @@ class TarShards(MediaFiles):
         members = [index.names[row] for index in self.indices for row in range(len(index))]
         names = from_parents(Path(), members) if labels == "parent" else from_folders(Path(), members, labels != "auto")
         if names is not None:
-            self.classes, labels = number(names)
-            self._labels = np.split(np.array(labels, np.int64), self._starts[1:-1])
+            self.classes, numbers = number(names)
+            self._labels = np.split(np.array(numbers, np.int64), self._starts[1:-1])
 
     def _set_captions(self, captions: str, missing: MissingCaptions) -> None:
         if captions not in ("auto", "labels", "none"):

@@ -79,8 +79,8 @@ def hold_out(dataset: Dataset, settings: TrainSettings, builder: Builder) -> Par
         return _given_parts(dataset, splits, settings)
     if options.root is not None:
         apart = separate(untouched(dataset), options.root, ROOT, settings, builder)
-        held_out = transformed_alike(dataset, apart)
-        return Parts(dataset, held_out, separate=held_out)
+        alike = transformed_alike(dataset, apart)
+        return Parts(dataset, alike, separate=alike)
     remedy = "; validation.holdout=0 trains on all examples"
     if options.group is None:
         with (

@@ -25,6 +25,7 @@ from recipes.config.build import Builder
 from recipes.data.dataset import build_dataset
 from recipes.data.order import order_of
 from recipes.data.parts import Parts, hold_out, separate
+from recipes.data.weighted_order import WeightedOrder
 from recipes.runs.model import check_folder, located, run_settings
 from recipes.runs.run import CONFIG, Run, data_metadata
 from recipes.runs.settings import Group
@@ -161,8 +162,8 @@ def fixed_order(dataset: Dataset, count: int) -> list[int]:
 
     For a mixture, they are in the proportions of training, so there are fewer if one source is too small.
     """
-    if dataset.weights is not None:
-        order = order_of(dataset, derive(0, "fidelity"))
+    order = order_of(dataset, derive(0, "fidelity"))
+    if isinstance(order, WeightedOrder):
         return order.distinct(count)
     generator = torch.Generator().manual_seed(derive(0, "fidelity"))
     indices: list[int] = torch.randperm(len(dataset), generator=generator)[:count].tolist()
