@@ -15,12 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modalities import table_columns as columns
-from modalities.base import Example, Groups, Modality, Split
+from modalities.base import Groups, Modality, Split
 from modalities.byte_ranges import Source
 from modalities.endings import ending_of
 from modalities.reading import FileReport, MediaFiles
 from modalities.tars import in_memory
-from multisagd.seeds import derive
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -201,21 +200,6 @@ class TableDataset(MediaFiles):
         if self._caption_classes and self.classes is not None and self._labels is not None:
             return (self.classes[self._labels[row]].replace("_", " "),)
         return ()
-
-    def caption(self, index: int, seed: int | None = None) -> str | None:
-        """Return the caption that one row has with this seed, or None if there are no captions.
-
-        One of several captions is drawn by the seed; without a seed, it is the first.
-        """
-        captions = self.captions(index)
-        if len(captions) < 2 or seed is None:
-            return captions[0] if captions else None
-        return captions[derive(seed, "caption") % len(captions)]
-
-    def read(self, index: int, seed: int | None) -> Example | None:
-        """Return the example of one row (see `MediaFiles.read`), with the caption that it has with this seed."""
-        example = super().read(index, seed)
-        return None if example is None else example._replace(text=self.caption(index, seed))
 
     def subset(self, indices: Sequence[int]) -> Self:
         """Return the dataset of these rows only.
