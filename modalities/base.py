@@ -40,6 +40,18 @@ class Modality(ABC):
     `multisagd.testing.check_modality` tests these properties.
     """
 
+    @classmethod
+    def resolved(cls, settings: Mapping[str, Any], data: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the settings of a configuration, with those that are to be taken from files replaced by their values.
+
+        Commands call it once, before anything is built, and save the result with the run, so that a run does not need
+        these files later. `data` is the configuration of the data. By default, the settings are returned unchanged.
+
+        Raises:
+            ValueError: If the settings cannot be taken from the files; the message names the key and the remedy.
+        """
+        return dict(settings)
+
     @property
     @abstractmethod
     def channels(self) -> int:
