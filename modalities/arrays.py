@@ -18,11 +18,10 @@ from modalities.base import Groups, Modality, Split
 from modalities.byte_ranges import Source, local
 from modalities.field import Field
 from modalities.field_layout import Placement, check_spacing, place
-from modalities.field_settings import ANNOTATIONS
 from modalities.image import Image
 from modalities.labels import number
 from modalities.latent import Latent
-from modalities.named_arrays import ArrayFile
+from modalities.named_arrays import ANNOTATIONS, ArrayFile
 from modalities.pixel_arrays import pixels_of, place_images
 from modalities.reading import FileReport, MediaFiles, UnreadableFilesError
 from multisagd.libraries import BrokenLibraryError

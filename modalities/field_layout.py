@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modalities.base import UnusableFileError
-from modalities.named_arrays import ArrayFile, Coordinate, NamedArray, named
+from modalities.named_arrays import SECONDS, ArrayFile, Coordinate, NamedArray, named
 from modalities.variables import Variable
 from multisagd.grid import Axis
 
@@ -170,20 +170,23 @@ def _check_axis(axis: Axis, size: int, coordinate: Coordinate | None) -> None:
 
 
 def check_spacing(file: ArrayFile, axes: Sequence[Axis], tolerance: float | None) -> None:
-    """Check that the spacing that a file states for the axes is that of the grid, where the units are the same.
+    """Check that the spacing that a file states for the axes is that of the grid, where the units can be compared.
 
     Raises:
         UnusableFileError: If it differs by more than the fraction `tolerance`; None accepts all.
     """
     for axis in axes if tolerance is not None else ():
         coordinate = file.coordinate(axis.name)
-        if coordinate is None or coordinate.spacing is None or coordinate.unit != axis.unit or axis.size == 1:
+        if coordinate is None or coordinate.spacing is None or axis.size == 1:
             continue
-        if abs(coordinate.spacing - axis.spacing) > tolerance * axis.spacing:
+        times = axis.unit != "" and {axis.unit, coordinate.unit} <= SECONDS.keys()
+        if coordinate.unit != axis.unit and not times:
+            continue
+        spacing = coordinate.spacing * (SECONDS[coordinate.unit] / SECONDS[axis.unit] if times else 1.0)
+        if tolerance is not None and abs(spacing - axis.spacing) > tolerance * axis.spacing:
             raise UnusableFileError(
-                f"its values along the axis {axis.name} are {coordinate.spacing:.6g} {axis.unit} apart, but those of "
-                f"the modality {axis.spacing:.6g}: resample the file, or set modality.spacing_tolerance (null accepts "
-                "all)"
+                f"its values along the axis {axis.name} are {spacing:.6g} {axis.unit} apart, but those of the modality "
+                f"{axis.spacing:.6g}: resample the file, or set modality.spacing_tolerance (null accepts all)"
             )
 
 

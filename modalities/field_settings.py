@@ -23,7 +23,7 @@ from modalities.base import UnusableFileError
 from modalities.endings import ending_of
 from modalities.field_layout import FieldAxis, axis_positions, listed_arrays, place
 from modalities.field_saving import check_format
-from modalities.named_arrays import ArrayFile, Coordinate, NamedArray
+from modalities.named_arrays import SECONDS, ArrayFile, Coordinate, NamedArray
 from modalities.variables import Variable
 from multisagd.addresses import is_address
 
@@ -42,16 +42,9 @@ EXAMPLE_DIMENSIONS = {
 """Names of dimensions, in lower case, that number examples."""
 UNNAMED = {1: ("x",), 2: ("y", "x"), 3: ("z", "y", "x")}
 """Names for the axes of arrays that do not name their dimensions, by their number."""
-ANNOTATIONS = {
-    "labels": ("label", "labels"), "captions": ("caption", "captions", "text", "texts"), "split": ("split", "splits"),
-    "group": ("group", "groups"),
-}  # fmt: skip
-"""Names of arrays that annotate examples, and are no variables, by their meaning."""
 FORMATS = {".nc": "nc", ".nii": "nii.gz", ".nii.gz": "nii.gz", ".csv": "csv", ".npy": "npz"}
 """Format of saved files, by the ending of the file that settings are taken from."""
 CIRCLE = 360.0
-SECONDS = {"s": 1.0, "ms": 1e-3, "minute": 60.0, "hour": 3600.0, "day": 86400.0, "": 1.0, "sample": 1.0}
-"""Units of time in seconds; a column of times without a unit is in seconds."""
 log = logging.getLogger("multisagd")
 
 Settings = Mapping[str, Any]
@@ -68,8 +61,9 @@ def complete(settings: Settings, data: Settings) -> dict[str, Any]:
     """
     axes, variables = _entries(settings, "axes", "size"), _entries(settings, "variables", "unit")
     found = {**settings, "like": None}
-    paths = _paths(settings, data)
-    if not paths or not (_lack(axes, "size", "spacing") or _lack(variables, "scale", "offset")):
+    complete = not (_lack(axes, "size", "spacing") or _lack(variables, "scale", "offset"))
+    paths = [] if complete and settings.get("format") else _paths(settings, data)
+    if complete or not paths:
         if axes is None or variables is None or _lack(axes, "size"):
             raise ValueError(
                 "the axes and variables are not known: set modality.like to one of the files, from which they are taken"
@@ -138,7 +132,11 @@ def _paths(settings: Settings, data: Settings) -> list[Path]:
     root, match = data.get("root"), data.get("match")
     if not isinstance(root, str) or is_address(root):
         return []
-    paths = [path for path in array_paths(root) if path.name != Path(str(data.get("manifest"))).name]
+    try:
+        found = array_paths(root)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"data.root={root}: {error}") from error
+    paths = [path for path in found if path.name != Path(str(data.get("manifest"))).name]
     if isinstance(match, str):
         paths = [path for path in paths if re.search(match, path.relative_to(root).as_posix())]
     return [paths[number * len(paths) // min(FILES, len(paths))] for number in range(min(FILES, len(paths)))]
@@ -152,12 +150,12 @@ def _taken(
         wanted = None if variables is None else [entry["name"] for entry in variables]
         reference = _reference(file, wanted)
         names = _axis_names(reference, data) if axes is None else [entry["name"] for entry in axes]
-        where = axis_positions(reference, names)
+        where, channels = _positions(reference, names, data)
         sizes = [reference.shape[each] for each in where]
         given = axes or [{"name": name} for name in names]
         axes = [{**_stated_axis(file, size, entry), **_set(entry)} for entry, size in zip(given, sizes, strict=True)]
         if variables is None:
-            variables = [{"name": name} for name in _variable_names(file, reference, names, data)]
+            variables = [{"name": name} for name in _variable_names(file, reference, names, channels)]
         units = {name: array.unit for name, array in file.arrays.items()}
         if len(variables) == 1:
             units.setdefault(variables[0]["name"], reference.unit)
@@ -172,8 +170,7 @@ def _taken(
 
 def _reference(file: ArrayFile, wanted: Sequence[str] | None) -> NamedArray:
     """Return the array from which the axes are taken: the one with most dimensions."""
-    annotations = {name for names in ANNOTATIONS.values() for name in names}
-    arrays = [each for each in file.data() if each.name not in annotations]
+    arrays = file.data()
     if wanted is not None and any(name in file.arrays for name in wanted):
         arrays = [file.array(name) for name in wanted]
     if not arrays:
@@ -232,21 +229,34 @@ def _is_circle(coordinate: Coordinate, size: int) -> bool:
     return coordinate.unit == "degree" and abs(spacing * size - CIRCLE) < spacing / 2
 
 
-def _variable_names(file: ArrayFile, reference: NamedArray, axes: Sequence[str], data: Settings) -> list[str]:
-    """Return the names of the variables of a file that have the axes."""
-    annotations = {name for names in ANNOTATIONS.values() for name in names}
-    arrays = [each for each in file.data(axes) if each.name not in annotations]
+def _positions(array: NamedArray, axes: Sequence[str], data: Settings) -> tuple[tuple[int, ...], int]:
+    """Return the positions of the axes among an array's dimensions, and the number of variables along another one.
+
+    If dimensions have no names, the variables may be along the last dimension, if it is shorter than the one before the
+    axes.
+    """
+    where = axis_positions(array, axes)
+    others = [each for each in range(len(array.shape)) if each not in where]
+    if others and data.get("example_axis") is not None:
+        others = others[1:]
+    others = [each for each in others if array.shape[each] != 1]
+    if len(others) > 1:
+        raise UnusableFileError(f"its array {array.shown} has too many dimensions: set modality.axes")
+    if not others:
+        return where, 1
+    first, last = array.shape[others[0]], array.shape[-1]
+    if not any(array.dimensions) and others[0] == where[0] - 1 and last < first:
+        return tuple(each - 1 for each in where), last
+    return where, first
+
+
+def _variable_names(file: ArrayFile, reference: NamedArray, axes: Sequence[str], channels: int) -> list[str]:
+    """Return the names of the variables of a file that have the axes; `channels` is their number in a single array."""
+    arrays = file.data(axes)
     if len(arrays) > 1:
         return [each.name for each in arrays if len(each.shape) == len(reference.shape) and _has(each, reference, axes)]
-    used = axis_positions(reference, axes)
-    others = [where for where in range(len(reference.shape)) if where not in used]
-    if "example_axis" in data and data["example_axis"] is not None and others:
-        others = others[1:]
-    sizes = [reference.shape[where] for where in others if reference.shape[where] != 1]
-    if len(sizes) > 1:
-        raise UnusableFileError(f"the dimensions of its array {reference.shown} are too many: set modality.axes")
     name = reference.name or "value"
-    return [f"{name}_{1 + number}" for number in range(sizes[0])] if sizes else [name]
+    return [f"{name}_{1 + number}" for number in range(channels)] if channels > 1 else [name]
 
 
 def _has(array: NamedArray, reference: NamedArray, axes: Sequence[str]) -> bool:

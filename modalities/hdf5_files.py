@@ -131,9 +131,8 @@ def _check_dataset(name: str, dataset: Any) -> None:
         return
     check_size(name, dataset.chunks, dataset.dtype, MAX_CHUNK)
     largest = int(np.prod(dataset.chunks, dtype=object)) * dataset.dtype.itemsize + GROWTH
-    for number in range(min(dataset.id.get_num_chunks(), MAX_ARRAYS)):
-        if dataset.id.get_chunk_info(number).size > largest:
-            raise UnusableFileError(f"a compressed chunk of its array {name} is larger than its values would be")
+    if dataset.id.chunk_iter(lambda chunk: True if chunk.size > largest else None):
+        raise UnusableFileError(f"a compressed chunk of its array {name} is larger than its values would be")
 
 
 def _has_reference(dtype: np.dtype[Any]) -> bool:

@@ -21,8 +21,17 @@ MAX_CHUNK = 1 << 28
 MAX_ARRAYS = 10_000
 """Maximum number of arrays and groups in a file."""
 MAX_DIMENSIONS = 32
+MAX_TEXT = 1 << 28
+"""Maximum number of characters of all texts in an array."""
+TEXTS = 256
+"""Number of texts that are read at a time."""
 NAMED = 12
 """Number of names that a message lists."""
+ANNOTATIONS = {
+    "labels": ("label", "labels"), "captions": ("caption", "captions", "text", "texts"), "split": ("split", "splits"),
+    "group": ("group", "groups"),
+}  # fmt: skip
+"""Names of arrays that annotate examples, and are no variables unless they are named, by their meaning."""
 IRREGULAR = 0.05
 """Maximum relative difference of steps between the values of a coordinate that counts as regular."""
 
@@ -35,6 +44,8 @@ UNITS = {
     "metres": "m", "seconds": "s", "second": "s", "sec": "s", "minutes": "minute", "hours": "hour", "days": "day",
 }  # fmt: skip
 """One spelling for units that are written in several ways: spectra combine axes of equal units only."""
+SECONDS = {"s": 1.0, "ms": 1e-3, "minute": 60.0, "hour": 3600.0, "day": 86400.0, "": 1.0}
+"""Units of time in seconds; times without a unit are in seconds."""
 
 
 @dataclass(frozen=True)
@@ -82,12 +93,21 @@ class NamedArray:
         return self.part(index)
 
     def texts(self) -> list[str]:
-        """Return its texts as a flat list. Raises UnusableFileError if one is not UTF-8."""
-        values = self.read().ravel().tolist()
-        try:
-            return [each.decode() if isinstance(each, bytes) else str(each) for each in values]
-        except UnicodeDecodeError as error:
-            raise UnusableFileError(f"a text in its array {self.name} is not UTF-8") from error
+        """Return its texts as a flat list. Raises UnusableFileError if one is not UTF-8, or they are too long."""
+        texts: list[str] = []
+        rest = tuple(slice(0, size) for size in self.shape[1:])
+        total = 0
+        for start in range(0, self.shape[0], TEXTS) if self.shape else (0,):
+            part = self.read((slice(start, start + TEXTS), *rest)) if self.shape else self.read(())
+            try:
+                texts += [each.decode() if isinstance(each, bytes) else str(each) for each in part.ravel().tolist()]
+            except UnicodeDecodeError as error:
+                raise UnusableFileError(f"a text in its array {self.name} is not UTF-8") from error
+            # In some formats, a file may refer to one long text many times.
+            total += sum(map(len, texts[len(texts) - part.size :]))
+            if total > MAX_TEXT:
+                raise UnusableFileError(f"the texts in its array {self.name} have more than {MAX_TEXT:,} characters")
+        return texts
 
 
 @dataclass(frozen=True)
@@ -161,12 +181,15 @@ class ArrayFile:
         return None
 
     def data(self, axes: Collection[str] = ()) -> list[NamedArray]:
-        """Return the arrays of numbers that are not the positions along a dimension or one of the `axes`."""
+        """Return the arrays of numbers that are no annotations, and no positions along a dimension or the `axes`."""
         dimensions = {*axes, *(name for each in self.arrays.values() for name in each.dimensions)}
+        annotations = {name for names in ANNOTATIONS.values() for name in names}
         return [
             each
             for each in self.arrays.values()
-            if is_number(each.dtype) and not (len(each.shape) == 1 and last_part(each.name) in dimensions)
+            if is_number(each.dtype)
+            and last_part(each.name) not in annotations
+            and not (len(each.shape) == 1 and last_part(each.name) in dimensions)
         ]
 
 

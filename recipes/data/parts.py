@@ -154,7 +154,7 @@ def group_names(dataset: Dataset, group: str) -> list[str]:
         if not isinstance(files, MediaFiles | Mixture) or files.listed_groups is None:
             raise ValueError(
                 f"{GROUP}={MANIFEST} needs a manifest with a column group: add the column, and set data.manifest (or "
-                "data.group_column, for data in Parquet files or from the Hub)"
+                "data.group_column, for data in Parquet files or from the Hub; or data.group, for arrays)"
             )
         return list(files.listed_groups)
     if not isinstance(files, MediaFiles | Mixture):
