@@ -24,11 +24,14 @@ DISTRIBUTIONS = {
     "fsspec": "fsspec",
     "gcsfs": "gcsfs",
     "gradio": "gradio",
+    "h5netcdf": "h5netcdf",
+    "h5py": "h5py",
     "huggingface_hub": "huggingface_hub",
     "hydra": "hydra-core",
     "jinja2": "jinja2",
     "librosa": "librosa",
     "matplotlib": "matplotlib",
+    "nibabel": "nibabel",
     "numpy": "numpy",
     "packaging": "packaging",
     "ptwt": "ptwt",
@@ -49,8 +52,10 @@ DISTRIBUTIONS = {
     "torchvision": "torchvision",
     "transformers": "transformers",
     "wandb": "wandb",
+    "xarray": "xarray",
     "xformers": "xformers",
     "yaml": "pyyaml",
+    "zarr": "zarr",
 }
 """Names of the project's libraries on PyPI, by import name."""
 

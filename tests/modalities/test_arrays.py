@@ -43,7 +43,8 @@ def test_arrays_read_examples_in_order_and_any_subset(name: str, tmp_path: Path)
     assert (part.name(1), part.path(1)) == (f"{name}[2]", name)
     assert dataset.fingerprint == Arrays(DENSITY, path).fingerprint != part.fingerprint
     stored = [Path(source.path) for source in dataset.stored()]
-    assert stored and all(each.is_file() and each.is_relative_to(tmp_path) for each in stored)
+    assert stored
+    assert all(each.is_file() and each.is_relative_to(tmp_path) for each in stored)
     if name in ("a.h5", "a.zarr"):
         assert dataset.groups is not None
         assert (list(dataset.groups.lengths), list(part.groups.lengths)) == ([4, 4, 4], [1, 1])  # type: ignore[union-attr]

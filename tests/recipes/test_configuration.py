@@ -25,6 +25,7 @@ from recipes.runs.settings import SampleSettings, TrainSettings
 
 NEEDED = {
     ("data", "folder"): ["data.root=photos"],
+    ("data", "arrays"): ["data.root=fields.npz"],
     ("data", "webdataset"): ["data.urls=shards"],
     ("data", "parquet"): ["data.urls=tables"],
     ("data", "hub"): ["data.name=someone/photos"],
@@ -83,8 +84,9 @@ def build_all(group: str, choice: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("group", sorted(groups().keys() - {"refine", "cluster"}))
 def test_every_choice_composes_and_builds(group: str, tmp_path: Path) -> None:
-    """Except those of sampling and launching, and latents, which need an autoencoder or an encoded folder."""
-    choices = [choice for choice in groups()[group] if not choice.startswith("latent") and "cached" not in choice]
+    """Except those of sampling and launching, and of modalities that need an autoencoder, latents or a file."""
+    from_files = ("latent", "cached", "field", "series")
+    choices = [choice for choice in groups()[group] if not any(word in choice for word in from_files)]
     assert choices
     for choice in choices:
         build_all(group, choice, tmp_path)
