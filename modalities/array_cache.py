@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modalities.field_layout import Placement
-from modalities.named_arrays import Index, NamedArray
+from modalities.named_arrays import MAX_BYTES, Index, NamedArray
 
 OPEN_FILES = 32
 """Maximum number of files kept open."""
@@ -38,7 +38,9 @@ class OpenFiles:
             if path not in self._open:
                 self._open[path] = self._chunks.behind(path, self._opener(path))
             self._open.move_to_end(path)
-            if len(self._open) > OPEN_FILES:
+            while len(self._open) > 1 and (
+                len(self._open) > OPEN_FILES or sum(each.held for each in self._open.values()) > MAX_BYTES
+            ):
                 # A thread may still be reading from it: a file closes with its last reference.
                 self._open.popitem(last=False)
             return self._open[path]

@@ -12,7 +12,7 @@ from itertools import accumulate, product
 from pathlib import Path
 from typing import Any, Self, cast
 
-from modalities.array_cache import WINDOW, OpenFiles
+from modalities.array_cache import OPEN_FILES, WINDOW, OpenFiles
 from modalities.array_files import array_paths, open_arrays, stored_files
 from modalities.base import Groups, Modality, Split
 from modalities.byte_ranges import Source, local
@@ -230,14 +230,19 @@ class Arrays(MediaFiles):
 
     @property
     def groups(self) -> Groups | None:
-        """Groups of consecutive examples that are stored in one chunk, or None if each is stored by itself."""
-        if all(file.chunk == 1 for file in self.files):
+        """Groups of consecutive examples that are stored in one chunk, or None if each is stored by itself.
+
+        If there are more files than are kept open, all examples of a file belong together.
+        """
+        many = len(self.files) > OPEN_FILES
+        sizes = [file.count if many else file.chunk for file in self.files]
+        if all(size == 1 for size in sizes):
             return None
         lengths: list[int] = []
         before = None
         for position in self._positions:
             file = bisect_right(self._starts, position) - 1
-            key = file, (position - self._starts[file]) // self.files[file].chunk
+            key = file, (position - self._starts[file]) // sizes[file]
             if key == before:
                 lengths[-1] += 1
             else:
@@ -286,11 +291,9 @@ def _annotation(file: ArrayFile, key: str, chosen: str | None, described: Stored
     """
     names = ANNOTATIONS[key] if chosen == "auto" else () if chosen is None else (chosen,)
     name = next((each for each in names if each in file.arrays), None)
-    if name is None:
-        if chosen in (None, "auto"):
-            return None
-        file.array(cast(str, chosen))  # names the arrays that there are
-    array = file.array(cast(str, name))
+    if name is None and chosen in (None, "auto"):
+        return None
+    array = file.array(cast(str, name or chosen))
     if not array.is_text and array.dtype.kind not in "biu":
         raise ValueError(f"the array {array.name} for {key} has {array.dtype} values, not integers or texts")
     values = array.texts() if array.is_text else [str(int(value)) for value in array.read().ravel()]

@@ -22,6 +22,7 @@ from modalities.field_layout import FieldAxis, Placement, check_spacing, listed_
 from modalities.field_saving import WRITERS, Format, check_format
 from modalities.field_settings import complete, complete_series
 from modalities.variables import Variable
+from multisagd.addresses import is_address
 from multisagd.grid import Axis, Grid
 from multisagd.seeds import derive
 
@@ -64,9 +65,12 @@ class Field(Modality):
                 f"{len(self.variables)}: set modality.like to one of the files, from which they are taken, or set "
                 "modality.axes and modality.variables"
             )
-        names = [each.name for each in (*self.axes, *self.variables)]
+        names = [axis.name for axis in self.axes] + [variable.name for variable in self.variables]
         if len(set(names)) < len(names):
             raise ValueError(f"the names of axes and variables must differ, got {', '.join(names)}")
+        units = [axis.unit for axis in self.axes] + [variable.unit for variable in self.variables]
+        if addresses := [each for each in (*names, *units) if is_address(each)]:
+            raise ValueError(f"{addresses[0]!r:.80} is like an address, so it cannot be a name or a unit: set another")
         check_format(self.format, self.axes, self.variables)
 
     @classmethod

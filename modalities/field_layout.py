@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modalities.base import UnusableFileError
-from modalities.named_arrays import SECONDS, ArrayFile, Coordinate, NamedArray, named
+from modalities.named_arrays import SECONDS, ArrayFile, NamedArray, named
 from modalities.variables import Variable
 from multisagd.grid import Axis
 
@@ -56,6 +56,12 @@ class Placement:
     def count(self) -> int:
         """Number of examples."""
         return math.prod(self.examples)
+
+    @property
+    def held(self) -> int:
+        """Number of bytes of memory that the open file takes, because its arrays are read as a whole."""
+        arrays = {source.array.name: source.array for source in self.sources if source.array.whole}
+        return sum(math.prod(each.shape) * each.dtype.itemsize for each in arrays.values())
 
     def read(self, example: int, starts: Sequence[int], sizes: Sequence[int]) -> NDArray[np.float64]:
         """Return the window of one example that begins at `starts`, float64 (variables, *sizes), NaN where missing."""
@@ -105,8 +111,8 @@ def place(file: ArrayFile, axes: Sequence[Axis], variables: Sequence[Variable]) 
     coordinates = [file.coordinate(name) for name in names]
     descending = tuple(each is not None and each.descending for each in coordinates)
     placement = Placement(sources, sizes.pop(), examples.pop() if examples else (), descending)
-    for axis, size, coordinate in zip(axes, placement.sizes, coordinates, strict=True):
-        _check_axis(axis, size, coordinate)
+    for axis, size in zip(axes, placement.sizes, strict=True):
+        _check_axis(axis, size)
     return placement
 
 
@@ -155,7 +161,7 @@ def _shared(array: NamedArray, names: Sequence[str], count: int) -> tuple[Source
     return tuple(Source(array, axes, examples, (channel, number)) for number in range(count))
 
 
-def _check_axis(axis: Axis, size: int, coordinate: Coordinate | None) -> None:
+def _check_axis(axis: Axis, size: int) -> None:
     """Raise UnusableFileError if a file has too few values along an axis, or not a whole circle."""
     if size < axis.size:
         raise UnusableFileError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -40,8 +41,7 @@ def check_format(chosen: str, axes: Sequence[FieldAxis], variables: Sequence[Var
 
 def positions(axis: FieldAxis) -> NDArray[np.float64]:
     """Return the positions (size,) along an axis, in its unit."""
-    values: NDArray[np.float64] = axis.start + axis.spacing * np.arange(axis.size)
-    return values
+    return np.asarray(axis.start + axis.spacing * np.arange(axis.size), np.float64)
 
 
 def single(values: NDArray[Any]) -> NDArray[np.float32]:
@@ -52,8 +52,11 @@ def single(values: NDArray[Any]) -> NDArray[np.float32]:
 
 def _write_npz(values: NDArray[Any], axes: Sequence[FieldAxis], variables: Sequence[Variable], path: Path) -> None:
     named: dict[str, Any] = {variable.name: single(each) for variable, each in zip(variables, values, strict=True)}
-    with path.open("wb") as file:  # NumPy would add an ending
-        np.savez(file, allow_pickle=False, **named, **{axis.name: positions(axis) for axis in axes})
+    named |= {axis.name: positions(axis) for axis in axes}
+    with zipfile.ZipFile(path, "w") as archive:  # np.savez does not accept all names
+        for name, array in named.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+                np.lib.format.write_array(file, array, allow_pickle=False)
 
 
 def _write_npy(values: NDArray[Any], axes: Sequence[FieldAxis], variables: Sequence[Variable], path: Path) -> None:

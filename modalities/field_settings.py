@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from modalities.array_files import SUFFIXES, array_paths, open_arrays
+from modalities.array_files import array_paths, open_arrays
 from modalities.base import UnusableFileError
 from modalities.endings import ending_of
 from modalities.field_layout import FieldAxis, axis_positions, listed_arrays, place
@@ -42,7 +42,7 @@ EXAMPLE_DIMENSIONS = {
 """Names of dimensions, in lower case, that number examples."""
 UNNAMED = {1: ("x",), 2: ("y", "x"), 3: ("z", "y", "x")}
 """Names for the axes of arrays that do not name their dimensions, by their number."""
-FORMATS = {".nc": "nc", ".nii": "nii.gz", ".nii.gz": "nii.gz", ".csv": "csv", ".npy": "npz"}
+FORMATS = {".nc": "nc", ".zarr": "nc", ".nii": "nii.gz", ".nii.gz": "nii.gz", ".csv": "csv", ".npy": "npz"}
 """Format of saved files, by the ending of the file that settings are taken from."""
 CIRCLE = 360.0
 log = logging.getLogger("multisagd")
@@ -302,7 +302,8 @@ def _blocks(size: int, count: int) -> Iterator[tuple[int, int]]:
 
 def _measured(entry: dict[str, Any], values: NDArray[np.float64]) -> dict[str, Any]:
     """Return the settings of a variable with its threshold, offset and scale, if they are not given, from values."""
-    name, transform = entry["name"], entry.get("transform") or "linear"
+    name: str = entry["name"]
+    transform: Any = entry.get("transform") or "linear"
     if not len(values):
         raise UnusableFileError(f"its variable {name} has only missing values: set its offset and scale")
     if not np.isfinite(values).all():
@@ -342,7 +343,7 @@ def _filled_variables(entries: Sequence[Settings]) -> list[dict[str, Any]]:
 
 def _format(paths: Sequence[Path], found: Settings) -> str:
     """Return the format of saved files: that of the file, if it can hold such fields."""
-    format = FORMATS.get(ending_of(paths[0].name, SUFFIXES), "npz") if paths else "npz"
+    format = FORMATS.get(ending_of(paths[0].name, tuple(FORMATS)), "npz") if paths else "npz"
     axes = [FieldAxis(entry["name"], 1) for entry in found["axes"]]
     try:
         check_format(format, axes, [Variable(entry["name"]) for entry in found["variables"]])

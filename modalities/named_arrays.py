@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modalities.base import UnusableFileError
+from multisagd.addresses import is_address
 
 MAX_BYTES = 1 << 32
 """Maximum size, in bytes, of an array that can only be read as a whole, such as one in a compressed file."""
@@ -54,7 +55,7 @@ class NamedArray:
 
     `dimensions` are the names of its dimensions, each None if the file does not state it. `part` reads a part of it;
     missing numbers are NaN. `chunk` is the number of consecutive indices of the first dimension that are stored, and
-    so read, together.
+    so read, together. `whole` says that the array stays in memory once a part of it was read.
     """
 
     name: str
@@ -64,6 +65,7 @@ class NamedArray:
     dimensions: tuple[str | None, ...] = ()
     unit: str = ""
     chunk: int = 1
+    whole: bool = False
 
     def __post_init__(self) -> None:
         if not self.dimensions:
@@ -200,7 +202,7 @@ def last_part(name: str) -> str:
 
 def named(names: Mapping[str, Any] | Sequence[str]) -> str:
     """Return the first names as text for messages."""
-    listed = [name or "an array without a name" for name in names]
+    listed = [name[:80] or "an array without a name" for name in names]
     rest = len(listed) - NAMED
     return f"{', '.join(listed[:NAMED]) or 'no arrays'}{f' and {rest} more' if rest > 0 else ''}"
 
@@ -229,7 +231,8 @@ def is_number(dtype: np.dtype[Any]) -> bool:
 def unit_of(text: Any) -> str:
     """Return a unit in one spelling; times `since` a date are in the unit before this word."""
     word = re.sub(r"\s+since\s.*", "", str(text).strip())[:40]
-    return UNITS.get(word.lower(), word)
+    # A run must not contain anything that could be an address.
+    return UNITS.get(word.lower(), "" if is_address(word) else word)
 
 
 def decoded(values: NDArray[Any], attributes: Mapping[str, Any]) -> NDArray[Any]:

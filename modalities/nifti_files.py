@@ -55,7 +55,7 @@ def open_nifti(path: Path) -> ArrayFile:
         values, names = np.moveaxis(values[..., 0, :], -1, 0), (None, *AXES[:3])
     if values.ndim != len(names):
         raise UnusableFileError(f"its values have the shape {values.shape}, but only volumes and their series are read")
-    array = NamedArray("", values.shape, values.dtype, lambda index: np.array(values[index]), names)
+    array = NamedArray("", values.shape, values.dtype, lambda index: np.array(values[index]), names, whole=True)
     return ArrayFile([array], coordinates=_coordinates(image))
 
 
@@ -117,5 +117,5 @@ def _size(start: bytes, path: Path) -> int:
 
 
 def _header_size(start: bytes) -> int:
-    little, big = (int.from_bytes(start[:4], order) for order in ("little", "big"))  # type: ignore[arg-type]
+    little, big = int.from_bytes(start[:4], "little"), int.from_bytes(start[:4], "big")
     return little if little in HEADERS else big

@@ -76,7 +76,7 @@ def open_npz(path: Path) -> ArrayFile:
         if not (is_number(dtype) or dtype.kind in "US"):
             others[name] = f"its values have the type {dtype}, and not real numbers"
             continue
-        arrays.append(NamedArray(name, shape, dtype, _member(archive, member, turn)))
+        arrays.append(NamedArray(name, shape, dtype, _member(archive, member, turn), whole=True))
     return ArrayFile(arrays, others, close=archive.close)
 
 

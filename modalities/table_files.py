@@ -54,7 +54,7 @@ def open_csv(path: Path) -> ArrayFile:
 
 
 def _columns(rows: Any) -> ArrayFile:
-    head = next(rows, [])
+    head: list[str] = next(rows, [])
     if not head:
         raise UnusableFileError("its first line is empty: it must have the names of the columns, or numbers")
     if len(head) > MAX_COLUMNS:
@@ -63,7 +63,8 @@ def _columns(rows: Any) -> ArrayFile:
     names = [text.strip() for text in head] if has_names else [f"column_{1 + n}" for n in range(len(head))]
     if len(set(names)) < len(names):
         raise UnusableFileError(f"two of its columns have one name; they are named {', '.join(names)[:200]}")
-    columns, others = [array("d") for _ in names], {}
+    columns = [array("d") for _ in names]
+    others: dict[str, str] = {}
     if not has_names:
         _add(head, columns, names, others, 1)
     for row in rows:
@@ -99,7 +100,7 @@ def _number(text: str) -> float | None:
 
 
 def _column(name: str, values: NDArray[np.float64]) -> NamedArray:
-    return NamedArray(name, values.shape, values.dtype, lambda index: values[index].copy(), (ROWS,))
+    return NamedArray(name, values.shape, values.dtype, lambda index: values[index].copy(), (ROWS,), whole=True)
 
 
 def open_parquet(path: Path) -> ArrayFile:
@@ -126,7 +127,7 @@ def open_parquet(path: Path) -> ArrayFile:
         if types.is_integer(column.type) or types.is_floating(column.type) or types.is_boolean(column.type):
             _check_stored(file.metadata, column.name)
             part = _parquet_column(file, column.name, turn)
-            arrays.append(NamedArray(column.name, (rows,), np.dtype(np.float64), part, (ROWS,)))
+            arrays.append(NamedArray(column.name, (rows,), np.dtype(np.float64), part, (ROWS,), whole=True))
         else:
             others[column.name] = f"its values have the type {column.type}, and not real numbers"
     return ArrayFile(arrays, others, close=file.close)

@@ -81,7 +81,9 @@ def open_zarr(path: Path) -> ArrayFile:
         import xarray
 
         return of_dataset(xarray.open_dataset(store, engine="zarr", consolidated=False, **LAZY))  # type: ignore[arg-type]
-    opened = zarr.open(store=store, mode="r", use_consolidated=False) if _is_group(nodes) else zarr.open_array(store)
+    opened: Any = (
+        zarr.open(store=store, mode="r", use_consolidated=False) if _is_group(nodes) else zarr.open_array(store)
+    )
     arrays, others = [], {}
     for name, node in nodes.items():
         if _is_array(node):
@@ -233,8 +235,8 @@ def _chunk_bytes(name: str, node: Mapping[str, Any]) -> int:
     shape = node.get("shape")
     if not all(isinstance(each, list) and all(type(size) is int for size in each) for each in (chunks, shape)):
         raise UnusableFileError(f"its array {name} does not state its shape and chunks")
-    check_size(name, shape, np.dtype("u1"), 1 << 62)
-    check_size(name, _inner_chunk(node) or chunks, _type(node), MAX_CHUNK)
+    check_size(name, shape or (), np.dtype("u1"), 1 << 62)
+    check_size(name, _inner_chunk(node) or chunks or (), _type(node), MAX_CHUNK)
     # The length of texts is not stated.
     return MAX_CHUNK if _type(node).kind in "UO" else math.prod(chunks) * _type(node).itemsize
 

@@ -5,7 +5,7 @@ The configuration of a run is then complete: sampling and continuing it do not n
 
 import inspect
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 from modalities.base import Modality
 from recipes.base.errors import as_recipe_error
@@ -36,10 +36,11 @@ def _resolved(node: Mapping[str, Any], where: str, data: Mapping[str, Any], buil
     inner = node.get(GROUP)
     if isinstance(inner, Mapping) and inner.get("_target_") is not None:
         node = {**node, GROUP: _resolved(inner, f"{where}.{GROUP}", data, builder)}
-    target = builder.target(node, Modality, where)
-    kind = target if inspect.isclass(target) else getattr(target, "__self__", Modality)
+    target: Any = builder.target(node, Modality, where)
+    # A class method is bound to its class.
+    kind = cast(type[Modality], target if inspect.isclass(target) else target.__self__)
     with as_recipe_error((ValueError, OSError), f"{where}: "):
-        found: dict[str, Any] = kind.resolved(node, data)
+        found = kind.resolved(node, data)
     changed = {key: value for key, value in found.items() if value != node.get(key) and value is not None}
     if changed and Rank.from_environment().rank == 0:
         lines = "".join(f"\n  {where}.{key}: {_shown(value)}" for key, value in changed.items())

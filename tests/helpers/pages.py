@@ -20,6 +20,7 @@ from PIL import Image as Picture
 from modalities.video import Video
 from recipes.cli import main as cli
 from tests.helpers.tables import FEATURES, pictures, write_parquet, write_saved
+from tests.helpers import array_sets
 from tests.helpers.tiny_autoencoders import save_tiny
 from tests.helpers.tiny_text import tiny_encoder
 
@@ -224,6 +225,16 @@ def tables(root: Path) -> None:
     write_parquet(pictures(80, digits, label=every_class), root / "ylecun" / "mnist", each=70, names=("train", "test"))
     sounds = [{"bytes": path.read_bytes(), "path": path.name} for path in sorted((root / "recordings").iterdir())]
     write_parquet(pictures(COUNT, None, image=None, label=None, audio=sounds), root, each=COUNT, names=("sounds",))
+def arrays(root: Path) -> None:
+    """Files of arrays, in every format."""
+    for name in ("weather.nc", "weather.zarr"):
+        array_sets.weather(root / name)
+    for name in ("simulations.h5", "simulations.zarr"):
+        array_sets.simulations(root / name)
+    array_sets.scans(root / "scans")
+    array_sets.sensors(root / "sensors")
+    array_sets.sensor_table(root / "sensor.parquet")
+    array_sets.images(root / "images.npz")
 
 
 def run(root: Path, name: str) -> None:
@@ -268,6 +279,7 @@ GIVEN: dict[str, tuple[Callable[[Path], None], ...]] = {
     "docs/first-model.md": (photos,),
     "docs/start.md": (photos,),
     "docs/clusters/long-runs.md": (partial(run, name="photos"),),
+    "docs/tutorials/arrays.md": (arrays,),
     "docs/tutorials/audio.md": (partial(noises, folder="recordings"),),
     "docs/tutorials/captions-and-classes.md": (kept, text_encoder),
     "docs/tutorials/conditioning.md": (photos, text_encoder),

@@ -7,6 +7,7 @@ import os
 import pickle
 import re
 import struct
+import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +24,7 @@ from pyarrow import parquet
 
 from modalities.array_files import array_paths, open_arrays
 from modalities.base import UnusableFileError
+from multisagd.libraries import BrokenLibraryError
 from tests.helpers.array_sets import images, scans, sensor_table, sensors, simulations, weather
 from tests.helpers.hostile_files import Bomb
 
@@ -357,3 +359,18 @@ def test_open_arrays_refuses_members_that_exceed_the_limits(tmp_path: Path, monk
     monkeypatch.setattr("modalities.named_arrays.check_size.__defaults__", (400,))
     with open_arrays(tmp_path / "a.npy") as file, pytest.raises(UnusableFileError, match="limit of 400"):
         file.array("").read()
+
+
+def test_open_arrays_names_the_library_that_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    simulations(tmp_path / "a.h5")
+    simulations(tmp_path / "b.zarr")
+    scans(tmp_path)
+    sensor_table(tmp_path / "c.parquet")
+    for name, library in (
+        ("a.h5", "h5py"), ("b.zarr", "zarr"), ("ill/01.nii.gz", "nibabel"), ("c.parquet", "pyarrow"),
+    ):  # fmt: skip
+        with monkeypatch.context() as patch:
+            patch.setitem(sys.modules, library, None)
+            patch.delitem(sys.modules, f"{library}.parquet", raising=False)
+            with pytest.raises(BrokenLibraryError, match=rf"(files|stores).*: {library} is not installed\. To "):
+                open_arrays(tmp_path / name)
