@@ -25,7 +25,6 @@ from modalities.field_layout import FieldAxis, axis_positions, listed_arrays, pl
 from modalities.field_saving import check_format
 from modalities.named_arrays import SECONDS, ArrayFile, Coordinate, NamedArray
 from modalities.variables import Variable
-from multisagd.addresses import is_address
 
 VALUES = 1 << 20
 """Approximate number of values that are measured per variable."""
@@ -130,7 +129,7 @@ def _paths(settings: Settings, data: Settings) -> list[Path]:
     if (like := settings.get("like")) is not None:
         return [Path(str(like))]
     root, match = data.get("root"), data.get("match")
-    if not isinstance(root, str) or is_address(root):
+    if not isinstance(root, str):
         return []
     try:
         found = array_paths(root)

@@ -27,7 +27,7 @@ FORMATS = {
 """By format: the file or folder, the function that writes it, and the words of a command."""
 
 
-def config_of(root: Path, *words: str) -> configuration.Config:
+def config_of(root: Path | str, *words: str) -> configuration.Config:
     return resolved(configuration.load("train", ["run_dir=r", f"data.root={root}", *words]))
 
 
@@ -43,8 +43,8 @@ def test_settings_from_the_data_are_explicit_in_the_run(tmp_path: Path, capsys: 
     configuration.write(config, tmp_path / CONFIG)
     run = Run(tmp_path)
     run.check_config(config_of(tmp_path / "a.h5", *words), begun=True)
-    simulations(tmp_path / "b.zarr")
-    run.check_config(config_of(tmp_path / "b.zarr", *words), begun=True)  # other chunks, and the same values
+    simulations(tmp_path / "b.zarr")  # has the same values, and only its format of samples would be another
+    run.check_config(config_of(tmp_path / "b.zarr", *words, "modality.format=npz"), begun=True)
     np.save(tmp_path / "b.npy", np.ones((12, 8, 8)))
     with pytest.raises(RecipeError, match=r"different configuration; these keys differ:\n  modality\.variables"):
         run.check_config(config_of(tmp_path / "b.npy", *words), begun=True)
@@ -73,8 +73,9 @@ def test_settings_are_resolved_within_latents_and_errors_name_the_key(tmp_path: 
     ):
         with pytest.raises(RecipeError, match=message):
             config_of(tmp_path / "a.h5", *words)
-    with pytest.raises(RecipeError, match=r"modality: data\.root=.*gone\.h5 is not a file"):
-        config_of(tmp_path / "gone.h5", "modality=field", "data=arrays")
+    for root, message in (("gone.h5", "gone.h5 is not a file"), ("https://example.org/a.nc", "is an address, .* copy")):
+        with pytest.raises(RecipeError, match=f"^modality: .*{message}"):
+            config_of(root if "://" in root else tmp_path / root, "modality=field", "data=arrays")
 
 
 @pytest.mark.slow
