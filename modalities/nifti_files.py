@@ -8,8 +8,9 @@ header states are decompressed.
 from __future__ import annotations
 
 import gzip
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,9 +18,6 @@ from numpy.typing import NDArray
 from modalities.base import UnusableFileError
 from modalities.named_arrays import MAX_BYTES, ArrayFile, Coordinate, NamedArray, check_size, is_number
 from multisagd.libraries import check
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 AXES = ("x", "y", "z", "time")
 UNITS = {"meter": "m", "mm": "mm", "micron": "µm", "unknown": "mm"}
