@@ -214,9 +214,9 @@ class Arrays(MediaFiles):
         """Return the class of one example."""
         return None if self._labels is None else self._labels[self._positions[index]]
 
-    def caption(self, index: int) -> str | None:
-        """Return the caption of one example, or None if there are no captions."""
-        return None if self.texts is None else self.texts[self._positions[index]]
+    def captions(self, index: int) -> tuple[str, ...]:
+        """Return the caption of one example; none if there are no captions."""
+        return () if self.texts is None else (self.texts[self._positions[index]],)
 
     def subset(self, indices: Sequence[int]) -> Self:
         """Return the dataset of these examples only; it shares the open files and the report of unreadable ones."""

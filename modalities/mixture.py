@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from modalities.base import Batch, Dataset, Example, Groups, Modality, Split, collate, pair
 from modalities.byte_ranges import Source
 from modalities.captions import Captions
-from modalities.files import Folder
 from modalities.labels import number
 from modalities.reading import MediaFiles, save_report
 
@@ -118,7 +117,7 @@ class Mixture(Dataset):
     @property
     def listed_groups(self) -> list[str] | None:
         """The group of each example in the manifests; None unless all sources are folders with a column `group`."""
-        listed = [each.listed_groups if isinstance(each, Folder) else None for each in self.sources]
+        listed = [each.listed_groups if isinstance(each, MediaFiles) else None for each in self.sources]
         if None in listed:
             return None
         return [(listed[source] or [])[row] for source, row in zip(self._source, self._rows, strict=True)]

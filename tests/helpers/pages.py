@@ -19,8 +19,8 @@ from PIL import Image as Picture
 
 from modalities.video import Video
 from recipes.cli import main as cli
-from tests.helpers.tables import FEATURES, pictures, write_parquet, write_saved
 from tests.helpers import array_sets
+from tests.helpers.tables import FEATURES, pictures, write_parquet, write_saved
 from tests.helpers.tiny_autoencoders import save_tiny
 from tests.helpers.tiny_text import tiny_encoder
 
@@ -225,6 +225,8 @@ def tables(root: Path) -> None:
     write_parquet(pictures(80, digits, label=every_class), root / "ylecun" / "mnist", each=70, names=("train", "test"))
     sounds = [{"bytes": path.read_bytes(), "path": path.name} for path in sorted((root / "recordings").iterdir())]
     write_parquet(pictures(COUNT, None, image=None, label=None, audio=sounds), root, each=COUNT, names=("sounds",))
+
+
 def arrays(root: Path) -> None:
     """Files of arrays, in every format."""
     for name in ("weather.nc", "weather.zarr"):
