@@ -130,11 +130,9 @@ def learned_condition(
         node = {**text, "device": text.get("device") or str(device)}
         condition = LearnedCondition(encoder=builder.build(node, TextEncoder, "text"))
     elif training.classes is not None and conditional is not False:
-        # With buckets, some examples are seen a second time before others are seen once.
-        if samples < len(training) * (1 if training.modality.buckets is None else 2):
-            trained = TrainingOrder(training, settings.seed, settings.training.batch).classes(samples)
-        else:
-            trained = distinct_classes(training, range(len(training)))
+        order = TrainingOrder(training, settings.seed, settings.training.batch)
+        whole = samples >= order.longest_pass
+        trained = distinct_classes(training, range(len(training))) if whole else order.classes(samples)
         untrained = tuple(name for number, name in enumerate(training.classes) if number not in trained)
         condition = LearnedCondition(training.classes, untrained=untrained)
     elif conditional:

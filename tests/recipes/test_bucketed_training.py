@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from modalities.files import Folder
 from modalities.image import Image
+from modalities.mixture import Mixture
 from modalities.video import Video
 from multisagd.files import read_json
 from multisagd.networks import UNet
@@ -117,6 +118,34 @@ def test_training_order_knows_the_classes_of_the_first_batches(tmp_path: Path) -
     assert order.classes(2) == seen
     assert len(seen) <= 2
     assert order.classes(64) == {0, 1, 2, 3}
+
+
+def test_buckets_of_a_mixture_keep_the_shares_of_its_sources(words: list[str], tmp_path: Path) -> None:
+    """Source a has mostly square pictures and b mostly tall ones, so that both buckets have both."""
+    for name, squares, tall in (("a", 9, 3), ("b", 2, 10)):
+        (tmp_path / name).mkdir()
+        for number in range(squares + tall):
+            size = (8, 8) if number < squares else (6, 12)
+            PIL.Image.new("L", size, ord(name)).save(tmp_path / name / f"{number:02d}.png")
+    modality = Image(size=8, channels=1, buckets=[8, (12, 6)])
+    sources = {name: Folder(modality, tmp_path / name, labels="none") for name in "ab"}
+    for options, expected in (
+        ({"weights": {"a": 3.0, "b": 1.0}}, {"a": 0.75, "b": 0.25}),
+        ({"repeats": {"b": 3}}, {"a": 0.25, "b": 0.75}),
+    ):
+        order, counts = TrainingOrder(Mixture(modality, sources, **options), 0, 4), Counter()
+        examples: Counter[str] = Counter()
+        for first in range(0, 9600, 4):
+            part, indices = order.examples(first, range(4))
+            paths = [part.path(index) for index in indices]
+            counts.update(path[0] for path in paths)
+            examples.update(paths)
+        for name, share in expected.items():
+            assert counts[name] / 9600 == pytest.approx(share, abs=0.03)  # cycles have whole numbers of batches
+            own = [count for path, count in examples.items() if path[0] == name]
+            assert len(own) == 12
+            assert max(own) < 1.25 * min(own)
+        assert order.longest_pass >= 24
 
 
 def test_train_continues_bit_for_bit_without_reading_headers_again(
