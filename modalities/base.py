@@ -22,6 +22,7 @@ from modalities.sizes import Extent
 from modalities.variables import Variable
 from multisagd.condition import AnyCondition, Condition
 from multisagd.grid import Grid
+from multisagd.seeds import derive
 
 if TYPE_CHECKING:
     from modalities.byte_ranges import Source
@@ -43,6 +44,18 @@ class Modality(ABC):
     dataclasses are recommended, because their settings are then checked against the type hints.
     `multisagd.testing.check_modality` tests these properties.
     """
+
+    @classmethod
+    def resolved(cls, settings: Mapping[str, Any], data: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the settings of a configuration, with those that are to be taken from files replaced by their values.
+
+        Commands call it once, before anything is built, and save the result with the run, so that a run does not need
+        these files later. `data` is the configuration of the data. By default, the settings are returned unchanged.
+
+        Raises:
+            ValueError: If the settings cannot be taken from the files; the message names the key and the remedy.
+        """
+        return dict(settings)
 
     @property
     @abstractmethod
@@ -221,11 +234,13 @@ class Batch(NamedTuple):
 class Groups(NamedTuple):
     """The examples that are stored together: the first `lengths[0]` of a dataset, the next `lengths[1]`, and so on.
 
-    Reading is fastest if examples come from only `window` groups at a time.
+    Reading is fastest if examples come from only `window` groups at a time. If `whole` is True, a group is read as a
+    whole even for one of its examples.
     """
 
     lengths: Sequence[int]
     window: int
+    whole: bool = False
 
 
 class Dataset(ABC):
@@ -297,13 +312,34 @@ class Dataset(ABC):
         """
         return self.example(index).label
 
-    def caption(self, index: int) -> str | None:
-        """Return the caption of one example, without reading its media, or None if there are no captions."""
-        return None
+    def captions(self, index: int) -> tuple[str, ...]:
+        """Return all captions of one example, without reading its media; none if the dataset has no captions.
+
+        A dataset with captions overrides this method. An empty caption counts as no caption.
+        """
+        return ()
+
+    def caption(self, index: int, seed: int | None = None) -> str | None:
+        """Return the caption that one example has with this seed, or None if there are no captions.
+
+        One of several captions is drawn by the seed; without a seed, it is the first.
+        """
+        captions = self.captions(index)
+        if len(captions) < 2 or seed is None:
+            return captions[0] if captions else None
+        return captions[derive(seed, "caption") % len(captions)]
 
     @property
     def groups(self) -> Groups | None:
         """Groups of examples that are stored together; None if there are no groups."""
+        return None
+
+    @property
+    def weights(self) -> Sequence[tuple[int, float]] | None:
+        """The length of each block of consecutive examples and its share of the samples in training, up to a factor.
+
+        None, the default, means that every example is seen equally often.
+        """
         return None
 
     @property

@@ -77,6 +77,17 @@ def with_extents(dataset: Dataset, extents: NDArray[np.float64]) -> WithExtents:
     return part
 
 
+def members(dataset: Dataset) -> list[list[int]]:
+    """Return the indices of the examples in each of the modality's buckets, in the order of `in_buckets`."""
+    sizes = dataset.modality.in_buckets()
+    if len(sizes) == 1:
+        return [list(range(len(dataset)))]
+    found: list[list[int]] = [[] for _ in sizes]
+    for index in range(len(dataset)):
+        found[dataset.modality.bucket_of(dataset.extent(index))].append(index)
+    return found
+
+
 def bucketed(dataset: Dataset) -> list[Dataset]:
     """Divide a dataset into one for each of the modality's buckets, in the order of `in_buckets`, without empty ones.
 
@@ -85,10 +96,7 @@ def bucketed(dataset: Dataset) -> list[Dataset]:
     sizes = dataset.modality.in_buckets()
     if len(sizes) == 1:
         return [dataset]
-    members: list[list[int]] = [[] for _ in sizes]
-    for index in range(len(dataset)):
-        members[dataset.modality.bucket_of(dataset.extent(index))].append(index)
-    pairs = zip(sizes, members, strict=True)
+    pairs = zip(sizes, members(dataset), strict=True)
     return [dataset.subset(indices).with_modality(size) for size, indices in pairs if indices]
 
 

@@ -62,7 +62,7 @@ def plot_tensors(
     draw = _draw_lines if grid.dimensions == 1 else _draw_images if len(tensors) <= MAX_PLOTS else _draw_tiles
     for channel, block in enumerate(blocks):
         variable = None if variables is None else variables[channel]
-        values = [x[channel] if variable is None else variable.offset + variable.scale * x[channel] for x in shown]
+        values = [x[channel] if variable is None else variable.decode(x[channel]) for x in shown]
         label = f"channel {channel + 1}" if variable is None and channels > 1 else variable.label if variable else ""
         draw(block, values, grid, columns, names, label)
     save_figure(figure, path)

@@ -8,19 +8,25 @@ import json
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn, Self, get_args
+from typing import Any, NamedTuple, NoReturn, Self, get_args
 
+import numpy as np
+
+from modalities import captions as texts
 from modalities import labels as sources
-from modalities.base import Modality
+from modalities.base import Modality, Split
 from modalities.byte_ranges import Source, is_hidden, local
+from modalities.captions import SIDECARS, Captions, CaptionSource, MissingCaptions
 from modalities.endings import ending_of, listed, other_ending
-from modalities.labels import CaptionSource, LabelSource
-from modalities.manifest import Entry, check_listed, read_manifest
+from modalities.labels import LabelSource, SplitSource
+from modalities.manifest import TABLES, Entry, check_listed, numbers_of, read_manifest, read_tables
 from modalities.reading import FileReport, MediaFiles
 
 log = logging.getLogger("multisagd")
+AUTO = "auto"
 
 
 class Folder(MediaFiles):
@@ -36,26 +42,34 @@ class Folder(MediaFiles):
         modality: reads the files.
         root: the folder.
         labels: where classes come from. "folder": the folder on the path of a file, at the first level where the
-            folders of the used files differ (root/train/cat/a.png has class cat if all files lie in train). "name": the
-            part of the file's name that `pattern` selects. "manifest": the column `label`. "none": no classes. "auto":
-            the manifest, if it has that column, or else the folders, if all files lie in two or more of them.
+            folders of the used files differ (root/train/cat/a.png has class cat if all files lie in train). "parent":
+            the folder that contains the file, at any depth. "name": the part of the file's name that `pattern` selects.
+            "manifest": the column `label`. "none": no classes. "auto": the manifest, if it has that column, or else
+            "folder", if all files lie in two or more folders.
         pattern: for labels="name", a regular expression searched for in the file's name; its group `label`, or else
             its first group, is the class: `^(?P<label>[a-z]+)_`.
         manifest: a .csv or .jsonl file (its path is absolute or relative to `root`) in the format that
-            `modalities.manifest` describes; only the files that it lists are used. `splits` and `listed_groups` are its
-            columns `split` and `group`, or None.
+            `modalities.manifest` describes; only the files that it lists are used. "auto": every metadata.csv and
+            metadata.jsonl under the root, if there are any, with paths relative to its own folder. None: no manifest.
+            The attribute `listed_groups` is its column `group`, or None.
         match: a regular expression; only files whose path under the root contains a match are used, for example to
             select one part of a dataset.
-        captions: where captions come from. "auto": the manifest, if it has a column `text`. "sidecar": photo.txt next
-            to photo.jpg. "labels": the names of the classes, with spaces for underscores. "none": no captions.
+        captions: where captions come from. "auto": the manifest, if it has a column `text`. "sidecar": photo.txt,
+            photo.caption or photo.json next to photo.jpg. "labels": the names of the classes, with spaces for
+            underscores. "none": no captions.
+        missing_captions: what happens to files without a caption, if others have one. "error": an error. "empty": they
+            have an empty caption. "skip": they are not used, nor are those with an empty caption.
+        splits: where splits come from. "auto": the column `split` of the manifest, if there is one. "folders": the
+            folders train, validation and test directly below the root; classes come from the folders below these. The
+            attribute `splits` is the split of each file, or None.
         max_unreadable: maximum fraction of unreadable files.
         threads: number of threads that read a batch.
 
     Raises:
         FileNotFoundError: If `root` is not a folder, if it contains no file that the modality reads and `match`
-            selects, or if a listed file or caption is missing.
-        ValueError: If settings are incompatible, a regular expression or the manifest is invalid, or a file has no
-            class although classes are required.
+            selects, or if a listed file is missing.
+        ValueError: If settings are incompatible, a regular expression, a caption or the manifest is invalid, or a file
+            has no class, caption or split although they are required.
     """
 
     def __init__(
@@ -64,54 +78,85 @@ class Folder(MediaFiles):
         root: str | Path,
         labels: LabelSource = "auto",
         pattern: str | None = None,
-        manifest: str | Path | None = None,
+        manifest: str | Path | None = AUTO,
         match: str | None = None,
         captions: CaptionSource = "auto",
+        missing_captions: MissingCaptions = "error",
+        splits: SplitSource = "auto",
         max_unreadable: float = 0.05,
         threads: int = 4,
     ) -> None:
-        if labels not in get_args(LabelSource) or captions not in get_args(CaptionSource):
-            raise ValueError(
-                f"labels must be one of {', '.join(get_args(LabelSource))} and captions one of "
-                f"{', '.join(get_args(CaptionSource))}; got {labels!r} and {captions!r}"
-            )
+        for key, value, choices in (
+            ("labels", labels, LabelSource), ("captions", captions, CaptionSource),
+            ("missing_captions", missing_captions, MissingCaptions), ("splits", splits, SplitSource),
+        ):  # fmt: skip
+            if value not in get_args(choices):
+                raise ValueError(f"{key} must be one of {', '.join(get_args(choices))}, got {value!r}")
         if pattern is not None and labels != "name":
             raise ValueError(f"pattern={pattern!r} applies only to labels=name, but labels is {labels}")
         self.modality = modality
         self.root = Path(root)
         self.threads = threads
         fits = (lambda _: True) if match is None else sources.compiled("match", match).search
-        entries: list[Entry] = []
-        if manifest is None:
-            found, others = find_files(self.root, modality.suffixes)
-            self.files = [file for file in found if fits(file)]
-            if captions == "sidecar":
-                del others[".txt"]
-            if others:
-                log.warning(
-                    "%d of %d files under %s are passed over, because they do not end in %s: %s",
-                    others.total(), others.total() + len(found), self.root, ", ".join(modality.suffixes),
-                    listed(others),
-                )  # fmt: skip
+        if manifest is None or manifest == AUTO:
+            files, entries = _found(self.root, modality.suffixes, captions, tables=manifest == AUTO)
         else:
-            entries = [entry for entry in read_manifest(self.root / manifest) if fits(entry.file)]
-            check_listed(self.root / manifest, self.root, entries, modality.suffixes)
-            self.files = [entry.file for entry in entries]
+            entries = read_manifest(self.root / manifest)
+            files = [entry.file for entry in entries]
+        self.files = [file for file in files if fits(file)]
+        entries = [entry for entry in entries if fits(entry.file)]
+        check_listed(self.root, entries, modality.suffixes)
         if not self.files:
             raise FileNotFoundError(f"match={match!r} selects no file under {self.root.absolute()}")
-        self.report = FileReport(len(self.files), max_unreadable)
-        names = sources.class_names(labels, self.root, self.files, entries, pattern)
-        self.texts = (
-            sources.sidecars(self.root, self.files, modality.suffixes)
-            if captions == "sidecar"
-            else sources.captions(captions, entries, names)
-        )
-        self.splits = [entry.split for entry in entries if entry.split is not None] or None
+        self.splits: list[Split] | None
+        self.splits, depth = sources.splits_of(splits, self.root, self.files, entries)
+        names = sources.class_names(labels, self.root, self.files, entries, pattern, depth)
         self.listed_groups = [entry.group for entry in entries if entry.group is not None] or None
+        self._numbers = numbers_of(entries)
         self.classes: tuple[str, ...] | None = None
         self.labels: Sequence[int | None] = [None] * len(self.files)
+        self.texts = self._texts(captions, entries, names)
+        if self.texts is not None:
+            listed_in = entries if captions == AUTO else ()
+            stated, filled = np.array([(bool(each), any(each)) for each in self.texts]).T
+            used = texts.usable(stated, filled, missing_captions, partial(self._without_caption, listed_in)).tolist()
+            self._keep(used)
+            names = None if names is None else [names[index] for index in used]
         if names is not None:
             self.classes, self.labels = sources.number(names)
+        self.report = FileReport(len(self.files), max_unreadable)
+
+    def _texts(
+        self, source: CaptionSource, entries: Sequence[Entry], names: Sequence[str] | None
+    ) -> list[Captions] | None:
+        """Return the captions of each file, none for a file without, or None if no file has captions."""
+        if source == "sidecar":
+            return texts.sidecars(self.root, self.files, self.modality.suffixes)
+        if source == "labels":
+            return texts.of_classes(names)
+        if source == "auto" and any(entry.captions for entry in entries):
+            return [entry.captions or () for entry in entries]
+        return None
+
+    def _without_caption(self, entries: Sequence[Entry], index: int) -> str:
+        if entries:
+            return f"{entries[index].place}: text is missing here, but other lines have one: add it"
+        path = self.root / self.files[index]
+        stem = path.name.removesuffix(ending_of(path.name, self.modality.suffixes))
+        return (
+            f"{path} has no caption: write it to {stem}.txt next to it (an empty file means no caption), exclude the "
+            "file with match"
+        )
+
+    def _keep(self, indices: Sequence[int]) -> None:
+        """Reduce the dataset to these files."""
+        self.files = [self.files[index] for index in indices]
+        self.labels = [self.labels[index] for index in indices]
+        self.texts = None if self.texts is None else [self.texts[index] for index in indices]
+        self.splits = None if self.splits is None else [self.splits[index] for index in indices]
+        groups = self.listed_groups
+        self.listed_groups = None if groups is None else [groups[index] for index in indices]
+        self._numbers = {name: [values[index] for index in indices] for name, values in self._numbers.items()}
 
     def __len__(self) -> int:
         return len(self.files)
@@ -128,6 +173,15 @@ class Folder(MediaFiles):
         """Return the class of one file."""
         return self.labels[index]
 
+    @property
+    def scalars(self) -> Mapping[str, str]:
+        """The scalars of the modality, each with its unit, and the columns of numbers in the manifest, without one."""
+        return {**self.modality.scalars, **dict.fromkeys(self._numbers, "")}
+
+    def numbers(self, index: int) -> Mapping[str, float]:
+        """Return the numbers that the manifest states about one file."""
+        return {name: values[index] for name, values in self._numbers.items()}
+
     def has_changed(self, name: str, since: float) -> bool:
         """Whether a file was changed or replaced after a time, or removed."""
         path = self.root / name
@@ -139,17 +193,12 @@ class Folder(MediaFiles):
         It shares the report of unreadable files, so that the limit applies to the whole dataset.
         """
         part = copy.copy(self)
-        part.files = [self.files[index] for index in indices]
-        part.labels = [self.labels[index] for index in indices]
-        part.texts = None if self.texts is None else [self.texts[index] for index in indices]
-        part.splits = None if self.splits is None else [self.splits[index] for index in indices]
-        groups = self.listed_groups
-        part.listed_groups = None if groups is None else [groups[index] for index in indices]
+        part._keep(indices)
         return part
 
-    def caption(self, index: int) -> str | None:
-        """Return the caption of one file, without reading the file, or None if the files have no captions."""
-        return None if self.texts is None else self.texts[index]
+    def captions(self, index: int) -> Captions:
+        """Return all captions of one file, without reading the file."""
+        return () if self.texts is None else self.texts[index] or ("",)
 
     def stored(self) -> Iterable[Source]:
         """Return the media files."""
@@ -161,22 +210,60 @@ class Folder(MediaFiles):
         facts: list[Any] = [self.files, self.labels, *([] if self.texts is None else [self.texts])]
         if (self.splits or self.listed_groups) is not None:
             facts.append({"splits": self.splits, "groups": self.listed_groups})
+        if self._numbers:
+            facts.append(self._numbers)
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
-def find_files(root: Path, suffixes: tuple[str, ...]) -> tuple[list[str], Counter[str]]:
-    """Return the sorted paths, relative to `root`, of the regular files with these suffixes, and the others' endings.
+class Found(NamedTuple):
+    """The sorted paths of media and of manifests under a root, and the number of other files by their endings."""
+
+    media: list[str]
+    tables: list[str]
+    others: Counter[str]
+
+
+def _found(
+    root: Path, suffixes: tuple[str, ...], captions: CaptionSource, tables: bool
+) -> tuple[list[str], list[Entry]]:
+    """Return the media to use under a root and, if `tables` are searched for and found, their entries."""
+    found = find_files(root, suffixes, TABLES if tables else ())
+    if found.tables:
+        ignore = "manifest=null reads the folder without it"
+        try:
+            entries = read_tables(root, found.tables)
+        except ValueError as error:
+            raise ValueError(f"{error}. Mend this table; {ignore}") from error
+        names, files = ", ".join(found.tables[:3]), [entry.file for entry in entries]
+        log.warning(
+            "%s under %s: %d of %d files are listed and used (%s)",
+            f"{names}, …" if len(found.tables) > 3 else names, root, len(files), len({*found.media, *files}), ignore,
+        )  # fmt: skip
+        return files, entries
+    if captions == "sidecar":
+        for ending in SIDECARS:
+            del found.others[ending]
+    if found.others:
+        log.warning(
+            "%d of %d files under %s are passed over, because they do not end in %s: %s",
+            found.others.total(), found.others.total() + len(found.media), root, ", ".join(suffixes),
+            listed(found.others),
+        )  # fmt: skip
+    return found.media, []
+
+
+def find_files(root: Path, suffixes: tuple[str, ...], tables: Sequence[str] = ()) -> Found:
+    """Return the regular files under a root: media with these suffixes, manifests with the names `tables`, and others.
 
     Symbolic links are followed, but no folder is visited twice.
 
     Raises:
-        FileNotFoundError: If `root` is not a folder, or contains no such file.
+        FileNotFoundError: If `root` is not a folder, or contains no media.
         PermissionError: If a folder cannot be listed.
     """
     if not root.is_dir():
         raise FileNotFoundError(f"{root.absolute()} is not a folder: set root to the folder that contains the files")
-    matching: list[str] = []
-    others: Counter[str] = Counter()
+    found = Found([], [], Counter())
     visited: set[str] = set()
     for folder, folders, names in os.walk(root, followlinks=True, onerror=_fail):
         folders[:] = sorted(name for name in folders if not is_hidden(name))
@@ -189,15 +276,19 @@ def find_files(root: Path, suffixes: tuple[str, ...]) -> tuple[list[str], Counte
             # A named pipe would block the reader forever.
             if is_hidden(name) or not path.is_file():
                 continue
-            if ending_of(name, suffixes):
-                matching.append(path.relative_to(root).as_posix())
+            if name in tables:
+                found.tables.append(path.relative_to(root).as_posix())
+            elif ending_of(name, suffixes):
+                found.media.append(path.relative_to(root).as_posix())
             else:
-                others[other_ending(name)] += 1
-    if not matching:
+                found.others[other_ending(name)] += 1
+    if not found.media:
         raise FileNotFoundError(
-            f"no file under {root.absolute()} ends in {', '.join(suffixes)}; it contains {listed(others)}"
+            f"no file under {root.absolute()} ends in {', '.join(suffixes)}; it contains {listed(found.others)}"
         )
-    return sorted(matching), others
+    found.media.sort()
+    found.tables.sort()
+    return found
 
 
 def _fail(error: OSError) -> NoReturn:

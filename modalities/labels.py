@@ -1,4 +1,4 @@
-"""Classes and captions of files, from folders, file names, a manifest, or text files next to them."""
+"""Classes and splits of files, from folders, file names or a manifest."""
 
 from __future__ import annotations
 
@@ -9,22 +9,28 @@ from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
-from modalities.endings import ending_of
+from modalities.base import Split
 from modalities.manifest import Entry
 
-LabelSource = Literal["auto", "folder", "name", "manifest", "none"]
-CaptionSource = Literal["auto", "sidecar", "labels", "none"]
+LabelSource = Literal["auto", "folder", "parent", "name", "manifest", "none"]
+SplitSource = Literal["auto", "folders"]
 
-SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing"}
+SPLITS: dict[str, Split] = {
+    "train": "train", "training": "train",
+    "val": "validation", "valid": "validation", "validation": "validation",
+    "test": "test", "testing": "test",
+}  # fmt: skip
+"""The split that each name of a folder means, in lower case."""
 log = logging.getLogger("multisagd")
 
 
 def class_names(
-    source: LabelSource, root: Path, files: Sequence[str], entries: Sequence[Entry], pattern: str | None
+    source: LabelSource, root: Path, files: Sequence[str], entries: Sequence[Entry], pattern: str | None, depth: int = 0
 ) -> list[str] | None:
     """Return the class name of each file, or None if there are no classes.
 
-    `entries` are the manifest lines of the files, if there is a manifest.
+    `entries` are the manifest lines of the files, if there is a manifest. The first `depth` folders on the path of a
+    file are splits, not classes.
 
     Raises:
         ValueError: If a file has no class although `source` requires one, or `pattern` is invalid.
@@ -36,22 +42,34 @@ def class_names(
         if pattern is None:
             raise ValueError("labels=name needs pattern, a regular expression such as ^(?P<label>[a-z]+)_")
         return from_names(files, pattern)
+    if source == "parent":
+        return from_parents(root, files, depth)
     if source in ("auto", "manifest") and listed:
         return listed
-    return from_folders(root, files, required=source == "folder") if source in ("auto", "folder") else None
+    return from_folders(root, files, source == "folder", depth) if source in ("auto", "folder") else None
 
 
-def captions(source: CaptionSource, entries: Sequence[Entry], names: Sequence[str] | None) -> list[str] | None:
-    """Return the caption of each file, or None if there are no captions; `names` are the class names.
+def splits_of(
+    source: SplitSource, root: Path, files: Sequence[str], entries: Sequence[Entry]
+) -> tuple[list[Split] | None, int]:
+    """Return the split of each file, or None without splits, and how many folders on the files' paths are splits.
 
     Raises:
-        ValueError: If captions should come from classes that do not exist.
+        ValueError: If splits should come from folders, but a file is in no folder named like a split, or a manifest has
+            splits, too.
     """
-    if source == "labels":
-        if names is None:
-            raise ValueError("captions=labels requires classes, but these files have none: set labels")
-        return [name.replace("_", " ") for name in names]
-    return [entry.text for entry in entries if entry.text is not None] or None if source == "auto" else None
+    listed = [entry.split for entry in entries if entry.split is not None]
+    if source == "auto":
+        return listed or None, 0
+    if listed:
+        raise ValueError("splits=folders, but the manifest has a column split: set splits=auto to use the column")
+    tops = [file.partition("/")[0].lower() if "/" in file else "" for file in files]
+    if (wrong := next((file for file, top in zip(files, tops, strict=True) if top not in SPLITS), None)) is not None:
+        raise ValueError(
+            f"splits=folders: {root / wrong} is not in a folder train, validation or test directly below {root} (or "
+            f"{', '.join(name for name in SPLITS if name not in SPLITS.values())}): move it, or exclude it with match"
+        )
+    return [SPLITS[top] for top in tops], 1
 
 
 def number(names: Sequence[str]) -> tuple[tuple[str, ...], list[int]]:
@@ -78,15 +96,15 @@ def compiled(key: str, expression: str) -> re.Pattern[str]:
         ) from error
 
 
-def from_folders(root: Path, files: Sequence[str], required: bool) -> list[str] | None:
-    """Return each file's folder at the first level where folders differ among the files.
+def from_folders(root: Path, files: Sequence[str], required: bool, depth: int = 0) -> list[str] | None:
+    """Return each file's folder at the first level, below the first `depth`, where folders differ among the files.
 
     If that gives no classes, return None, or the common folder as the only class if classes are `required`.
 
     Raises:
         ValueError: If classes are `required` and a file is not in a folder at that level.
     """
-    parents = [PurePosixPath(file).parent.parts for file in files]
+    parents = [PurePosixPath(file).parent.parts[depth:] for file in files]
     common = _common_start(parents)
     tops = [parts[len(common)] if len(parts) > len(common) else None for parts in parents]
     classes = [top for top in tops if top is not None]
@@ -95,18 +113,31 @@ def from_folders(root: Path, files: Sequence[str], required: bool) -> list[str] 
     if len(classes) < len(tops):
         if not required:
             return None
-        raise ValueError(
-            f"{root / files[tops.index(None)]} is not in a subfolder, so it has no class: "
-            "move it into one, or set labels=none"
-        )
+        raise _without_class(root / files[tops.index(None)])
     names = sorted(set(classes))
-    if SPLITS.issuperset(name.lower() for name in names):
+    if SPLITS.keys() >= {name.lower() for name in names}:
         log.warning(
-            "the subfolders of %s (%s) are used as classes, but are named like splits of a dataset: "
-            "set match to select one of them, such as ^%s/, or set labels=none",
+            "the subfolders of %s (%s) are used as classes, but are named like splits of a dataset: set splits=folders "
+            "to use them as splits, set match to select one of them, such as ^%s/, or set labels=none",
             root.joinpath(*common), ", ".join(names), "/".join((*common, names[0])),
         )  # fmt: skip
     return classes
+
+
+def from_parents(root: Path, files: Sequence[str], depth: int = 0) -> list[str]:
+    """Return the name of the folder that contains each file; the first `depth` folders on its path are no classes.
+
+    Raises:
+        ValueError: If a file is not in a folder.
+    """
+    parents = [PurePosixPath(file).parent.parts[depth:] for file in files]
+    if () in parents:
+        raise _without_class(root / files[parents.index(())])
+    return [parts[-1] for parts in parents]
+
+
+def _without_class(path: Path) -> ValueError:
+    return ValueError(f"{path} is not in a subfolder, so it has no class: move it into one, or set labels=none")
 
 
 def _common_start(paths: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
@@ -158,32 +189,6 @@ def marked(key: str, expression: str, group: str, what: str) -> Callable[[str], 
         return None if match is None else match[chosen]
 
     return search
-
-
-def sidecars(root: Path, files: Sequence[str], suffixes: Sequence[str]) -> list[str]:
-    """Return the captions in the text files next to the media: photo.txt for photo.jpg, UTF-8.
-
-    `suffixes` are those of media.
-
-    Raises:
-        FileNotFoundError: If a text file is missing.
-        ValueError: If a text file is not UTF-8.
-    """
-    texts = []
-    for file in files:
-        path = root / f"{file.removesuffix(ending_of(file, suffixes))}.txt"
-        try:
-            texts.append(path.read_text(encoding="utf-8-sig").strip())
-        except FileNotFoundError as error:
-            raise FileNotFoundError(
-                f"{root / file} has no caption: write it to {path.name} next to it (an empty file means no caption), "
-                "or exclude the file with match"
-            ) from error
-        except UnicodeDecodeError as error:
-            raise ValueError(
-                f"{path} is not UTF-8 text ({error.reason} at byte {error.start}): save it as UTF-8"
-            ) from error
-    return texts
 
 
 def _natural(name: str) -> tuple[list[str | tuple[int, str]], str]:

@@ -1,76 +1,95 @@
 """Manifests: tables of files with their classes, captions and splits, as CSV with a header or as JSON lines.
 
-Manifests are UTF-8 files that end in .csv or .jsonl. `file` is a path under the root, `label` a class, `text` a
-caption, `split` one of train, validation and test, and `group` the name of a group of files that belong together, such
-as the speaker; other columns are ignored.
+Manifests are UTF-8 files that end in .csv or .jsonl. `file` is a path under the root, `label` a class, `text` a caption
+(in JSON lines also a list of captions), `split` one of train, validation and test, and `group` the name of a group of
+files that belong together, such as the speaker. Other columns that contain numbers only are scalars, which a network
+can take as a condition; the rest is ignored. `file_name` and `caption` are other names
+for `file` and `text`, as in the tables of the Hugging Face libraries.
 """
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, cast, get_args
+from typing import Any, Literal, cast, get_args
 
 from modalities.base import Split
+from modalities.captions import Captions, as_captions
 from modalities.endings import ending_of
 from multisagd.files import parse_json
 
 COLUMNS = ("file", "label", "text", "split", "group")
+OTHER_NAMES = {"file_name": "file", "caption": "text"}
+TABLES = ("metadata.csv", "metadata.jsonl")
+"""Names of manifests that are used without being asked for."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One line of a manifest; `label`, `text`, `split` and `group` are None if the manifest has no such column."""
+    """One line of a manifest; `label`, `captions`, `split` and `group` are None if it has no value in the column.
+
+    `others` contains the values in all other columns, None where there is no value.
+    `place` is the path of the manifest and the number of the line, for messages.
+    """
 
     file: str
     label: str | None
-    text: str | None
+    captions: Captions | None
     split: Split | None
     group: str | None
-    line: int
+    place: str
+    others: Mapping[str, Any]
 
 
 def read_manifest(path: Path) -> list[Entry]:
-    """Return the entries of a manifest, sorted by file.
-
-    Raises:
-        FileNotFoundError: If the file does not exist.
-        ValueError: If the content is not UTF-8, CSV or JSON, a column or value is missing, a file is repeated, or a
-            path is absolute or outside the root; the message names the line.
-    """
+    """Return the entries of a manifest whose paths are relative to the root, sorted by file; see `read_tables`."""
     if not path.is_file():
         raise FileNotFoundError(f"there is no manifest {path.absolute()}: set manifest to a .csv or .jsonl file")
-    kinds = {".csv": _csv_rows, ".jsonl": _json_rows}
-    if path.suffix.lower() not in kinds:
-        raise ValueError(f"a manifest must end in .csv or .jsonl, got {path}")
+    return _checked([path], _entries(path, PurePosixPath()))
+
+
+def read_tables(root: Path, tables: Sequence[str]) -> list[Entry]:
+    """Return the entries of several manifests under a root, sorted by file; paths are relative to their own folder.
+
+    Raises:
+        FileNotFoundError: If a manifest does not exist.
+        ValueError: If the content is not UTF-8, CSV or JSON, a column or value is missing (a caption may be), a file is
+            repeated, or a path is absolute or outside the root; the message names the line.
+    """
+    entries = (_entries(root / table, PurePosixPath(table).parent) for table in tables)
+    return _checked([root / table for table in tables], (entry for each in entries for entry in each))
+
+
+def _checked(paths: Sequence[Path], lines: Iterator[Entry]) -> list[Entry]:
     entries: dict[str, Entry] = {}
-    try:
-        for line, row in kinds[path.suffix.lower()](path):
-            entry = _entry(path, line, row)
-            if entry.file in entries:
-                raise ValueError(
-                    f"{path}:{line}: {entry.file} is already in line {entries[entry.file].line}: remove one"
-                )
-            entries[entry.file] = entry
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 text ({error.reason}, byte {error.start}): save it as UTF-8") from error
-    lines, others = sorted(entries.values(), key=lambda entry: entry.line), COLUMNS[1:]
-    present = {column: [getattr(entry, column) is not None for entry in lines] for column in others}
-    if not any(any(given) for given in present.values()):
+    for entry in lines:
+        if entry.file in entries:
+            raise ValueError(f"{entry.place}: {entry.file} is already in {entries[entry.file].place}: remove one")
+        entries[entry.file] = entry
+    given = {
+        "label": [entry.label is not None for entry in entries.values()],
+        "text": [entry.captions is not None for entry in entries.values()],
+        "split": [entry.split is not None for entry in entries.values()],
+        "group": [entry.group is not None for entry in entries.values()],
+    }
+    if not any(any(present) for present in given.values()):
+        names = ", ".join(map(str, paths))
         raise ValueError(
-            f"{path} lists no file with a label, text, split or group: it must have a column named file, and at least "
-            f"one column named {', '.join(others[:-1])} or {others[-1]}"
+            f"{names} lists no file with a label, text, split or group: it must have a column named file, and at least "
+            "one column named label, text, split or group"
         )
-    for column, given in present.items():
-        if any(given) and not all(given):
-            first = lines[given.index(False)]
-            raise ValueError(f"{path}:{first.line}: {column} is missing here, but other lines have one: add it")
-    return sorted(lines, key=lambda entry: entry.file)
+    del given["text"]  # `missing_captions` decides
+    for column, present in given.items():
+        if any(present) and not all(present):
+            first = list(entries.values())[present.index(False)]
+            raise ValueError(f"{first.place}: {column} is missing here, but other lines have one: add it")
+    return sorted(entries.values(), key=lambda entry: entry.file)
 
 
-def check_listed(path: Path, root: Path, entries: Sequence[Entry], suffixes: tuple[str, ...]) -> None:
+def check_listed(root: Path, entries: Sequence[Entry], suffixes: tuple[str, ...]) -> None:
     """Check that the files of a manifest exist under the root and have a supported suffix.
 
     Raises:
@@ -79,29 +98,69 @@ def check_listed(path: Path, root: Path, entries: Sequence[Entry], suffixes: tup
     """
     for entry in entries:
         if not (root / entry.file).is_file():
-            raise FileNotFoundError(f"{path}:{entry.line}: there is no file {entry.file} under {root.absolute()}")
+            raise FileNotFoundError(f"{entry.place}: there is no file {entry.file} under {root.absolute()}")
         if not ending_of(entry.file, suffixes):
-            raise ValueError(f"{path}:{entry.line}: {entry.file} does not end in {', '.join(suffixes)}")
+            raise ValueError(f"{entry.place}: {entry.file} does not end in {', '.join(suffixes)}")
 
 
-def _entry(path: Path, line: int, row: dict[str, Any]) -> Entry:
+def _entries(path: Path, folder: PurePosixPath) -> Iterator[Entry]:
+    """Yield the entries of one manifest; `folder`, relative to the root, is put before each path."""
+    kinds = {".csv": _csv_rows, ".jsonl": _json_rows}
+    if path.suffix.lower() not in kinds:
+        raise ValueError(f"a manifest must end in .csv or .jsonl, got {path}")
+    try:
+        for line, row in kinds[path.suffix.lower()](path):
+            yield _entry(f"{path}:{line}", row, folder)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 text ({error.reason}, byte {error.start}): save it as UTF-8") from error
+
+
+def _entry(place: str, row: dict[str, Any], folder: PurePosixPath) -> Entry:
     texts: dict[str, str | None] = {}
-    for column in COLUMNS:
+    for column in ("file", "label", "split", "group"):
         value = row.get(column)
         if value is not None and (isinstance(value, bool) or not isinstance(value, str | int)):
-            raise ValueError(f"{path}:{line}: {column} must be text, got {value!r}")
+            raise ValueError(f"{place}: {column} must be text, got {value!r}")
         texts[column] = None if value is None else str(value).strip()
+    try:
+        captions = as_captions(row.get("text"))
+    except ValueError as error:
+        raise ValueError(f"{place}: text {error}") from error
     file = texts["file"]
     empty = next((column for column in ("file", "label", "group") if texts[column] == ""), None)
     if not file or empty:
-        raise ValueError(f"{path}:{line}: {empty or 'file'} is missing or empty")
+        raise ValueError(f"{place}: {empty or 'file'} is missing or empty")
     split = texts["split"]
     if split not in (None, *get_args(Split)):
-        raise ValueError(f"{path}:{line}: split must be one of {', '.join(get_args(Split))}, got {split!r}")
+        raise ValueError(f"{place}: split must be one of {', '.join(get_args(Split))}, got {split!r}")
     location = PurePosixPath(file)
     if location.is_absolute() or ".." in location.parts:
-        raise ValueError(f"{path}:{line}: {file} must be a path under root, without a leading / and without ..")
-    return Entry(location.as_posix(), texts["label"], texts["text"], cast(Split | None, split), texts["group"], line)
+        raise ValueError(f"{place}: {file} must be a path under root, without a leading / and without ..")
+    name = (folder / location).as_posix()
+    others = {column: None if value == "" else value for column, value in row.items() if column not in COLUMNS}
+    return Entry(name, texts["label"], captions or None, cast(Split | None, split), texts["group"], place, others)
+
+
+def numbers_of(entries: Sequence[Entry]) -> dict[str, list[float]]:
+    """Return the columns of other names that contain numbers only: a value for each entry, NaN where there is none."""
+    found = {}
+    for column in dict.fromkeys(column for entry in entries for column in entry.others):
+        values = [_number(entry.others.get(column)) for entry in entries]
+        numbers = [math.nan if value is None else value for value in values if value is not False]
+        if len(numbers) == len(entries) and not all(map(math.isnan, numbers)):
+            found[column] = numbers
+    return found
+
+
+def _number(value: Any) -> float | Literal[False] | None:
+    """Return a finite number, None if there is no value, and False if it is something else."""
+    if value is None:
+        return None
+    try:
+        number = float(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else math.nan
+    except (ValueError, OverflowError):
+        return False
+    return number if math.isfinite(number) else False
 
 
 def _csv_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -109,8 +168,9 @@ def _csv_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         reader = csv.DictReader(stream, strict=True)
         try:
             columns = [(name or "").strip() for name in reader.fieldnames or ()]
-            _check_columns(path, columns)
-            reader.fieldnames = columns
+            reader.fieldnames = _renamed(f"{path}:1", columns)
+            if "file" not in reader.fieldnames:
+                raise ValueError(f"{path}:1: no column file among {', '.join(columns) or 'none'}: add one")
             for row in reader:
                 if None in row:
                     raise ValueError(
@@ -132,11 +192,12 @@ def _json_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 raise ValueError(f"{path}:{line}: invalid JSON: {error}") from error
             if not isinstance(row, dict):
                 raise ValueError(f"{path}:{line}: each line must be one JSON object, got {text.strip()[:40]}")
-            yield line, row
+            yield line, dict(zip(_renamed(f"{path}:{line}", list(row)), row.values(), strict=True))
 
 
-def _check_columns(path: Path, columns: Sequence[str]) -> None:
-    if len(set(columns)) < len(columns):
-        raise ValueError(f"{path}:1: a column is repeated among {', '.join(columns)}: remove one")
-    if "file" not in columns:
-        raise ValueError(f"{path}:1: no column file among {', '.join(columns) or 'none'}: add one")
+def _renamed(place: str, columns: Sequence[str]) -> list[str]:
+    """Return the columns with the names that are used here. Raises ValueError if one is repeated."""
+    names = [OTHER_NAMES.get(name, name) for name in columns]
+    if len(set(names)) < len(names):
+        raise ValueError(f"{place}: a column is repeated among {', '.join(columns)}: remove one")
+    return names

@@ -90,15 +90,16 @@ class FileReport:
             "Repair or remove them, or raise max_unreadable"
         )
 
-    def save(self, path: Path) -> None:
-        """Write the report as JSON: the number of files, the limit, and each unreadable file with its reason.
 
-        The file is ASCII: file names need not be valid UTF-8, and surrogate escapes cannot be encoded in UTF-8.
-        """
-        unreadable = [{"path": name, "reason": reason} for name, reason in sorted(self.reasons.items())]
-        record = {"files": self.total, "allowed": self.allowed, "unreadable": unreadable}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+def save_report(path: Path, total: int, allowed: int, reasons: Mapping[str, str]) -> None:
+    """Write a report as JSON: the number of files, of which so many may be unreadable, and the reason for each that is.
+
+    The file is ASCII: file names need not be valid UTF-8, and surrogate escapes cannot be encoded in UTF-8.
+    """
+    unreadable = [{"path": name, "reason": reason} for name, reason in sorted(reasons.items())]
+    record = {"files": total, "allowed": allowed, "unreadable": unreadable}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 
 def finite(x0: Tensor, mask: Tensor | None) -> Tensor:
@@ -137,11 +138,12 @@ class MediaFiles(Dataset):
     """A dataset with one media file per example, read by `threads` threads per batch.
 
     A file that cannot be read is named in `report` and replaced by another file of this dataset, chosen by index and
-    seed.
+    seed. `listed_groups` has the name of every file's group, and is None if the data come without such names.
     """
 
     report: FileReport
     threads: int
+    listed_groups: Sequence[str] | None = None
 
     @abstractmethod
     def name(self, index: int) -> str:
@@ -168,6 +170,10 @@ class MediaFiles(Dataset):
     def scalars(self) -> Mapping[str, str]:
         """The names of the scalars that the examples have, each with its unit."""
         return self.modality.scalars
+
+    def numbers(self, index: int) -> Mapping[str, float]:
+        """Return scalars of one file that are stated elsewhere, by name; by default there are none."""
+        return {}
 
     def extent(self, index: int) -> Extent:
         """Return the size of one file, as its header states it.
@@ -225,7 +231,8 @@ class MediaFiles(Dataset):
             self.report.add(name, error)
             return None
         self.report.note(name, remarks)
-        return Example(x0, self.label(index), mask, self.caption(index), scalars or None)
+        scalars.update(self.numbers(index))
+        return Example(x0, self.label(index), mask, self.caption(index, seed), scalars or None)
 
     def batch(self, indices: Sequence[int], seeds: Sequence[int] | None = None) -> Batch:
         """Return a batch (see `Dataset.batch`), reading files in several threads."""
@@ -258,7 +265,7 @@ class MediaFiles(Dataset):
     def save_unreadable(self, path: Path) -> None:
         """Write the report of the whole dataset if any file could not be read so far."""
         if self.report.reasons:
-            self.report.save(path)
+            save_report(path, self.report.total, self.report.allowed, self.report.reasons)
 
 
 class _Headers:

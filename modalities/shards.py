@@ -85,10 +85,10 @@ class LatentShards(Dataset):
         shard, row = self._open.find(self._indices[index])
         return None if shard.labels is None else int(shard.labels[row])
 
-    def caption(self, index: int) -> str | None:
-        """Return the caption of one example, or None if there are no captions."""
+    def captions(self, index: int) -> tuple[str, ...]:
+        """Return the caption that one example has in the first pass; other passes may have another of its captions."""
         shard, row = self._open.find(self._indices[index])
-        return None if shard.texts is None else shard.texts[row]
+        return () if shard.texts is None else (shard.texts[row],)
 
     def subset(self, indices: Sequence[int]) -> Self:
         """Return the dataset of these examples only; it shares the open shards."""

@@ -1,4 +1,4 @@
-"""The index of a tar shard: the position of each example's media, its class and its caption, for random access.
+"""The index of a tar shard: the position of each example's media, its class and its captions, for random access.
 
 It is built in one pass over the shard's headers and stored in a separate safetensors file:
 `000000.tar.KEY.index` next to the shard, where KEY identifies the suffixes and JSON keys that the scan looks for. An
@@ -24,15 +24,13 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 
 from modalities.byte_ranges import any_hidden
+from modalities.captions import LARGEST_SIDECAR, Captions, as_captions
 from modalities.endings import other_ending
 from modalities.tar_members import BLOCK, Member, Read, ReadAheadBuffer, members
 from multisagd.files import parse_json
 
-FORMAT_VERSION = 3
-LARGEST_SIDECAR = 1 << 20
-"""Maximum size of a file with a class, a caption or JSON, in bytes."""
-
-SIDECARS = ("cls", "txt", "json")
+FORMAT_VERSION = 4
+SIDECARS = ("cls", "txt", "caption", "json")
 FACTS = 5
 """Number of fields of an index that are stored as JSON; the others are arrays."""
 
@@ -78,8 +76,9 @@ class ShardIndex:
     """The examples of one shard in the order of their media, one entry of each array per example.
 
     `header` is the position of the media's header block, `crc` its CRC-32 and `size` the size of the media; `label`
-    is an index into `classes`, or -1 if there is no class; `texts` are the captions, empty where `captioned` is False;
-    `names` are the names of the media. `length` (in bytes) and `state` identify the shard. `faults` contains the first
+    is an index into `classes`, or -1 if there is no class; `texts` are the captions of all examples, one after the
+    other, and `captions` is the number of captions up to and including those of each example; `names` are the names of
+    the media. `length` (in bytes) and `state` identify the shard. `faults` contains the first
     reason, if any, why not all "labels" or "captions" could be read; `others` counts files that are part of no example
     by their endings.
     """
@@ -93,7 +92,7 @@ class ShardIndex:
     size: NDArray[np.int64]
     crc: NDArray[np.uint32]
     label: NDArray[np.int32]
-    captioned: NDArray[np.bool_]
+    captions: NDArray[np.int64]
     names: Texts
     texts: Texts
 
@@ -110,7 +109,7 @@ class ShardIndex:
         scan = _Scan(ReadAheadBuffer(read, size, block), options)
         for member in members(scan.read, size):
             scan.add(member)
-        media, labels, texts = scan.media, scan.classes(), scan.texts["json"] | scan.texts["txt"]
+        media, labels, texts = scan.media, scan.classes(), scan.captions()
         keys = list(media)
         classes = tuple(dict.fromkeys(labels[key] for key in keys if key in labels))
         numbers = {name: number for number, name in enumerate(classes)}
@@ -125,10 +124,23 @@ class ShardIndex:
             np.array([each.size for each in chosen], np.int64),
             np.array([each.crc for each in chosen], np.uint32),
             np.array([numbers.get(labels.get(key, ""), -1) if key in labels else -1 for key in keys], np.int32),
-            np.array([key in texts for key in keys], np.bool_),
+            np.cumsum([len(texts.get(key, ())) for key in keys], dtype=np.int64),
             Texts.of([each.name for each in chosen]),
-            Texts.of([texts.get(key, "") for key in keys]),
+            Texts.of([text for key in keys for text in texts.get(key, ())]),
         )
+
+    def captions_of(self, row: int) -> Captions:
+        """Return the captions of one example."""
+        first = int(self.captions[row - 1]) if row else 0
+        return tuple(self.texts[index] for index in range(first, int(self.captions[row])))
+
+    @property
+    def captioned(self) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """Whether each example has captions, and whether one of them is not empty; two arrays of shape (examples,)."""
+        counts = np.diff(self.captions, prepend=0)
+        filled = np.cumsum(np.diff(self.texts.ends, prepend=0) > 0)
+        before = np.concatenate([[0], filled])
+        return counts > 0, before[self.captions] > before[self.captions - counts]
 
     def pack(self) -> bytes:
         """Return the content of an index file."""
@@ -152,7 +164,7 @@ class ShardIndex:
         try:
             arrays = safetensors.numpy.load(content)
             facts = parse_json(arrays["facts"].tobytes())
-            parts: list[Any] = [arrays[name] for name in ("header", "size", "crc", "label", "captioned")]
+            parts: list[Any] = [arrays[name] for name in ("header", "size", "crc", "label", "captions")]
             parts += [Texts(arrays[f"{name}.data"], arrays[f"{name}.ends"]) for name in ("names", "texts")]
             faults = {str(kind): str(reason) for kind, reason in dict(facts["faults"]).items()}
             others = Counter({str(ending): int(count) for ending, count in dict(facts["others"]).items()})
@@ -167,25 +179,31 @@ class ShardIndex:
     def digest(self) -> str:
         """A hash of the examples: their names, sizes, classes and captions."""
         hashed = hashlib.sha256(json.dumps([len(self), self.classes]).encode())
-        arrays: tuple[NDArray[Any], ...] = (self.size, self.label, self.captioned)
+        arrays: tuple[NDArray[Any], ...] = (self.size, self.label, self.captions)
         for array in (*arrays, *(part for packed in (self.names, self.texts) for part in (packed.ends, packed.data))):
             hashed.update(array.tobytes())
         return hashed.hexdigest()
 
     def _check(self) -> None:
         count = len(self)
-        kinds = {"header": np.int64, "size": np.int64, "crc": np.uint32, "label": np.int32, "captioned": np.bool_}
+        kinds = {"header": np.int64, "size": np.int64, "crc": np.uint32, "label": np.int32, "captions": np.int64}
         valid = all(getattr(self, name).shape == (count,) for name in kinds)
         valid = valid and all(getattr(self, name).dtype == kind for name, kind in kinds.items())
         if valid and count:
             valid = self.header.min() >= 0 and self.size.min() >= 0 and self.header.max() < self.length < 1 << 62
             valid = valid and bool((self.size <= self.length - BLOCK - self.header).all())
             valid = valid and -1 <= self.label.min() <= self.label.max() < len(self.classes)
-        for packed in (self.names, self.texts):
+        total = 0
+        if valid and count:
+            total = int(self.captions[-1])
+            # Differences of huge numbers wrap around, so the numbers are checked, too.
+            valid = bool((np.diff(self.captions, prepend=0) >= 0).all()) and self.captions.min() >= 0
+            valid = valid and self.captions.max() <= total
+        for packed, number in ((self.names, count), (self.texts, total)):
             ends = packed.ends
-            valid = valid and ends.shape == (count,) and ends.dtype == np.int64 and packed.data.dtype == np.uint8
+            valid = valid and ends.shape == (number,) and ends.dtype == np.int64 and packed.data.dtype == np.uint8
             valid = valid and bool((np.diff(ends, prepend=0) >= 0).all())
-            valid = valid and (ends[-1] if count else 0) == len(packed.data)
+            valid = valid and (ends[-1] if number else 0) == len(packed.data)
         if not valid:
             raise ValueError("its entries are invalid")
 
@@ -219,7 +237,7 @@ class _Scan:
     options: ScanOptions
     media: dict[str, Member] = field(default_factory=dict)
     labels: dict[str, dict[str, str]] = field(default_factory=lambda: {"cls": {}, "json": {}})
-    texts: dict[str, dict[str, str]] = field(default_factory=lambda: {"txt": {}, "json": {}})
+    texts: dict[str, dict[str, Captions]] = field(default_factory=lambda: {"txt": {}, "caption": {}, "json": {}})
     faults: dict[str, str] = field(default_factory=dict)
     others: Counter[str] = field(default_factory=Counter)
     seen: set[tuple[str, str]] = field(default_factory=set)
@@ -257,25 +275,35 @@ class _Scan:
             self.media[key] = member
 
     def _add_texts(self, key: str, ending: str, member: Member) -> None:
-        """Add the class or caption in a member; if it cannot be read, note why: it may not be needed."""
-        keys = {"labels": self.options.label_key, "captions": self.options.text_key}
-        targets = {"labels": self.labels.get(ending), "captions": self.texts.get(ending)}
-        wanted = {what: target for what, target in targets.items() if target is not None}
+        """Add the class or captions in a member; if they cannot be read, note why: they may not be needed."""
+        label_key, text_key = self.options.label_key, self.options.text_key
+        labels, texts = self.labels.get(ending), self.texts.get(ending)
         try:
             content = _content(self.read, member)
-            values = _json(content, member) if ending == "json" else dict.fromkeys(keys.values(), content)
+            values = _json(content, member) if ending == "json" else dict.fromkeys((label_key, text_key), content)
         except ValueError as error:
-            self.faults = dict.fromkeys(wanted, str(error)) | self.faults
+            targets = {"labels": labels, "captions": texts}
+            self.faults = {what: str(error) for what, each in targets.items() if each is not None} | self.faults
             return
-        for what, target in wanted.items():
-            value = values.get(keys[what])
-            if isinstance(value, bool) or not isinstance(value, str | int | None):
-                fault = f"{member.name!r}: {keys[what]} must be text or an integer, got {value!r:.100}"
-                self.faults.setdefault(what, fault)
-            elif what == "labels" and value is not None and not str(value).strip():
-                self.faults.setdefault(what, f"the class of {key!r} is empty: fill in the class or remove it")
-            elif value is not None:
-                target[key] = str(value).strip()
+        if labels is not None:
+            self._add_class(labels, key, values.get(label_key), f"{member.name!r}: {label_key}")
+        if texts is not None:
+            try:
+                texts[key] = as_captions(values.get(text_key))
+            except ValueError as error:
+                self.faults.setdefault("captions", f"{member.name!r}: {text_key} {error}")
+
+    def _add_class(self, labels: dict[str, str], key: str, value: Any, place: str) -> None:
+        if isinstance(value, bool) or not isinstance(value, str | int | None):
+            self.faults.setdefault("labels", f"{place} must be text or an integer, got {value!r:.100}")
+        elif value is not None and not str(value).strip():
+            self.faults.setdefault("labels", f"the class of {key!r} is empty: fill in the class or remove it")
+        elif value is not None:
+            labels[key] = str(value).strip()
+
+    def captions(self) -> dict[str, Captions]:
+        """Return the captions of each example that has any, from one file: .txt before .caption before .json."""
+        return {key: each for texts in reversed(self.texts.values()) for key, each in texts.items() if each}
 
     def classes(self) -> dict[str, str]:
         """Return the class of each example that has one."""

@@ -8,7 +8,7 @@ import os
 import tarfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from modalities.endings import ending_of
 from modalities.files import Folder
@@ -25,7 +25,7 @@ class Packed(NamedTuple):
     facts: bytes
 
     @classmethod
-    def of(cls, key: str, ending: str, path: Path, size: int, facts: dict[str, str | None]) -> Packed:
+    def of(cls, key: str, ending: str, path: Path, size: int, facts: dict[str, Any]) -> Packed:
         """Return a packed example; values that are None are omitted."""
         # ASCII only, since names of files need not be valid UTF-8.
         record = json.dumps({name: fact for name, fact in facts.items() if fact is not None})
@@ -59,7 +59,9 @@ class Packing:
         index, folder = self.order[number], self.folder
         label, file = folder.labels[index], folder.files[index]
         named = None if label is None or folder.classes is None else folder.classes[label]
-        facts = {"file": file, "label": named, "text": folder.caption(index)}
+        captions = folder.captions(index)
+        text = list(captions) if len(captions) > 1 else folder.caption(index)
+        facts = {"file": file, "label": named, "text": text}
         ending = ending_of(file, folder.modality.suffixes)
         return Packed.of(f"{number:09d}", ending, folder.root / file, self.sizes[number], facts)
 

@@ -1,8 +1,8 @@
 """A dataset of shards in the WebDataset layout: uncompressed tar archives, local or read through fsspec.
 
 The files of one example are in one archive and share their name up to the first dot of the last path component. The
-suffix after the dot determines the kind: `0017.jpg` is the media, `0017.cls` its class and `0017.txt` its caption;
-`0017.json` may contain both.
+suffix after the dot determines the kind: `0017.jpg` is the media, `0017.cls` its class, and `0017.txt` or
+`0017.caption` its caption; `0017.json` may contain the class and one or several captions.
 
 Examples are read one by one at their positions, so they can be read in any order, and nothing is unpacked.
 """
@@ -21,15 +21,16 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from modalities.base import Groups, Modality
 from modalities.byte_ranges import AccessError, PartsError, Source, find
+from modalities.captions import Captions, MissingCaptions, usable
 from modalities.endings import ending_of, listed
-from modalities.labels import from_folders, number
+from modalities.labels import from_folders, from_parents, number
 from modalities.reading import FileReport, MediaFiles, UnreadableFilesError
 from modalities.tar_catalogue import catalogue
 from modalities.tar_index import ScanOptions
@@ -58,12 +59,14 @@ class TarShards(MediaFiles):
         index: folder for indices; None: next to local shards, or else the user's cache folder.
         media: suffix of the media, if examples have several (`seg.png`); None: the suffixes that the modality reads.
         labels: "auto": the class in `.cls`, or under `label_key` in `.json`, if examples have one, or else the same
-            as "folder", if that gives classes. "folder": the folder in a member's name, as in `Folder`. "none": no
-            classes.
-        captions: "auto": the content of `.txt`, or the value of `text_key` in `.json`, if examples have one. "labels":
-            the names of the classes, with spaces for underscores. "none": no captions.
+            as "folder", if that gives classes. "folder" and "parent": a folder in a member's name, as in `Folder`.
+            "none": no classes.
+        captions: "auto": the content of `.txt` or `.caption`, or the value of `text_key` in `.json`, one text or a
+            list, if examples have one. "labels": the names of the classes, with spaces for underscores. "none": no
+            captions.
+        missing_captions: what happens to examples without a caption, as in `Folder`.
         label_key: key of the class in JSON files.
-        text_key: key of the caption in JSON files.
+        text_key: key of the captions in JSON files.
         window: number of shards that training draws from at a time; more shards shuffle better, fewer use caches
             better.
         max_member_bytes: maximum size of media in bytes; larger media are not read, but reported as unreadable.
@@ -84,8 +87,9 @@ class TarShards(MediaFiles):
         urls: str | Sequence[str],
         index: str | Path | None = None,
         media: str | None = None,
-        labels: Literal["auto", "folder", "none"] = "auto",
+        labels: Literal["auto", "folder", "parent", "none"] = "auto",
         captions: Literal["auto", "labels", "none"] = "auto",
+        missing_captions: MissingCaptions = "error",
         label_key: str = "label",
         text_key: str = "text",
         window: int = 16,
@@ -106,10 +110,12 @@ class TarShards(MediaFiles):
         self._positions: NDArray[np.int64] = np.arange(self._starts[-1], dtype=np.int64)
         if not len(self):
             raise ValueError(f"the {len(self.sources)} shards contain no file that ends in .{', .'.join(endings)}")
-        self.report = FileReport(len(self), max_unreadable)
         self._warn_of_others()
+        self._set_captions(captions, missing_captions)
         self._set_classes(labels)
-        self._set_captions(captions)
+        if captions == "labels" and self.classes is None:
+            raise ValueError("captions=labels requires classes, but these shards have none, or labels=none is set")
+        self.report = FileReport(len(self), max_unreadable)
 
     def __len__(self) -> int:
         return len(self._positions)
@@ -156,14 +162,14 @@ class TarShards(MediaFiles):
         shard, row = self._find(index)
         return None if self._labels is None else int(self._labels[shard][row])
 
-    def caption(self, index: int) -> str | None:
-        """Return the caption of one example, without reading its shard, or None if the examples have no captions."""
+    def captions(self, index: int) -> Captions:
+        """Return all captions of one example, without reading its shard."""
         if self._captions == "none":
-            return None
+            return ()
         shard, row = self._find(index)
         if self._captions == "labels" and self.classes is not None and self._labels is not None:
-            return self.classes[self._labels[shard][row]].replace("_", " ")
-        return self.indices[shard].texts[row]
+            return (self.classes[self._labels[shard][row]].replace("_", " "),)
+        return self.indices[shard].captions_of(row) or ("",)
 
     def subset(self, indices: Sequence[int]) -> Self:
         """Return the dataset of these examples only.
@@ -202,15 +208,15 @@ class TarShards(MediaFiles):
     def _set_classes(self, labels: str) -> None:
         self.classes: tuple[str, ...] | None = None
         self._labels: list[NDArray[np.int64]] | None = None
-        if labels not in ("auto", "folder", "none"):
-            raise ValueError(f"labels must be auto, folder or none, got {labels!r}")
+        if labels not in ("auto", "folder", "parent", "none"):
+            raise ValueError(f"labels must be auto, folder, parent or none, got {labels!r}")
         if labels == "none":
             return
         if labels == "auto":
             self._check_faults("labels")
         names = sorted({name for index in self.indices for name in index.classes})
-        if labels == "folder" or not names:
-            self._set_folders(required=labels == "folder")
+        if labels in ("folder", "parent") or not names:
+            self._set_folders(labels)
             return
         self._check_all(
             "class (.cls, or the label_key of .json)", [index.label >= 0 for index in self.indices], "labels"
@@ -220,26 +226,34 @@ class TarShards(MediaFiles):
         numbers = [np.array([class_numbers[name] for name in index.classes], np.int64) for index in self.indices]
         self._labels = [each[index.label] for each, index in zip(numbers, self.indices, strict=True)]
 
-    def _set_folders(self, required: bool) -> None:
+    def _set_folders(self, labels: str) -> None:
         members = [index.names[row] for index in self.indices for row in range(len(index))]
-        names = from_folders(Path(), members, required)
+        names = from_parents(Path(), members) if labels == "parent" else from_folders(Path(), members, labels != "auto")
         if names is not None:
-            self.classes, labels = number(names)
-            self._labels = np.split(np.array(labels, np.int64), self._starts[1:-1])
+            self.classes, numbers = number(names)
+            self._labels = np.split(np.array(numbers, np.int64), self._starts[1:-1])
 
-    def _set_captions(self, captions: str) -> None:
+    def _set_captions(self, captions: str, missing: MissingCaptions) -> None:
         if captions not in ("auto", "labels", "none"):
             raise ValueError(f"captions must be auto, labels or none, got {captions!r}")
-        if captions == "labels" and self.classes is None:
-            raise ValueError("captions=labels requires classes, but these shards have none, or labels=none is set")
-        if captions == "auto":
-            self._check_faults("captions")
-        given = [index.captioned for index in self.indices]
-        if captions == "auto" and any(each.any() for each in given):
-            self._check_all("caption (.txt, or the text_key of .json)", given, "captions")
-        elif captions == "auto":
-            captions = "none"
+        if missing not in get_args(MissingCaptions):
+            raise ValueError(f"missing_captions must be one of {', '.join(get_args(MissingCaptions))}, got {missing!r}")
         self._captions = captions
+        if captions != "auto":
+            return
+        self._check_faults("captions")
+        if not any(len(index.texts) for index in self.indices):
+            self._captions = "none"
+            return
+
+        def problem(index: int) -> str:
+            what = "has no caption (.txt, .caption, or the text_key of .json), but other examples have one"
+            return f"{self.name(index)} {what}: add it, set captions=none"
+
+        stated, filled = (
+            np.concatenate(each) for each in zip(*(index.captioned for index in self.indices), strict=True)
+        )
+        self._positions = self._positions[usable(stated, filled, missing, problem)]
 
     def _check_faults(self, setting: str) -> None:
         for source, index in zip(self.sources, self.indices, strict=True):
@@ -258,7 +272,7 @@ class TarShards(MediaFiles):
     def _check_all(self, what: str, given: Sequence[NDArray[np.bool_]], setting: str) -> None:
         for shard, present in enumerate(given):
             if not present.all():
-                name = self.name(int(self._starts[shard]) + int(np.argmin(present)))
+                name = f"{self.sources[shard].url}/{self.indices[shard].names[int(np.argmin(present))]}"
                 raise ValueError(f"{name} has no {what}, but other examples have one: add it, or set {setting}=none")
 
 

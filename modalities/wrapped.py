@@ -61,9 +61,9 @@ class Wrapped(Dataset):
         """Return the class that one example has in the inner dataset."""
         return self.inner.label(index)
 
-    def caption(self, index: int) -> str | None:
-        """Return the caption of one example."""
-        return self.inner.caption(index)
+    def captions(self, index: int) -> tuple[str, ...]:
+        """Return all captions of one example."""
+        return self.inner.captions(index)
 
     @property
     def scalars(self) -> Mapping[str, str]:
@@ -74,6 +74,11 @@ class Wrapped(Dataset):
     def groups(self) -> Groups | None:
         """Groups of examples that are stored together; None if there are no groups."""
         return self.inner.groups
+
+    @property
+    def weights(self) -> Sequence[tuple[int, float]] | None:
+        """The length of each block of consecutive examples and its share of the samples in training."""
+        return self.inner.weights
 
     @property
     def fingerprint(self) -> str:
@@ -113,7 +118,7 @@ class Captioned(Wrapped):
     """
 
     def __init__(self, dataset: Dataset, encoder: TextEncoder) -> None:
-        if dataset.caption(0) is None:
+        if not dataset.captions(0):
             raise ValueError(
                 "the data have no captions: for a folder of files, set data.manifest=FILE (with a column text), "
                 "data.captions=sidecar or data.captions=labels; otherwise set text=none"

@@ -56,7 +56,7 @@ def check_modality(
 
 
 def _check_grid(modality: Any, path: Path) -> Grid:
-    for name in ("channels", "suffixes", "grid", "load", "encode", "decode", "save", "mask", "save_grid"):
+    for name in ("channels", "suffixes", "grid", "load", "encode", "decode", "save", "mask", "save_grid", "in_buckets"):
         _require(hasattr(modality, name), f"the modality has no {name}: inherit from modalities.base.Modality")
     grid = modality.grid()
     _require(isinstance(grid, Grid), f"grid() must return a multisagd.Grid, got {type(grid).__name__}")
@@ -73,7 +73,17 @@ def _check_grid(modality: Any, path: Path) -> Grid:
     valid = isinstance(suffixes, tuple) and suffixes and all(s == s.lower() and s.startswith(".") for s in suffixes)
     _require(valid, f'suffixes must be a tuple of lower-case endings such as (".wav",), got {suffixes!r}')
     _require(path.name.lower().endswith(suffixes), f"{path} has none of the modality's suffixes {suffixes}")
+    _check_buckets(modality, grid)
     return grid
+
+
+def _check_buckets(modality: Any, grid: Grid) -> None:
+    sizes = modality.in_buckets()
+    _require(sizes[0].grid() == grid, "in_buckets() must begin with the modality's own size, that of grid()")
+    for each in sizes:
+        alike = each.channels == modality.channels and len(each.grid().shape) == grid.dimensions
+        alike = alike and each.grid() == grid.resize(each.grid().shape)
+        _require(alike, f"in_buckets() must differ in size only, but {each} has other channels, axes or spacing")
 
 
 def _check_loading(modality: Any, path: Path, grid: Grid) -> Tensor:

@@ -42,7 +42,7 @@ from recipes.config.build import Builder
 from recipes.config.compose import Config
 from recipes.data.dataset import Chunks, configured_data, data_as_trained_on, measure
 from recipes.data.extents import of_reference_size
-from recipes.data.order import Order
+from recipes.data.order import order_of
 from recipes.plotting.figures import COLUMN, draw_power, power_axes, save
 from recipes.runs.run import CORRUPTION, STATISTICS, read_statistics
 from recipes.runs.settings import TrainSettings
@@ -59,7 +59,7 @@ def analyze(config: Config) -> Path:
     check_replaceable(out, REPORT, "analyze")
     dataset = of_reference_size(data_as_trained_on(configured_data(settings, builder), settings, builder))
     statistics = measure(dataset, settings)
-    indices = Order(len(dataset), derive(settings.seed, "statistics")).indices(0, statistics.count)
+    indices = order_of(dataset, derive(settings.seed, "statistics")).indices(0, statistics.count)
     chunks = Chunks(dataset, indices, settings.seed)
     with as_recipe_error((ValueError, UnreadableFilesError), "analysing the data: "):
         profiles = measure_profiles(chunks, statistics)

@@ -33,16 +33,17 @@ from recipes.cli.command import command
 from recipes.config.build import Builder
 from recipes.config.compose import Config
 from recipes.config.groups import flatten, under
+from recipes.config.sources import own_key
 from recipes.data.dataset import build_dataset, colour_note
 from recipes.data.order import prefetch
-from recipes.data.parts import check_no_splits
+from recipes.data.parts import check_kept
 from recipes.runs.lock import lock_run
 from recipes.runs.run import data_metadata
 from recipes.runs.settings import Group
 from recipes.runtime.device import EngineSettings, Runtime
 
 FREE = (
-    "run_dir", "data.root", "data.urls", "data.index", "data.threads", "engine", "batch", "allow_targets",
+    "run_dir", "data.root", "data.urls", "data.name", "data.index", "data.threads", "engine", "batch", "allow_targets",
     "modality.autoencoder.device",
 )  # fmt: skip
 """Keys, or groups of keys, that may change when encoding is continued; some of them may change rounding."""
@@ -82,7 +83,7 @@ def encode(config: Config) -> None:
         latent = builder.build(settings.modality, Latent, "modality")
         # The dataset yields the examples to be encoded, so any dataset can be used, and full batches are encoded.
         dataset = build_dataset(settings.data, latent.modality, builder)
-        check_no_splits(dataset, "latents")
+        check_kept(dataset, "latents")
         with as_recipe_error((ValueError, UnreadableFilesError)):
             index = plan(config, settings, latent, dataset, before)
             with StopRequest() as stop:
@@ -113,7 +114,7 @@ def earlier(run_dir: Path, config: Config) -> Index | None:
 
 def fixed(config: Config) -> Config:
     """Return the keys of a configuration that must be equal for all shards of a folder."""
-    return {key: value for key, value in flatten(config).items() if not under(key, FREE)}
+    return {key: value for key, value in flatten(config).items() if not under(own_key(key), FREE)}
 
 
 def plan(config: Config, settings: EncodeSettings, latent: Latent, dataset: Dataset, before: Index | None) -> Index:

@@ -63,11 +63,13 @@ def evaluate(config: Config) -> dict[str, Any]:
     builder = Builder(tuple(config["allow_targets"]))
     settings = builder.settings(EvaluateSettings, config, "")
     runtime = Runtime.start(settings.engine)
-    train, test = real_data(settings.run_dir, builder, settings.data, sizes=settings.sizes)
+    train, test = real_data(
+        settings.run_dir, builder, settings.data, sizes=settings.sizes, reference_root=settings.reference_root
+    )
     metrics, unavailable = choose_metrics(settings, train)
-    real = train if settings.reference_split == "train" else test
+    real = test if settings.uses_test_data else train
     if real is None:
-        raise RecipeError(f"reference_split=test: {NOTHING_HELD_OUT}")
+        raise RecipeError(f"reference_split=test: {NOTHING_HELD_OUT}, or set reference_root to a folder of test data")
 
     sampling = {field.name: config[field.name] for field in fields(SampleSettings)}
     recorded = [field.name for field in fields(EvaluateSettings) if field.name not in sampling.keys() - MODEL_SETTINGS]

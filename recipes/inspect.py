@@ -40,7 +40,7 @@ from recipes.config.build import Builder
 from recipes.config.compose import Config
 from recipes.data.dataset import colour_note, configured_data, data_as_trained_on, measure
 from recipes.data.extents import bucket_counts, omitted_counts
-from recipes.data.order import Order
+from recipes.data.order import order_of
 from recipes.data.parts import held_out_note, hold_out
 from recipes.plotting.figures import draw_profiles
 from recipes.runs.assembly import Assembly, process_notes
@@ -112,7 +112,7 @@ def inspect(config: Config) -> Path:
 
 def show_examples(dataset: Dataset, count: int, seed: int, out: Path) -> dict[str, Any]:
     """Write examples as loaded, and encoded and decoded; return range, round-trip error and fraction of padding."""
-    modality, order = dataset.modality, Order(len(dataset), seed)
+    modality, order = dataset.modality, order_of(dataset, seed)
     indices = order.indices(0, min(count, len(dataset)))
     augmentation = [seeds.derive(seed, "augmentation", number) for number in range(len(indices))]
     with as_recipe_error(UnreadableFilesError):
@@ -152,7 +152,7 @@ def show_noise(
 def show_forward(dataset: Dataset, process: Process, seed: int, out: Path) -> None:
     """Plot the first example at increasing times of the forward process."""
     modality = dataset.modality
-    x0 = dataset.batch(Order(len(dataset), seed).indices(0, 1)).x0
+    x0 = dataset.batch(order_of(dataset, seed).indices(0, 1)).x0
     noise = process.noise(x0.shape, [seeds.derive(seed, "inspect", 1)])
     times = torch.tensor(TIMES, dtype=torch.float64).split(1)
     steps = [within_scale(modality, modality.decode(process.in_range(x0, t, noise)[0])) for t in times]

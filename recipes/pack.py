@@ -40,7 +40,7 @@ from recipes.config.build import Builder
 from recipes.config.compose import Config
 from recipes.data.dataset import build_dataset
 from recipes.data.order import Order
-from recipes.data.parts import check_no_splits
+from recipes.data.parts import check_kept
 from recipes.runs.lock import lock_run
 from recipes.runs.run import data_metadata
 from recipes.runs.settings import Group
@@ -77,7 +77,7 @@ def pack(config: Config) -> None:
     folder = untouched(build_dataset(settings.data, modality, builder))
     if not isinstance(folder, Folder):
         raise RecipeError(f"data: {type(folder).__name__} is not a folder of files: use data=folder data.root=…")
-    check_no_splits(folder, "tar shards")
+    check_kept(folder, "tar shards")
     count, run_dir = len(folder), settings.run_dir
     with as_recipe_error((OSError, ValueError)):
         order = Order(count, settings.seed).indices(0, count) if settings.shuffle else range(count)

@@ -35,9 +35,8 @@ def inverse_problems(path: Path) -> str:
         return "\n\n".join([*said, f"**Not measured.** Run `{command}` to measure it."])
     said += [
         f"{NOT_RUN}\n```bash\n{command}\n```",
-        "Means ± standard deviations over seeds. Each table begins with the folder of the run; one with another name "
-        "than in the command was trained with a former recipe. The consistency is the error of the measurement as a "
-        "multiple of its noise: 1 for the true images.",
+        "Means ± standard deviations over seeds. Each table begins with the folder of the run. The consistency is the "
+        "error of the measurement as a multiple of its noise: 1 for the true images.",
     ]
     for table in tables:
         cells = zip(*(column.cells for column in table.columns), strict=True)

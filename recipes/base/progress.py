@@ -46,6 +46,7 @@ class Display:
         self._task = self._bar.add_task(title, total=total, completed=start, note="")
         self._bar.update(self._task, completed=start)  # the speed is measured from here
         self._begun, self._last, self._lines = self._console.get_time(), float("-inf"), 0
+        self._done = start
 
     def __enter__(self) -> Self:
         self._bar.start()
@@ -56,9 +57,13 @@ class Display:
             with suppress(OSError):
                 self._bar.stop()
 
+    def advance(self, count: int) -> None:
+        """Show that `count` more are done."""
+        self.update(min(self._done + count, self._total))
+
     def update(self, done: int, note: str | None = None) -> None:
         """Show the progress with a short `note` such as the loss; None keeps the previous note."""
-        self._note = self._note if note is None else note
+        self._done, self._note = done, self._note if note is None else note
         with suppress(OSError):
             self._bar.update(self._task, completed=done, note=self._note)
         now = self._console.get_time()

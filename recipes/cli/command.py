@@ -20,6 +20,7 @@ from recipes.base.signals import Ended, like_ctrl_c
 from recipes.cli.help import command_help
 from recipes.config import compose as configuration
 from recipes.config.compose import Config
+from recipes.config.resolve import resolved
 from recipes.runs.run import Run
 from recipes.runtime.distribution import Rank, leave
 
@@ -56,6 +57,7 @@ def run_configured(name: str, action: Callable[[Config], object], arguments: Seq
         if show:
             print(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), end="")
         else:
+            config.update(resolved(config))
             action(config)
 
     def again(reported: bool) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 from multisagd.addresses import is_address, without_secrets
 from recipes.base.errors import RecipeError
 from recipes.config.groups import flatten
+from recipes.config.sources import own_key
 
 FROM_ENVIRONMENT = "(from the environment)"
 PATTERNS = ("match", "pattern")
@@ -17,7 +18,7 @@ def check_addresses(node: Any, where: str, repeated: Collection[str]) -> None:
     for key, text in strings(node, where):
         if is_address(text) and text not in repeated and key.rsplit(".", 1)[-1] not in PATTERNS:
             shown, remedy = without_secrets(text)[:200], "Use a folder or file on this machine instead"
-            if key.startswith("data.") and key.count(".") == 1:
+            if key.startswith("data.") and own_key(key).count(".") == 1:
                 remedy = f"If you trust it, repeat it: add \"{key}='{shown}'\" to the command"
             rule = "a configuration that came with a run opens files on this machine by their plain paths"
             raise RecipeError(f"{key}={shown}: {rule}, and must not contact any other address. {remedy}")

@@ -309,7 +309,9 @@ def _sequence(value: Any, hint: Any, where: str, nested: Nested) -> tuple[bool, 
 def _mapping(value: Mapping[str, Any], hint: Any, where: str, nested: Nested) -> Any:
     options = [get_origin(option) or option for option in _options(hint)]
     if any(option in (dict, Mapping, Any) for option in options):
-        return dict(value)
+        kinds_of_values = [get_args(option)[1:] for option in _options(hint) if get_origin(option) in (dict, Mapping)]
+        kind = kinds_of_values[0][0] if kinds_of_values else Any
+        return {key: convert(each, kind, f"{where}.{key}", nested) for key, each in value.items()}
     # A type hint such as Callable expects a callable object.
     kinds = tuple(option for option in options if isinstance(option, type) and option.__module__ != "builtins")
     if not kinds:

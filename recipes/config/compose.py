@@ -22,6 +22,7 @@ from recipes.base.errors import RecipeError, nearest
 from recipes.base.files import write_text
 from recipes.config import suggestions as advice
 from recipes.config.groups import CONFIGS, KeyTable, flatten, groups, offered, opened, prefixes
+from recipes.config.sources import SOURCES, complete_sources
 
 Config = dict[str, Any]
 
@@ -42,12 +43,13 @@ def load(name: str, arguments: Sequence[str], folder: str | Path | None = None) 
     for override in overrides:
         _check_choice(override, known_groups)
     # Hydra adds a missing key only with a leading +.
-    below = tuple(f"{key}." for key in opened(name))
+    below = _open_keys(name)
     arguments = [f"++{argument}" if argument.startswith(below) else argument for argument in arguments]
     if folder is not None:
         arguments = [f"hydra.searchpath=[file://{Path(folder).resolve()}]", *arguments]
     try:
         composed = _compose(name, arguments)
+        complete_sources(composed, folder)
         plain = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
     except MissingMandatoryValue as error:
         key = error.full_key or ""
@@ -102,6 +104,11 @@ def _compose(name: str, arguments: Sequence[str]) -> Any:
         return compose(name, overrides=list(arguments))
 
 
+def _open_keys(name: str) -> tuple[str, ...]:
+    """Return the beginnings of the keys that may be added to a command's configuration."""
+    return tuple(f"{key}." for key in (*opened(name), *([SOURCES] if "data" in offered(name) else [])))
+
+
 def _check_choice(override: Override, known: Mapping[str, Sequence[str]]) -> None:
     """Raise RecipeError if an override names a choice that its group does not have."""
     options, choice = known.get(override.key_or_group), override.value()
@@ -114,7 +121,7 @@ def _refusal(error: HydraException, name: str, overrides: Sequence[Override], fo
     choices = {each.key_or_group: str(each.value()) for each in overrides if each.key_or_group in groups(folder)}
     known = flatten(KeyTable(choices, folder).keys(name))
     # The choices of a group may be merged into the root, and leave no key with the group's name.
-    valid, below = {*prefixes(known), *offered(name)}, tuple(f"{key}." for key in opened(name))
+    valid, below = {*prefixes(known), *offered(name)}, _open_keys(name)
     for each in overrides:
         if each.key_or_group not in valid and not each.key_or_group.startswith(below) and not each.is_add():
             return advice.unknown(name, each, known, folder)

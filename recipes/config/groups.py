@@ -347,6 +347,9 @@ def filled(config: dict[str, Any]) -> dict[str, Any]:
             continue
         if isinstance(node := config.get(group), Mapping):
             own[group] = _shared_defaults(group, node)
+            if isinstance(sources := node.get("sources"), Mapping):
+                each = {name: source for name, source in sources.items() if isinstance(source, Mapping)}
+                own[group]["sources"] = {name: _shared_defaults(group, source) for name, source in each.items()}
         elif group not in config and group not in ALWAYS:
             own[group] = _known(of_choice(group, default))
     return over(own, config, by_class=True)

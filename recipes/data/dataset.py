@@ -24,7 +24,7 @@ from recipes.base.errors import RecipeError, as_recipe_error
 from recipes.base.progress import SOON, Display
 from recipes.config.build import Builder
 from recipes.data.extents import UNRECORDED, Record, sorted_files
-from recipes.data.order import Order
+from recipes.data.order import order_of
 from recipes.runs.assembly import build_corruption
 from recipes.runs.settings import CorruptionOptions, Group, TrainSettings
 from recipes.runtime.distribution import broadcast_from_rank0, is_first, long_barrier
@@ -103,8 +103,8 @@ def training_split(dataset: Dataset) -> Dataset:
         return dataset
     if "train" not in splits:
         raise RecipeError(
-            "data.manifest: no line has the split train, so there are no training examples: set the column split of "
-            "some lines to train"
+            "data: no example has the split train, so there are no training examples: put files into the folder train "
+            "(data.splits=folders), or set the column split of some lines of the manifest to train"
         )
     return dataset.subset([number for number, each in enumerate(splits) if each == "train"])
 
@@ -133,7 +133,7 @@ def fit_restoration(
     restoration = None
     if is_first():
         count = len(training) if options.examples is None else min(options.examples, len(training))
-        indices = Order(len(training), derive(seed, "restoration")).indices(0, count)
+        indices = drawn(training, derive(seed, "restoration"), count)
         with as_recipe_error((ValueError, UnreadableFilesError), "corruption.restored: "):
             restoration = GaussianRestoration.fit(_Unpadded(Chunks(training, indices, seed)), corruption)
         numbers = torch.tensor([restoration.root.shape[1], restoration.risk], dtype=torch.float64)
@@ -150,6 +150,12 @@ def fit_restoration(
     return restoration
 
 
+def drawn(dataset: Dataset, seed: int, count: int) -> list[int]:
+    """Return the indices of `count` examples drawn at random: from few groups, if groups are read as a whole."""
+    groups = dataset.groups
+    return order_of(dataset, seed, grouped=groups is not None and groups.whole).indices(0, count)
+
+
 class Chunks:
     """Examples in batches of `size`, augmented identically in every pass. Progress is shown on `display`, if given."""
 
@@ -157,15 +163,13 @@ class Chunks:
         self, dataset: Dataset, indices: Sequence[int], seed: int, display: Display | None = None, size: int = 256
     ) -> None:
         self.dataset, self.indices, self.seed, self.display, self.size = dataset, indices, seed, display, size
-        self._read = 0
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor | None]]:
         for start in range(0, len(self.indices), self.size):
             indices = self.indices[start : start + self.size]
             batch = read_batch(self.dataset, indices, [derive(self.seed, "augmentation", index) for index in indices])
-            self._read += len(indices)
             if self.display is not None:
-                self.display.update(min(self._read, PASSES * len(self.indices)))
+                self.display.advance(len(indices))
             yield batch.x0, batch.mask
 
 
@@ -195,7 +199,7 @@ def measure(dataset: Dataset, settings: TrainSettings) -> DataStatistics:
         RecipeError: If the data cannot be read, are not finite or are constant.
     """
     count = min(settings.training.statistics, len(dataset))
-    indices = Order(len(dataset), derive(settings.seed, "statistics")).indices(0, count)
+    indices = drawn(dataset, derive(settings.seed, "statistics"), count)
     grid, sizes = dataset.modality.grid(), dataset.modality.in_buckets()
     with as_recipe_error((ValueError, UnreadableFilesError), "measuring the data: "):
         with Display("measuring the data", PASSES * count, after=SOON) as display, warnings.catch_warnings():

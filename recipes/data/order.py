@@ -3,6 +3,7 @@
 The order is a function of the number of samples seen: no sampler or generator has a state to save.
 """
 
+import math
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -14,11 +15,12 @@ from typing import TypeVar
 import numpy as np
 import torch
 
-from modalities.base import Batch, Dataset, Groups
-from modalities.buckets import bucketed
+from modalities.base import Batch, Dataset, Groups, distinct_classes
+from modalities.buckets import bucketed, members
 from modalities.reading import UnreadableFilesError, read_batch
 from multisagd import seeds
 from recipes.base.errors import as_recipe_error
+from recipes.data.weighted_order import WeightedOrder
 from recipes.runs.settings import TrainSettings
 from recipes.runtime.device import Runtime
 
@@ -49,6 +51,11 @@ class Order:
         self._windows = lru_cache(maxsize=2)(self._split)
         self._items = lru_cache(maxsize=4)(self._shuffle)
 
+    @property
+    def longest_pass(self) -> int:
+        """Number of samples after which every item has been seen."""
+        return self.length
+
     def indices(self, start: int, count: int) -> list[int]:
         """Return the items for the samples `start` to `start + count - 1`, counted from the beginning of training."""
         return [self._item(*divmod(number, self.length)) for number in range(start, start + count)]
@@ -60,7 +67,7 @@ class Order:
 
     def _split(self, epoch: int) -> tuple[list[list[int]], list[int]]:
         """Return the groups of each window of an epoch, and the position at which each window starts."""
-        lengths, window = self.groups
+        lengths, window = self.groups.lengths, self.groups.window
         shuffled = torch.randperm(len(lengths), generator=self._generator("groups", epoch)).tolist()
         windows = [shuffled[first : first + window] for first in range(0, len(shuffled), window)]
         sizes = (sum(lengths[group] for group in groups) for groups in windows)
@@ -76,6 +83,21 @@ class Order:
 
     def _generator(self, stream: str, *indices: int) -> torch.Generator:
         return torch.Generator().manual_seed(seeds.derive(self.seed, stream, *indices))
+
+
+def order_of(
+    dataset: Dataset, seed: int, grouped: bool = False, weights: Sequence[tuple[int, float]] | None = None
+) -> Order | WeightedOrder:
+    """Return the endless order of a dataset, in the proportions of its sources if it has `weights`.
+
+    Others can be given. If there are none and `grouped` is True, examples that are stored together follow each other,
+    as in training.
+    """
+    weights = dataset.weights if weights is None else weights
+    if weights is None:
+        return Order(len(dataset), seed, dataset.groups if grouped else None)
+    sources = [Order(length, seeds.derive(seed, "source", n)) for n, (length, _) in enumerate(weights)]
+    return WeightedOrder(weights, sources, seed)
 
 
 class BucketOrder:
@@ -115,6 +137,72 @@ class BucketOrder:
         return order
 
 
+class TrainingOrder:
+    """The examples of every batch of training; if the modality has buckets, all examples of a batch are from one."""
+
+    def __init__(self, dataset: Dataset, seed: int, batch: int) -> None:
+        self.buckets, self.batch = bucketed(dataset), batch
+        several = len(self.buckets) > 1
+        own = [seeds.derive(seed, "bucket", number) if several else seed for number in range(len(self.buckets))]
+        weights = _bucket_weights(dataset, self.buckets) if several else [dataset.weights]
+        self._orders = [
+            order_of(part, each, grouped=True, weights=known)
+            for part, each, known in zip(self.buckets, own, weights, strict=True)
+        ]
+        self._turns = BucketOrder(_quotas(self.buckets, weights), seed) if several else None
+
+    @property
+    def longest_pass(self) -> int:
+        """Number of samples within which every example is seen."""
+        if self._turns is None:
+            return self._orders[0].longest_pass
+        quotas = self._turns.lengths
+        passes = [order.longest_pass / quota for order, quota in zip(self._orders, quotas, strict=True)]
+        # Each bucket's batches come in turn, but for the rounding of quotas and the shuffled blocks.
+        return math.ceil(max(passes) * sum(quotas)) + 2 * BLOCK * self.batch
+
+    def examples(self, first: int, places: range) -> tuple[Dataset, list[int]]:
+        """Return the bucket of the batch that begins after `first` samples, and its examples at some of its places."""
+        number, begin = 0, first
+        if self._turns is not None:
+            number, turn = self._turns.of_batch(first // self.batch)
+            begin = turn * self.batch
+        return self.buckets[number], self._orders[number].indices(begin + places.start, len(places))
+
+    def classes(self, samples: int) -> set[int]:
+        """Return the classes of the examples of the first `samples` samples, in whole batches."""
+        found: set[int] = set()
+        for first in range(0, samples, self.batch):
+            found |= distinct_classes(*self.examples(first, range(self.batch)))
+            if len(found) == len(self.buckets[0].classes or ()):
+                break
+        return found
+
+
+def _bucket_weights(dataset: Dataset, buckets: Sequence[Dataset]) -> list[Sequence[tuple[int, float]] | None]:
+    """Return the `weights` of each bucket of a dataset, such that every source keeps its share of the whole."""
+    weights = dataset.weights
+    if weights is None:
+        return [None] * len(buckets)
+    lengths = [length for length, _ in weights]
+    own = np.repeat([share / length for length, share in weights], lengths)  # of each example
+    found: list[Sequence[tuple[int, float]] | None] = []
+    for indices, part in zip(filter(None, members(dataset)), buckets, strict=True):
+        ends = np.cumsum([length for length, _ in part.weights or ()])
+        blocks = np.split(own[indices], ends[:-1])
+        found.append([(len(block), float(block.sum())) for block in blocks])
+    return found
+
+
+def _quotas(buckets: Sequence[Dataset], weights: Sequence[Sequence[tuple[int, float]] | None]) -> list[int]:
+    """Return the numbers of batches of the buckets in one cycle: in proportion to their examples or their weights."""
+    shares = [sum(share for _, share in each) for each in weights if each is not None]
+    if not shares:
+        return [len(part) for part in buckets]
+    examples = sum(len(part) for part in buckets)
+    return [max(1, round(examples * share / sum(shares))) for share in shares]
+
+
 def prefetch(fetch: Callable[[K], T], keys: Iterable[K], workers: int) -> Iterator[T]:
     """Yield `fetch(key)` for each key in order, prefetching up to `workers` keys in threads.
 
@@ -144,25 +232,15 @@ def batches(dataset: Dataset, samples: int, settings: TrainSettings, runtime: Ru
     unreadable.
     """
     training, seed, share = settings.training, settings.seed, runtime.share(settings.training.batch)
-    buckets = bucketed(dataset)
-    several = len(buckets) > 1
-    own_seeds = [seeds.derive(seed, "bucket", number) if several else seed for number in range(len(buckets))]
-    orders = [Order(len(each), own, each.groups) for each, own in zip(buckets, own_seeds, strict=True)]
-    turns = BucketOrder([len(each) for each in buckets], seed) if several else None
-    size = len(share) // training.accumulation
+    order, size = TrainingOrder(dataset, seed, training.batch), len(share) // training.accumulation
+
+    def part(first: int, start: int) -> Batch:
+        bucket, indices = order.examples(first, range(start, start + size))
+        numbers = range(first + start, first + start + size)
+        return read_batch(bucket, indices, [seeds.derive(seed, "augmentation", number) for number in numbers])
 
     def fetch(first: int) -> list[Batch]:
-        bucket, begin = 0, first
-        if turns is not None:
-            bucket, turn = turns.of_batch(first // training.batch)
-            begin = turn * training.batch
-
-        def part(start: int) -> Batch:
-            indices = orders[bucket].indices(begin + start, size)
-            numbers = range(first + start, first + start + size)
-            return read_batch(buckets[bucket], indices, [seeds.derive(seed, "augmentation", each) for each in numbers])
-
-        return [part(start) for start in range(share.start, share.stop, size)]
+        return [part(first, start) for start in range(share.start, share.stop, size)]
 
     with as_recipe_error(UnreadableFilesError):
         yield from prefetch(fetch, range(samples, training.samples, training.batch), settings.engine.workers)

@@ -1,7 +1,8 @@
 """Divide the data of a run into parts for training, validation and testing; equal settings give equal parts.
 
-The held-out part is one of: the data in `validation.root`; the examples that the data assign to validation (the column
-`split` of a manifest); groups that are drawn at random (`validation.group`); or examples that are drawn at random.
+The held-out part is one of: the data in `validation.root`; the examples that the data assign to validation (with
+folders, or the column `split` of a manifest); groups that are drawn at random (`validation.group`); or examples that
+are drawn at random.
 """
 
 import dataclasses
@@ -10,10 +11,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from modalities.base import Dataset, split, split_groups
-from modalities.files import Folder
 from modalities.labels import marked
 from modalities.latent import Latent
+from modalities.mixture import Mixture
 from modalities.reading import MediaFiles, UnreadableFilesError
+from modalities.tables import TableDataset
 from modalities.tars import TarShards
 from modalities.wrapped import Relabelled, transformed_alike, untouched
 from multisagd.addresses import is_address, without_secrets
@@ -79,8 +81,9 @@ def hold_out(dataset: Dataset, settings: TrainSettings, builder: Builder, extent
     if splits is not None:
         return _given_parts(dataset, splits, settings)
     if options.root is not None:
-        separate = transformed_alike(dataset, _separate(untouched(dataset), settings, builder, extents))
-        return Parts(dataset, separate, separate=separate)
+        apart = separate(untouched(dataset), options.root, ROOT, settings, builder, extents)
+        alike = transformed_alike(dataset, apart)
+        return Parts(dataset, alike, separate=alike)
     remedy = "; validation.holdout=0 trains on all examples"
     if options.group is None:
         with (
@@ -103,7 +106,11 @@ def validated(held_out: Dataset, settings: TrainSettings) -> Dataset:
     """
     if len(held_out) <= settings.validation.items:
         return held_out
-    return held_out.subset(Order(len(held_out), derive(settings.seed, "validation")).indices(0, len(held_out)))
+    indices = Order(len(held_out), derive(settings.seed, "validation")).indices(0, len(held_out))
+    groups, items = held_out.groups, settings.validation.items
+    if groups is not None and groups.whole:  # so that each group is read once
+        indices[:items] = sorted(indices[:items])
+    return held_out.subset(indices)
 
 
 def held_out_note(parts: Parts, settings: TrainSettings) -> str | None:
@@ -114,7 +121,7 @@ def held_out_note(parts: Parts, settings: TrainSettings) -> str | None:
         return None
     if untouched(training).splits is not None:
         missing = (
-            "the manifest has a column split, but no line with the split validation, so there is no validation "
+            "the data come with splits, but no example has the split validation, so there is no validation "
             "(validation.holdout is not used)"
         )
         return None if count else missing
@@ -147,12 +154,13 @@ def group_names(dataset: Dataset, group: str) -> list[str]:
     """
     files = untouched(dataset)
     if group == MANIFEST:
-        if not isinstance(files, Folder) or files.listed_groups is None:
+        if not isinstance(files, MediaFiles | Mixture) or files.listed_groups is None:
             raise ValueError(
-                f"{GROUP}={MANIFEST} needs a manifest with a column group: add the column, and set data.manifest"
+                f"{GROUP}={MANIFEST} needs a manifest with a column group: add the column, and set data.manifest (or "
+                "data.group_column, for data in Parquet files or from the Hub; or data.group, for arrays)"
             )
         return list(files.listed_groups)
-    if not isinstance(files, MediaFiles):
+    if not isinstance(files, MediaFiles | Mixture):
         raise ValueError(
             f"{GROUP}={group}: {type(files).__name__} has no files whose paths could be searched for groups. Use a "
             f"folder of files or tar shards, or {GROUP}=null, which holds out single examples"
@@ -169,13 +177,15 @@ def group_names(dataset: Dataset, group: str) -> list[str]:
     return names
 
 
-def check_no_splits(dataset: Dataset, written: str) -> None:
-    """Raise RecipeError if data come with splits, because the files to be `written` do not keep them."""
+def check_kept(dataset: Dataset, written: str) -> None:
+    """Raise RecipeError if data come with splits or weights, because the files to be `written` do not keep them."""
+    if dataset.weights is not None:
+        raise RecipeError(f"{written} do not keep the proportions of a mixture: remove data.weights and data.repeats")
     if dataset.splits is not None:
         raise RecipeError(
-            f"the manifest has a column split, which {written} do not keep, so test data would be used for training: "
-            "write each split to its own folder, selected by a manifest without this column or by data.match, and "
-            f"train with {ROOT} set to the folder of the validation data"
+            f"the data come with splits, which {written} do not keep, so test data would be used for training: "
+            "write each split to its own folder, selected by data.match (with data.splits=auto) or by a manifest "
+            f"without the column split, and train with {ROOT} set to the folder of the validation data"
         )
 
 
@@ -184,8 +194,8 @@ def _given_parts(dataset: Dataset, splits: Sequence[str], settings: TrainSetting
     for key, value in ((ROOT, settings.validation.root), (GROUP, settings.validation.group)):
         if value is not None:
             raise RecipeError(
-                f"{key}={value}, but the manifest has a column split, which defines the validation data: remove one of "
-                "them"
+                f"{key}={value}, but the data come with splits (folders, or the column split of a manifest), which "
+                "define the validation data: remove one of them"
             )
 
     def part(name: str) -> Dataset | None:
@@ -195,63 +205,72 @@ def _given_parts(dataset: Dataset, splits: Sequence[str], settings: TrainSetting
     return Parts(training_split(dataset), part("validation"), part("test"))
 
 
-def _separate(dataset: Dataset, settings: TrainSettings, builder: Builder, extents: Record) -> Dataset:
-    """Return the data in `validation.root`, with the modality and the classes of the training data."""
-    data, root = settings.data, str(settings.validation.root)
+def separate(
+    dataset: Dataset, root: str, named: str, settings: TrainSettings, builder: Builder, extents: Record
+) -> Dataset:
+    """Return the data in the folder `root`, with the modality and the classes of the training data.
+
+    `named` is the setting with this folder, for messages, and `extents` the record of the sizes of its files. Raises
+    RecipeError if the data cannot be used.
+    """
+    data = settings.data
     key = next((key for key in LOCATION_KEYS if key in data), None)
     if key is None:
         raise RecipeError(
-            f"{ROOT}={root} replaces the location of the data, but {type(dataset).__name__} has no key data.root: "
-            f"use {ROOT}=null, and validation.holdout to hold out examples"
+            f"{named}={root} replaces the location of the data, but {type(dataset).__name__} has no key data.root: "
+            f"use {named}=null, and validation.holdout to hold out examples"
         )
     if isinstance(data.get("train"), bool):
         # Another copy of the same files is no other data.
         raise RecipeError(
-            f"{ROOT}={without_secrets(root)}: {type(dataset).__name__} reads the same published examples from every "
+            f"{named}={without_secrets(root)}: {type(dataset).__name__} reads the same published examples from every "
             f"folder: remove it. validation.holdout holds examples out, and `multisagd evaluate` uses the test part"
         )
     if is_address(root):
         # Sampling and evaluation open no address of a run that the command line does not repeat.
-        raise RecipeError(f"{ROOT}={without_secrets(root)} is an address: use a folder on this machine")
+        raise RecipeError(f"{named}={without_secrets(root)} is an address: use a folder on this machine")
     if key == "root":
-        _check_apart(Path(str(data[key])), Path(root))
+        _check_apart(Path(str(data[key])), Path(root), named)
     modality = dataset.modality
     if isinstance(modality, Latent) and modality.statistics is not None:
         # The folder's own scale is replaced below: all latents need the scale of the training data.
-        with as_recipe_error(ValueError, f"{ROOT}={root}: "):
+        with as_recipe_error(ValueError, f"{named}={root}: "):
             modality = dataclasses.replace(modality, statistics=Path(root))
     own = {**data, key: root}
-    files = build_dataset(own, modality, builder, ROOT, extents)
+    if data.get("splits") == "folders":
+        own["splits"] = "auto"  # this folder is one split
+    files = build_dataset(own, modality, builder, named, extents)
     if files.classes is None and dataset.classes is not None and data.get("labels") == "auto":
         # All files may be in the folder of one class.
-        files = build_dataset({**own, "labels": "folder"}, modality, builder, ROOT, extents)
+        files = build_dataset({**own, "labels": "folder"}, modality, builder, named, extents)
     files.modality = dataset.modality
     if files.splits is not None:
         raise RecipeError(
-            f"{ROOT}={root}: its manifest has a column split, but all its files are for validation: remove this column"
+            f"{named}={root}: its manifest has a column split, but all its files are used alike: remove this column"
         )
-    if settings.text.get("_target_") is not None and files.caption(0) is None and dataset.caption(0) is not None:
-        raise RecipeError(f"{ROOT}={root}: these data have no captions, but those in {data[key]} have: add captions")
-    if isinstance(dataset, TarShards):
+    if settings.text.get("_target_") is not None and dataset.captions(0) and not files.captions(0):
+        raise RecipeError(f"{named}={root}: these data have no captions, but those in {data[key]} have: add captions")
+    if isinstance(dataset, TarShards | TableDataset):
         ours, theirs = (
             {Path(source.path).resolve() for source in each.stored() if source.local} for each in (dataset, files)
         )
         if ours & theirs:
-            raise RecipeError(f"{ROOT}={root}: {min(ours & theirs)} is also a shard for training: move it")
+            raise RecipeError(f"{named}={root}: {min(ours & theirs)} is also used for training: move it")
     remedy = (
         f" (training data: {data[key]}). Give every file a class of the training data, or train without classes "
         "(data.labels=none)"
     )
-    with as_recipe_error(ValueError, f"{ROOT}={root}: ", remedy):
+    with as_recipe_error(ValueError, f"{named}={root}: ", remedy):
         return Relabelled(files, dataset.classes)
 
 
-def _check_apart(training: Path, validation: Path) -> None:
-    """Raise RecipeError if two folders are the same, or one contains the other."""
-    ours, theirs = training.resolve(), validation.resolve()
+def _check_apart(training: Path, other: Path, named: str) -> None:
+    """Raise RecipeError if two folders are the same, or one contains the other; `named` is the setting of the other."""
+    ours, theirs = training.resolve(), other.resolve()
     if ours.is_relative_to(theirs) or theirs.is_relative_to(ours):
         how = "is the same folder as" if ours == theirs else "is inside" if theirs.is_relative_to(ours) else "contains"
         raise RecipeError(
-            f"{ROOT}={validation} {how} data.root={training}, so some files would be used for both training and "
-            "validation: move one of the folders, or mark the files in the column split of a manifest"
+            f"{named}={other} {how} data.root={training}, so some files would be used both for training and for "
+            "comparison: move one of the folders, set data.splits=folders if data.root consists of the folders train, "
+            "validation and test, or mark the files in the column split of a manifest"
         )

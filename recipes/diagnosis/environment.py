@@ -24,7 +24,8 @@ LIBRARIES = (
 )  # fmt: skip
 """Modules of the required libraries other than PyTorch."""
 EXTRAS = {
-    "cluster": "cluster=slurm", "diffusers": "diffusers networks, schedulers and pipelines",
+    "arrays": "HDF5, NetCDF, zarr and NIfTI files", "cluster": "cluster=slurm",
+    "diffusers": "diffusers networks, schedulers and pipelines",
     "docs": "the documentation site", "explore": "multisagd explore", "latents": "modality=latent_image and others",
     "metrics": "metrics=[inception]", "remote": "shards in object storage and on the web", "text": "text=encoder",
     "tracking": "tracking=tensorboard and wandb", "wavelets": "loss.penalty.kind=wavelet",

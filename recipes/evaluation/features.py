@@ -73,7 +73,7 @@ def classifier_features(task: Task) -> Result:
     network, record = task.classifier
     rows = feature_rows(task, made.features, real.features)
     details = {"classifier": record, "features": made.features.shape[1]}
-    if task.settings.reference_split == "test" or task.test is None:
+    if task.settings.uses_test_data or task.test is None:
         return Result(rows, details)
     held_out = torch.cat(task.read_held_out(task.sets.sizes))
     if len(held_out) < task.sets.count:

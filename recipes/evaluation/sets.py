@@ -24,8 +24,10 @@ from recipes.base.progress import Display
 from recipes.base.untrusted import read_tensors
 from recipes.config.build import Builder
 from recipes.data.dataset import build_dataset
-from recipes.data.extents import FILES, Record, of_reference_size
-from recipes.data.parts import Parts, hold_out
+from recipes.data.extents import FILES, UNRECORDED, Record, of_reference_size
+from recipes.data.order import order_of
+from recipes.data.parts import Parts, hold_out, separate
+from recipes.data.weighted_order import WeightedOrder
 from recipes.runs.model import check_folder, located, run_settings
 from recipes.runs.run import CONFIG, Run, data_metadata
 from recipes.runs.settings import Group
@@ -158,7 +160,13 @@ def _too_few(
 
 
 def fixed_order(dataset: Dataset, count: int) -> list[int]:
-    """Return up to `count` indices of a dataset in a fixed random order, as files may be sorted by class or author."""
+    """Return up to `count` indices of a dataset in a fixed random order, as files may be sorted by class or author.
+
+    For a mixture, they are in the proportions of training, so there are fewer if one source is too small.
+    """
+    order = order_of(dataset, derive(0, "fidelity"))
+    if isinstance(order, WeightedOrder):
+        return order.distinct(count)
     generator = torch.Generator().manual_seed(derive(0, "fidelity"))
     indices: list[int] = torch.randperm(len(dataset), generator=generator)[:count].tolist()
     return indices
@@ -209,13 +217,14 @@ def as_files(modality: Modality, x0: Tensor, report: Callable[[int], None] | Non
 
 def real_data(
     run_dir: Path, builder: Builder, given: Group | None = None, seed: int | None = None,
-    sizes: Mapping[str, Any] | None = None,
+    sizes: Mapping[str, Any] | None = None, reference_root: str | None = None,
 ) -> tuple[Dataset, Dataset | None]:  # fmt: skip
     """Return the run's training examples, and its test set or else its held-out examples (None if it has neither).
 
     `given` are keys of the data from the command line, such as their location. With a `seed`, examples are held out as
     in a run with that seed. With `sizes`, as in `Modality.at`, examples have another size than the modality's own. If
-    the run has buckets, they are those of one bucket: see `of_size`.
+    the run has buckets, they are those of one bucket: see `of_size`. If `reference_root` is given, the test set is the
+    data in this folder.
 
     Raises:
         RecipeError: If there is no run, its data cannot be built, or their classes differ from the run's.
@@ -240,7 +249,10 @@ def real_data(
     parts = hold_out(dataset, run, builder, other)
     if parts.separate is not None:
         check_same(parts.separate, source.noted_metadata, "validation")
-    test = evaluation_set(parts, run.data, modality, builder)
+    if reference_root is not None:
+        test: Dataset | None = separate(dataset, reference_root, "reference_root", run, builder, UNRECORDED)
+    else:
+        test = evaluation_set(parts, run.data, modality, builder)
     return of_size(parts.training, sizes), None if test is None else of_size(test, sizes)
 
 

@@ -72,6 +72,7 @@ class EvaluateSettings(SampleSettings):
     samples_from: Path | None
     reference: int | None
     reference_split: Literal["train", "test"]
+    reference_root: str | None
     metrics: tuple[str, ...] | Literal["all"]
     splits: int
     bootstrap: int
@@ -93,6 +94,11 @@ class EvaluateSettings(SampleSettings):
             )
         if self.reference is not None and self.reference < 4:
             raise ValueError(f"reference must be null, or at least 4 real examples, got {self.reference}")
+
+    @property
+    def uses_test_data(self) -> bool:
+        """Whether samples are compared with test data instead of training examples."""
+        return self.reference_split == "test" or self.reference_root is not None
 
 
 @dataclass(frozen=True)

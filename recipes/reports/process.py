@@ -24,7 +24,7 @@ from recipes.config.build import Builder
 from recipes.config.compose import Config
 from recipes.data.dataset import build_data, training_split
 from recipes.data.extents import FILES, Record
-from recipes.data.order import Order
+from recipes.data.order import order_of
 from recipes.plotting.curves import Axis, Series, draw, number_text, ordered
 from recipes.plotting.figures import on_logarithmic_axis
 from recipes.reports.page import Block, Budget, Facts, Gallery, Item, Note, Table, failure_note, item
@@ -162,7 +162,7 @@ def _examples(run: Overview, config: Config, modality: Modality, builder: Builde
     whole = training_split(build_data(settings.data, settings.corruption, settings.seed, modality, builder, known))
     dataset = reference_bucket(whole) or whole
     with as_recipe_error(UnreadableFilesError):
-        return dataset.batch(Order(len(dataset), settings.seed).indices(0, min(count, len(dataset)))).x0
+        return dataset.batch(order_of(dataset, settings.seed).indices(0, min(count, len(dataset)))).x0
 
 
 def _strips(x0: Tensor, modality: Modality, process: Process, seed: int, budget: Budget, noun: str) -> list[Block]:

@@ -39,7 +39,7 @@ from recipes.base.untrusted import read_header, read_object, read_tensors
 from recipes.config.addresses import mapped
 from recipes.config.build import Builder
 from recipes.config.compose import Config
-from recipes.config.groups import filled
+from recipes.config.groups import filled, over
 from recipes.runs.assembly import Assembly
 from recipes.runs.averages import averaged_weights, check_width
 from recipes.runs.best import read_best
@@ -70,7 +70,7 @@ NETWORK = "network."
 PARTS = ("spectrum", "schedule", "process", "denoiser", "network")
 """Groups of a configuration that define a model."""
 PATHS = (
-    "data.root", "data.urls", "data.index", "validation.root", "corruption.path", "modality.statistics",
+    "data.root", "data.urls", "data.name", "data.index", "validation.root", "corruption.path", "modality.statistics",
     "modality.autoencoder.name", "text.name", "text.cache",
 )  # fmt: skip
 """Keys of a run whose paths are used after training; a name on the Hub counts as a path only if the folder exists."""
@@ -200,11 +200,14 @@ def located(config: Config, metadata: Mapping[str, Any], folder: Path, given: Gr
         builder.check_keys(data, Dataset, "data", given)
     homes = starting_folders(metadata, folder)
     resolved: Config = config
-    for key in PATHS:
-        resolved = _with_resolved_path(resolved, key.split("."), homes)
+    sources = data.get("sources") if isinstance(data, Mapping) else None
+    names = list(sources) if isinstance(sources, Mapping) else []
+    of_sources = [["data", "sources", name, *key.split(".")[1:]] for name in names for key in PATHS if "data." in key]
+    for parts in (*(key.split(".") for key in PATHS), *of_sources):
+        resolved = _with_resolved_path(resolved, parts, homes)
     if not given:
         return resolved
-    resolved = {**resolved, "data": {**resolved.get("data", {}), **given}}
+    resolved = {**resolved, "data": over(resolved.get("data", {}), given, by_class=True)}
     modality = resolved["modality"]
     if "root" in given and isinstance(modality, Mapping) and modality.get("statistics") is not None:
         # Latents are scaled by the statistics in their folder.

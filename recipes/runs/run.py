@@ -38,6 +38,7 @@ from recipes.base.untrusted import read_configuration, read_object
 from recipes.config import compose as configuration
 from recipes.config.compose import Config
 from recipes.config.groups import filled, flatten, under
+from recipes.config.sources import own_key
 from recipes.runs.checkpoint import Checkpoints
 from recipes.runs.metrics import Metrics, read_metrics
 
@@ -52,10 +53,10 @@ PACKAGES = (
     "diffusers", "transformers",
 )  # fmt: skip
 FREE = (
-    "run_dir", "data.root", "corruption.path", "data.urls", "data.index", "data.threads", "modality.statistics",
-    "text.name", "text.cache", "text.device", "training.initial", "training.samples", "training.decay",
-    "training.max_skips", "training.max_rollbacks", "every", "keep", "keep_every", "environment", "report",
-    "tracking", "engine", "sampling", "sampler", "guidance", "validation.root", "validation.items",
+    "run_dir", "data.root", "corruption.path", "data.urls", "data.name", "data.index", "data.threads",
+    "modality.statistics", "text.name", "text.cache", "text.device", "training.initial", "training.samples",
+    "training.decay", "training.max_skips", "training.max_rollbacks", "every", "keep", "keep_every", "environment",
+    "report", "tracking", "engine", "sampling", "sampler", "guidance", "validation.root", "validation.items",
     "validation.levels", "validation.bands", "validation.score", "validation.samples", "validation.patience",
 )  # fmt: skip
 """Keys, or groups of keys, that may change when a run is continued. They do not affect the result, except that
@@ -144,7 +145,7 @@ class Run:
             return
         before, now = flatten(self.config), flatten(config)
         different = {key for key in before.keys() | now.keys() if before.get(key) != now.get(key)}
-        changed = {key for key in different if not under(key, FREE)}
+        changed = {key for key in different if not under(own_key(key), FREE)}
         if changed and begun:
             pairs = {key: [repr(each[key]) if key in each else "missing" for each in (before, now)] for key in changed}
             listed = "".join(f"\n  {key}: {' -> '.join(pairs[key])}" for key in sorted(pairs))

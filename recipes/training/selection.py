@@ -104,7 +104,8 @@ def check_score(settings: TrainSettings, training: Dataset, held_out: Dataset | 
         if without_captions(training).classes is None:
             problem = "classes, to train the classifier whose features are compared, but the data have none"
         elif (count := len(reference_bucket(held_out) or ())) < MIN_EXAMPLES:
-            problem = f"at least {MIN_EXAMPLES} held-out examples of the size of the samples, but there are {count}"
+            size = "" if held_out.modality.buckets is None else " of the size of the samples"
+            problem = f"at least {MIN_EXAMPLES} held-out examples{size}, but there are {count}"
         if problem:
             raise RecipeError(f"validation.score=distance needs {problem}: use validation.score=loss")
 

@@ -28,8 +28,8 @@ from recipes.base.untrusted import read_header, read_tensors
 from recipes.config.build import Builder
 from recipes.config.compose import Config
 from recipes.data import contents, extents
-from recipes.data.dataset import build_data, colour_note, fit_restoration, measure
-from recipes.data.order import Order
+from recipes.data.dataset import build_data, colour_note, drawn, fit_restoration, measure
+from recipes.data.order import TrainingOrder
 from recipes.data.parts import Parts, held_out_note, hold_out, validated
 from recipes.runs.assembly import Assembly, build_corruption, check_sampler, process_notes
 from recipes.runs.checkpoint import Shapes, State
@@ -142,11 +142,9 @@ def learned_condition(
         node = {**text, "device": text.get("device") or str(device)}
         condition = LearnedCondition(encoder=builder.build(node, TextEncoder, "text"))
     elif training.classes is not None and conditional is not False:
-        indices: Sequence[int] = range(len(training))
-        seen_count = -(-samples // settings.training.batch) * settings.training.batch
-        if seen_count < len(training):  # less than an epoch
-            indices = Order(len(training), settings.seed, training.groups).indices(0, seen_count)
-        trained = distinct_classes(training, indices)
+        order = TrainingOrder(training, settings.seed, settings.training.batch)
+        whole = samples >= order.longest_pass
+        trained = distinct_classes(training, range(len(training))) if whole else order.classes(samples)
         untrained = tuple(name for number, name in enumerate(training.classes) if number not in trained)
         condition = LearnedCondition(training.classes, untrained=untrained)
     elif conditional:
@@ -303,7 +301,7 @@ def measured_scalars(dataset: Dataset, settings: TrainSettings, runtime: Runtime
     numbers = torch.zeros(2, len(names), dtype=torch.float64)
     if names and runtime.main:
         count = min(SCALAR_EXAMPLES, len(dataset))
-        indices = Order(len(dataset), derive(settings.seed, "scalars")).indices(0, count)
+        indices = drawn(dataset, derive(settings.seed, "scalars"), count)
         seeds = [derive(settings.seed, "augmentation", index) for index in indices]
         with as_recipe_error(UnreadableFilesError, "training.scalars: "):
             found = [dataset.example(index, seed).scalars or {} for index, seed in zip(indices, seeds, strict=True)]

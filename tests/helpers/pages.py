@@ -19,6 +19,8 @@ from PIL import Image as Picture
 
 from modalities.video import Video
 from recipes.cli import main as cli
+from tests.helpers import array_sets
+from tests.helpers.tables import FEATURES, pictures, write_parquet, write_saved
 from tests.helpers.tiny_autoencoders import save_tiny
 from tests.helpers.tiny_text import tiny_encoder
 
@@ -156,6 +158,24 @@ def photos(root: Path) -> None:
     (root / "prompts.txt").write_text("a red circle\na blue square\n")
 
 
+def kept(root: Path) -> None:
+    """Photos as people keep them: nested, with a table, without some captions, and divided by folders."""
+    photos(root)
+    files = sorted((root / "photos").rglob("*.jpg"))
+    rows = ["file_name,caption,label"]
+    for number, path in enumerate(files):
+        named = f"{path.parent.name}/{path.name}"
+        copies = [f"deep/{2019 + number % 2}/summer/{named}", f"tagged/{path.name}", f"gaps/{named}"]
+        copies += [f"other_photos/{named}", *(f"divided/{split}/{named}" for split in ("train", "val", "test"))]
+        for copy in copies:
+            (root / copy).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, root / copy)
+        rows.append(f"{path.name},a red circle,{path.parent.name}")
+        if number % 3:
+            shutil.copy(path.with_suffix(".txt"), root / "gaps" / path.parent.name)
+    (root / "tagged" / "metadata.csv").write_text("\n".join(rows) + "\n")
+
+
 def noises(root: Path, folder: str) -> None:
     """Sounds of four seconds, each louder than the one before, whose names begin with a digit."""
     (root / folder).mkdir()
@@ -166,8 +186,7 @@ def noises(root: Path, folder: str) -> None:
 
 def divided(root: Path) -> None:
     """Photos and their splits, other photos, and recordings of two speakers."""
-    photos(root)
-    shutil.copytree(root / "photos", root / "other_photos")
+    kept(root)
     files = sorted(path.relative_to(root / "photos").as_posix() for path in (root / "photos").rglob("*.jpg"))
     splits = ("train", "validation", "test", "test", "test", "test")
     rows = [f"{file},{splits[number % len(splits)]}" for number, file in enumerate(files)]
@@ -193,6 +212,31 @@ def trained(session: Path) -> Path:
     words = ["experiment=image_digits"]
     assert cli.main(["train", *words, *quick("train", words), "training.statistics=200", f"run_dir={folder}"]) == 0
     return folder
+
+
+def tables(root: Path) -> None:
+    """Parquet files of pictures and sounds, a folder of `save_to_disk`, and a dataset at its name on the Hub."""
+    photos(root)
+    noises(root, "recordings")
+    write_parquet(pictures(COUNT, text=["a red circle"] * COUNT), root / "tables", group=4)
+    write_saved(pictures(COUNT), root / "saved", "train")
+    digits = FEATURES | {"label": {"names": list("0123456789"), "_type": "ClassLabel"}}
+    every_class = [number % 10 for number in range(80)]
+    write_parquet(pictures(80, digits, label=every_class), root / "ylecun" / "mnist", each=70, names=("train", "test"))
+    sounds = [{"bytes": path.read_bytes(), "path": path.name} for path in sorted((root / "recordings").iterdir())]
+    write_parquet(pictures(COUNT, None, image=None, label=None, audio=sounds), root, each=COUNT, names=("sounds",))
+
+
+def arrays(root: Path) -> None:
+    """Files of arrays, in every format."""
+    for name in ("weather.nc", "weather.zarr"):
+        array_sets.weather(root / name)
+    for name in ("simulations.h5", "simulations.zarr"):
+        array_sets.simulations(root / name)
+    array_sets.scans(root / "scans")
+    array_sets.sensors(root / "sensors")
+    array_sets.sensor_table(root / "sensor.parquet")
+    array_sets.images(root / "images.npz")
 
 
 def run(root: Path, name: str) -> None:
@@ -237,12 +281,15 @@ GIVEN: dict[str, tuple[Callable[[Path], None], ...]] = {
     "docs/first-model.md": (photos,),
     "docs/start.md": (photos,),
     "docs/clusters/long-runs.md": (partial(run, name="photos"),),
+    "docs/tutorials/arrays.md": (arrays,),
     "docs/tutorials/audio.md": (partial(noises, folder="recordings"),),
+    "docs/tutorials/captions-and-classes.md": (kept, text_encoder),
     "docs/tutorials/conditioning.md": (photos, text_encoder),
     "docs/tutorials/data-at-scale.md": (photos, clips, partial(noises, folder="recordings")),
     "docs/tutorials/latents.md": (photos, clips, partial(noises, folder="sounds"), autoencoders),
     "docs/tutorials/schedule-design.md": (partial(run, name="mnist"),),
     "docs/tutorials/sizes-and-lengths.md": (photos, clips, partial(noises, folder="sounds")),
+    "docs/tutorials/tables.md": (tables,),
     "docs/tutorials/validation.md": (divided,),
     "docs/tutorials/video.md": (clips,),
 }

@@ -106,9 +106,8 @@ def test_image_makes_sizes_of_equal_area() -> None:
     assert Image(size=64, buckets=3, max_aspect=4).bucket_sizes[1:] == ((32, 128), (128, 32))
 
 
-@pytest.mark.parametrize(
-    ("kind", "options", "message"),
-    [
+def test_buckets_refuse_impossible_settings() -> None:
+    refused: list[tuple[type[Modality], dict[str, object], str]] = [
         (Image, {"buckets": [[12, 20], [20, 12]]}, r"size=\[32, 32\] is not one of the buckets"),
         (Image, {"buckets": [32]}, "buckets must be 2 to 32 different sizes, got 1"),
         (Image, {"buckets": 7, "size": 16}, "use fewer buckets"),
@@ -120,11 +119,10 @@ def test_image_makes_sizes_of_equal_area() -> None:
         (Audio, {"min_seconds": math.inf}, "min_seconds"),
         (Video, {"buckets": [8, 12]}, r"frames and size=\[16, 32, 32\] is not one of the buckets"),
         (Video, {"buckets": [16, [8, 8]]}, r"frames or \[frames,height,width\]"),
-    ],
-)
-def test_buckets_refuse_impossible_settings(kind: type[Modality], options: dict, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        kind(**options)
+    ]
+    for kind, options, message in refused:
+        with pytest.raises(ValueError, match=message):
+            kind(**options)
 
 
 def test_at_changes_the_size_only() -> None:
@@ -168,3 +166,13 @@ def test_bucketed_clips_have_the_nearest_shape_and_the_most_frames(tmp_path: Pat
 def test_a_modality_with_buckets_conforms(tmp_path: Path) -> None:
     check_modality(IMAGE, save(tmp_path / "a.png", 30, 50), saved_tolerance=None)
     assert torch.equal(IMAGE.encode(IMAGE.load(tmp_path / "a.png")), IMAGE.at().encode(IMAGE.load(tmp_path / "a.png")))
+
+
+def test_check_modality_names_buckets_with_another_spacing(tmp_path: Path) -> None:
+    class Coarser(Audio):
+        def in_buckets(self) -> tuple[Audio, ...]:
+            return (self, Audio(rate=4000, seconds=0.5, representation=Waveform()))
+
+    soundfile.write(tmp_path / "a.wav", np.sin(np.arange(8000)), 8000)
+    with pytest.raises(AssertionError, match=r"in_buckets\(\) must differ in size only"):
+        check_modality(Coarser(rate=8000, seconds=0.5, representation=Waveform()), tmp_path / "a.wav")

@@ -156,7 +156,7 @@ def test_endings_of_several_parts_are_kept_in_folders_manifests_and_shards(tmp_p
     (tmp_path / "list.csv").write_text("file,label\n" + "".join(f"{number}.pic.gz,x\n" for number in range(3)))
     modality = Compressed(8)
     folder = Folder(modality, tmp_path, manifest="list.csv", captions="sidecar")
-    assert folder.texts == ["text 0", "text 1", "text 2"]
+    assert folder.texts == [("text 0",), ("text 1",), ("text 2",)]
     packing = Packing(folder, range(3), 10**6)
     write_tar(tmp_path / "0.tar", [packing.example(number) for number in range(3)])
     for data in (folder, TarShards(modality, str(tmp_path / "0.tar"))):
@@ -394,8 +394,8 @@ def test_folder_match_selects_files_by_their_path(root: Path) -> None:
         ({"labels": "name"}, "labels=name needs pattern"),
         ({"pattern": "(a)"}, r"pattern='\(a\)' applies only to labels=name, but labels is auto"),
         ({"labels": "manifest"}, "labels=manifest needs a manifest"),
-        ({"labels": "names"}, "labels must be one of auto, folder, name, manifest, none"),
-        ({"captions": "side"}, "captions one of auto, sidecar, labels, none"),
+        ({"labels": "names"}, "labels must be one of auto, folder, parent, name, manifest, none"),
+        ({"captions": "side"}, "captions must be one of auto, sidecar, labels, none"),
         ({"captions": "labels"}, "captions=labels requires classes"),
         ({"max_unreadable": 2}, "fraction"),
     ],
@@ -420,7 +420,7 @@ def test_manifest_lists_files_labels_and_texts(root: Path, kind: str) -> None:
     assert dataset.classes == ("9", "10", "two")
     assert dataset.batch([2, 0]).texts == ('a "red", square', "Grün")
     assert (dataset.caption(0), dataset.subset([2, 1])[0].text) == ("Grün", 'a "red", square')
-    assert Folder(IMAGE, root, "none", manifest=path, captions="none").batch([0])[1:] == (None,) * 4
+    assert Folder(IMAGE, root, "none", manifest=path, captions="none").batch([0])[1:5] == (None,) * 4
 
 
 GOOD = {"file": "3_ann_0.png", "label": "a"}
@@ -436,7 +436,7 @@ WRONG = [
     ("file,split\n3_ann_0.png,val\n", "list.csv:2: split must be one of train, validation, test, got 'val'"),
     (({"file": "3_ann_0.png", "split": ""},), "list.jsonl:1: split must be one of train, validation, test, got ''"),
     ("file,label\n3_ann_0.png,a\n3_bob_1.png\n", "list.csv:3: label is missing here"),
-    ("file,label\n3_ann_0.png,a\n./3_ann_0.png,a\n", "list.csv:3: 3_ann_0.png is already in line 2"),
+    ("file,label\n3_ann_0.png,a\n./3_ann_0.png,a\n", "list.csv:3: 3_ann_0.png is already in .*list.csv:2"),
     ("file,label\n../secret.png,a\n", r"list.csv:2: \.\./secret\.png must be a path under root"),
     ("file,label\n/etc/secret.png,a\n", r"list.csv:2: /etc/secret\.png must be a path under root"),
     ('file,label\n"3_ann_0.png,a\n', "list.csv:2: invalid CSV: unexpected end of data"),
@@ -473,18 +473,141 @@ def test_manifest_that_cannot_be_read_is_named(root: Path) -> None:
 def test_captions_come_from_sidecars_classes_or_a_manifest(root: Path) -> None:
     for value, name in enumerate(NAMES):
         (root / name).with_suffix(".txt").write_text(f" number {value}\n", encoding="utf-8")
-    assert Folder(IMAGE, root, captions="sidecar").texts == ["number 2", "number 0", "number 1", "number 3"]
+    assert Folder(IMAGE, root, captions="sidecar").texts == [("number 2",), ("number 0",), ("number 1",), ("number 3",)]
     (root / "9_ann_7.txt").write_bytes(b"\xff")
     with pytest.raises(ValueError, match=r"9_ann_7.txt is not UTF-8 text"):
         Folder(IMAGE, root, captions="sidecar")
     (root / "9_ann_7.txt").unlink()
-    with pytest.raises(FileNotFoundError, match=r"9_ann_7\.png has no caption: write it to 9_ann_7\.txt"):
+    with pytest.raises(ValueError, match=r"9_ann_7\.png has no caption: write it to 9_ann_7\.txt.*missing_captions"):
         Folder(IMAGE, root, captions="sidecar")
     named = Folder(IMAGE, root, labels="name", pattern="(.*)_", captions="labels")
-    assert named.texts == ["10 ann", "3 ann", "3 bob", "9 ann"]
+    assert named.texts == [("10 ann",), ("3 ann",), ("3 bob",), ("9 ann",)]
     assert named.classes == ("3_ann", "3_bob", "9_ann", "10_ann")
     listed = Folder(IMAGE, root, manifest=jsonl(root, {"file": "3_ann_0.png", "text": "one"}))
-    assert (listed.classes, listed.texts) == (None, ["one"])
+    assert (listed.classes, listed.texts) == (None, [("one",)])
+
+
+def test_sidecars_of_several_endings_may_have_several_captions(root: Path) -> None:
+    (root / "3_ann_0.caption").write_text(" a line\nand another ")
+    (root / "3_bob_1.json").write_text('{"caption": ["one", "two "], "text": "other", "size": NaN}')
+    (root / "9_ann_7.json").write_text('{"text": 7}')
+    (root / "10_ann_0.json").write_text("[[0, 1]]")
+    (root / "10_ann_0.txt").write_text("before .json")
+    dataset = Folder(IMAGE, root, captions="sidecar")
+    assert dataset.texts == [("before .json",), ("a line\nand another",), ("one", "two"), ("7",)]
+    assert dataset.caption(2) == dataset[2].text == "one"
+    drawn = [dataset.example(2, seed).text for seed in range(20)]
+    assert set(drawn) == {"one", "two"}
+    assert dataset.batch([2] * 20, range(20)).texts == tuple(drawn) == tuple(dataset.caption(2, s) for s in range(20))
+    before = dataset.fingerprint
+    (root / "3_bob_1.json").write_text('{"caption": ["one", "three"]}')
+    assert Folder(IMAGE, root, captions="sidecar").fingerprint != before
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "3_ann_0.json: .*column"),
+        ('{"caption": {"a": 1}}', r"3_ann_0.json: caption must be text or a list of texts, got \{'a': 1\}"),
+        ('{"text": ["a", 1]}', "3_ann_0.json: text must be text or a list"),
+        ("[" * 10**5, "3_ann_0.json: it is nested too deeply"),
+        (" " * (1 << 20) + "{}", "3_ann_0.json: it has 1,048,578 bytes, more than the limit"),
+        (None, "3_ann_0.json: it is a pipe and not a file"),
+    ],
+    ids=["json", "object", "number", "nested", "large", "pipe"],
+)
+def test_sidecars_that_cannot_be_read_are_named(root: Path, content: str | None, message: str) -> None:
+    path = root / "3_ann_0.json"
+    os.mkfifo(path) if content is None else path.write_text(content)
+    with pytest.raises(ValueError, match=message):
+        Folder(IMAGE, root, captions="sidecar", missing_captions="empty")
+
+
+@pytest.mark.parametrize("source", ["sidecar", "manifest"])
+def test_missing_captions_are_errors_or_empty_or_skipped(
+    root: Path, source: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    texts = {"3_ann_0.png": "", "3_bob_1.png": "bob", "9_ann_7.png": "nine"}
+    if source == "sidecar":
+        for name, text in texts.items():
+            (root / name).with_suffix(".txt").write_text(text)
+        options: dict[str, Any] = {"captions": "sidecar", "labels": "name", "pattern": r"^(\d+)_"}
+    else:
+        options = {"manifest": jsonl(root, *({"file": n, "text": texts.get(n), "label": n[0]} for n in sorted(NAMES)))}
+    with pytest.raises(ValueError, match=r"10_ann_0|list.jsonl:1.* missing_captions=empty or skip"):
+        Folder(IMAGE, root, **options)
+    empty = Folder(IMAGE, root, **options, missing_captions="empty")
+    assert [empty.caption(index) for index in range(4)] == ["", "", "bob", "nine"]
+    skipped = Folder(IMAGE, root, **options, missing_captions="skip")
+    assert "2 of 4 examples have no caption and are not used" in caplog.text
+    assert (skipped.files, skipped.texts) == (["3_bob_1.png", "9_ann_7.png"], [("bob",), ("nine",)])
+    assert (skipped.classes, skipped.labels) == (("3", "9"), [0, 1])
+    for name in texts:
+        (root / name).with_suffix(".txt").unlink(missing_ok=True)
+    with pytest.raises(ValueError, match="missing_captions=skip: none of the 4 examples has a caption"):
+        Folder(IMAGE, root, captions="sidecar", missing_captions="skip")
+
+
+def test_tables_of_other_libraries_are_manifests_without_being_asked_for(
+    root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    picture(root / "more" / "deep" / "5.png")
+    manifest(root, "file_name,caption,label\n3_ann_0.png,one,a\n3_bob_1.png,two,b\n", "metadata.csv")
+    row = {"file_name": "deep/5.png", "text": ["three", "four"], "label": "a"}
+    manifest(root / "more", json.dumps(row), "metadata.jsonl")
+    dataset = Folder(IMAGE, root)
+    assert dataset.files == ["3_ann_0.png", "3_bob_1.png", "more/deep/5.png"]
+    assert (dataset.texts, dataset.classes) == ([("one",), ("two",), ("three", "four")], ("a", "b"))
+    assert "metadata.csv, more/metadata.jsonl under" in caplog.text
+    assert "3 of 5 files are listed and used (manifest=null reads the folder without it)" in caplog.text
+    plain = Folder(IMAGE, root, manifest=None)
+    assert (len(plain), plain.texts) == (5, None)
+    for text, message in (
+        ("file_name,file\n1,2\n", "metadata.csv:1: a column is repeated"),
+        ("file_name,size\n3_ann_0.png,7\n", "Mend this table; manifest=null reads the folder without it"),
+        ("file_name,label\nmore/deep/5.png,a\n", r"metadata.jsonl:1: more/deep/5.png is already in .*metadata.csv:2"),
+        ("file_name,text\n3_ann_0.png,one\n", r"metadata.csv:2: label is missing here"),
+    ):
+        manifest(root, text, "metadata.csv")
+        with pytest.raises(ValueError, match=message):
+            Folder(IMAGE, root)
+    manifest(root, "file_name,label\n../3_ann_0.png,a\n", "more/metadata.csv")
+    with pytest.raises(ValueError, match="must be a path under root"):
+        Folder(IMAGE, root)
+
+
+def test_labels_parent_is_the_folder_of_the_file_at_any_depth(tmp_path: Path) -> None:
+    for file in ("a/x/1.png", "b/deep/x/2.png", "b/y/3.png"):
+        picture(tmp_path / file)
+    assert classes(Folder(IMAGE, tmp_path, labels="parent")) == {
+        "a/x/1.png": "x", "b/deep/x/2.png": "x", "b/y/3.png": "y"
+    }  # fmt: skip
+    picture(tmp_path / "4.png")
+    with pytest.raises(ValueError, match=r"4\.png is not in a subfolder"):
+        Folder(IMAGE, tmp_path, labels="parent")
+
+
+def test_splits_come_from_folders_and_classes_from_the_folders_below(tmp_path: Path) -> None:
+    for file in ("Train/cat/1.png", "Train/dog/2.png", "val/dog/3.png", "testing/cat/x/4.png"):
+        picture(tmp_path / file)
+    for labels in ("auto", "folder"):
+        dataset = Folder(IMAGE, tmp_path, splits="folders", labels=labels)
+        assert dataset.splits == ["train", "train", "test", "validation"]
+        assert classes(dataset) == {file: "cat" if "cat" in file else "dog" for file in dataset.files}
+    assert dataset.subset([3]).splits == ["validation"]
+    parents = Folder(IMAGE, tmp_path, splits="folders", labels="parent")
+    assert parents.classes == ("cat", "dog", "x")
+    picture(tmp_path / "val" / "5.png")
+    assert Folder(IMAGE, tmp_path, splits="folders").classes is None
+    with pytest.raises(ValueError, match=r"val/5\.png is not in a subfolder"):
+        Folder(IMAGE, tmp_path, splits="folders", labels="parent")
+    table = manifest(tmp_path, "file,split\nval/5.png,test\n")
+    with pytest.raises(ValueError, match="splits=folders, but the manifest has a column split"):
+        Folder(IMAGE, tmp_path, splits="folders", manifest=table)
+    picture(tmp_path / "extra" / "6.png")
+    with pytest.raises(ValueError, match=r"extra/6\.png is not in a folder train, validation or test directly below"):
+        Folder(IMAGE, tmp_path, splits="folders")
+    assert len(Folder(IMAGE, tmp_path, splits="folders", match="^(?!extra)")) == 5
 
 
 def test_folder_fingerprint_depends_on_labels_texts_splits_and_groups(root: Path) -> None:

@@ -192,14 +192,16 @@ def test_tar_index_takes_classes_and_captions_from_text_and_json() -> None:
         ("2.json", b'{"label": 3, "text": "dog", "other": [1, {}]}'), ("2.jpg", b"x"),
         # Files of an example need not be adjacent, and .cls and .txt override .json.
         ("3.json", b'{"label": "json", "text": "json"}'), ("4.jpg", b"x"), ("3.jpg", b"x"), ("3.cls", b"cls"),
-        ("3.txt", b"txt"),
+        ("3.txt", b"txt"), ("3.caption", b"caption"), ("7.jpg", b"x"), ("7.caption", b"caption"),
+        ("8.jpg", b"x"), ("8.json", b'{"text": ["one", " two "]}'), ("7.json", b'{"text": ["json"]}'),
         ("5.json", b'{"label": null}'), ("5.jpg", b"x"), ("6.json", b'{"label": "no media"}'),
     )  # fmt: skip
     index = built(data)
-    assert names_of(index) == ["1.jpg", "2.jpg", "4.jpg", "3.jpg", "5.jpg"]
-    assert [index.classes[place] if place >= 0 else None for place in index.label] == ["7", "3", None, "cls", None]
-    assert [index.texts[place] for place in range(len(index))] == ["un chat", "dog", "", "txt", ""]
-    assert index.captioned.tolist() == [True, True, False, True, False]
+    assert names_of(index) == ["1.jpg", "2.jpg", "4.jpg", "3.jpg", "7.jpg", "8.jpg", "5.jpg"]
+    classes = [index.classes[place] if place >= 0 else None for place in index.label]
+    assert classes == ["7", "3", None, "cls", None, None, None]
+    captions = [("un chat",), ("dog",), (), ("txt",), ("caption",), ("one", "two"), ()]
+    assert [index.captions_of(row) for row in range(len(index))] == captions
 
 
 def test_tar_index_round_trips_through_bytes() -> None:
@@ -225,7 +227,7 @@ def test_tar_index_digest_depends_on_every_part() -> None:
 
 def forged(name: str, place: int, value: int) -> bytes:
     """Return the bytes of an index with another value in one of its arrays."""
-    index = built(PLAIN)
+    index = built(archive(("1.jpg", b"x"), ("1.txt", b"text"), ("2.jpg", b"x")) if "texts" in name else PLAIN)
     attrgetter(name)(index)[place] = value
     return index.pack()
 
@@ -236,7 +238,8 @@ def forged(name: str, place: int, value: int) -> bytes:
         b"", b"{}", b"\xff" * 100, built(PLAIN).pack()[:-1], forged("header", 1, 1 << 62), forged("header", 1, -512),
         forged("header", 1, (1 << 63) - 1), forged("size", 0, -1), forged("size", 0, 1 << 60), forged("label", 0, 1),
         forged("label", 0, -2), forged("names.ends", 0, 1 << 40), forged("names.ends", 1, 3),
-        forged("texts.ends", 0, -1), replace(built(PLAIN), crc=built(PLAIN).crc[:1]).pack(),
+        forged("texts.ends", 0, -1), forged("captions", 0, -1), forged("captions", 0, 1 << 62),
+        forged("captions", 1, 1), replace(built(PLAIN), crc=built(PLAIN).crc[:1]).pack(),
         replace(built(PLAIN), crc=built(PLAIN).crc.astype("int64")).pack(),
         replace(built(PLAIN), length=1 << 70).pack(),
     ],

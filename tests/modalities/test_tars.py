@@ -25,7 +25,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from moto.server import ThreadedMotoServer
 
 from modalities import byte_ranges, tar_catalogue, tars
-from modalities.base import Batch, Dataset
+from modalities.base import Batch, Dataset, Groups
 from modalities.byte_ranges import ATTEMPTS, expanded, find
 from modalities.files import Folder
 from modalities.image import Image
@@ -219,7 +219,7 @@ def test_tar_shards_equal_the_folder(folder: Folder, shards: Path, threads: int)
     assert data.classes == folder.classes == ("9", "10", "cat", "dog")
     for seeds in (False, True):
         assert_equal(all_of(data, seeds), all_of(folder, seeds))
-    assert [data.caption(place) for place in range(COUNT)] == folder.texts
+    assert [data.captions(place) for place in range(COUNT)] == folder.texts
     assert torch.equal(data.example(3, 9).x0, folder.example(3, 9).x0)
     for index in (-1, COUNT):
         with pytest.raises(IndexError, match=str(index)):
@@ -274,14 +274,14 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 def test_tar_shards_take_labels_and_captions_from_the_given_keys(shards: Path, folder: Folder) -> None:
     data = partial(TarShards, IMAGE, str(shards))
     name = Path(folder.files[0]).parent.name
-    assert all_of(data(labels="none"))[1:] == (None, None, tuple(folder.texts), None)
+    assert all_of(data(labels="none"))[1:] == (None, None, tuple(text for (text,) in folder.texts), None)
     assert data(captions="none").caption(0) is None
     assert data(captions="labels").caption(0) == name
     other = data(label_key="text", text_key="label")
     assert (len(other.classes), other.caption(0)) == (COUNT, name)
     assert data(label_key="x", text_key="y").classes is None
     for settings, message in (
-        ({"labels": "name"}, "labels must be auto, folder or none"),
+        ({"labels": "name"}, "labels must be auto, folder, parent or none"),
         ({"captions": "sidecar"}, "captions must be auto, labels or none"),
         ({"captions": "labels", "labels": "none"}, "captions=labels requires classes"),
         ({"window": 0}, "window"),
@@ -310,6 +310,27 @@ def test_tar_shards_refuse_classes_or_captions_of_only_some_examples(shards: Pat
     assert len(TarShards(IMAGE, str(shards), labels="none", captions="none")) == COUNT + 2
 
 
+def test_tar_shards_keep_several_captions_and_skip_examples_without(tmp_path: Path) -> None:
+    for number, name in enumerate(["x/a/1", "y/a/2", "y/b/3", "z/4"]):
+        IMAGE.save(torch.full((3, 8, 8), number, dtype=torch.uint8), tmp_path / f"{name}.png")
+    (tmp_path / "x/a/1.json").write_text('{"caption": ["one", "two"]}')
+    (tmp_path / "z/4.caption").write_text("four")
+    folder = Folder(IMAGE, tmp_path, captions="sidecar", labels="parent", missing_captions="empty")
+    write_tar(tmp_path / "0.tar", [Packing(folder, range(4), 10**9).example(number) for number in range(4)])
+    data = TarShards(IMAGE, str(tmp_path / "0.tar"))
+    assert [data.captions(index) for index in range(4)] == [("one", "two"), ("",), ("",), ("four",)]
+    assert_equal(all_of(data), all_of(folder))
+    skipped = TarShards(IMAGE, str(tmp_path / "0.tar"), missing_captions="skip")
+    assert [skipped.caption(index) for index in range(2)] == ["one", "four"]
+    assert (len(skipped), skipped.report.total) == (2, 2)
+    with tarfile.open(tmp_path / "1.tar", "w") as shard:
+        for path in sorted([*tmp_path.rglob("*.png"), tmp_path / "z/4.caption"]):
+            shard.add(path, path.relative_to(tmp_path))
+    data = TarShards(IMAGE, str(tmp_path / "1.tar"), labels="parent", missing_captions="empty")
+    assert [data.caption(index) for index in range(4)] == ["", "", "", "four"]
+    assert [data.classes[data.label(index)] for index in range(4)] == ["a", "a", "b", "z"]
+
+
 def test_tar_shards_need_no_json_that_nobody_asked_for(shards: Path, caplog: pytest.LogCaptureFixture) -> None:
     add(shards / "001.tar", boxes__json=b"[[1, 2]]", more__json=b'{"label": "x", "text": [1]}', x__1__png=b"")
     with pytest.raises(ValueError, match=r"001.tar: 'more.json': text must be text.*or set data.captions=none"):
@@ -336,10 +357,10 @@ def test_tar_shards_choose_one_of_several_media(folder: Folder, tmp_path: Path) 
 
 def test_tar_shards_subsets_keep_examples_and_groups(shards: Path) -> None:
     data = TarShards(IMAGE, str(shards), window=3)
-    assert data.groups == ([5, 5, 5, 5, 3], 3)
+    assert data.groups == Groups([5, 5, 5, 5, 3], 3)
     part = data.subset([0, 1, 4, 6, 20, 22])
-    assert part.groups == ([3, 1, 2], 3)
-    assert part.subset([5, 0, 1]).groups == ([1, 2], 3)
+    assert part.groups == Groups([3, 1, 2], 3)
+    assert part.subset([5, 0, 1]).groups == Groups([1, 2], 3)
     assert torch.equal(part.subset([5, 0]).example(0, 3).x0, data.example(22, 3).x0)
     assert (part.caption(3), part.label(3)) == (data.caption(6), data.label(6))
     assert part.fingerprint != data.fingerprint

@@ -154,6 +154,18 @@ def test_captioned_returns_embeddings_of_captions(folder: Path, tmp_path: Path) 
         dataset.batch([0, 1, 2])
 
 
+def test_captioned_embeds_the_caption_that_the_seed_draws(folder: Path, tmp_path: Path) -> None:
+    IMAGE.save(torch.zeros(3, 8, 8, dtype=torch.uint8), tmp_path / "photos" / "0.png")
+    (tmp_path / "photos" / "0.json").write_text('{"text": ["one", "a red circle", ""]}')
+    encoder = TextEncoder(str(folder), max_tokens=8, cache=tmp_path / "cache")
+    dataset = Captioned(Folder(IMAGE, tmp_path / "photos", captions="sidecar"), encoder)
+    batch = dataset.batch([0] * 30, range(30))
+    assert set(batch.texts) == {"one", "a red circle", ""}
+    assert torch.equal(batch.embeddings, encoder(batch.texts))
+    assert dataset.batch([0]).texts == ("one",)
+    assert len(list((tmp_path / "cache").rglob("*.safetensors"))) == 2, "each caption is encoded once"
+
+
 def test_text_encoder_that_is_not_trusted_neither_downloads_nor_caches(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -25,7 +25,11 @@ from recipes.runs.settings import SampleSettings, TrainSettings
 
 NEEDED = {
     ("data", "folder"): ["data.root=photos"],
+    ("data", "arrays"): ["data.root=fields.npz"],
     ("data", "webdataset"): ["data.urls=shards"],
+    ("data", "parquet"): ["data.urls=tables"],
+    ("data", "hub"): ["data.name=someone/photos"],
+    ("data", "mixture"): ["data.sources.photos={data:folder,root:photos}"],
     ("text", "encoder"): ["text.name=model"],
     ("experiment", "image_folder"): ["data.root=photos"],
     ("experiment", "audio_clips"): ["data.root=recordings"],
@@ -80,8 +84,9 @@ def build_all(group: str, choice: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("group", sorted(groups().keys() - {"refine", "cluster"}))
 def test_every_choice_composes_and_builds(group: str, tmp_path: Path) -> None:
-    """Except those of sampling and launching, and latents, which need an autoencoder or an encoded folder."""
-    choices = [choice for choice in groups()[group] if not choice.startswith("latent") and "cached" not in choice]
+    """Except those of sampling and launching, and of modalities that need an autoencoder, latents or a file."""
+    from_files = ("latent", "cached", "field", "series")
+    choices = [choice for choice in groups()[group] if not any(word in choice for word in from_files)]
     assert choices
     for choice in choices:
         build_all(group, choice, tmp_path)

@@ -18,8 +18,10 @@ from PIL import Image as PILImage
 from modalities.audio import Audio
 from modalities.byte_ranges import find
 from modalities.files import Folder
+from modalities.hub_data import HubData
 from modalities.image import Image
 from modalities.image_sets import Digits
+from modalities.parquet import ParquetFiles
 from modalities.representation import ConstantQ, LogMel
 from modalities.text import TextEncoder
 from modalities.video import Video
@@ -100,6 +102,8 @@ NEEDS = {
     "sklearn": lambda folder: (components(torch.zeros(2, 1, 8, 8)), Digits(Image(8))),
     "diffusers": lambda folder: DiffusersNetwork(1, 2),
     "transformers": lambda folder: TextEncoder("any"),
+    "pyarrow": lambda folder: ParquetFiles(Image(8), str(folder / "0.parquet")),
+    "datasets": lambda folder: HubData(Image(8), "someone/photos"),
     "ptwt": lambda folder: SpectralPenalty("wavelet"),
     "huggingface_hub": lambda folder: local_folder("someone/model", ["config.json"]),
     "submitit": lambda folder: _submitit(),
@@ -221,8 +225,8 @@ def test_distributions_name_every_required_library() -> None:
 
 
 OTHER_MEDIA = (
-    "av diffusers gradio librosa ptwt s3fs sklearn soundfile soxr submitit tensorboard torch_fidelity torchaudio "
-    "transformers wandb xformers"
+    "av datasets diffusers gradio librosa ptwt pyarrow s3fs sklearn soundfile soxr submitit tensorboard torch_fidelity "
+    "torchaudio transformers wandb xformers"
 )
 """Libraries that a model of images from files can do without."""
 

@@ -501,6 +501,19 @@ def test_real_data_opens_no_address_in_any_other_key(run_dir: Path, monkeypatch:
     inner = {**SHARDS, "urls": "http://127.0.0.1:9/a.tar"}
     with pytest.raises(RecipeError, match=r"^data\.dataset\.urls=http"):
         real_data(naming(run_dir, _target_="modalities.wrapped.Captioned", dataset=inner, encoder={}), Builder())
+    sources = {"a": inner}
+    with pytest.raises(RecipeError, match=r"^data\.sources\.a\.urls=http.* repeat it: add \"data\.sources\.a\.urls="):
+        real_data(naming(run_dir, _target_="modalities.mixture.Mixture", sources=sources), Builder())
+    monkeypatch.setattr(byte_ranges, "url_to_fs", Mock(side_effect=ValueError("opened")))
+    with pytest.raises(RecipeError, match="opened"):
+        real_data(run_dir, Builder(), {"sources": {"a": {"urls": inner["urls"]}}})
+    for source, message in (
+        ({"_target_": "os.system"}, r"^data\.sources\.a\._target_: os\.system is not under an allowed package"),
+        ({"_target_": "modalities.image.Image"}, "Image is not a Dataset"),
+        ({**SHARDS, "urls": "nowhere.tar", "trusted": True}, r"nowhere\.tar"),
+    ):
+        with pytest.raises(RecipeError, match=message):
+            real_data(naming(run_dir, _target_="modalities.mixture.Mixture", sources={"a": source}), Builder())
     # A run cannot call itself trusted, and environment variables are not a part of it.
     with pytest.raises(RecipeError, match=r"nowhere\.tar"):
         real_data(naming(run_dir, urls="nowhere.tar", trusted=True), Builder())

@@ -88,7 +88,7 @@ def test_column_split_defines_the_parts(tmp_path: Path, kind: str, corruption: l
     assert str(parts) == "3 more for validation, 5 for testing"
     assert held_out_note(parts, settings) is None
     for word in ("validation.root=elsewhere", BY_GROUP):
-        with pytest.raises(RecipeError, match=r"has a column split.*remove one"):
+        with pytest.raises(RecipeError, match=r"come with splits.*remove one"):
             divided(*words, word)
 
 
@@ -97,11 +97,11 @@ def test_column_split_without_validation_or_training(tmp_path: Path) -> None:
     words = folder_of(pictures(tmp_path, "0.png", "1.png", "2.png"), table(tmp_path, rows))
     parts, settings = divided(*words)
     assert (len(parts.training), parts.held_out, parts.test) == (3, None, None)
-    assert "no line with the split validation" in (held_out_note(parts, settings) or "")
+    assert "no example has the split validation" in (held_out_note(parts, settings) or "")
     table(tmp_path, [row | {"split": "test"} for row in rows])
-    with pytest.raises(RecipeError, match="no line has the split train"):
+    with pytest.raises(RecipeError, match="no example has the split train"):
         divided(*words)
-    with pytest.raises(RecipeError, match="column split, which tar shards do not keep"):
+    with pytest.raises(RecipeError, match="splits, which tar shards do not keep"):
         pack(configuration.load("pack", [*words[1:], "modality=image", f"run_dir={tmp_path / 'shards'}"]))
 
 
@@ -116,6 +116,27 @@ def test_training_reads_no_test_data_and_evaluation_compares_with_them(tmp_path:
     assert report["parts"] == {"training": 12, "validation": 3, "test": 5}
     training, test = real_data(run_dir, Builder())
     assert (len(training), names(test)) == (12, [f"{number}.png" for number in SPLITS["test"]])
+
+
+def test_folders_define_the_parts_and_another_folder_is_test_data(tmp_path: Path) -> None:
+    names_ = [f"{split}/{'ab'[n % 2]}/{n}.png" for split in ("train", "val", "test") for n in range(4)]
+    words = folder_of(pictures(tmp_path / "data", *names_), "data.splits=folders")
+    parts, _ = divided(*words)
+    assert [{name.split("/")[0] for name in names(part)} for part in parts[:3]] == [{"train"}, {"val"}, {"test"}]
+    assert parts.training.classes == ("a", "b")
+    tiny_run(tmp_path / "run", *words, "training.samples=16", "every.validation=16")
+    assert len(read_metrics(tmp_path / "run", "validation")) == 1
+    pictures(tmp_path / "more", "b/1.png", "b/2.png", "b/3.png")
+    training, test = real_data(tmp_path / "run", Builder(), reference_root=str(tmp_path / "more"))
+    assert test is not None
+    assert (len(training), [test.label(index) for index in range(3)]) == (4, [1, 1, 1])
+    for root, message in (
+        (tmp_path / "data" / "test", r"reference_root=.*is inside data.root=.*set data.splits=folders"),
+        ("s3://bucket", "reference_root=s3://bucket is an address"),
+        (tmp_path / "gone", "gone is not a folder"),
+    ):
+        with pytest.raises(RecipeError, match=message):
+            real_data(tmp_path / "run", Builder(), reference_root=str(root))
 
 
 PEOPLE = {"ann": 6, "bob": 3, "cid": 3, "dan": 8, "eve": 20}

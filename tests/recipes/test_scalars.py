@@ -11,6 +11,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from modalities.base import Example, collate
+from modalities.files import Folder
+from modalities.image import Image
+from modalities.mixture import Mixture
 from modalities.scalars import Scalar, standardised
 from recipes.base.errors import RecipeError
 from recipes.config import compose as configuration
@@ -119,3 +122,27 @@ def test_standardised_scalars_are_nan_where_unknown():
     assert condition.scalars is values
     with pytest.raises(ValueError, match="deviation"):
         Scalar("start", "s", 0.0, 0.0)
+
+
+def test_columns_of_numbers_in_a_manifest_are_scalars(photos, tmp_path):
+    files = sorted(path.relative_to(photos).as_posix() for path in photos.rglob("*.png"))
+    lines = [f"{file},{file[0]},{'' if n == 3 else n / 2},{n if n else 'old'}" for n, file in enumerate(files)]
+    (tmp_path / "list.csv").write_text("\n".join(["file,label,age,note", *lines]) + "\n")
+    dataset = Folder(Image(8, 1), photos, manifest=tmp_path / "list.csv")
+    assert dataset.scalars["age"] == ""
+    assert "note" not in dataset.scalars  # not only numbers
+    part = dataset.subset([4, 3])
+    assert part.example(0).scalars["age"] == 2.0
+    assert math.isnan(part.example(1).scalars["age"])
+    assert part.example(0).scalars["height"] == 8
+    mixed = Mixture(dataset.modality, {"a": dataset, "b": Folder(dataset.modality, photos)})
+    ages = mixed.batch([4, 3, 64]).scalars["age"]
+    assert ages[0] == 2.0
+    assert ages[1:].isnan().all()
+    plain = Folder(Image(8, 1), photos, manifest=tmp_path / "list.csv", match=".").fingerprint
+    assert plain == dataset.fingerprint
+    (tmp_path / "list.csv").write_text("\n".join(["file,label,age,note", *lines[:-1], lines[-1].replace("29.5", "30")]))
+    assert Folder(Image(8, 1), photos, manifest=tmp_path / "list.csv").fingerprint != plain
+    run_dir = tmp_path / "run"
+    tiny_run(run_dir, *words(photos), f"data.manifest={tmp_path / 'list.csv'}", "training.scalars=[age]")
+    assert json.loads((run_dir / "run.json").read_text())["scalars"][0]["mean"] == pytest.approx(15, abs=2)

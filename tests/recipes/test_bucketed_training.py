@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -16,14 +17,16 @@ from safetensors.torch import load_file, save_file
 
 from modalities.files import Folder
 from modalities.image import Image
+from modalities.mixture import Mixture
 from modalities.video import Video
 from multisagd.files import read_json
+from multisagd.networks import UNet
 from recipes.base.errors import RecipeError
 from recipes.config import compose as configuration
 from recipes.config.build import Builder
 from recipes.data import extents
 from recipes.data.extents import Record, sorted_files
-from recipes.data.order import BucketOrder, batches
+from recipes.data.order import BucketOrder, TrainingOrder, batches
 from recipes.evaluate import evaluate
 from recipes.evaluation.sets import real_data
 from recipes.inspect import inspect
@@ -65,16 +68,15 @@ def trained(words: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run_dir
 
 
-@pytest.mark.parametrize("lengths", [[7, 3, 90], [1, 1], [50, 50, 1], [5]])
-def test_bucket_order_uses_every_item_equally_often(lengths: list[int]) -> None:
-    order, total = BucketOrder(lengths, 0), sum(lengths)
-    turns = [order.of_batch(number) for number in range(3 * total)]
-    for bucket, length in enumerate(lengths):
-        own = [turn for each, turn in turns if each == bucket]
-        assert sorted(own) == list(range(3 * length))  # every batch of the bucket once, and none left out
-    for seen in range(total):  # at any time within a block of the exact proportion
-        count = sum(bucket == 0 for bucket, _ in turns[:seen])
-        assert abs(count - seen * lengths[0] / total) <= 16
+def test_bucket_order_uses_every_item_equally_often() -> None:
+    for lengths in ([7, 3, 90], [1, 1], [50, 50, 1], [5]):
+        order, total = BucketOrder(lengths, 0), sum(lengths)
+        turns = [order.of_batch(number) for number in range(3 * total)]
+        for bucket, length in enumerate(lengths):  # every batch of the bucket once, and none left out
+            assert sorted(turn for each, turn in turns if each == bucket) == list(range(3 * length))
+        for seen in range(total):  # at any time within a block of the exact proportion
+            count = sum(bucket == 0 for bucket, _ in turns[:seen])
+            assert abs(count - seen * lengths[0] / total) <= 16
 
 
 def test_bucket_order_is_a_function_of_the_seed_and_the_batch() -> None:
@@ -103,6 +105,47 @@ def test_batches_of_two_ranks_are_those_of_one(words: list[str], tmp_path: Path)
         assert torch.equal(torch.cat(parts), torch.cat([part for half in halves for part in half]))
     for parts, later in zip(alone[2:], read(0, 1, 32), strict=True):
         assert all(map(torch.equal, parts, later))
+
+
+def test_training_order_knows_the_classes_of_the_first_batches(tmp_path: Path) -> None:
+    for name, (height, width) in {"a": (8, 8), "b": (8, 8), "c": (6, 12), "d": (6, 12)}.items():
+        (tmp_path / name).mkdir()
+        for number in range(8):
+            PIL.Image.new("L", (width, height)).save(tmp_path / name / f"{number}.png")
+    dataset = Folder(Image(size=8, channels=1, buckets=[8, (6, 12)]), tmp_path)
+    order = TrainingOrder(dataset, 0, 2)
+    seen = {bucket.label(index) for bucket, indices in [order.examples(0, range(2))] for index in indices}
+    assert order.classes(2) == seen
+    assert len(seen) <= 2
+    assert order.classes(64) == {0, 1, 2, 3}
+
+
+def test_buckets_of_a_mixture_keep_the_shares_of_its_sources(words: list[str], tmp_path: Path) -> None:
+    """Source a has mostly square pictures and b mostly tall ones, so that both buckets have both."""
+    for name, squares, tall in (("a", 9, 3), ("b", 2, 10)):
+        (tmp_path / name).mkdir()
+        for number in range(squares + tall):
+            size = (8, 8) if number < squares else (6, 12)
+            PIL.Image.new("L", size, ord(name)).save(tmp_path / name / f"{number:02d}.png")
+    modality = Image(size=8, channels=1, buckets=[8, (12, 6)])
+    sources = {name: Folder(modality, tmp_path / name, labels="none") for name in "ab"}
+    for options, expected in (
+        ({"weights": {"a": 3.0, "b": 1.0}}, {"a": 0.75, "b": 0.25}),
+        ({"repeats": {"b": 3}}, {"a": 0.25, "b": 0.75}),
+    ):
+        order, counts = TrainingOrder(Mixture(modality, sources, **options), 0, 4), Counter()
+        examples: Counter[str] = Counter()
+        for first in range(0, 9600, 4):
+            part, indices = order.examples(first, range(4))
+            paths = [part.path(index) for index in indices]
+            counts.update(path[0] for path in paths)
+            examples.update(paths)
+        for name, share in expected.items():
+            assert counts[name] / 9600 == pytest.approx(share, abs=0.03)  # cycles have whole numbers of batches
+            own = [count for path, count in examples.items() if path[0] == name]
+            assert len(own) == 12
+            assert max(own) < 1.25 * min(own)
+        assert order.longest_pass >= 24
 
 
 def test_train_continues_bit_for_bit_without_reading_headers_again(
@@ -231,14 +274,25 @@ def test_train_on_clips_of_several_lengths_and_sample_another(tmp_path: Path) ->
     assert load_file(out / "samples.safetensors")["x0"].shape == (1, 3, 5, 8, 8)
 
 
-def test_compiled_has_one_graph_per_size() -> None:
+@pytest.mark.slow
+def test_compiled_has_one_graph_per_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also for more sizes than torch compiles by default; beyond that it would silently run without compiling."""
     import torch._dynamo.config as limits
 
-    runtime = Runtime(torch.device("cpu"), EngineSettings(compile=True))
-    with patch("torch.compile") as compiled, patch.object(limits, "recompile_limit", 8):
-        runtime.compiled(torch.nn.Identity(), 20)
-        assert limits.recompile_limit >= 20
-    assert compiled.call_args.kwargs == {"dynamic": False}
+    graphs = []
+
+    def backend(graph: Any, inputs: Any) -> Any:
+        graphs.append(graph)
+        return graph
+
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
+    monkeypatch.setattr(limits, "recompile_limit", 8)
+    monkeypatch.setattr(limits, "fail_on_recompile_limit_hit", True)
+    network = UNet(1, 2, width=8, multipliers=[1, 2], blocks=1, heads=2)
+    compiled = Runtime(torch.device("cpu"), EngineSettings(compile=True)).compiled(network, 10)
+    for size in [*range(8, 28, 2)] * 2:
+        compiled(torch.zeros(2, 1, size, 36 - size), torch.zeros(2), None).sum().backward()
+    assert len(graphs) == 10
 
 
 def make_sounds(folder: Path) -> list[str]:

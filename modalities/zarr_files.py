@@ -1,0 +1,268 @@
+"""Arrays of zarr stores of format 2 and 3, in a folder or a zip file, and the check that reading them is safe.
+
+Metadata are checked before zarr opens the store: only codecs and types in a list are accepted, so that none that
+unpickles values or comes with another package is used. In folders, every entry must be a regular file or a folder: a
+link could lead out of it, and reading a pipe never ends.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import stat
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from modalities.base import UnusableFileError
+from modalities.named_arrays import (
+    MAX_ARRAYS,
+    MAX_CHUNK,
+    ArrayFile,
+    Index,
+    NamedArray,
+    Part,
+    check_size,
+    decoded,
+    is_number,
+    unit_of,
+)
+from modalities.netcdf_files import LAZY, of_dataset
+from multisagd.files import LARGEST_TEXT, parse_json, read_json
+from multisagd.libraries import check
+
+CODECS = {
+    "bytes", "transpose", "sharding_indexed", "crc32c", "blosc", "gzip", "zstd", "vlen-utf8", "zlib", "lz4", "shuffle",
+    "delta",
+}  # fmt: skip
+"""Names of the accepted codecs; names of numcodecs may begin with its own name."""
+TEXTS = ("string", "fixed_length_utf32", "null_terminated_bytes")
+"""Types of texts in format 3."""
+METADATA = ("zarr.json", ".zarray", ".zgroup", ".zattrs")
+NESTED = 8
+"""Maximum number of codecs within codecs."""
+GROWTH = 1 << 16
+"""Number of bytes by which a stored chunk may be larger than twice its values."""
+
+
+def is_store(path: Path) -> bool:
+    """Whether a folder is a zarr store."""
+    return path.is_dir() and any((path / name).is_file() for name in METADATA[:3])
+
+
+def open_zarr(path: Path) -> ArrayFile:
+    """Open a zarr store: a folder, or a zip file with the content of such a folder.
+
+    If all dimensions have names, xarray reads it, as it reads NetCDF. Otherwise, names of arrays are their paths in
+    the store.
+
+    Raises:
+        UnusableFileError: If the store contains a link, a codec or a type that is not accepted, or chunks that are too
+            large.
+        BrokenLibraryError: If a library cannot be imported.
+        Exception: If it is damaged; zarr raises errors of many kinds.
+    """
+    nodes = _folder_nodes(path) if path.is_dir() else _zip_nodes(path)
+    named = [_check_array(name, node) for name, node in nodes.items() if _is_array(node)]
+    if not named:
+        raise UnusableFileError("it contains no zarr array")
+    check("zarr", "zarr stores")
+    import zarr
+    from zarr.storage import LocalStore, ZipStore
+
+    zipped = not path.is_dir()
+    store = ZipStore(path, mode="r") if zipped else LocalStore(path, read_only=True)
+    if all(named) and "" not in nodes and not any("/" in name for name in nodes):
+        check("xarray", "zarr stores with named dimensions")
+        import xarray
+
+        return of_dataset(xarray.open_dataset(store, engine="zarr", consolidated=False, **LAZY))  # type: ignore[arg-type]
+    opened: Any = (
+        zarr.open(store=store, mode="r", use_consolidated=False) if _is_group(nodes) else zarr.open_array(store)
+    )
+    arrays, others = [], {}
+    for name, node in nodes.items():
+        if _is_array(node):
+            array = opened[name] if name else opened
+            text = array.dtype.kind in "USTO"
+            if not (is_number(array.dtype) or text):
+                others[name] = f"its values have the type {array.dtype}, and not real numbers"
+                continue
+            attributes, shape = dict(array.attrs), array.shape
+            rows = (array.chunks or (1,))[0]
+            arrays.append(
+                NamedArray(
+                    name, shape, np.dtype("U") if text else array.dtype, _part(array, attributes), _dimensions(node),
+                    unit_of(attributes.get("units", "")), int(rows),
+                )
+            )  # fmt: skip
+    return ArrayFile(arrays, others, close=store.close)
+
+
+def store_files(path: Path) -> Iterator[Path]:
+    """Yield the files in the folder of a store, sorted by path."""
+    for folder, folders, names in os.walk(path):
+        folders.sort()
+        for name in sorted(names):
+            yield Path(folder, name)
+
+
+def _is_array(node: Mapping[str, Any]) -> bool:
+    return node.get("node_type") == "array" or "dtype" in node
+
+
+def _is_group(nodes: Mapping[str, Any]) -> bool:
+    return not ("" in nodes and _is_array(nodes[""]))
+
+
+def _folder_nodes(root: Path) -> dict[str, dict[str, Any]]:
+    """Return the metadata of the arrays and attributes in a folder, by path; all of its entries are checked."""
+    found: dict[str, Any] = {}
+    largest: list[tuple[int, str]] = [(0, "")]
+    pending = [root]
+    while pending:
+        folder = pending.pop()
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                mode = entry.stat(follow_symlinks=False).st_mode
+                if stat.S_ISDIR(mode):
+                    pending.append(Path(entry.path))
+                elif not stat.S_ISREG(mode):
+                    raise UnusableFileError(
+                        f"its member {Path(entry.path).relative_to(root)} is a link or a special file: a store must "
+                        "contain only files and folders"
+                    )
+                elif entry.name in METADATA:
+                    found[Path(entry.path).relative_to(root).as_posix()] = read_json(entry.path, finite=False)
+                else:
+                    largest.append(max(largest.pop(), (entry.stat().st_size, entry.path)))
+                if len(found) > 4 * MAX_ARRAYS:
+                    raise UnusableFileError(f"it has more than {MAX_ARRAYS:,} arrays")
+    return _checked_nodes(found, *largest[0])
+
+
+def _zip_nodes(path: Path) -> dict[str, dict[str, Any]]:
+    """Return the metadata of the arrays and attributes in a zip file, by path; all of its members are checked."""
+    found: dict[str, Any] = {}
+    largest = (0, "")
+    with zipfile.ZipFile(path) as archive:
+        for member in archive.infolist():
+            if PurePosixPath(member.filename).name in METADATA:
+                if member.file_size > LARGEST_TEXT or len(found) > 4 * MAX_ARRAYS:
+                    raise UnusableFileError(f"its metadata {member.filename} are too large")
+                found[member.filename] = parse_json(archive.read(member), finite=False)
+            else:
+                largest = max(largest, (member.file_size, member.filename))
+    return _checked_nodes(found, *largest)
+
+
+def _checked_nodes(files: Mapping[str, Any], size: int, name: str) -> dict[str, dict[str, Any]]:
+    """Return the metadata of every node by its path, from those of the files; `size` is that of the largest chunk.
+
+    Raises:
+        UnusableFileError: If metadata are not mappings, or the largest stored chunk is much larger than any chunk.
+    """
+    nodes: dict[str, dict[str, Any]] = {}
+    for file, content in sorted(files.items()):
+        if not isinstance(content, dict):
+            raise UnusableFileError(f"its metadata {file} are not a mapping")
+        node = nodes.setdefault(file.rpartition("/")[0], {})
+        if file.endswith(".zattrs"):
+            node["attributes"] = content
+        else:
+            node |= content
+    limit = max((_chunk_bytes(name, node) for name, node in nodes.items() if _is_array(node)), default=0)
+    if size > 2 * limit + GROWTH:
+        raise UnusableFileError(f"its chunk {name} has {size:,} bytes, but its arrays have chunks of {limit:,} bytes")
+    return nodes
+
+
+def _check_array(name: str, node: Mapping[str, Any]) -> bool:
+    """Check the codecs and the type of an array, and return whether its dimensions have names."""
+    if node.get("zarr_format") == 2:
+        used = [node.get("compressor"), *(node.get("filters") or [])]
+        identifiers = [each.get("id") if isinstance(each, dict) else "?" for each in used if each is not None]
+        objects = _type(node).hasobject
+        if objects and identifiers[-1:] != ["vlen-utf8"] and "vlen-utf8" not in identifiers:
+            raise UnusableFileError(f"its array {name} contains Python objects, which are not read")
+    else:
+        identifiers = list(_codec_names(node.get("codecs")))
+        if node.get("storage_transformers"):
+            raise UnusableFileError(f"its array {name} uses storage transformers, which are not read")
+    for codec in identifiers:
+        if not isinstance(codec, str) or codec.removeprefix("numcodecs.") not in CODECS:
+            raise UnusableFileError(
+                f"its array {name} uses the codec {codec!r:.60}, which is not accepted: store it with one of "
+                f"{', '.join(sorted(CODECS))}"
+            )
+    _type(node)
+    return all(_dimensions(node)) if node.get("shape") else True
+
+
+def _codec_names(codecs: Any, depth: int = 0) -> Iterator[Any]:
+    """Yield the names of codecs, including those within the configuration of others, such as shards."""
+    if not isinstance(codecs, list) or depth > NESTED:
+        raise UnusableFileError("the codecs of an array are not a list, or are nested too deeply")
+    for codec in codecs:
+        yield codec.get("name") if isinstance(codec, dict) else codec
+        inner = codec.get("configuration") if isinstance(codec, dict) else None
+        for key in ("codecs", "index_codecs"):
+            if isinstance(inner, dict) and key in inner:
+                yield from _codec_names(inner[key], depth + 1)
+
+
+def _type(node: Mapping[str, Any]) -> np.dtype[Any]:
+    """Return the type that an array's metadata state. Raises UnusableFileError if it is not accepted."""
+    stated = node.get("dtype", node.get("data_type"))
+    name = stated.get("name") if isinstance(stated, dict) else stated
+    if "data_type" in node and name in TEXTS:
+        return np.dtype("U")
+    try:
+        return np.dtype(name if isinstance(name, str) else "?!")
+    except TypeError as error:
+        raise UnusableFileError(f"an array has values of the type {stated!r:.80}, which is not accepted") from error
+
+
+def _chunk_bytes(name: str, node: Mapping[str, Any]) -> int:
+    """Return the size of a chunk in memory, after checking it."""
+    grid = node.get("chunk_grid")
+    inner = grid.get("configuration", {}) if isinstance(grid, dict) else {}
+    chunks = node.get("chunks", inner.get("chunk_shape") if isinstance(inner, dict) else None)
+    shape = node.get("shape")
+    if not all(isinstance(each, list) and all(type(size) is int for size in each) for each in (chunks, shape)):
+        raise UnusableFileError(f"its array {name} does not state its shape and chunks")
+    check_size(name, shape or (), np.dtype("u1"), 1 << 62)
+    check_size(name, _inner_chunk(node) or chunks or (), _type(node), MAX_CHUNK)
+    # The length of texts is not stated.
+    return MAX_CHUNK if _type(node).kind in "UO" else math.prod(chunks) * _type(node).itemsize
+
+
+def _inner_chunk(node: Mapping[str, Any]) -> list[int] | None:
+    """Return the shape of the chunks within a shard, which are decompressed one by one, or None without shards."""
+    codecs = node.get("codecs")
+    for codec in codecs if isinstance(codecs, list) else ():
+        inner = codec.get("configuration") if isinstance(codec, dict) else None
+        if isinstance(inner, dict) and isinstance(shape := inner.get("chunk_shape"), list):
+            return shape if all(type(size) is int for size in shape) else None
+    return None
+
+
+def _dimensions(node: Mapping[str, Any]) -> tuple[str | None, ...]:
+    attributes = node.get("attributes")
+    names = node.get("dimension_names") or (attributes or {}).get("_ARRAY_DIMENSIONS")
+    size = len(node["shape"])
+    if not isinstance(names, list) or len(names) != size:
+        return (None,) * size
+    return tuple(each if isinstance(each, str) and each else None for each in names)
+
+
+def _part(array: Any, attributes: Mapping[str, Any]) -> Part:
+    def part(index: Index) -> NDArray[Any]:
+        values = np.asarray(array[index])
+        return values if values.dtype.kind in "USTO" else decoded(values, attributes)
+
+    return part
