@@ -9,7 +9,7 @@ from math import exp, isnan, sqrt
 from statistics import mean, stdev
 
 from benchmarks.experiments.design import CPU, REAL, Experiment
-from benchmarks.experiments.metrics import SAMPLERS, Metric
+from benchmarks.experiments.metrics import SAMPLERS, Metric, other_sampler
 from benchmarks.experiments.omission import CLEAN, bands, fractions
 from benchmarks.experiments.plots import Picture
 from benchmarks.experiments.reading import Comparison, Results, control
@@ -82,7 +82,8 @@ def conditions(results: Results) -> str:
         f"Samples seen: {_each(row.get('samples_seen') for row in trained)}. "
         f"Judged by {_each(row.get('count') for row in rows)} samples of each sampler, drawn in "
         f"{_each(row.get('steps') for row in trained)} steps, compared with "
-        f"{_each(row.get('reference') for row in rows)} examples. {'; '.join(sorted(versions))}."
+        f"{_each(row.get('reference') or results.experiment.reference for row in rows)} examples. "
+        f"{'; '.join(sorted(versions))}."
     )
 
 
@@ -178,8 +179,19 @@ def sentence(results: Results, tested: Comparison, verdicts: bool) -> str:
         f"`{tested.arm}` against `{tested.other}`{verdict}; {tested.metric.title} {effect(tested.metric, paired)}, "
         f"p {_equals(paired.p)} (Holm {probability(tested.corrected)}, sign flip "
         f"{probability(paired.sign_flip_p)}), {paired.count} seeds; a {kind} of {least(tested)} would "
-        "be detected with a probability of 80 %."
+        f"be detected with a probability of 80 %.{contradiction(results, tested)}"
     )
+
+
+def contradiction(results: Results, tested: Comparison) -> str:
+    """Return a sentence about the other sampler if its 95 % interval has the opposite sign, or else nothing."""
+    twin = next((each for each in results.beside(tested) if each.metric.key == other_sampler(tested.metric.key)), None)
+    if twin is None or not twin.paired.enough or twin.paired.mean * tested.paired.mean > 0:
+        return ""
+    low, high = twin.paired.interval
+    if not low * high > 0:
+        return ""
+    return f" It depends on the sampler: {twin.metric.title} {effect(twin.metric, twin.paired)}."
 
 
 def _equals(p: float) -> str:

@@ -1,5 +1,6 @@
 """The page of results says what follows from the measured rows, by rules that are tested on made-up numbers."""
 
+import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -135,6 +136,23 @@ def test_summary_has_at_most_ten_lines_with_the_comparisons_that_were_named_befo
     assert sum("not measured yet." in line for line in lines) == len(lines) - 2
     with pytest.raises(ValueError, match="not in against"):
         replace(LAW, headline=((WHOLE, ZERO),))
+
+
+def test_sentence_states_when_the_other_sampler_says_the_opposite(tmp_path: Path) -> None:
+    path = tmp_path / "r.jsonl"
+    write(path, LAW.name, {"white": 1.0, WHOLE: 1.2})
+    tested = read(path).tested[0]
+    assert "depends on the sampler" not in sections.sentence(read(path), tested, True)
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    for row in lines:
+        row["ode"] = {**row["ode"], "frechet_distance": 1 / row["ode"]["frechet_distance"]}
+    path.write_text("".join(json.dumps(row) + "\n" for row in lines))
+    said = sections.sentence(read(path), read(path).tested[0], True)
+    assert "It depends on the sampler: Fréchet distance, ODE × 0.8" in said
+    for row in lines:  # no difference is no contradiction
+        row["ode"]["frechet_distance"] = 1.0 + 0.1 * OWN[row["arm"]["seed"]] * (row["arm"]["arm"] == WHOLE)
+    path.write_text("".join(json.dumps(row) + "\n" for row in lines))
+    assert "depends on the sampler" not in sections.sentence(read(path), read(path).tested[0], True)
 
 
 def test_likelihoods_that_are_no_densities_are_left_out(tmp_path: Path) -> None:
