@@ -241,7 +241,7 @@ def transforms_about(
 
 
 def masks_of(batches: Iterable[Tensor | tuple[Tensor, Tensor | None]]) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield batches in float64, each with its bool mask `(batch, 1 or channels, *grid)`."""
+    """Yield batches in their units, in float64, each with its bool mask `(batch, 1 or channels, *grid)`."""
     for x, mask in map(_split, batches):
         yield x, _on_grid(mask, x)
 
