@@ -28,7 +28,14 @@ KEYS = ("caption", "text")
 """Keys of the captions in a JSON sidecar."""
 LARGEST_SIDECAR = 1 << 20
 """Maximum size of a file with captions, in bytes."""
+NOT_UNICODE = "half of a character (a surrogate such as \\ud83d) cannot be stored"
+"""Message for text that `is_unicode` rejects."""
 log = logging.getLogger("multisagd")
+
+
+def is_unicode(text: str) -> bool:
+    """Whether text can be written to files: the escapes of JSON can also denote half of a character."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def as_captions(value: Any) -> Captions:
@@ -44,6 +51,8 @@ def as_captions(value: Any) -> Captions:
     texts = value if isinstance(value, list) else [value]
     if not all(isinstance(text, str) for text in texts):
         raise ValueError(f"must be text or a list of texts, got {value!r:.100}")
+    if not all(map(is_unicode, texts)):
+        raise ValueError(f"{NOT_UNICODE}, got {value!r:.100}")
     return tuple(text.strip() for text in texts)
 
 
@@ -92,7 +101,9 @@ def _sidecar(stem: Path, endings: Sequence[str]) -> Captions:
 
 def _in_json(text: str) -> Captions:
     values = parse_json(text, finite=False)  # NaN under other keys is harmless
-    key = next((key for key in KEYS if isinstance(values, dict) and key in values), None)
+    if not isinstance(values, dict):
+        raise ValueError(f'must be an object such as {{"caption": "a red circle"}}, got {text:.40}')
+    key = next((key for key in KEYS if values.get(key) is not None), None)
     if key is None:
         return ()
     try:

@@ -112,7 +112,7 @@ class Folder(MediaFiles):
         self.splits, depth = sources.splits_of(splits, self.root, self.files, entries)
         names = sources.class_names(labels, self.root, self.files, entries, pattern, depth)
         self.listed_groups = [entry.group for entry in entries if entry.group is not None] or None
-        self._numbers = numbers_of(entries)
+        self._numbers = self._own_numbers(entries)
         self.classes: tuple[str, ...] | None = None
         self.labels: Sequence[int | None] = [None] * len(self.files)
         self.texts = self._texts(captions, entries, names)
@@ -125,6 +125,16 @@ class Folder(MediaFiles):
         if names is not None:
             self.classes, self.labels = sources.number(names)
         self.report = FileReport(len(self.files), max_unreadable)
+
+    def _own_numbers(self, entries: Sequence[Entry]) -> dict[str, list[float]]:
+        """Return the columns of numbers in the manifest, without those that have the name of a modality's scalar."""
+        numbers = numbers_of(entries)
+        if own := [name for name in self.modality.scalars if numbers.pop(name, None) is not None]:
+            log.warning(
+                "the columns %s of the manifest are not scalars, because these names mean what is measured when a "
+                "file is read: rename the columns to use them", ", ".join(own),
+            )  # fmt: skip
+        return numbers
 
     def _texts(
         self, source: CaptionSource, entries: Sequence[Entry], names: Sequence[str] | None
@@ -144,8 +154,8 @@ class Folder(MediaFiles):
         path = self.root / self.files[index]
         stem = path.name.removesuffix(ending_of(path.name, self.modality.suffixes))
         return (
-            f"{path} has no caption: write it to {stem}.txt next to it (an empty file means no caption), exclude the "
-            "file with match"
+            f"{path} has no caption: write it to {stem}.txt next to it (an empty file means no caption), or to "
+            f"{stem}.json under the key {' or '.join(texts.KEYS)}, exclude the file with match"
         )
 
     def _keep(self, indices: Sequence[int]) -> None:

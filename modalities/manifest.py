@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import csv
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, cast, get_args
 
 from modalities.base import Split
-from modalities.captions import Captions, as_captions
+from modalities.captions import NOT_UNICODE, Captions, as_captions, is_unicode
 from modalities.endings import ending_of
 from multisagd.files import parse_json
 
@@ -98,7 +99,8 @@ def check_listed(root: Path, entries: Sequence[Entry], suffixes: tuple[str, ...]
     """
     for entry in entries:
         if not (root / entry.file).is_file():
-            raise FileNotFoundError(f"{entry.place}: there is no file {entry.file} under {root.absolute()}")
+            hint = ": separate folders by / instead of \\" if "\\" in entry.file else ""
+            raise FileNotFoundError(f"{entry.place}: there is no file {entry.file} under {root.absolute()}{hint}")
         if not ending_of(entry.file, suffixes):
             raise ValueError(f"{entry.place}: {entry.file} does not end in {', '.join(suffixes)}")
 
@@ -122,6 +124,8 @@ def _entry(place: str, row: dict[str, Any], folder: PurePosixPath) -> Entry:
         if value is not None and (isinstance(value, bool) or not isinstance(value, str | int)):
             raise ValueError(f"{place}: {column} must be text, got {value!r}")
         texts[column] = None if value is None else str(value).strip()
+        if not is_unicode(texts[column] or ""):
+            raise ValueError(f"{place}: {column}: {NOT_UNICODE}, got {value!r:.100}")
     try:
         captions = as_captions(row.get("text"))
     except ValueError as error:
@@ -137,7 +141,7 @@ def _entry(place: str, row: dict[str, Any], folder: PurePosixPath) -> Entry:
     if location.is_absolute() or ".." in location.parts:
         raise ValueError(f"{place}: {file} must be a path under root, without a leading / and without ..")
     name = (folder / location).as_posix()
-    others = {column: None if value == "" else value for column, value in row.items() if column not in COLUMNS}
+    others = {column: None if value == "" else value for column, value in row.items() if column not in ("", *COLUMNS)}
     return Entry(name, texts["label"], captions or None, cast(Split | None, split), texts["group"], place, others)
 
 
@@ -153,13 +157,15 @@ def numbers_of(entries: Sequence[Entry]) -> dict[str, list[float]]:
 
 
 def _number(value: Any) -> float | Literal[False] | None:
-    """Return a finite number, None if there is no value, and False if it is something else."""
+    """Return a finite number, None if there is no value or it is NaN, and False if it is something else."""
     if value is None:
         return None
     try:
-        number = float(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else math.nan
+        number = float(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else math.inf
     except (ValueError, OverflowError):
         return False
+    if math.isnan(number):  # as tables of pandas and NumPy write unknown numbers
+        return None
     return number if math.isfinite(number) else False
 
 
@@ -170,7 +176,8 @@ def _csv_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             columns = [(name or "").strip() for name in reader.fieldnames or ()]
             reader.fieldnames = _renamed(f"{path}:1", columns)
             if "file" not in reader.fieldnames:
-                raise ValueError(f"{path}:1: no column file among {', '.join(columns) or 'none'}: add one")
+                remedy = "separate columns by commas" if re.search("[;\t|]", "".join(columns)) else "add one"
+                raise ValueError(f"{path}:1: no column file among {', '.join(columns) or 'none'}: {remedy}")
             for row in reader:
                 if None in row:
                     raise ValueError(
@@ -198,6 +205,8 @@ def _json_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 def _renamed(place: str, columns: Sequence[str]) -> list[str]:
     """Return the columns with the names that are used here. Raises ValueError if one is repeated."""
     names = [OTHER_NAMES.get(name, name) for name in columns]
-    if len(set(names)) < len(names):
-        raise ValueError(f"{place}: a column is repeated among {', '.join(columns)}: remove one")
+    named = [name for name in names if name]  # spreadsheets append columns without a name
+    if repeated := next((name for name in named if named.count(name) > 1), None):
+        same = " and ".join(column for column, name in zip(columns, names, strict=True) if name == repeated)
+        raise ValueError(f"{place}: a column is repeated among {', '.join(columns)}: {same} mean the same, remove one")
     return names

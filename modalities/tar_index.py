@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 
 from modalities.byte_ranges import any_hidden
-from modalities.captions import LARGEST_SIDECAR, Captions, as_captions
+from modalities.captions import LARGEST_SIDECAR, NOT_UNICODE, Captions, as_captions, is_unicode
 from modalities.endings import other_ending
 from modalities.tar_members import BLOCK, Member, Read, ReadAheadBuffer, members
 from multisagd.files import parse_json
@@ -296,6 +296,8 @@ class _Scan:
     def _add_class(self, labels: dict[str, str], key: str, value: Any, place: str) -> None:
         if isinstance(value, bool) or not isinstance(value, str | int | None):
             self.faults.setdefault("labels", f"{place} must be text or an integer, got {value!r:.100}")
+        elif not is_unicode(str(value)):
+            self.faults.setdefault("labels", f"{place}: {NOT_UNICODE}, got {value!r:.100}")
         elif value is not None and not str(value).strip():
             self.faults.setdefault("labels", f"the class of {key!r} is empty: fill in the class or remove it")
         elif value is not None:

@@ -198,7 +198,7 @@ def summary(report: dict[str, Any], out: Path) -> str:
         rest = f" and {len(named) - SHOWN_CLASSES:,} more" if len(named) > SHOWN_CLASSES else ""
         lines.insert(2, f"{len(named):,} classes: {', '.join(named[:SHOWN_CLASSES])}{rest}")
     if report["scalars"]:
-        named = [f"{name} ({unit})" for name, unit in report["scalars"].items()]
+        named = [f"{name} ({unit})" if unit else name for name, unit in report["scalars"].items()]
         lines.append(f"numbers about each example, for training.scalars: {', '.join(named)}")
     if report["buckets"] is not None:
         width = max(map(len, report["buckets"]))

@@ -20,6 +20,8 @@ from recipes.runtime.distribution import is_first
 
 SHOWN = 10
 """Maximum number of classes named in a message."""
+FARTHEST = 1e6
+"""Maximum distance of a scalar from its mean, in standard deviations: beyond, a network can compute nothing useful."""
 Labels = str | int | Sequence[str | int] | None
 log = logging.getLogger("multisagd")
 
@@ -82,13 +84,19 @@ def chosen_condition(
 
 def check_scalar_values(values: Mapping[str, float], scalars: Sequence[Scalar]) -> None:
     """Raise RecipeError if a model does not take one of the scalars, or a value is not finite."""
-    known = [each.name for each in scalars]
+    known = {each.name: each for each in scalars}
     for name, value in values.items():
         if name not in known:
             takes = f"it takes {', '.join(known)}" if known else "it was trained without scalars (training.scalars)"
             raise RecipeError(f"scalars: this model has no scalar {name!r}{nearest(name, known)}; {takes}")
         if not math.isfinite(value):
             raise RecipeError(f"scalars.{name} must be a finite number, got {value}")
+        mean, std = known[name].mean, known[name].std
+        if not abs(value - mean) / std <= FARTHEST:
+            raise RecipeError(
+                f"scalars.{name}={value:g} is more than {FARTHEST:g} standard deviations from the training data "
+                f"({mean:g} ± {std:g}): use a value of this kind"
+            )
 
 
 def with_scalars(
@@ -100,7 +108,9 @@ def with_scalars(
     """
     if not scalars:
         return labels_or_text
-    given = {each.name: torch.full((count,), values.get(each.name, each.mean)) for each in scalars}
+    given = {
+        each.name: torch.full((count,), values.get(each.name, each.mean), dtype=torch.float64) for each in scalars
+    }
     condition = as_condition(labels_or_text, classes=True, text=True)
     return condition._replace(scalars=standardised(scalars, given, count))
 

@@ -35,7 +35,7 @@ from recipes.runs.assembly import Assembly, build_corruption, check_sampler, pro
 from recipes.runs.checkpoint import Shapes, State
 from recipes.runs.lock import RunLock
 from recipes.runs.model import check_encoder, open_model
-from recipes.runs.run import Run
+from recipes.runs.run import MAX_SCALARS, Run
 from recipes.runs.settings import CorruptionOptions, ModelSettings, TrainSettings, average_part
 from recipes.runs.state import load_module, mismatch, shapes
 from recipes.runtime.device import Runtime
@@ -282,14 +282,19 @@ class TrainingModel:
 
 
 def check_scalars(names: Sequence[str], dataset: Dataset) -> None:
-    """Raise RecipeError if `training.scalars` names a scalar twice, or one that the examples do not have."""
+    """Raise RecipeError if `training.scalars` names a scalar twice, one that the examples do not have, or too many."""
     known = dataset.scalars
+    if len(names) > MAX_SCALARS:
+        raise RecipeError(f"training.scalars names {len(names)} scalars, more than {MAX_SCALARS}: remove some")
     for number, name in enumerate(names):
         if name in names[:number]:
             raise RecipeError(f"training.scalars: {name} is repeated: remove one")
         if name not in known:
             have = f"the data have {', '.join(known)}" if known else "the data have none"
-            raise RecipeError(f"training.scalars: there is no scalar {name!r}{nearest(name, known)}; {have}")
+            raise RecipeError(
+                f"training.scalars: there is no scalar {name!r}{nearest(name, known)}; {have} (a column of a manifest "
+                "is a scalar if all its values are numbers or empty)"
+            )
 
 
 def measured_scalars(dataset: Dataset, settings: TrainSettings, runtime: Runtime) -> tuple[Scalar, ...]:
@@ -309,12 +314,18 @@ def measured_scalars(dataset: Dataset, settings: TrainSettings, runtime: Runtime
             values = torch.tensor([each.get(name, math.nan) for each in found], dtype=torch.float64)
             values = values[values.isfinite()]
             if len(values) < 2 or not bool(values.std() > 0):
-                constant = "unknown" if not len(values) else f"{float(values[0]):g}"
+                constant = f"{float(values[0]):g} for all" if len(values) else "unknown for all"
+                constant = f"known for one only of {count}" if len(values) == 1 else f"{constant} {count}"
                 raise RecipeError(
-                    f"training.scalars: {name} is {constant} for all {count} examples that were read, so nothing can "
-                    "be learned from it: remove it"
+                    f"training.scalars: {name} is {constant} examples that were read, so nothing can be learned from "
+                    "it: remove it"
                 )
             numbers[:, number] = torch.stack([values.mean(), values.std()])
+            if not bool(numbers[:, number].isfinite().all()):
+                raise RecipeError(
+                    f"training.scalars: {name} has values up to {float(values.abs().max()):g}, whose deviation is too "
+                    "large to compute: divide them by a constant, or remove it"
+                )
     long_barrier()
     broadcast_from_rank0(numbers)
     return tuple(Scalar(name, dataset.scalars[name], *numbers[:, number].tolist()) for number, name in enumerate(names))
@@ -337,7 +348,7 @@ def prepare_model(job: Job, data: TrainingData, state: State | None) -> Training
     network = assembly.network()
     initial = None if state is None else Run(settings.run_dir).metadata.get("initial")
     if state is None and settings.training.initial is not None:
-        initial = load_initial(network, settings.training.initial, builder)
+        initial = load_initial(network, settings.training.initial, builder, settings.training.scalars)
     network.to(runtime.device, runtime.dtype)
     average = PowerEMA(network, sigma_rel=settings.training.ema)
     sizes = [part.modality.tensor_shape for part in data.buckets]
@@ -393,14 +404,17 @@ def introduction(job: Job, data: TrainingData, model: TrainingModel) -> Iterator
         yield f"note: {note}"
 
 
-def load_initial(network: nn.Module, source: Path, builder: Builder) -> dict[str, Any]:
+def load_initial(
+    network: nn.Module, source: Path, builder: Builder, scalars: Sequence[str] = ()
+) -> dict[str, Any]:
     """Load a network's initial weights from `source`, and return their path and SHA-256 for `run.json`.
 
     The source is read only when a run begins, so a run continues without it. It is a safetensors file with the
     network's parameter names, or the folder of a run (its averaged weights) or of an exported model (its weights).
+    `scalars` are the names of those that the network takes.
 
     Raises:
-        RecipeError: If the weights are missing, are unreadable, or do not match the network.
+        RecipeError: If the weights are missing, are unreadable, or do not match the network or its scalars.
     """
     expected = shapes(network.state_dict())
 
@@ -416,6 +430,11 @@ def load_initial(network: nn.Module, source: Path, builder: Builder) -> dict[str
         if source.is_dir():
             model = open_model(source, builder)
             tensors = model.weights(model.exported or "ema", check).tensors
+            if (own := [each.name for each in model.scalars]) != list(scalars):
+                raise RecipeError(
+                    f"{INITIAL}={source} was trained with training.scalars=[{','.join(own)}], but this run has "
+                    f"[{','.join(scalars)}]: name the same scalars in the same order, because each has its own weights"
+                )
         else:
             check({name: each.shape for name, each in read_header(source).items()})
             tensors = {name: tensor.float() for name, tensor in read_tensors(source).items()}

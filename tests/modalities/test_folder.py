@@ -428,6 +428,10 @@ WRONG = [
     ("name,label\na,b\n", "list.csv:1: no column file among name, label"),
     ("file,class\n3_ann_0.png,b\n", "lists no file with a label, text, split or group"),
     ("file,label,label\na,b,c\n", "list.csv:1: a column is repeated"),
+    ("file,text,caption\na,b,c\n", "text and caption mean the same"),
+    ("file;label\na;b\n", "no column file among file;label: separate columns by commas"),
+    (({"file": "3_ann_0.png", "label": "a\ud83d"},), r"list.jsonl:1: label: half of a character"),
+    (({"file": "3_ann_0.png", "text": "a\ud83d"},), r"list.jsonl:1: text half of a character"),
     ("file,label\n3_ann_0.png,a\n3_bob_1.png,b,c\n", "list.csv:3: more values than columns"),
     ("file,label\n3_ann_0.png,\n", "list.csv:2: label is missing or empty"),
     ("file,label\n,a\n", "list.csv:2: file is missing or empty"),
@@ -459,9 +463,11 @@ def test_manifest_mistakes_are_named_with_their_line(root: Path, content: Any, m
 def test_manifest_that_cannot_be_read_is_named(root: Path) -> None:
     manifest(root, "file,label\n3_ann_0.png,a\nabsent.png,b\n")
     manifest(root, "", "list.txt")
+    manifest(root, "file,label\nmore\\1.png,b\n", "windows.csv")
     (root / "latin.csv").write_bytes(b"file,label\n3_ann_0.png,gr\xfcn\n")
     for name, message in (
         ("list.csv", r"list.csv:3: there is no file absent.png under"),
+        ("windows.csv", r"there is no file more.1.png .*: separate folders by / instead of"),
         ("other.csv", r"no manifest .*other.csv"),
         ("list.txt", r"must end in \.csv or \.jsonl"),
         ("latin.csv", r"latin.csv is not UTF-8 text \(invalid start byte, byte 25\)"),
@@ -546,6 +552,36 @@ def test_missing_captions_are_errors_or_empty_or_skipped(
         (root / name).with_suffix(".txt").unlink(missing_ok=True)
     with pytest.raises(ValueError, match="missing_captions=skip: none of the 4 examples has a caption"):
         Folder(IMAGE, root, captions="sidecar", missing_captions="skip")
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ('{"caption": null, "text": "b"}', "b"),
+        ('["b"]', r"must be an object such as .*, got \["),
+        ('{"caption": "b\\ud83d"}', "caption half of a character"),
+        ('{"Caption": "b"}', r"has no caption: .*1.json under the key caption or text"),
+    ],
+)
+def test_sidecars_in_json_are_read_or_named(tmp_path: Path, content: str, expected: str) -> None:
+    picture(tmp_path / "1.png")
+    (tmp_path / "1.json").write_text(content)
+    if expected == "b":
+        assert Folder(IMAGE, tmp_path, captions="sidecar").texts == [("b",)]
+    else:
+        with pytest.raises(ValueError, match=expected):
+            Folder(IMAGE, tmp_path, captions="sidecar")
+
+
+def test_columns_without_a_name_are_ignored_and_unknown_numbers_are_scalars(
+    root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    manifest(root, ",file,label,age,size,height,\n0,3_ann_0.png,a,NaN,inf,3,\n1,3_bob_1.png,b,5,7,4,\n")
+    dataset = Folder(IMAGE, root, manifest="list.csv")
+    assert dataset.scalars == {**IMAGE.scalars, "age": ""}
+    assert np.array_equal([dataset.numbers(index)["age"] for index in range(2)], [np.nan, 5], equal_nan=True)
+    assert "the columns height of the manifest are not scalars" in caplog.text
+    assert dataset.scalars["height"] == "pixel"
 
 
 def test_tables_of_other_libraries_are_manifests_without_being_asked_for(

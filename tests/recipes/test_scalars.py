@@ -67,6 +67,7 @@ def test_run_with_scalars_continues_exactly_and_samples_with_chosen_values(photo
     for command, message in (
         ("scalars={crop:1}", r"no scalar 'crop'; did you mean 'crop_left'\?; it takes crop_left, width"),
         ("scalars={width:inf}", "finite"),
+        ("scalars={width:1e300}", "more than 1e\\+06 standard deviations"),
     ):
         with pytest.raises(RecipeError, match=message):
             drawn(tmp_path / "whole", command)
@@ -95,6 +96,27 @@ def test_training_refuses_scalars_that_the_data_or_the_network_do_not_have(photo
     with pytest.raises(RecipeError, match="the data have none"):
         tiny_run(tmp_path / "run", "data=digits", SCALARS)
     assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_training_refuses_scalars_that_cannot_be_learned(photos, tmp_path):
+    files = sorted(path.relative_to(photos).as_posix() for path in photos.rglob("*.png"))
+    lines = [f"{file},{file[0]},{n}e200,{n if n == 7 else ''}" for n, file in enumerate(files)]
+    (tmp_path / "list.csv").write_text("\n".join(["file,label,huge,rare", *lines]) + "\n")
+    table = f"data.manifest={tmp_path / 'list.csv'}"
+    for chosen, message in (
+        ("huge", r"huge has values up to .*e\+201, whose deviation is too large"),
+        ("rare", "rare is (known for one only of|unknown for all) 48"),
+        (",".join(f"s{n}" for n in range(65)), "names 65 scalars, more than 64"),
+    ):
+        with pytest.raises(RecipeError, match=message):
+            tiny_run(tmp_path / "run", *words(photos), table, f"training.scalars=[{chosen}]")
+
+
+def test_initial_weights_are_for_the_same_scalars_in_the_same_order(photos, tmp_path):
+    tiny_run(tmp_path / "first", *words(photos), "training.samples=16")
+    initial = f"training.initial={tmp_path / 'first'}"
+    with pytest.raises(RecipeError, match=r"trained with training.scalars=\[crop_left,width\], but this run has"):
+        tiny_run(tmp_path / "second", *words(photos), initial, "training.scalars=[width,crop_left]")
 
 
 def test_scalars_of_a_strangers_run_are_checked():
