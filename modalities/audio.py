@@ -131,7 +131,7 @@ class Audio(Modality):
     @cached_property
     def augmentation(self) -> Augmentation:
         """The transforms that `augment` describes."""
-        return Augmentation(SOUNDS, self.augment, self.audio_channels)
+        return Augmentation(SOUNDS, self.augment, (self.audio_channels, self.samples))
 
     @property
     def scalars(self) -> Mapping[str, str]:

@@ -89,11 +89,13 @@ class Image(Modality):
             )
         if self.augment:
             self.augmentation  # noqa: B018 - refuses invalid transforms here, not at the first example
+            if self.buckets is not None:
+                self.in_buckets()
 
     @cached_property
     def augmentation(self) -> Augmentation:
         """The transforms that `augment` describes."""
-        return Augmentation(IMAGES, self.augment, self.channels)
+        return Augmentation(IMAGES, self.augment, (self.channels, *self.sides))
 
     @property
     def suffixes(self) -> tuple[str, ...]:

@@ -6,10 +6,12 @@ import copy
 import hashlib
 import itertools
 import json
-import math
+import logging
+import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Self
 
@@ -22,6 +24,11 @@ from modalities.captions import Captions
 from modalities.labels import number
 from modalities.reading import MediaFiles, save_report
 from modalities.sizes import Extent
+from multisagd.addresses import without_secrets
+
+log = logging.getLogger("multisagd")
+LARGEST_SHARE = 1e12
+"""Maximum weight, and maximum number of repeats: sources with a much smaller share would never be seen."""
 
 
 class Mixture(Dataset):
@@ -69,6 +76,7 @@ class Mixture(Dataset):
         self.splits: list[Split] | None = None
         if self._agree("splits", lambda each: each.splits is not None, "splits=auto, without a column split,"):
             self.splits = [split for each in self.sources for split in each.splits or ()]
+        self._warn_of_shared_files()
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -235,6 +243,24 @@ class Mixture(Dataset):
                     f"{self.modality.tensor_shape}: use sources with one shape"
                 )
 
+    def _warn_of_shared_files(self) -> None:
+        """Log a warning for files that are in two sources: one copy may be held out while training uses the other."""
+        folder = lru_cache(maxsize=None)(os.path.realpath)
+        owners: dict[str, str] = {}
+        shared: dict[tuple[str, str], list[str]] = {}
+        for name, each in zip(self.names, self.sources, strict=True):
+            for source in each.stored() if isinstance(each, MediaFiles) else ():
+                parent, base = os.path.split(source.path)
+                path = f"{folder(parent)}/{base}" if source.local else source.url
+                if (owner := owners.setdefault(path, name)) != name:
+                    shared.setdefault((owner, name), []).append(path)
+        for (one, other), paths in shared.items():
+            log.warning(
+                "%d files are in both sources %s and %s, such as %s: examples of validation may also be trained on. "
+                "Remove them from one source; data.repeats shows a source more often",
+                len(paths), one, other, without_secrets(paths[0]),
+            )  # fmt: skip
+
     def _checked_shares(
         self, weights: Mapping[str, float] | None, repeats: Mapping[str, int] | None
     ) -> list[float] | None:
@@ -248,9 +274,12 @@ class Mixture(Dataset):
         for name, share in given.items():
             if name not in self.names:
                 raise ValueError(f"{key} names {name!r}, but the sources are {known}")
-            if not 0 < share < math.inf or (key == "repeats" and share != int(share)):
+            if not 0 < share <= LARGEST_SHARE or (key == "repeats" and share != int(share)):
                 kind = "a number above 0" if key == "weights" else "a whole number, at least 1"
-                raise ValueError(f"{key}.{name} must be {kind}, got {share}: remove a source that is not used")
+                raise ValueError(
+                    f"{key}.{name} must be {kind}, and at most {LARGEST_SHARE:g}, got {share}: remove a source that is "
+                    "not used"
+                )
         if weights is not None and (missing := next((name for name in self.names if name not in weights), None)):
             raise ValueError(f"weights has no value for {missing}: give each of the sources {known} a weight")
         return [float(given.get(name, 1)) for name in self.names]

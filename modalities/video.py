@@ -120,7 +120,7 @@ class Video(Modality):
     @cached_property
     def augmentation(self) -> Augmentation:
         """The transforms that `augment` describes."""
-        return Augmentation(IMAGES, self.augment, self.channels)
+        return Augmentation(IMAGES, self.augment, (self.channels, *self.image.sides))
 
     @property
     def scalars(self) -> Mapping[str, str]:

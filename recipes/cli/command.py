@@ -120,12 +120,27 @@ def run_command(action: Callable[[], int | None], again: Callable[[bool], str]) 
         if (failure := failed_import(error)) is not None:
             tell(f"error: {failure}")
             return USAGE_STATUS
+        if _is_out_of_memory(error):
+            reason = (str(error).splitlines() or ["allocation failed"])[0]
+            tell(
+                f"error: there is not enough memory ({reason}): reduce the size of the examples or samples, or the number that is computed at a time (batch, "
+                "training.batch, or with the same result a larger training.accumulation)"
+            )
+            return USAGE_STATUS
         if not (isinstance(error, RuntimeError) and _is_connection_error(error)):
             raise
         traceback.print_exc()
         lost = f"lost the connection to another process, which has ended or hangs ({str(error).splitlines()[0]})"
         tell(f"error: {lost}. See that process's messages; the same command continues from the last checkpoint")
         return 1
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Whether memory of the machine or of a GPU could not be allocated; PyTorch raises several kinds of errors."""
+    said = str(error)
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and ("out of memory" in said or "can't allocate memory" in said)
+    )
 
 
 def _is_connection_error(error: RuntimeError) -> bool:

@@ -6,6 +6,7 @@ are drawn at random.
 """
 
 import dataclasses
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -26,12 +27,14 @@ from recipes.data.dataset import LOCATION_KEYS, build_dataset, training_split
 from recipes.data.extents import UNRECORDED, Record
 from recipes.data.order import Order
 from recipes.runs.settings import TrainSettings
+from recipes.runtime.distribution import is_first
 
 ROOT, GROUP, MANIFEST = "validation.root", "validation.group", "manifest"
 NOTHING_HELD_OUT = (
     "this run has no held-out examples to compare with: train a run with validation data, for example with "
     "validation.holdout=0.05"
 )
+log = logging.getLogger("multisagd")
 DIFFERENT = 0.5
 """Maximum difference from the requested number of held-out examples, as a fraction of it, without a note."""
 
@@ -178,7 +181,16 @@ def group_names(dataset: Dataset, group: str) -> list[str]:
 
 
 def check_kept(dataset: Dataset, written: str) -> None:
-    """Raise RecipeError if data come with splits or weights, because the files to be `written` do not keep them."""
+    """Raise RecipeError if data come with splits or weights, because the files to be `written` do not keep them.
+
+    A warning names the columns of numbers and of groups that they do not keep.
+    """
+    files = untouched(dataset)
+    columns = [name for name in dataset.scalars if name not in dataset.modality.scalars]
+    if isinstance(files, MediaFiles | Mixture) and files.listed_groups is not None:
+        columns.append("group")
+    if columns and is_first():
+        log.warning("%s do not keep these columns of the manifest: %s", written, ", ".join(columns))
     if dataset.weights is not None:
         raise RecipeError(f"{written} do not keep the proportions of a mixture: remove data.weights and data.repeats")
     if dataset.splits is not None:

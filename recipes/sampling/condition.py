@@ -108,9 +108,7 @@ def with_scalars(
     """
     if not scalars:
         return labels_or_text
-    given = {
-        each.name: torch.full((count,), values.get(each.name, each.mean), dtype=torch.float64) for each in scalars
-    }
+    given = {each.name: torch.full((count,), values.get(each.name, each.mean), dtype=torch.float64) for each in scalars}
     condition = as_condition(labels_or_text, classes=True, text=True)
     return condition._replace(scalars=standardised(scalars, given, count))
 

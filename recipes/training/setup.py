@@ -404,9 +404,7 @@ def introduction(job: Job, data: TrainingData, model: TrainingModel) -> Iterator
         yield f"note: {note}"
 
 
-def load_initial(
-    network: nn.Module, source: Path, builder: Builder, scalars: Sequence[str] = ()
-) -> dict[str, Any]:
+def load_initial(network: nn.Module, source: Path, builder: Builder, scalars: Sequence[str] = ()) -> dict[str, Any]:
     """Load a network's initial weights from `source`, and return their path and SHA-256 for `run.json`.
 
     The source is read only when a run begins, so a run continues without it. It is a safetensors file with the

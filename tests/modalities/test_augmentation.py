@@ -18,7 +18,7 @@ from tests.helpers.refusals import assert_refused
 
 PIXELS = torch.randint(0, 256, (3, 24, 20), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
 pictures, sounds = (
-    partial(Augmentation, library, channels=channels) for library, channels in ((IMAGES, 3), (SOUNDS, 1))
+    partial(Augmentation, library, shape=shape) for library, shape in ((IMAGES, (3, 24, 20)), (SOUNDS, (1, 4096)))
 )
 JITTER = {"name": "ColorJitter", "brightness": 0.4, "hue": 0.2}
 ROTATION = {"name": "RandomRotation", "degrees": {"uniform": [5.0, 20.0]}, "probability": 0.5}
@@ -69,8 +69,34 @@ def test_augmentation_refuses_what_it_cannot_use():
         ("changes the shape", lambda: pictures([{"name": "Resize", "size": [8, 8]}])),
         ("RandomRotation cannot be used", lambda: pictures([{"name": "RandomRotation"}])),
         ("do not depend on the example's seed", lambda: pictures([{"name": "AugMix"}])),
+        ("must be a list such as", lambda: pictures(["ColorJitter"])),
+        ("no transform \\['ColorJitter'\\]", lambda: pictures([{"name": ["ColorJitter"]}])),
+        ("padding must be at most 10,000, got 100000", lambda: pictures([{"name": "Pad", "padding": 100_000}])),
+        ("GaussianBlur cannot be used", lambda: pictures([{"name": "GaussianBlur", "kernel_size": 51}])),
+        ("GaussianBlur cannot be used",
+         lambda: pictures([{"name": "GaussianBlur", "kernel_size": {"choice": [3, 3, 3, 4]}}])),
+        ("GaussianBlur cannot be used",
+         lambda: pictures([{"name": "GaussianBlur", "kernel_size": {"uniform": [3, 5]}}])),
+        ("not finite", lambda: sounds([{"name": "Vol", "gain": {"choice": [0.5, float("nan")]}}])),
         ("Loudness cannot be used", lambda: sounds([{"name": "Loudness", "sample_rate": 8000}])),
     )  # fmt: skip
+
+
+def test_augmentation_is_tried_at_the_size_of_the_examples_in_every_bucket(tmp_path):
+    crop = {"name": "RandomResizedCrop", "size": [24, 20]}
+    assert pictures([crop])(PIXELS, 0).shape == PIXELS.shape
+    blur = {"name": "GaussianBlur", "kernel_size": 15}
+    Image(16, channels=3, augment=[blur])
+    assert_refused(
+        ("changes the shape", lambda: Image(16, channels=3, augment=[crop])),
+        ("augment: GaussianBlur cannot be used",
+         lambda: Image(16, channels=3, augment=[blur], buckets=[16, [32, 6]])),
+    )  # fmt: skip
+    write_media(tmp_path)
+    unforeseen = Image(24, channels=3, augment=[blur])
+    object.__setattr__(unforeseen, "size", (6, 6))
+    with pytest.raises(ValueError, match="augment: GaussianBlur cannot be applied"):
+        unforeseen.load(tmp_path / "a.png", 0)
 
 
 def write_media(folder):

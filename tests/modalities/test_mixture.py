@@ -36,6 +36,17 @@ def more(tmp_path: Path) -> Folder:
     return folder(tmp_path / "more", "ant/0.png", "ant/1.png", "dog/2.png", "dog/3.png", "dog/4.png")
 
 
+def test_mixture_warns_of_files_in_two_sources(
+    photos: Folder, more: Folder, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    Mixture(IMAGE, {"photos": photos, "more": more})
+    assert not caplog.text
+    (tmp_path / "link").symlink_to(tmp_path / "more" / "dog")
+    dogs = Folder(IMAGE, tmp_path / "link", labels="name", pattern=r"(\d)", captions="sidecar")
+    Mixture(IMAGE, {"more": more, "dogs": dogs})
+    assert "3 files are in both sources more and dogs" in caplog.text
+
+
 def test_mixture_reads_its_sources_with_classes_by_name(photos: Folder, more: Folder) -> None:
     data = Mixture(IMAGE, {"photos": photos, "more": more})
     assert (len(data), data.classes, data.weights, data.groups) == (8, ("ant", "cat", "dog"), None, None)
@@ -116,7 +127,8 @@ def test_mixture_reports_the_files_of_all_sources(photos: Folder, more: Folder, 
         ({"weights": {"photos": 1, "more": 1}, "repeats": {"more": 2}}, "weights and repeats contradict each other"),
         ({"weights": {"photos": 1}}, "weights has no value for more"),
         ({"weights": {"photos": 1, "mor": 1}}, "weights names 'mor', but the sources are photos, more"),
-        ({"weights": {"photos": 1, "more": 0}}, r"weights\.more must be a number above 0, got 0"),
+        ({"weights": {"photos": 1, "more": 1e308}}, r"weights\.more must be .* at most 1e\+12, got 1e\+308"),
+        ({"weights": {"photos": 1, "more": 0}}, r"weights\.more must be a number above 0, and at most 1e.12, got 0"),
         ({"weights": {"photos": 1, "more": float("nan")}}, r"weights\.more must be a number above 0"),
         ({"repeats": {"more": 1.5}}, r"repeats\.more must be a whole number, at least 1"),
         ({"sources": {}}, "a mixture needs sources"),

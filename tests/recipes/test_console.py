@@ -110,3 +110,6 @@ def test_run_command_prints_mistakes_and_raises_other_errors(capsys: pytest.Capt
     for message in ("cannot read /data/igloos/1.png", "NCCL error: invalid usage, Duplicate GPU", "closed by peer"):
         with pytest.raises(RuntimeError, match=message):
             run_command(partial(fail, RuntimeError(message)), lambda reported: "")
+    for kind, message in ((MemoryError, ""), (RuntimeError, "DefaultCPUAllocator: can't allocate memory: 80 bytes")):
+        assert run_command(partial(fail, kind(message)), lambda reported: "") == 2
+        assert "error: there is not enough memory" in capsys.readouterr().err

@@ -105,6 +105,13 @@ def test_column_split_without_validation_or_training(tmp_path: Path) -> None:
         pack(configuration.load("pack", [*words[1:], "modality=image", f"run_dir={tmp_path / 'shards'}"]))
 
 
+def test_pack_names_the_columns_that_shards_do_not_keep(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    rows = [{"file": f"{number}.png", "group": f"g{number}", "age": f"{number}"} for number in range(3)]
+    words = folder_of(pictures(tmp_path, "0.png", "1.png", "2.png"), table(tmp_path, rows))
+    pack(configuration.load("pack", [*words[1:], "modality=image", f"run_dir={tmp_path / 'shards'}"]))
+    assert "tar shards do not keep these columns of the manifest: age, group" in caplog.text
+
+
 def test_training_reads_no_test_data_and_evaluation_compares_with_them(tmp_path: Path) -> None:
     words, run_dir = [*with_splits(tmp_path / "data"), "data.max_unreadable=0"], tmp_path / "run"
     for number in SPLITS["test"]:
