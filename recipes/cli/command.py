@@ -123,8 +123,9 @@ def run_command(action: Callable[[], int | None], again: Callable[[bool], str]) 
         if _is_out_of_memory(error):
             reason = (str(error).splitlines() or ["allocation failed"])[0]
             tell(
-                f"error: there is not enough memory ({reason}): reduce the size of the examples or samples, or the number that is computed at a time (batch, "
-                "training.batch, or with the same result a larger training.accumulation)"
+                f"error: there is not enough memory ({reason}): reduce the size of the examples or samples, or the "
+                "number that is computed at a time (batch, training.batch, or with the same result a larger "
+                "training.accumulation)"
             )
             return USAGE_STATUS
         if not (isinstance(error, RuntimeError) and _is_connection_error(error)):
