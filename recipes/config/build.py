@@ -255,6 +255,8 @@ def describe(hint: Any) -> str:
         return " or ".join(describe(option) for option in options)
     names = {type(None): "null", int: "a whole number", float: "a number", str: "text", bool: "true or false"}
     origin = get_origin(hint)
+    if origin in (dict, Mapping):
+        return "a group of keys such as {key: value}"
     if origin in (tuple, list, Sequence):
         inner = [describe(part) for part in get_args(hint) if part is not Ellipsis]
         return f"a list of {' and '.join(dict.fromkeys(inner))}" if inner else "a list"

@@ -189,6 +189,8 @@ def refused(error: HydraException, overrides: Sequence[Override]) -> str:
             )
     if "appears more than once" in first and (added := [each for each in overrides if each.is_add()]):
         return f"{first}: remove the + of {added[0].input_line}"
+    if first.startswith(("Error merging override", "Could not override")):
+        return f"{first}: the key takes a value of another kind; a list is written [a,b], a group of keys {{key:value}}"
     return first
 
 

@@ -1,6 +1,7 @@
 """Every choice composes and builds, values are checked, mistakes name the remedy, and only allowed classes built."""
 
 import copy
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -111,6 +112,7 @@ def test_sample_composes_with_every_refinement_and_sampler() -> None:
         ("seed=1,2", "Ambiguous value"),
         ("seed=${nothing}", "seed: Interpolation key 'nothing' not found"),
         ("data=folder", "data.root has no value: add data.root=… to the command"),
+        ("modality=image modality.augment={name:ColorJitter}", "another kind; a list is written"),
         ("allow_targets=null", "allow_targets: expected a list of packages such as [my_package], or [], got None"),
         # a key that the experiment does not have, but its modality
         ("experiment=image_digits modality.sise=32", "unknown key 'modality.sise'; did you mean 'modality.size'"),
@@ -258,6 +260,7 @@ class Settings:
     maybe: int | None = None
     leaf: Leaf = field(default_factory=Leaf)
     anything: Any = None
+    keys: Mapping[str, float] | None = None
 
 
 def test_build_nests_objects_and_fills_omitted_arguments_from_the_context() -> None:
@@ -342,6 +345,7 @@ def test_settings_converts_values_to_their_types() -> None:
         ("maybe", "x", "maybe: expected a whole number or null"),
         ("maybe", {"a": 1}, "maybe: expected a whole number or null, got a group of keys"),
         ("leaf", 3, "leaf: expected Leaf"),
+        ("keys", 3, "keys: expected a group of keys such as {key: value}"),
         ("leaf", {"valu": 3}, "leaf.valu.*did you mean 'value'"),
         ("cuont", 3, "cuont.*did you mean 'count'"),
     ],
