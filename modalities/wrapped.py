@@ -121,7 +121,8 @@ class Captioned(Wrapped):
         if not dataset.captions(0):
             raise ValueError(
                 "the data have no captions: for a folder of files, set data.manifest=FILE (with a column text), "
-                "data.captions=sidecar or data.captions=labels; otherwise set text=none"
+                "data.captions=sidecar or data.captions=labels; for tar shards, data.text_key=KEY if JSON files have "
+                "captions under another key than text; otherwise set text=none"
             )
         super().__init__(dataset)
         self.classes, self.encoder = None, encoder

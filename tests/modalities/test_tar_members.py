@@ -141,6 +141,7 @@ FAULTY: dict[str, tuple[bytes, str]] = {
     "deep JSON": (archive(("a.jpg", b"1"), ("a.json", b"[" * 100_000)), "'a.json' is not valid JSON"),
     "JSON number of many digits": (archive(("a.json", b'{"label": ' + b"9" * 9000 + b"}")), "not valid JSON"),
     "JSON class of a list": (archive(("a.json", b'{"label": [1]}')), "label must be text or an integer"),
+    "JSON class of half a character": (archive(("a.json", b'{"label": "\\ud83d"}')), "label: half of a character"),
     "JSON class true": (archive(("a.json", b'{"label": true}')), "label must be text or an integer"),
 }  # fmt: skip
 
