@@ -11,7 +11,8 @@ import math
 import os
 import stat
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -57,8 +58,8 @@ def is_store(path: Path) -> bool:
 def open_zarr(path: Path) -> ArrayFile:
     """Open a zarr store: a folder, or a zip file with the content of such a folder.
 
-    If all dimensions have names, xarray reads it, as it reads NetCDF. Otherwise, names of arrays are their paths in
-    the store.
+    Names of arrays are their paths in the store. In a group whose arrays all have names of dimensions, each of one
+    size, xarray reads them, as it reads NetCDF.
 
     Raises:
         UnusableFileError: If the store contains a link, a codec or a type that is not accepted, or chunks that are too
@@ -67,8 +68,12 @@ def open_zarr(path: Path) -> ArrayFile:
         Exception: If it is damaged; zarr raises errors of many kinds.
     """
     nodes = _folder_nodes(path) if path.is_dir() else _zip_nodes(path)
-    named = [_check_array(name, node) for name, node in nodes.items() if _is_array(node)]
-    if not named:
+    groups: dict[str, list[str]] = {}
+    for name, node in nodes.items():
+        if _is_array(node):
+            _check_array(name, node)
+            groups.setdefault(name.rpartition("/")[0], []).append(name)
+    if not groups:
         raise UnusableFileError("it contains no zarr array")
     check("zarr", "zarr stores")
     import zarr
@@ -76,31 +81,62 @@ def open_zarr(path: Path) -> ArrayFile:
 
     zipped = not path.is_dir()
     store = ZipStore(path, mode="r") if zipped else LocalStore(path, read_only=True)
-    if all(named) and "" not in nodes and not any("/" in name for name in nodes):
-        check("xarray", "zarr stores with named dimensions")
-        import xarray
-
-        return of_dataset(xarray.open_dataset(store, engine="zarr", consolidated=False, **LAZY))  # type: ignore[arg-type]
     opened: Any = (
         zarr.open(store=store, mode="r", use_consolidated=False) if _is_group(nodes) else zarr.open_array(store)
     )
-    arrays, others = [], {}
-    for name, node in nodes.items():
-        if _is_array(node):
-            array = opened[name] if name else opened
-            text = array.dtype.kind in "USTO"
-            if not (is_number(array.dtype) or text):
-                others[name] = f"its values have the type {array.dtype}, and not real numbers"
-                continue
-            attributes, shape = dict(array.attrs), array.shape
-            rows = (array.chunks or (1,))[0]
-            arrays.append(
-                NamedArray(
-                    name, shape, np.dtype("U") if text else array.dtype, _part(array, attributes), _dimensions(node),
-                    unit_of(attributes.get("units", "")), int(rows),
-                )
-            )  # fmt: skip
+    arrays: list[NamedArray] = []
+    others: dict[str, str] = {}
+    for group, names in groups.items():
+        if "" not in names and _are_named([nodes[name] for name in names]):
+            found = _of_xarray(store, group)
+        else:
+            found = _of_zarr({name: (opened[name] if name else opened, nodes[name]) for name in names})
+        arrays += found.arrays.values()
+        others |= found.others
     return ArrayFile(arrays, others, close=store.close)
+
+
+def _of_xarray(store: Any, group: str) -> ArrayFile:
+    """Return the arrays of a group as xarray reads them, named after their paths in the store."""
+    check("xarray", "zarr stores with named dimensions")
+    import xarray
+
+    options: dict[str, Any] = {"engine": "zarr", "consolidated": False, "group": group or None, **LAZY}
+    found = of_dataset(xarray.open_dataset(store, **options))
+    before = f"{group}/" if group else ""
+    # Folders list their members in any order, and variables must not depend on it.
+    arrays = [replace(found.arrays[name], name=f"{before}{name}") for name in sorted(found.arrays)]
+    return ArrayFile(arrays, {f"{before}{name}": reason for name, reason in found.others.items()})
+
+
+def _of_zarr(opened: Mapping[str, tuple[Any, Mapping[str, Any]]]) -> ArrayFile:
+    """Return arrays as zarr reads them, from each one and its metadata, by name."""
+    arrays, others = [], {}
+    for name, (array, node) in opened.items():
+        text = array.dtype.kind in "USTO"
+        if not (is_number(array.dtype) or text):
+            others[name] = f"its values have the type {array.dtype}, and not real numbers"
+            continue
+        attributes, rows = dict(array.attrs), (array.chunks or (1,))[0]
+        arrays.append(
+            NamedArray(
+                name, array.shape, np.dtype("U") if text else array.dtype, _part(array, attributes), _dimensions(node),
+                unit_of(attributes.get("units", "")), int(rows),
+            )
+        )  # fmt: skip
+    return ArrayFile(arrays, others)
+
+
+def _are_named(nodes: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether all dimensions of arrays have names, and each has one size, as xarray requires."""
+    sizes: dict[str | None, set[int]] = {}
+    for node in nodes:
+        names = _dimensions(node)
+        if len(set(names)) < len(names):
+            return False
+        for name, size in zip(names, node["shape"], strict=True):
+            sizes.setdefault(name, set()).add(size)
+    return None not in sizes and all(len(each) == 1 for each in sizes.values())
 
 
 def store_files(path: Path) -> Iterator[Path]:
@@ -181,8 +217,8 @@ def _checked_nodes(files: Mapping[str, Any], size: int, name: str) -> dict[str, 
     return nodes
 
 
-def _check_array(name: str, node: Mapping[str, Any]) -> bool:
-    """Check the codecs and the type of an array, and return whether its dimensions have names."""
+def _check_array(name: str, node: Mapping[str, Any]) -> None:
+    """Check the codecs and the type of an array."""
     if node.get("zarr_format") == 2:
         used = [node.get("compressor"), *(node.get("filters") or [])]
         identifiers = [each.get("id") if isinstance(each, dict) else "?" for each in used if each is not None]
@@ -200,7 +236,6 @@ def _check_array(name: str, node: Mapping[str, Any]) -> bool:
                 f"{', '.join(sorted(CODECS))}"
             )
     _type(node)
-    return all(_dimensions(node)) if node.get("shape") else True
 
 
 def _codec_names(codecs: Any, depth: int = 0) -> Iterator[Any]:
