@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import math
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -30,6 +31,8 @@ SPLITS: dict[str, Split] = {
     "train": "train", "training": "train", "validation": "validation", "valid": "validation", "val": "validation",
     "test": "test", "testing": "test",
 }  # fmt: skip
+MAX_EXAMPLES = 1 << 26
+"""Maximum number of examples in a file, because a small file can state any number of them."""
 Bounds = tuple[tuple[int, int], ...]
 
 
@@ -155,6 +158,11 @@ class Arrays(MediaFiles):
         if not placement.count:
             raise ValueError(f"it has no examples: {source.array.shown}")
         divided = placement.count == 1 and isinstance(kind, Field)
+        many = math.prod(_counts(placement.sizes, kind.grid().shape)) if divided else placement.count
+        if many > MAX_EXAMPLES:
+            raise ValueError(
+                f"it states {many:,} examples, more than the limit of {MAX_EXAMPLES:,}: {source.array.shown}. Divide it"
+            )
         parts = _parts(placement.sizes, kind.grid().shape) if divided else (None,)
         chunk = source.array.chunk if source.examples and source.examples[0] == 0 else 1
         # Only if the first dimension alone numbers examples, those of a chunk follow each other.
@@ -275,12 +283,16 @@ class Arrays(MediaFiles):
 
 def _parts(sizes: Sequence[int], grid: Sequence[int]) -> tuple[Bounds, ...]:
     """Divide a long field into parts of at least two grids along each axis; return their bounds along all axes."""
-    counts = [max(1, size // (2 * length)) for size, length in zip(sizes, grid, strict=True)]
     along = [
         [(number * size // count, (number + 1) * size // count) for number in range(count)]
-        for size, count in zip(sizes, counts, strict=True)
+        for size, count in zip(sizes, _counts(sizes, grid), strict=True)
     ]
     return tuple(product(*along))
+
+
+def _counts(sizes: Sequence[int], grid: Sequence[int]) -> list[int]:
+    """Return the number of parts along each axis."""
+    return [max(1, size // (2 * length)) for size, length in zip(sizes, grid, strict=True)]
 
 
 def _annotation(file: ArrayFile, key: str, chosen: str | None, described: Stored) -> list[str] | None:
@@ -295,7 +307,10 @@ def _annotation(file: ArrayFile, key: str, chosen: str | None, described: Stored
         return None
     array = file.array(cast(str, name or chosen))
     if not array.is_text and array.dtype.kind not in "biu":
-        raise ValueError(f"the array {array.name} for {key} has {array.dtype} values, not integers or texts")
+        raise ValueError(
+            f"the array {array.name} for {key} has {array.dtype} values, not integers or texts: set data.{key} to "
+            "another array, or to null"
+        )
     values = array.texts() if array.is_text else [str(int(value)) for value in array.read().ravel()]
     if len(values) == 1:
         values = values * described.stored

@@ -67,7 +67,10 @@ class Field(Modality):
             )
         names = [axis.name for axis in self.axes] + [variable.name for variable in self.variables]
         if len(set(names)) < len(names):
-            raise ValueError(f"the names of axes and variables must differ, got {', '.join(names)}")
+            raise ValueError(
+                f"the names of axes and variables must differ, got {', '.join(names)}: set modality.axes to other names, "
+                "if the files do not name their dimensions"
+            )
         units = [axis.unit for axis in self.axes] + [variable.unit for variable in self.variables]
         if addresses := [each for each in (*names, *units) if is_address(each)]:
             raise ValueError(f"{addresses[0]!r:.80} is like an address, so it cannot be a name or a unit: set another")

@@ -105,9 +105,15 @@ def place(file: ArrayFile, axes: Sequence[Axis], variables: Sequence[Variable]) 
         sources = tuple(_own(file.array(variable.name), names) for variable in variables)
     sizes = {tuple(source.array.shape[where] for where in source.axes) for source in sources}
     examples = {tuple(source.array.shape[where] for where in source.examples) for source in sources} - {()}
-    if len(sizes) > 1 or len(examples) > 1:
-        shown = ", ".join(source.array.shown for source in sources)
-        raise UnusableFileError(f"its variables do not have the same dimensions: {shown}")
+    numbered = {
+        tuple(source.array.dimensions[where] for where in source.examples if source.array.shape[where] != 1)
+        for source in sources
+    } - {()}
+    if len(sizes) > 1 or len(examples) > 1 or len(numbered) > 1:
+        shown = named(list(dict.fromkeys(source.array.shown for source in sources)))
+        raise UnusableFileError(
+            f"its variables do not have the same dimensions: {shown}: set modality.variables to some that have"
+        )
     coordinates = [file.coordinate(name) for name in names]
     descending = tuple(each is not None and each.descending for each in coordinates)
     placement = Placement(sources, sizes.pop(), examples.pop() if examples else (), descending)
@@ -197,5 +203,11 @@ def check_spacing(file: ArrayFile, axes: Sequence[Axis], tolerance: float | None
 
 
 def listed_arrays(file: ArrayFile) -> str:
-    """Return the arrays of a file with their dimensions, as text for messages."""
-    return named([array.shown for array in file.arrays.values()])
+    """Return the arrays of a file with their dimensions, and why others are not read, as text for messages."""
+    unread = f"; not read are {listed_others(file)}" if file.others else ""
+    return f"{named([array.shown for array in file.arrays.values()])}{unread}"
+
+
+def listed_others(file: ArrayFile) -> str:
+    """Return the arrays of a file that cannot be read, each with the reason, as text for messages."""
+    return named([f"{name} ({reason})" for name, reason in file.others.items()], longest=200)

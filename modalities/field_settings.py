@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import logging
 import math
-import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,10 @@ from modalities.base import UnusableFileError
 from modalities.endings import ending_of
 from modalities.field_layout import FieldAxis, axis_positions, listed_arrays, place
 from modalities.field_saving import check_format
-from modalities.named_arrays import SECONDS, ArrayFile, Coordinate, NamedArray
+from modalities.labels import compiled
+from modalities.named_arrays import SECONDS, ArrayFile, Coordinate, NamedArray, named
 from modalities.variables import Variable
+from multisagd.libraries import failed_import
 
 VALUES = 1 << 20
 """Approximate number of values that are measured per variable."""
@@ -68,12 +70,7 @@ def complete(settings: Settings, data: Settings) -> dict[str, Any]:
                 "the axes and variables are not known: set modality.like to one of the files, from which they are taken"
             )
     else:
-        try:
-            axes, variables = _taken(paths, axes, variables, data)
-        except (ValueError, OSError) as error:
-            raise ValueError(
-                f"the axes and variables cannot be taken from {paths[0]}: {error}. Or set modality.like to another file"
-            ) from error
+        axes, variables = _taken(paths, axes, variables, data)
     found |= {"axes": [_filled_axis(each) for each in axes or ()], "variables": _filled_variables(variables or ())}
     return found | {"format": settings.get("format") or _format(paths, found)}
 
@@ -85,20 +82,37 @@ def complete_series(settings: Settings, data: Settings) -> dict[str, Any]:
         raise ValueError(f"length: expected a positive whole number, got {length!r:.80}")
     if rate is None:
         paths = _paths(settings, data)
-        rate = _stated_rate(paths[0]) if paths else None
-        if rate is None:
-            raise ValueError("the files do not state at which times samples were taken: set modality.rate, in hertz")
+        if not paths:
+            raise ValueError("the rate is not known: set modality.rate, in hertz, or modality.like to one of the files")
+        rate = _stated_rate(paths[0])
     axis = {"name": "time", "size": length, "spacing": 1 / rate if rate else 1.0, "unit": "s"}
     found = complete({**settings, "axes": [axis]}, data)
     return {key: value for key, value in found.items() if key != "axes"} | {"rate": rate}
 
 
-def _stated_rate(path: Path) -> float | None:
-    with open_arrays(path) as file:
+def _stated_rate(path: Path) -> float:
+    with _taking(path, "the rate"), open_arrays(path) as file:
         coordinate = file.coordinate("time")
-    if coordinate is None or coordinate.spacing is None or coordinate.unit not in SECONDS:
-        return None
-    return _rounded(1 / (coordinate.spacing * SECONDS[coordinate.unit]))
+        if coordinate is None:
+            listed = listed_arrays(file)
+            raise UnusableFileError(f"it has no numbers named time; it has {listed}: set modality.rate, in hertz")
+        if coordinate.spacing is None or coordinate.unit not in SECONDS:
+            problem = "are not evenly spaced" if coordinate.spacing is None else f"are in {coordinate.unit}"
+            raise UnusableFileError(f"its times {problem}: set modality.rate, in hertz")
+        return _rounded(1 / (coordinate.spacing * SECONDS[coordinate.unit]))
+
+
+@contextmanager
+def _taking(path: Path, what: str) -> Iterator[None]:
+    """Name the file, and what is taken from it, in errors of the `with` block."""
+    try:
+        yield
+    except Exception as error:  # each library raises errors of its own
+        if (failure := failed_import(error)) is not None:
+            raise failure from error
+        raise ValueError(
+            f"{what} cannot be taken from {path}: {error}. Or set modality.like to another file"
+        ) from error
 
 
 def _entries(settings: Settings, key: str, short: str) -> list[dict[str, Any]] | None:
@@ -137,7 +151,8 @@ def _paths(settings: Settings, data: Settings) -> list[Path]:
         raise FileNotFoundError(f"data.root={root}: {error}") from error
     paths = [path for path in found if path.name != Path(str(data.get("manifest"))).name]
     if isinstance(match, str):
-        paths = [path for path in paths if re.search(match, path.relative_to(root).as_posix())]
+        pattern = compiled("data.match", match)
+        paths = [path for path in paths if pattern.search(path.relative_to(root).as_posix())]
     return [paths[number * len(paths) // min(FILES, len(paths))] for number in range(min(FILES, len(paths)))]
 
 
@@ -145,26 +160,44 @@ def _taken(
     paths: Sequence[Path], axes: list[dict[str, Any]] | None, variables: list[dict[str, Any]] | None, data: Settings
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Return axes and variables with what the files state, and what was measured of the variables."""
-    with open_arrays(paths[0]) as file:
+    what = "the axes and variables"
+    with _taking(paths[0], what), open_arrays(paths[0]) as file:
         wanted = None if variables is None else [entry["name"] for entry in variables]
         reference = _reference(file, wanted)
         names = _axis_names(reference, data) if axes is None else [entry["name"] for entry in axes]
         where, channels = _positions(reference, names, data)
         sizes = [reference.shape[each] for each in where]
-        given = axes or [{"name": name} for name in names]
-        axes = [{**_stated_axis(file, size, entry), **_set(entry)} for entry, size in zip(given, sizes, strict=True)]
         if variables is None:
             variables = [{"name": name} for name in _variable_names(file, reference, names, channels)]
+            _note_others(file, [entry["name"] for entry in variables], reference)
+        if axes is None and not any(reference.dimensions) and {*names} & {entry["name"] for entry in variables}:
+            names = [f"axis_{1 + number}" for number in range(len(names))]
+        given = axes or [{"name": name} for name in names]
+        axes = [{**_stated_axis(file, size, entry), **_set(entry)} for entry, size in zip(given, sizes, strict=True)]
         units = {name: array.unit for name, array in file.arrays.items()}
         if len(variables) == 1:
             units.setdefault(variables[0]["name"], reference.unit)
     variables = [{"unit": units.get(entry["name"], ""), **_set(entry)} for entry in variables]
     if _lack(variables, "scale", "offset"):
         bare = [FieldAxis(entry["name"], 1) for entry in axes]
-        values = [_values(path, bare, variables, len(paths)) for path in paths]
+        values = []
+        for path in paths:
+            with _taking(path, what):
+                values.append(_values(path, bare, variables, len(paths)))
         measured = [np.concatenate(parts) for parts in zip(*values, strict=True)]
-        variables = [_measured(entry, each) for entry, each in zip(variables, measured, strict=True)]
+        with _taking(paths[0], what):
+            variables = [_measured(entry, each) for entry, each in zip(variables, measured, strict=True)]
     return axes, variables
+
+
+def _note_others(file: ArrayFile, variables: Sequence[str], reference: NamedArray) -> None:
+    """Say which arrays of numbers, and which arrays that cannot be read, are not among the variables."""
+    left = [each.shown for each in file.data() if each.name not in variables and each is not reference]
+    if left or file.others:
+        read = [f"{name} ({reason})" for name, reason in file.others.items()]
+        log.warning(
+            "not used as variables: %s. Set modality.variables to choose others", named([*left, *read], longest=200)
+        )
 
 
 def _reference(file: ArrayFile, wanted: Sequence[str] | None) -> NamedArray:
@@ -275,6 +308,8 @@ def _values(
     with open_arrays(path) as file:
         placement = place(file, axes, named)
         rows = math.prod(placement.sizes)
+        if not rows or not placement.count:
+            raise UnusableFileError(f"it has no values: {placement.sources[0].array.shown}")
         examples = min(placement.count, max(1, VALUES // (files * rows)), 4 * BLOCKS)
         parts = []
         for number in range(examples):
@@ -304,9 +339,11 @@ def _measured(entry: dict[str, Any], values: NDArray[np.float64]) -> dict[str, A
     name: str = entry["name"]
     transform: Any = entry.get("transform") or "linear"
     if not len(values):
-        raise UnusableFileError(f"its variable {name} has only missing values: set its offset and scale")
+        raise UnusableFileError(
+            f"its variable {name} has only missing values: set modality.variables to others, or set its offset and scale"
+        )
     if not np.isfinite(values).all():
-        raise UnusableFileError(f"its variable {name} has infinite values")
+        raise UnusableFileError(f"its variable {name} has infinite values: correct them, or set its offset and scale")
     if transform == "log" and values.min() <= 0:
         raise UnusableFileError(
             f"its variable {name} has values that are not positive, such as {values.min():g}: set its transform to "

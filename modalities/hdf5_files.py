@@ -40,7 +40,7 @@ def open_hdf5(path: Path) -> ArrayFile:
     """Open an HDF5 file; the name of an array is its path, such as `group/temperature`.
 
     Raises:
-        UnusableFileError: If the file refers to other files, needs a plugin, or contains references.
+        UnusableFileError: If the file refers to other files, uses filters that are not accepted, or has references.
         BrokenLibraryError: If h5py cannot be imported.
         OSError: If it is damaged.
     """
@@ -52,7 +52,8 @@ def open_hdf5(path: Path) -> ArrayFile:
     for name, dataset in checked_datasets(file):
         text = h5py.check_string_dtype(dataset.dtype)
         if dataset.shape is None or not (is_number(dataset.dtype) or text):
-            others[name] = f"its values have the type {dataset.dtype}, and not real numbers"
+            kind = f"its values have the type {dataset.dtype}, and not real numbers"
+            others[name] = "it has no values" if dataset.shape is None else kind
             continue
         attributes = _attributes(dataset)
         unit = str(attributes.get("units", attributes.get("unit", "")))
@@ -122,7 +123,7 @@ def _check_dataset(name: str, dataset: Any) -> None:
         code = layout.get_filter(number)[0]
         if code not in FILTERS:
             raise UnusableFileError(
-                f"its array {name} is compressed by filter {code}, which needs a plugin: store it with one of "
+                f"its array {name} is stored with filter {code}, which is not accepted: store it with one of "
                 f"{', '.join(FILTERS.values())} (h5repack converts files)"
             )
     if _has_reference(dataset.dtype):

@@ -45,6 +45,8 @@ UNITS = {
     "metres": "m", "seconds": "s", "second": "s", "sec": "s", "minutes": "minute", "hours": "hour", "days": "day",
 }  # fmt: skip
 """One spelling for units that are written in several ways: spectra combine axes of equal units only."""
+DEGREES = {"lat", "latitude", "lon", "longitude"}
+"""Names of dimensions, in lower case, whose positions are in degrees if the file does not state a unit."""
 SECONDS = {"s": 1.0, "ms": 1e-3, "minute": 60.0, "hour": 3600.0, "day": 86400.0, "": 1.0}
 """Units of time in seconds; times without a unit are in seconds."""
 
@@ -55,7 +57,8 @@ class NamedArray:
 
     `dimensions` are the names of its dimensions, each None if the file does not state it. `part` reads a part of it;
     missing numbers are NaN. `chunk` is the number of consecutive indices of the first dimension that are stored, and
-    so read, together. `whole` says that the array stays in memory once a part of it was read.
+    so read, together. `whole` says that the array stays in memory once a part of it was read. `auxiliary` says that the
+    file declares it as positions or their bounds, so that it is a variable only if it is named as one.
     """
 
     name: str
@@ -66,6 +69,7 @@ class NamedArray:
     unit: str = ""
     chunk: int = 1
     whole: bool = False
+    auxiliary: bool = False
 
     def __post_init__(self) -> None:
         if not self.dimensions:
@@ -135,7 +139,8 @@ class Coordinate:
         steps = np.diff(values)
         mean = float(steps.mean()) if len(steps) else 0.0
         regular = mean != 0 and bool((np.abs(steps - mean) <= IRREGULAR * abs(mean)).all())
-        return cls(float(values.min()), abs(mean) if regular else None, unit_of(unit), regular and mean < 0)
+        descending = len(steps) > 0 and bool((steps < 0).all())
+        return cls(float(values.min()), abs(mean) if regular else None, unit_of(unit), descending)
 
 
 class ArrayFile:
@@ -179,17 +184,24 @@ class ArrayFile:
             return self._coordinates[dimension]
         for name, array in self.arrays.items():
             if last_part(name) == dimension and len(array.shape) == 1 and is_number(array.dtype):
-                return Coordinate.of(array.read(), array.unit)
+                # Many files do not state what every reader of such names assumes.
+                unit = array.unit or ("degree" if dimension.lower() in DEGREES else "")
+                return Coordinate.of(array.read(), unit)
         return None
 
     def data(self, axes: Collection[str] = ()) -> list[NamedArray]:
-        """Return the arrays of numbers that are no annotations, and no positions along a dimension or the `axes`."""
+        """Return the arrays that can be variables: of numbers, which are no annotations and no positions.
+
+        With `axes`, these are the arrays with at least as many dimensions.
+        """
         dimensions = {*axes, *(name for each in self.arrays.values() for name in each.dimensions)}
         annotations = {name for names in ANNOTATIONS.values() for name in names}
         return [
             each
             for each in self.arrays.values()
             if is_number(each.dtype)
+            and not each.auxiliary
+            and len(each.shape) >= max(1, len(axes))
             and last_part(each.name) not in annotations
             and not (len(each.shape) == 1 and last_part(each.name) in dimensions)
         ]
@@ -200,9 +212,9 @@ def last_part(name: str) -> str:
     return name.rsplit("/", 1)[-1]
 
 
-def named(names: Mapping[str, Any] | Sequence[str]) -> str:
-    """Return the first names as text for messages."""
-    listed = [name[:80] or "an array without a name" for name in names]
+def named(names: Mapping[str, Any] | Sequence[str], longest: int = 80) -> str:
+    """Return the first names as text for messages, each with at most `longest` characters."""
+    listed = [name[:longest] or "an array without a name" for name in names]
     rest = len(listed) - NAMED
     return f"{', '.join(listed[:NAMED]) or 'no arrays'}{f' and {rest} more' if rest > 0 else ''}"
 

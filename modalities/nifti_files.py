@@ -8,6 +8,7 @@ header states are decompressed.
 from __future__ import annotations
 
 import gzip
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -66,7 +67,7 @@ def _coordinates(image: Any) -> dict[str, Coordinate]:
     units = [UNITS.get(length, length)] * 3 + ["s"]
     sizes = [1.0] * 3 + [TIMES.get(time, 1.0)]
     return {
-        name: Coordinate(float(start), float(zoom) * size or None, unit)
+        name: Coordinate(float(start), float(zoom) * size if 0 < zoom < math.inf else None, unit)
         for name, start, zoom, size, unit in zip(AXES, origin, image.header.get_zooms(), sizes, units, strict=False)
     }
 

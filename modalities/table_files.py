@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import math
+import re
 import threading
 from array import array
+from collections import defaultdict
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -25,6 +27,8 @@ DELIMITERS = ",;\t"
 MAX_COLUMNS = 10_000
 MAX_TEXT = 1 << 30
 """Maximum size of a CSV file, in bytes."""
+PANDAS_INDEX = re.compile(r"__index_level_\d+__")
+"""Names that pandas gives to columns of row numbers, which are no data."""
 EMPTY = {"", "na", "nan", "n/a", "null", "none"}
 """Texts, in lower case, that stand for a missing number."""
 
@@ -33,8 +37,8 @@ def open_csv(path: Path) -> ArrayFile:
     """Open a CSV file, delimited by commas, semicolons or tabs, and read it as a whole.
 
     If the first line has a text that is not a number, it has the names of the columns; otherwise they are named
-    column_1, column_2, and so on. Empty fields are missing values. Columns with other texts cannot be used; the error
-    names the first of these texts with its line and column.
+    column_1, column_2, and so on. Empty fields are missing values. Columns without a name, such as the numbers of rows
+    that pandas writes, and columns with other texts cannot be used; for these, the reason names the first text.
 
     Raises:
         UnusableFileError: If it is empty or not UTF-8, a line has another number of fields than the first, or two
@@ -60,11 +64,12 @@ def _columns(rows: Any) -> ArrayFile:
     if len(head) > MAX_COLUMNS:
         raise UnusableFileError(f"it has {len(head):,} columns, more than the limit of {MAX_COLUMNS:,}")
     has_names = any(_number(text) is None for text in head)
-    names = [text.strip() for text in head] if has_names else [f"column_{1 + n}" for n in range(len(head))]
+    names = [has_names * text.strip() or f"column_{1 + number}" for number, text in enumerate(head)]
     if len(set(names)) < len(names):
         raise UnusableFileError(f"two of its columns have one name; they are named {', '.join(names)[:200]}")
     columns = [array("d") for _ in names]
-    others: dict[str, str] = {}
+    unnamed = [name for name, text in zip(names, head, strict=True) if has_names and not text.strip()]
+    others = dict.fromkeys(unnamed, "the first line has no name for it")
     if not has_names:
         _add(head, columns, names, others, 1)
     for row in rows:
@@ -86,7 +91,8 @@ def _add(
     for text, column, name in zip(row, columns, names, strict=True):
         number = _number(text)
         if number is None:
-            others.setdefault(name, f"its line {line} has {text!r:.60}, which is not a number")
+            point = ": write it with a decimal point" * (_number(text.replace(",", ".")) is not None)
+            others.setdefault(name, f"its line {line} has {text!r:.60}, which is not a number{point}")
             number = math.nan
         column.append(number)
 
@@ -104,10 +110,10 @@ def _column(name: str, values: NDArray[np.float64]) -> NamedArray:
 
 
 def open_parquet(path: Path) -> ArrayFile:
-    """Open a Parquet file; columns of other types than numbers and texts cannot be used.
+    """Open a Parquet file; columns of other types than numbers, and row numbers of pandas, cannot be used.
 
     Raises:
-        UnusableFileError: If it has columns of extension types, or is larger than the limit.
+        UnusableFileError: If it has columns of extension types, two columns of one name, or is larger than the limit.
         BrokenLibraryError: If pyarrow cannot be imported.
         Exception: If it is damaged; pyarrow raises errors of its own.
     """
@@ -119,13 +125,20 @@ def open_parquet(path: Path) -> ArrayFile:
     schema, rows = file.schema_arrow, file.metadata.num_rows
     if len(schema) > MAX_COLUMNS:
         raise UnusableFileError(f"it has {len(schema):,} columns, more than the limit of {MAX_COLUMNS:,}")
+    if len(set(schema.names)) < len(schema):
+        raise UnusableFileError(f"two of its columns have one name; they are named {', '.join(schema.names)[:200]}")
     check_size("", (rows,), np.dtype(np.float64))
+    too_large = _too_large(file.metadata)
     arrays, others, turn = [], {}, threading.Lock()
+    numbers = types.is_integer, types.is_floating, types.is_boolean, types.is_decimal
     for column in schema:
         if isinstance(column.type, pyarrow.BaseExtensionType):
             raise UnusableFileError(f"its column {column.name} has the extension type {column.type}, which is not read")
-        if types.is_integer(column.type) or types.is_floating(column.type) or types.is_boolean(column.type):
-            _check_stored(file.metadata, column.name)
+        if PANDAS_INDEX.fullmatch(column.name):
+            others[column.name] = "it is the index of a pandas table"
+        elif any(is_of(column.type) for is_of in numbers):
+            if column.name in too_large:
+                raise UnusableFileError(f"its column {column.name} would take more than {MAX_BYTES:,} bytes in memory")
             part = _parquet_column(file, column.name, turn)
             arrays.append(NamedArray(column.name, (rows,), np.dtype(np.float64), part, (ROWS,), whole=True))
         else:
@@ -133,13 +146,11 @@ def open_parquet(path: Path) -> ArrayFile:
     return ArrayFile(arrays, others, close=file.close)
 
 
-def _check_stored(metadata: Any, name: str) -> None:
-    """Raise UnusableFileError if the file states that a part of a column takes more memory than the limit."""
-    for group in range(metadata.num_row_groups):
-        for number in range(metadata.num_columns):
-            column = metadata.row_group(group).column(number)
-            if column.path_in_schema == name and not 0 <= column.total_uncompressed_size <= MAX_BYTES:
-                raise UnusableFileError(f"its column {name} would take more than {MAX_BYTES:,} bytes in memory")
+def _too_large(metadata: Any) -> set[str]:
+    """Return the names of columns of which a part would take more memory than the limit, as the file states."""
+    groups = (metadata.row_group(number) for number in range(metadata.num_row_groups))
+    parts = (group.column(place) for group in groups for place in range(group.num_columns))
+    return {part.path_in_schema for part in parts if not 0 <= part.total_uncompressed_size <= MAX_BYTES}
 
 
 def _parquet_column(file: Any, name: str, turn: threading.Lock) -> Part:

@@ -10,6 +10,7 @@ import struct
 import sys
 import zipfile
 from collections.abc import Callable
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,25 @@ def test_open_arrays_reads_zarr_without_names(zipped: bool, tmp_path: Path) -> N
         assert (file.array("density").dimensions, file.array("density").chunk) == ((None,) * 3, 4)
 
 
+def test_open_arrays_masks_fill_values_of_zarr_in_any_group(tmp_path: Path) -> None:
+    values = np.array([[1.5, np.nan], [2.5, -4.0]])
+    packed = {"scale_factor": 0.5, "_FillValue": -99, "dtype": "i2"}
+    dataset = xarray.Dataset({"rain": (("y", "x"), values), "deep": (("y", "x"), values)})
+    options: dict[str, Any] = {"encoding": {"rain": packed, "deep": {"_FillValue": -99.0}}, "consolidated": False}
+    for version in (2, 3):
+        path = tmp_path / f"{version}.zarr"
+        dataset.to_zarr(path, zarr_format=version, **options)
+        dataset.to_zarr(path, group="a/b", mode="a", zarr_format=version, **options)
+        for name in ("rain", "deep", "a/b/rain", "a/b/deep"):
+            np.testing.assert_array_equal(part_of(path, name, slice(0, 2), slice(0, 2)), values, str((version, name)))
+    # Images of several sizes, as microscopes write them: xarray requires one size for a dimension.
+    group = zarr.open_group(tmp_path / "pyramid.zarr", mode="w")
+    for size in (4, 2):
+        group.create_array(f"{size}", data=np.ones((size, size)), dimension_names=["y", "x"])
+    with open_arrays(tmp_path / "pyramid.zarr") as file:
+        assert [(each.name, each.dimensions) for each in file.data()] == [("2", ("y", "x")), ("4", ("y", "x"))]
+
+
 def test_open_arrays_turns_nifti_to_ras_in_millimetres(tmp_path: Path) -> None:
     scans(tmp_path)
     with open_arrays(tmp_path / "healthy" / "00.nii.gz") as file:
@@ -141,9 +161,27 @@ def test_open_arrays_reads_tables(tmp_path: Path) -> None:
     np.testing.assert_array_equal(part_of(tmp_path / "b.csv", "column_2", slice(0, 3)), [2.5, np.nan, np.nan])
 
 
+def test_open_arrays_has_no_row_numbers_of_pandas_and_no_column_without_a_name(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(",time,x,\n7,0.0,1.5,\n8,0.1,2.5,\n")
+    rows = {"x": [1.5, 2.5], "price": [Decimal("1.25"), None], "__index_level_0__": [7, 8]}
+    parquet.write_table(pyarrow.table(rows), tmp_path / "a.parquet")
+    for name, names, others in (
+        ("a.csv", ["x"], ["column_1", "column_4"]), ("a.parquet", ["x", "price"], ["__index_level_0__"]),
+    ):  # fmt: skip
+        with open_arrays(tmp_path / name) as file:
+            assert [each.name for each in file.data()] == names
+            assert list(file.others) == others
+    np.testing.assert_array_equal(part_of(tmp_path / "a.parquet", "price", slice(0, 2)), [1.25, np.nan])
+    table = pyarrow.table([[1.0], [2.0]], names=["x", "x"])
+    parquet.write_table(table, tmp_path / "b.parquet")
+    with pytest.raises(UnusableFileError, match="two of its columns have one name; they are named x, x"):
+        open_arrays(tmp_path / "b.parquet")
+
+
 def test_open_arrays_names_the_line_of_a_bad_table(tmp_path: Path) -> None:
     for text, message in (
         ("a,b\n1,2\n3,x\n", "array b cannot be read: its line 3 has 'x', which is not a number"),
+        ("a;b\n1;0,5\n", "its line 2 has '0,5', which is not a number: write it with a decimal point"),
         ("a,b\n1,2\n3\n", "line 3 has 1 fields, but the first has 2"),
         ("b,b\n1,2\n", "two of its columns have one name"),
         ("", "first line is empty"),
@@ -305,7 +343,7 @@ HOSTILE: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "external link": ("a.h5", hdf5(external_link), "link to another file"),
     "external storage": ("a.h5", hdf5(external_storage), "in other files"),
     "virtual": ("a.h5", hdf5(virtual), "in other files"),
-    "plugin": ("a.h5", hdf5(plugin), "filter 32001, which needs a plugin"),
+    "plugin": ("a.h5", hdf5(plugin), "filter 32001, which is not accepted"),
     "references": ("a.h5", hdf5(references), "references"),
     "hdf5 chunk": ("a.h5", hdf5(large_chunk), "limit of"),
     "hdf5 growing chunk": ("a.h5", hdf5(growing_chunk), "larger than its values"),

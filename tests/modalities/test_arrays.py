@@ -175,6 +175,14 @@ def test_arrays_refuse_other_media_damaged_files_and_addresses(tmp_path: Path) -
     (tmp_path / "b.h5").write_bytes(b"nothing")
     with pytest.raises(ValueError, match=r"b\.h5: "):
         Arrays(DENSITY, tmp_path)
+    with h5py.File(tmp_path / "b.h5", "w") as file:  # a few kilobytes
+        file.create_dataset("density", (10**12, 8, 8), np.float32, chunks=(16, 8, 8))
+        file.create_dataset("long", (10**12,), np.float32, chunks=(16,))
+        file.create_dataset("label", data=np.zeros(1))
+    with pytest.raises(ValueError, match=r"b\.h5: it states 1,000,000,000,000 examples, more than the limit"):
+        Arrays(DENSITY, tmp_path / "b.h5")
+    with pytest.raises(ValueError, match=r"b\.h5: it states 62,500,000,000 examples, more than the limit"):
+        Arrays(Field((FieldAxis("time", 8),), (Variable("long"),)), tmp_path / "b.h5")
     for root in ("https://example.org/a.zarr", "s3://bucket/a.nc", "reference::a.json"):
         with pytest.raises(ValueError, match="is an address"):
             Arrays(DENSITY, root)

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import h5py
+import nibabel
 import numpy as np
 import pytest
 import torch
@@ -88,6 +89,71 @@ def test_field_names_what_files_do_not(tmp_path: Path) -> None:
         assert [each["name"] for each in found["axes"]] == axes, shape
         assert [each["name"] for each in found["variables"]] == variables, shape
         assert shape == (9, 4, 6) or [each["size"] for each in found["axes"]] == [4, 6]
+
+
+def test_field_takes_no_bounds_positions_and_scalars_for_variables(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    times = 0.02 * np.arange(50)
+    bounds = (("time", "side"), np.stack([times, times + 0.02], 1))
+    time = ("time", times, {"units": "s", "bounds": "time_bounds"})
+    xarray.Dataset({"q": ("time", rng.random(50)), "time_bounds": bounds}, {"time": time}).to_netcdf(tmp_path / "q.nc")
+    found = Series.resolved({"length": 8, "rate": None, "like": tmp_path / "q.nc"}, DATA)
+    assert [each["name"] for each in found["variables"]] == ["q"]
+    curved = {name: (("y", "x"), rng.random((4, 6))) for name in ("lat", "lon")}
+    xarray.Dataset({"t": (("y", "x"), rng.random((4, 6)))}, curved).to_netcdf(tmp_path / "t.nc")
+    assert [each.name for each in Field.of_file(tmp_path / "t.nc").variables] == ["t"]
+    # A scalar and a vector of an .npz file do not make examples of channels.
+    save_field(tmp_path / "a.npz", u=rng.random((9, 2, 4, 6)), step=np.array(0.1), t=rng.random(9))
+    found = Field.resolved({"axes": ["y", "x"], "like": tmp_path / "a.npz"}, DATA)
+    assert [each["name"] for each in found["variables"]] == ["u_1", "u_2"]
+
+
+def test_field_settings_say_what_is_not_used(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "a.csv").write_text("time,x,y\n0,1,2\n1,2,ERR\n2,4,5\n")
+    assert [each.name for each in Series.of_file(tmp_path / "a.csv", length=2, rate=None).variables] == ["x"]
+    assert (
+        "not used as variables: y (its line 3 has 'ERR', which is not a number). Set modality.variables" in caplog.text
+    )
+    save_field(tmp_path / "a.npz", u=np.zeros((9, 4, 6)), v=np.zeros((9, 3, 3)), w=np.zeros((9, 4, 6), complex))
+    assert [each["name"] for each in Field.resolved({"like": tmp_path / "a.npz"}, DATA)["variables"]] == ["u"]
+    assert "v (9, 3, 3), w (its values have the type complex128, and not real numbers)" in caplog.text
+
+
+def test_field_of_arrays_named_like_axes_or_without_units(tmp_path: Path) -> None:
+    save_field(tmp_path / "a.npz", x=np.random.default_rng(0).random((9, 4, 6)))
+    found = Field.resolved({"like": tmp_path / "a.npz"}, DATA)
+    assert [each["name"] for each in (*found["axes"], *found["variables"])] == ["axis_1", "axis_2", "x"]
+    # Longitudes are in degrees, and positions that are not evenly spaced can descend, too.
+    places = {"lat": [60.0, 10, 0, -50], "lon": 60.0 * np.arange(6)}
+    values = np.arange(24.0).reshape(4, 6)
+    xarray.Dataset({"t": (("lat", "lon"), values)}, places).to_netcdf(tmp_path / "a.nc")
+    modality = Field.of_file(tmp_path / "a.nc", variables={"t": {"scale": 1.0, "offset": 0.0}})
+    assert modality.grid().axes[1] == Axis("lon", 6, 60.0, "degree", periodic=True)
+    np.testing.assert_array_equal(modality.load(tmp_path / "a.nc")[0], values[::-1])
+
+
+def test_field_settings_name_the_file_that_fails_and_the_reason(tmp_path: Path) -> None:
+    for name in ("0.csv", "1.csv"):
+        (tmp_path / name).write_text("time,x\n0,1\n1,2\n3,3\n")
+    (tmp_path / "1.csv").write_text("time\n0\n")
+    data = {"root": str(tmp_path)}
+    with pytest.raises(ValueError, match=r"1\.csv: it has no array 'x'"):
+        Series.resolved({"length": 2, "rate": 1}, data)
+    with pytest.raises(ValueError, match=r"0\.csv: its times are not evenly spaced: set modality\.rate"):
+        Series.resolved({"length": 2, "rate": None}, data)
+    with pytest.raises(ValueError, match=r"data\.match='\[' is not a regular expression"):
+        Series.resolved({"length": 2, "rate": 1}, {**data, "match": "["})
+    # nibabel raises an error of its own for a volume without voxels.
+    nibabel.save(nibabel.Nifti1Image(np.zeros((4, 4, 4), np.float32), np.eye(4)), tmp_path / "a.nii")
+    content = bytearray((tmp_path / "a.nii").read_bytes())
+    content[40:42] = bytes(2)
+    (tmp_path / "a.nii").write_bytes(content)
+    with pytest.raises(ValueError, match=r"cannot be taken from .*a\.nii"):
+        Field.of_file(tmp_path / "a.nii")
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file.create_dataset("u", (0, 4, 4), np.float32)
+    with pytest.raises(ValueError, match=r"a\.h5: it has no values: u \(0, 4, 4\)"):
+        Field.resolved({"like": tmp_path / "a.h5"}, DATA)
 
 
 def test_field_settings_name_what_is_wrong(tmp_path: Path) -> None:
