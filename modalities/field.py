@@ -68,8 +68,8 @@ class Field(Modality):
         names = [axis.name for axis in self.axes] + [variable.name for variable in self.variables]
         if len(set(names)) < len(names):
             raise ValueError(
-                f"the names of axes and variables must differ, got {', '.join(names)}: set modality.axes to other names, "
-                "if the files do not name their dimensions"
+                f"the names of axes and variables must differ, got {', '.join(names)}: if the files do not name their "
+                "dimensions, set modality.axes to other names"
             )
         units = [axis.unit for axis in self.axes] + [variable.unit for variable in self.variables]
         if addresses := [each for each in (*names, *units) if is_address(each)]:

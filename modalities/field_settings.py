@@ -340,7 +340,8 @@ def _measured(entry: dict[str, Any], values: NDArray[np.float64]) -> dict[str, A
     transform: Any = entry.get("transform") or "linear"
     if not len(values):
         raise UnusableFileError(
-            f"its variable {name} has only missing values: set modality.variables to others, or set its offset and scale"
+            f"its variable {name} has only missing values: set modality.variables to others, or set its offset and "
+            "scale"
         )
     if not np.isfinite(values).all():
         raise UnusableFileError(f"its variable {name} has infinite values: correct them, or set its offset and scale")

@@ -113,6 +113,8 @@ def _opened(options: _Options, splits: Sequence[str], trusted: bool) -> tuple[St
         with importing("pyarrow", "folders of datasets"):
             import pyarrow  # noqa: F401 - to have one message if it is missing
         return _arrow(_saved(folder, splits))
+    if folder.is_file():
+        raise ValueError(f"{options.name!r:.200} is a file, but data=hub reads folders: use data=parquet data.urls=…")
     if not trusted:
         raise ValueError(
             f"{options.name!r:.200} is not a folder on this machine that save_to_disk of `datasets` has written, and a "

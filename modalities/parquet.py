@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import logging
+import re
 from collections.abc import Sequence
 
 from modalities.base import Modality
 from modalities.byte_ranges import find
 from modalities.parquet_storage import ParquetStorage
 from modalities.tables import MissingCaptions, TableDataset
+
+SPLIT_NAME = re.compile("train|valid|test")
+"""Begin of the names of files that hold one split, as on the Hugging Face Hub."""
+log = logging.getLogger("multisagd")
 
 
 class ParquetFiles(TableDataset):
@@ -59,3 +65,10 @@ class ParquetFiles(TableDataset):
             modality, storage, media, labels, captions, missing_captions, splits, group_column, max_member_bytes,
             max_unreadable, threads,
         )  # fmt: skip
+        names = {source.url.rpartition("/")[2] for source in storage.stored()}
+        marks = {match[0]: name for name in names if (match := SPLIT_NAME.match(name))}
+        if len(marks) > 1 and self.splits is None:
+            log.warning(
+                "files are named after splits (%s), but all of them are used for training: name those for training in "
+                "data.urls, or use data=hub with the folder as data.name", ", ".join(sorted(marks.values())),
+            )  # fmt: skip

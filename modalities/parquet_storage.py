@@ -7,6 +7,7 @@ read. So the most recently read row groups are kept, in a cache of limited size.
 from __future__ import annotations
 
 import io
+import logging
 import threading
 from bisect import bisect_right
 from collections import OrderedDict
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+log = logging.getLogger("multisagd")
 S = TypeVar("S")
 T = TypeVar("T")
 
@@ -145,6 +147,13 @@ class ParquetStorage(Storage):
         self.cache_bytes, self._most_groups, self._column = cache_bytes, window, ""
         self.files = _in_threads(ParquetFile.open, sources)
         self.schema = self.files[0].schema
+        for file in self.files[1:]:
+            if more := [name for name in file.schema.names if name not in self.schema.names]:
+                log.warning(
+                    "%s has columns that %s lacks (%.200s), so they are not used: write all files with the same columns",
+                    file.source.url, self.files[0].source.url, ", ".join(more),
+                )  # fmt: skip
+                break
         self._groups = [
             (file, number) for file in self.files for number in range(file.metadata.num_row_groups)
             if file.metadata.row_group(number).num_rows

@@ -7,7 +7,6 @@ import math
 import re
 import threading
 from array import array
-from collections import defaultdict
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path

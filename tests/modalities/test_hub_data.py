@@ -112,6 +112,11 @@ def test_hub_data_says_what_is_wrong_with_the_hub(folder: Path, monkeypatch: pyt
             HubData(IMAGE, "someone/photos")
     with pytest.raises(ValueError, match=r"neither a folder nor the name of a dataset.*use data=parquet"):
         HubData(IMAGE, "https://huggingface.co/datasets/someone/photos")
+    # The name of a file is not sent to the Hub.
+    (folder / "photos.parquet").touch()
+    monkeypatch.chdir(folder)
+    with pytest.raises(ValueError, match=r"'photos\.parquet' is a file.*use data=parquet"):
+        HubData(IMAGE, "photos.parquet")
 
 
 def test_hub_data_streams_from_the_commit_that_was_found(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

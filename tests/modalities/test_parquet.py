@@ -190,6 +190,25 @@ def test_files_must_have_the_same_types_and_features(tmp_path: Path) -> None:
         ParquetFiles(IMAGE, str(tmp_path))
 
 
+def test_files_that_differ_in_columns_or_are_named_after_splits_are_used_aloud(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_parquet(pictures(4, label=None), tmp_path, names=["train-0"])
+    write_parquet(pictures(4), tmp_path, names=["train-1"])
+    assert ParquetFiles(IMAGE, str(tmp_path)).classes is None
+    (warning,) = caplog.messages
+    assert re.search(r"train-1\.parquet has columns that .*train-0\.parquet lacks \(label\), so they are not", warning)
+    write_parquet(pictures(4), tmp_path, names=["train-0"])
+    write_parquet(pictures(4), tmp_path, names=["test-0"])
+    caplog.clear()
+    assert len(ParquetFiles(IMAGE, str(tmp_path))) == 12
+    (warning,) = caplog.messages
+    assert re.search(r"named after splits \(test-0\.parquet, train-\d\.parquet\), but all .* data\.urls", warning)
+    caplog.clear()
+    ParquetFiles(IMAGE, f"{tmp_path}/train-*.parquet")
+    assert not caplog.messages
+
+
 def test_plain_binary_columns_and_rows_without_content(tmp_path: Path) -> None:
     table = pictures(6, None, image=None, jpg=[*map(picture, range(4)), b"no picture", None])
     data = ParquetFiles(IMAGE, str(write_parquet(table, tmp_path / "tables")), max_unreadable=1)
