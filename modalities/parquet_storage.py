@@ -150,7 +150,7 @@ class ParquetStorage(Storage):
         for file in self.files[1:]:
             if more := [name for name in file.schema.names if name not in self.schema.names]:
                 log.warning(
-                    "%s has columns that %s lacks (%.200s), so they are not used: write all files with the same columns",
+                    "%s has columns that %s lacks (%.200s), which are not used: write all files with the same columns",
                     file.source.url, self.files[0].source.url, ", ".join(more),
                 )  # fmt: skip
                 break

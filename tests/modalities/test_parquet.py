@@ -197,7 +197,7 @@ def test_files_that_differ_in_columns_or_are_named_after_splits_are_used_aloud(
     write_parquet(pictures(4), tmp_path, names=["train-1"])
     assert ParquetFiles(IMAGE, str(tmp_path)).classes is None
     (warning,) = caplog.messages
-    assert re.search(r"train-1\.parquet has columns that .*train-0\.parquet lacks \(label\), so they are not", warning)
+    assert re.search(r"train-1\.parquet has columns that .*train-0\.parquet lacks \(label\), which are not", warning)
     write_parquet(pictures(4), tmp_path, names=["train-0"])
     write_parquet(pictures(4), tmp_path, names=["test-0"])
     caplog.clear()
