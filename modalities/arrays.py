@@ -138,7 +138,7 @@ class Arrays(MediaFiles):
     def _placement(self, file: ArrayFile) -> Placement:
         kind = self._kind()
         if isinstance(kind, Image):
-            return place_images(file, self.array)
+            return place_images(file, self.array, kind)
         check_spacing(file, kind.axes, kind.spacing_tolerance)
         return place(file, kind.axes, kind.variables)
 
@@ -318,5 +318,9 @@ def _annotation(file: ArrayFile, key: str, chosen: str | None, described: Stored
         raise ValueError(
             f"the array {array.shown} for {key} has {len(values)} values, but there are {described.stored} examples: "
             f"set data.{key} to another array, or to null"
+        )
+    if key == "labels" and "" in values:
+        raise ValueError(
+            f"the array {array.name} for labels has an empty text at {values.index('')}: set data.labels=null"
         )
     return [value for value in values for _ in described.parts]

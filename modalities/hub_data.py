@@ -118,7 +118,8 @@ def _opened(options: _Options, splits: Sequence[str], trusted: bool) -> tuple[St
     if not trusted:
         raise ValueError(
             f"{options.name!r:.200} is not a folder on this machine that save_to_disk of `datasets` has written, and a "
-            f"run's configuration contacts no hub: if you trust it, add data.name={options.name:.200} to the command"
+            f"run's configuration contacts no hub: if you trust it, repeat it in the command, such as "
+            f"data.name={options.name:.200}"
         )
     if not re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", options.name) and not folder.is_dir():
         raise ValueError(

@@ -104,8 +104,8 @@ class NamedArray:
         rest = tuple(slice(0, size) for size in self.shape[1:])
         total = 0
         for start in range(0, self.shape[0], TEXTS) if self.shape else (0,):
-            part = self.read((slice(start, start + TEXTS), *rest)) if self.shape else self.read(())
             try:
+                part = self.read((slice(start, start + TEXTS), *rest)) if self.shape else self.read(())
                 texts += [each.decode() if isinstance(each, bytes) else str(each) for each in part.ravel().tolist()]
             except UnicodeDecodeError as error:
                 raise UnusableFileError(f"a text in its array {self.name} is not UTF-8") from error

@@ -9,18 +9,19 @@ from torch import Tensor
 from modalities.base import UnusableFileError
 from modalities.field_layout import Placement, Source, listed_arrays
 from modalities.image import Image
-from modalities.named_arrays import ArrayFile, NamedArray
+from modalities.named_arrays import ArrayFile
 
 CHANNELS = (1, 3)
 
 
-def place_images(file: ArrayFile, name: str | None) -> Placement:
+def place_images(file: ArrayFile, name: str | None, modality: Image) -> Placement:
     """Find the images in a file: in the array `name`, or in the only one of at least three dimensions.
 
     The axes of the returned placement are channels, height and width, or height and width only.
 
     Raises:
-        UnusableFileError: If there is no such array, or there are several.
+        UnusableFileError: If there is no such array, or there are several, or its values are not uint8 and the
+            modality does not state their black and white levels.
     """
     found = [file.array(name)] if name is not None else [each for each in file.data() if len(each.shape) in (3, 4)]
     if len(found) != 1 or len(found[0].shape) not in (3, 4):
@@ -29,6 +30,11 @@ def place_images(file: ArrayFile, name: str | None) -> Placement:
             f"to its name; the file has {listed_arrays(file)}"
         )
     array = found[0]
+    if (modality.black is None or modality.white is None) and array.dtype != np.uint8:
+        raise UnusableFileError(
+            f"its images have values of the type {array.dtype}, whose black and white are not known: set "
+            "modality.black and modality.white, for example to 0 and 1"
+        )
     if len(array.shape) == 3:
         axes: tuple[int, ...] = (1, 2)
     elif array.shape[3] in CHANNELS:
@@ -44,8 +50,7 @@ def pixels_of(modality: Image, placement: Placement, example: int, seed: int | N
     """Return one image as uint8 pixels of the size and channels of the modality, cropped and mirrored by the seed.
 
     Raises:
-        ValueError: If values are not uint8 and their black and white levels are not set, or are not finite, or there
-            are too many pixels.
+        ValueError: If values are not finite, or there are too many pixels.
     """
     (source,) = placement.sources
     array, axes = source.array, source.axes
@@ -55,20 +60,15 @@ def pixels_of(modality: Image, placement: Placement, example: int, seed: int | N
     index = [slice(0, size) for size in array.shape]
     index[0] = slice(example, example + 1)
     values = array.read(tuple(index))[0].transpose([where - 1 for where in axes])
-    pixels = torch.from_numpy(_levelled(modality, array, values).reshape(-1, height, width))
+    pixels = torch.from_numpy(_levelled(modality, values).reshape(-1, height, width))
     if len(pixels) != modality.channels:
         pixels = _recoloured(pixels, modality.channels)
     return modality.mirror(modality.fit(pixels, seed), seed)
 
 
-def _levelled(modality: Image, array: NamedArray, values: np.ndarray) -> np.ndarray:
+def _levelled(modality: Image, values: np.ndarray) -> np.ndarray:
     """Return values as uint8, in which the levels that the modality states for black and white are 0 and 255."""
     if modality.black is None or modality.white is None:
-        if array.dtype != np.uint8:
-            raise UnusableFileError(
-                f"its images have values of the type {array.dtype}, whose black and white are not known: set "
-                "modality.black and modality.white, for example to 0 and 1"
-            )
         return np.ascontiguousarray(values)
     if not np.isfinite(values).all():
         raise UnusableFileError("it has pixels that are not finite (NaN or infinity)")

@@ -93,6 +93,15 @@ def test_arrays_take_annotations_from_arrays(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", density=VALUES, label=np.arange(5))
     with pytest.raises(ValueError, match=r"label \(5\) for labels has 5 values, but there are 12 examples"):
         Arrays(DENSITY, tmp_path / "a.npz")
+    np.savez(tmp_path / "a.npz", density=VALUES, label=np.array(["a", ""] * (COUNT // 2)))
+    with pytest.raises(ValueError, match="array label for labels has an empty text at 1: set data.labels=null"):
+        Arrays(DENSITY, tmp_path / "a.npz")
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["density"] = VALUES
+        file["label"] = np.array([b"\xff"] * COUNT, h5py.string_dtype())
+    with pytest.raises(ValueError, match=r"a\.h5: a text in its array label is not UTF-8"):
+        Arrays(DENSITY, tmp_path / "a.h5")
+    (tmp_path / "a.h5").unlink()
     np.savez(tmp_path / "a.npz", density=VALUES, split=names)
     with pytest.raises(ValueError, match="the split 'a' is not one of train"):
         Arrays(DENSITY, tmp_path / "a.npz")
@@ -142,9 +151,8 @@ def test_arrays_of_images_are_cropped_and_mirrored_like_files(tmp_path: Path) ->
     grey = Arrays(Image(size=3, channels=1, black=0.0, white=1.0), tmp_path / "b.npz")
     assert grey.example(0).x0.min() == -1
     assert Arrays(Image(size=3, black=0.0, white=1.0), tmp_path / "b.npz").example(1).x0.max() == 1
-    dataset = Arrays(Image(size=3), tmp_path / "b.npz", max_unreadable=0.0)
-    with pytest.raises(RuntimeError, match=r"b\.npz\[0\].*black and white are not known: set modality\.black"):
-        dataset.example(0)
+    with pytest.raises(ValueError, match=r"b\.npz: .*black and white are not known: set modality\.black"):
+        Arrays(Image(size=3), tmp_path / "b.npz")
     np.savez(tmp_path / "b.npz", x=pixels, y=pixels)
     with pytest.raises(ValueError, match=r"set data\.array to its name; the file has x .*y "):
         Arrays(whole, tmp_path / "b.npz")

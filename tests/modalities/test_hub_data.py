@@ -91,7 +91,9 @@ def test_a_strangers_run_names_no_hub(folder: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.chdir(tmp_path)
     load = Mock(side_effect=AssertionError("datasets was used"))
     monkeypatch.setattr(datasets, "load_dataset_builder", load)
-    with pytest.raises(ValueError, match=rf"contacts no hub: if you trust it, add data.name={name} to the command"):
+    with pytest.raises(
+        ValueError, match=rf"contacts no hub: if you trust it, repeat it in the command, such as data.name={name}"
+    ):
         HubData(IMAGE, name, trusted=False)
 
 
