@@ -94,7 +94,7 @@ def test_arrays_take_annotations_from_arrays(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"label \(5\) for labels has 5 values, but there are 12 examples"):
         Arrays(DENSITY, tmp_path / "a.npz")
     np.savez(tmp_path / "a.npz", density=VALUES, label=np.array(["a", ""] * (COUNT // 2)))
-    with pytest.raises(ValueError, match="array label for labels has an empty text at 1: set data.labels=null"):
+    with pytest.raises(ValueError, match=r"array label for labels has an empty text at 1: set data\.labels=null"):
         Arrays(DENSITY, tmp_path / "a.npz")
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file["density"] = VALUES
