@@ -7,6 +7,7 @@ dimension scales (HDF5 High Level Library, H5DS), units from the attribute `unit
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,8 @@ SIGNATURE = b"\x89HDF\r\n\x1a\n"
 FILTERS = {1: "gzip", 2: "shuffle", 3: "fletcher32", 4: "szip", 32000: "lzf"}
 """Numbers and names of the filters that are applied; all others are plugins or rarely used."""
 DECODING = ("_FillValue", "missing_value", "scale_factor", "add_offset")
+MISSING = 64
+"""Maximum number of values that stand for missing ones."""
 GROWTH = 1 << 16
 """Number of bytes by which a compressed chunk may be larger than its values."""
 
@@ -147,13 +150,17 @@ def _has_reference(dtype: np.dtype[Any]) -> bool:
 
 
 def _attributes(dataset: Any) -> dict[str, Any]:
-    """Return those attributes of a dataset that are used, and are single numbers or texts."""
+    """Return those attributes of a dataset that are used: single numbers or texts, or a few missing values."""
     found = {}
     for key in ("units", "unit", *DECODING):
         if key not in dataset.attrs:
             continue
         stored = dataset.attrs.get_id(key)
-        if int(np.prod(stored.shape or (), dtype=object)) != 1 or _has_reference(stored.dtype):
+        size, most = math.prod(stored.shape or ()), MISSING if key == "missing_value" else 1
+        if not 1 <= size <= most or _has_reference(stored.dtype):
+            continue
+        if size > 1 and is_number(stored.dtype):
+            found[key] = np.asarray(dataset.attrs[key]).ravel()
             continue
         value = np.asarray(dataset.attrs[key]).ravel()[0]
         value = value.decode("utf-8", "replace") if isinstance(value, bytes) else value

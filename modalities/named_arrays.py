@@ -72,8 +72,9 @@ class NamedArray:
     auxiliary: bool = False
 
     def __post_init__(self) -> None:
-        if not self.dimensions:
-            object.__setattr__(self, "dimensions", (None,) * len(self.shape))
+        names = self.dimensions or (None,) * len(self.shape)
+        object.__setattr__(self, "name", printable(self.name))
+        object.__setattr__(self, "dimensions", tuple(None if name is None else printable(name) for name in names))
 
     @property
     def is_text(self) -> bool:
@@ -158,7 +159,8 @@ class ArrayFile:
         close: Callable[[], object] | None = None,
     ) -> None:
         self.arrays = {array.name: array for array in arrays}
-        self.others, self._coordinates = dict(others or {}), dict(coordinates or {})
+        self.others = {printable(name): reason for name, reason in (others or {}).items()}
+        self._coordinates = dict(coordinates or {})
         self._close = close
 
     def __enter__(self) -> Self:
@@ -207,6 +209,11 @@ class ArrayFile:
         ]
 
 
+def printable(text: str) -> str:
+    """Return a text of a file with � for characters that cannot be saved as UTF-8, or that control a terminal."""
+    return "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in text)
+
+
 def last_part(name: str) -> str:
     """Return the name of an array without the groups that contain it."""
     return name.rsplit("/", 1)[-1]
@@ -242,7 +249,7 @@ def is_number(dtype: np.dtype[Any]) -> bool:
 
 def unit_of(text: Any) -> str:
     """Return a unit in one spelling; times `since` a date are in the unit before this word."""
-    word = re.sub(r"\s+since\s.*", "", str(text).strip())[:40]
+    word = printable(re.sub(r"\s+since\s.*", "", str(text).strip())[:40])
     # A run must not contain anything that could be an address.
     return UNITS.get(word.lower(), "" if is_address(word) else word)
 
@@ -252,11 +259,13 @@ def decoded(values: NDArray[Any], attributes: Mapping[str, Any]) -> NDArray[Any]
 
     Source: CF Metadata Conventions 1.11, sections 2.5.1 and 8.1.
     """
-    missing = [attributes[key] for key in ("_FillValue", "missing_value") if key in attributes]
+    missing = [each for key in ("_FillValue", "missing_value") for each in np.ravel(attributes.get(key, ()))]
     scale, offset = attributes.get("scale_factor"), attributes.get("add_offset")
     if not missing and scale is None and offset is None:
         return values
     result = values.astype(np.float64)
     for number in missing:
-        result[values == number] = np.nan
+        # Files of float32 often state it as float64.
+        rounded = values.dtype.kind == "f" and not isinstance(number, str)
+        result[values == (values.dtype.type(number) if rounded else number)] = np.nan
     return result * (1.0 if scale is None else scale) + (0.0 if offset is None else offset)

@@ -55,7 +55,7 @@ def of_dataset(dataset: xarray.Dataset) -> ArrayFile:
     """Return the arrays of a dataset that xarray has opened."""
     arrays, others = [], {}
     # Source: CF Metadata Conventions 1.11, sections 7.1 and 7.4.
-    bounds = {each.attrs.get(key) for each in dataset.variables.values() for key in ("bounds", "climatology")}
+    bounds = {str(each.attrs.get(key)) for each in dataset.variables.values() for key in ("bounds", "climatology")}
     for name, variable in dataset.variables.items():
         text = variable.dtype.kind in "USTO"
         if not (is_number(variable.dtype) or text):
@@ -66,7 +66,7 @@ def of_dataset(dataset: xarray.Dataset) -> ArrayFile:
             NamedArray(
                 str(name), variable.shape, np.dtype("U") if text else variable.dtype, _part(variable), dimensions,
                 unit_of(variable.attrs.get("units", "")), _chunk(variable.encoding),
-                auxiliary=name in dataset.coords or name in bounds,
+                auxiliary=name in dataset.coords or str(name) in bounds,
             )
         )  # fmt: skip
     return ArrayFile(arrays, others, close=dataset.close)

@@ -64,6 +64,28 @@ def test_open_arrays_reads_netcdf_3_and_packed_values(tmp_path: Path) -> None:
         np.testing.assert_array_equal(part_of(tmp_path / name, "rain", slice(0, 2), slice(0, 2)), values)
 
 
+def test_open_arrays_masks_all_missing_values_that_hdf5_states(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file.create_dataset("u", data=np.array([[1e20, 1, -9, -8]], np.float32)).attrs["_FillValue"] = 1e20  # float64
+        file["u"].attrs["missing_value"] = [-9.0, -8.0]
+    np.testing.assert_array_equal(
+        part_of(tmp_path / "a.h5", "u", slice(0, 1), slice(0, 4)), [[np.nan, 1] + 2 * [np.nan]]
+    )
+
+
+def test_open_arrays_has_printable_names_and_units(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "a.nc", "w") as file:
+        file.create_dataset("u\x1b[2J", data=np.zeros((2, 3))).attrs["units"] = b"\xff\x07"
+        file["t"] = np.zeros((2, 3))
+        file["t"].attrs["bounds"] = ["a", "b"]
+        file["t\n"] = np.zeros((2, 3), complex)
+    (tmp_path / "a.h5").hardlink_to(tmp_path / "a.nc")
+    for name in ("a.nc", "a.h5"):
+        with open_arrays(tmp_path / name) as opened:
+            texts = [*opened.arrays, *opened.others, *(each.unit for each in opened.arrays.values())]
+            assert all(text.isprintable() for text in texts), texts
+
+
 def test_open_arrays_reads_groups_and_scales_of_hdf5(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "a.h5", "w") as file:
         dataset = file.create_dataset("run/u", data=np.arange(6.0).reshape(2, 3))
