@@ -151,7 +151,7 @@ def _has_reference(dtype: np.dtype[Any]) -> bool:
 
 def _attributes(dataset: Any) -> dict[str, Any]:
     """Return those attributes of a dataset that are used: single numbers or texts, or a few missing values."""
-    found = {}
+    found: dict[str, Any] = {}
     for key in ("units", "unit", *DECODING):
         if key not in dataset.attrs:
             continue
