@@ -40,7 +40,10 @@ def batch_of(dataset: Dataset, seeds: bool = True) -> Batch:
 
 def assert_equal(left: Batch, right: Batch) -> None:
     for one, other in zip(left, right, strict=True):
-        assert torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other
+        if isinstance(one, dict | torch.Tensor):
+            torch.testing.assert_close(one, other, rtol=0, atol=0)
+        else:
+            assert one == other
 
 
 @pytest.fixture
