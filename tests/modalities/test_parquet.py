@@ -26,6 +26,7 @@ from modalities.parquet import ParquetFiles
 from modalities.parquet_storage import Cache, ParquetStorage
 from modalities.reading import UnreadableFilesError
 from multisagd.seeds import derive
+from tests.helpers.batches import assert_equal
 from tests.helpers.tables import CLASSES, FEATURES, picture, pictures, write_parquet
 from tests.helpers.web_server import serving
 
@@ -36,14 +37,6 @@ TEXTS = [f"“number” {number}" for number in range(COUNT)]
 
 def batch_of(dataset: Dataset, seeds: bool = True) -> Batch:
     return dataset.batch(range(len(dataset)), range(100, 100 + len(dataset)) if seeds else None)
-
-
-def assert_equal(left: Batch, right: Batch) -> None:
-    for one, other in zip(left, right, strict=True):
-        if isinstance(one, dict | torch.Tensor):
-            torch.testing.assert_close(one, other, rtol=0, atol=0)
-        else:
-            assert one == other
 
 
 @pytest.fixture

@@ -34,6 +34,7 @@ from modalities.tar_index import ShardIndex
 from modalities.tar_packing import Packing, divided, shard_size, write_tar
 from modalities.tars import TarShards, in_memory
 from tests.helpers.archives import TIME, archive, changed
+from tests.helpers.batches import assert_equal
 from tests.helpers.web_server import serving
 
 IMAGE = Image(size=8, flip=True)
@@ -205,11 +206,6 @@ def upload(memory: MemoryFileSystem, shards: Path, pattern: str = "*.tar") -> No
 
 def all_of(dataset: Dataset, seeds: bool = True) -> Batch:
     return dataset.batch(range(len(dataset)), range(100, 100 + len(dataset)) if seeds else None)
-
-
-def assert_equal(left: Batch, right: Batch) -> None:
-    for one, other in zip(left, right, strict=True):
-        assert torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other
 
 
 @pytest.mark.parametrize("threads", [1, 4])
