@@ -26,7 +26,8 @@ LIBRARIES = (
 EXTRAS = {
     "arrays": "HDF5, NetCDF, zarr and NIfTI files", "cluster": "cluster=slurm",
     "diffusers": "diffusers networks, schedulers and pipelines",
-    "docs": "the documentation site", "explore": "multisagd explore", "latents": "modality=latent_image and others",
+    "docs": "the documentation site", "explore": "multisagd explore", "hub": "data=hub and data=parquet",
+    "latents": "modality=latent_image and others",
     "metrics": "metrics=[inception]", "remote": "shards in object storage and on the web", "text": "text=encoder",
     "tracking": "tracking=tensorboard and wandb", "wavelets": "loss.penalty.kind=wavelet",
 }  # fmt: skip

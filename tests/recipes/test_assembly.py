@@ -151,7 +151,7 @@ def test_assembly_pads_the_noise_as_configured(tmp_path: Path) -> None:
     [
         (["padding={time:5}"], "padding: the grid has no axis 'time'"),
         (["padding={frame:-1}"], "padding: padding of frame"),
-        (["padding={frame:many}"], "padding: padding of frame must be a non-negative integer"),
+        (["padding={frame:many}"], "padding.frame: expected a whole number, got 'many'"),
         (["padding={frame:5}", "loss=mahalanobis"], "cannot be whitened"),
         (["spectrum=pink"], "spectrum: the grid has no axis 'time'"),
     ],

@@ -42,7 +42,7 @@ MISTAKES = [
     (["train", "labels=[cat,dog"], "[ and ] do not match"),
     # keys, groups and choices
     (["train", "sptcrum=white"], "unknown key 'sptcrum'; did you mean 'spectrum'?"),
-    (["train", "data.root=photos"], "it is a key of data=cifar10, data=fashion_mnist, data=folder"),
+    (["train", "data.root=photos"], "it is a key of data=arrays, data=cifar10, data=fashion_mnist, data=folder"),
     (["train", "exponent=-1"], "it is spectrum.exponent=-1 with spectrum=brown"),
     (["train", "exponent=-1,-2"], "it is spectrum.exponent=… with spectrum=brown"),
     (["train", "zebra=1,2"], "`multisagd train --help` lists the keys"),
