@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import multisagd as ms
-from benchmarks import audio_representations, inverse_problems, scale
+from benchmarks import audio_representations, held_out_speakers, inverse_problems, scale
 from benchmarks.few_steps import Exact, Spliced
 from benchmarks.partly_spectral import PartlySpectral
 from benchmarks.peers.diffusers_loop import DiffusersLoop, Peer, draw, log_snrs
@@ -165,6 +165,27 @@ def test_audio_representations_of_the_tutorial_compose_and_its_table_is_up_to_da
     assert shapes == [(1, 32, 64), (2, 257, 64), (2, 257, 64), (1, 60, 203)]
     text = audio_representations.PAGE.read_text()
     assert audio_representations.page(text) == text
+
+
+def test_held_out_speakers_hold_out_a_speaker_and_fill_the_tutorial(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for speaker, digit, number in itertools.product("ab", range(2), range(10)):
+        tone = np.sin(2 * np.pi * (200 + 100 * digit + number) * np.arange(3000) / 8000)
+        soundfile.write(tmp_path / f"{digit}_{speaker}_{number}.wav", 0.5 * tone, 8000)
+    path, text = tmp_path / "rows.jsonl", held_out_speakers.PAGE.read_text()
+    words = f"x --shrink 9999 --seeds 0 --root {tmp_path} --results {path} --work {tmp_path / 'work'}"
+    monkeypatch.setattr("sys.argv", words.split())
+    for _ in range(2):
+        held_out_speakers.main()
+        assert [json.loads(line)["arm"]["split"] for line in path.read_text().splitlines()] == [
+            *held_out_speakers.SPLITS
+        ]
+    assert "held out in 1 whole group" in (shown := capsys.readouterr().out)
+    table = held_out_speakers.table(path)
+    assert table in shown
+    assert table in held_out_speakers.page(text, path)
+    assert held_out_speakers.page(text) == text
 
 
 SMALL = ["modality=image", "modality.size=8", "modality.channels=1", "network.width=8", "network.blocks=1"]
