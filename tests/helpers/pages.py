@@ -290,6 +290,7 @@ GIVEN: dict[str, tuple[Callable[[Path], None], ...]] = {
     "docs/tutorials/schedule-design.md": (partial(run, name="mnist"),),
     "docs/tutorials/sizes-and-lengths.md": (photos, clips, partial(noises, folder="sounds")),
     "docs/tutorials/tables.md": (tables,),
+    "docs/tutorials/training-well.md": (photos,),
     "docs/tutorials/validation.md": (divided,),
     "docs/tutorials/video.md": (clips,),
 }
