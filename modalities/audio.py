@@ -26,7 +26,7 @@ from modalities.augmentation import SOUNDS, Augmentation
 from modalities.base import Modality, UnusableFileError
 from modalities.representation import Representation, Stft
 from modalities.scalars import record
-from modalities.sizes import Extent, check_buckets, longest_filled
+from modalities.sizes import Extent, check_buckets, check_filters, longest_filled
 from multisagd.grid import Grid
 from multisagd.libraries import check
 from multisagd.seeds import derive
@@ -116,14 +116,12 @@ class Audio(Modality):
             if value is not None and not -math.inf < value < 0:
                 raise ValueError(f"{name} must be negative (decibels below {reference}) or null, got {value}")
         self.grid()
-        if self.min_seconds is not None and not 0 < self.min_seconds < math.inf:
-            raise ValueError(f"min_seconds must be a positive number of seconds, or null; got {self.min_seconds}")
+        check_filters(min_seconds=self.min_seconds)
         if self.buckets is not None:
             durations = dict.fromkeys(float(each) for each in self.buckets)
             check_buckets(len(durations), self.seconds in durations, "seconds", self.seconds)
             object.__setattr__(self, "buckets", tuple(dict.fromkeys([float(self.seconds), *durations])))
             self.in_buckets()
-
         object.__setattr__(self, "augment", tuple(self.augment))
         if self.augment:
             self.augmentation  # noqa: B018 - refuses invalid transforms here, not at the first example

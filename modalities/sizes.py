@@ -100,9 +100,13 @@ def outside(extent: Extent, min_size: int | None, max_aspect: float | None) -> s
     return None
 
 
-def check_filters(min_size: int | None, max_aspect: float | None) -> None:
-    """Raise ValueError if a filter of pictures is out of range."""
+def check_filters(
+    min_size: int | None = None, max_aspect: float | None = None, min_seconds: float | None = None
+) -> None:
+    """Raise ValueError if a filter of files is out of range."""
     if min_size is not None and min_size < 1:
         raise ValueError(f"min_size must be a number of pixels, at least 1, or null; got {min_size}")
     if max_aspect is not None and not 1 <= max_aspect < math.inf:
         raise ValueError(f"max_aspect is the longer side divided by the shorter one, at least 1, got {max_aspect}")
+    if min_seconds is not None and not 0 < min_seconds < math.inf:
+        raise ValueError(f"min_seconds must be a positive number of seconds, or null; got {min_seconds}")

@@ -104,9 +104,7 @@ class Video(Modality):
         if self.short not in ("mask", "skip"):
             raise ValueError(f"short must be mask or skip, got {self.short!r}")
         object.__setattr__(self, "size", self.image.sides)
-        check_filters(self.min_size, self.max_aspect)
-        if self.min_seconds is not None and not 0 < self.min_seconds < math.inf:
-            raise ValueError(f"min_seconds must be a positive number of seconds, or null; got {self.min_seconds}")
+        check_filters(self.min_size, self.max_aspect, self.min_seconds)
         if self.buckets is not None:
             own = (self.frames, *self.image.sides)
             sizes = dict.fromkeys(_frames_and_sides(each, self.image.sides) for each in self.buckets)

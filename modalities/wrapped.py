@@ -180,6 +180,11 @@ class Standardised(Wrapped):
         return batch._replace(standardised=standardised(self.taken, batch.scalars or {}, len(batch.x0)))
 
 
+def with_standardised(dataset: Dataset, taken: Sequence[Scalar]) -> Dataset:
+    """Return a dataset whose batches contain the scalars that a network takes; the same one if it takes none."""
+    return Standardised(dataset, taken) if taken else dataset
+
+
 class Relabelled(Wrapped):
     """A dataset whose labels are the indices of its classes' names in `classes`; None removes the classes.
 

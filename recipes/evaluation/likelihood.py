@@ -15,6 +15,7 @@ from torch import Tensor
 
 from modalities.base import Batch, Dataset, Modality
 from modalities.image import Image
+from modalities.wrapped import with_standardised
 from multisagd import DataStatistics, Denoiser
 from multisagd.condition import mapped
 from multisagd.likelihood import LEVEL, bits_per_dimension, dequantised, log_likelihood
@@ -93,7 +94,7 @@ def likelihood(task: Task) -> Result:
         trained_denoiser(assembly, weights, task.runtime), model.statistics, task.modality,
         assembly.classes is not None, task.runtime, options.steps, options.probes,
     )  # fmt: skip
-    held_out = model.standardised(task.held_out)
+    held_out = with_standardised(task.held_out, model.scalars)
     indices = fixed_order(held_out, options.items)
     batches = []
     with Display("bits per dimension", len(indices)) as display:

@@ -29,7 +29,6 @@ from torch import Tensor
 from modalities.base import Dataset, Modality
 from modalities.scalars import Scalar
 from modalities.text import TextEncoder
-from modalities.wrapped import Standardised
 from multisagd import DataStatistics, Denoiser
 from multisagd.addresses import without_secrets
 from multisagd.files import digest
@@ -44,7 +43,7 @@ from recipes.runs.assembly import Assembly
 from recipes.runs.averages import averaged_weights, check_width
 from recipes.runs.best import read_best
 from recipes.runs.checkpoint import MAX_SAMPLES, Check, Shapes, State, samples_of
-from recipes.runs.run import CONFIG, CORRUPTION, Run, check_metadata, read_statistics, versions
+from recipes.runs.run import CONFIG, CORRUPTION, Run, check_metadata, read_statistics, scalars_of, versions
 from recipes.runs.settings import (
     Averages,
     Group,
@@ -122,11 +121,7 @@ class TrainedModel:
     @property
     def scalars(self) -> tuple[Scalar, ...]:
         """The scalars that the network takes."""
-        return tuple(Scalar(**each) for each in self.metadata.get("scalars", ()))
-
-    def standardised(self, dataset: Dataset) -> Dataset:
-        """Return a dataset whose batches contain the scalars that the network takes."""
-        return Standardised(dataset, self.scalars) if self.scalars else dataset
+        return scalars_of(self.metadata)
 
 
 def open_model(folder: Path, builder: Builder, data: Group | None = None, checkpoint: Chosen = None) -> TrainedModel:

@@ -95,7 +95,7 @@ class Run:
     @property
     def scalars(self) -> tuple[Scalar, ...]:
         """The scalars that the network takes, as measured when the run began."""
-        return tuple(Scalar(**each) for each in self.metadata.get("scalars", ()))
+        return scalars_of(self.metadata)
 
     @cached_property
     def statistics(self) -> DataStatistics:
@@ -242,6 +242,11 @@ def unreadable(path: Path, remedy: str, key: str = "") -> AbstractContextManager
     """Inside the context, add the name of the unreadable file and the remedy to errors."""
     kinds = (OSError, ValueError, KeyError, SafetensorError)
     return as_recipe_error(kinds, f"{key}cannot read {path} (", f"): {remedy}")
+
+
+def scalars_of(metadata: Mapping[str, Any]) -> tuple[Scalar, ...]:
+    """Return the scalars in the content of `run.json` or in the metadata of an exported model."""
+    return tuple(Scalar(**each) for each in metadata.get("scalars", ()))
 
 
 def check_metadata(metadata: Mapping[str, Any]) -> None:

@@ -340,13 +340,18 @@ class SampleSettings:
     @property
     def sizes(self) -> dict[str, Any]:
         """The size of the samples, as arguments of `Modality.at`; empty for the modality's own size."""
-        given = {"size": self.size, "seconds": self.seconds, "frames": self.frames}
-        return {name: value for name, value in given.items() if value is not None}
+        return given_sizes(self.size, self.seconds, self.frames)
 
     @property
     def chosen_weights(self) -> Which | Width:
         """The weights to use: the width of an average, or their name."""
         return chosen_weights(self.weights, self.ema)
+
+
+def given_sizes(size: int | tuple[int, int] | None, seconds: float | None, frames: int | None) -> dict[str, Any]:
+    """Return the sizes that are not None, as arguments of `Modality.at`."""
+    given = {"size": size, "seconds": seconds, "frames": frames}
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def chosen_weights(weights: Which, ema: Width | None) -> Which | Width:

@@ -34,7 +34,7 @@ from recipes.config.build import Builder
 from recipes.runs.assembly import check_sampler
 from recipes.runs.model import NOTES, WEIGHTS, Chosen, TrainedModel, open_model, trained_denoiser
 from recipes.runs.run import CORRUPTION, versions
-from recipes.runs.settings import Guidance, Which, Width, chosen_weights
+from recipes.runs.settings import Guidance, Which, Width, chosen_weights, given_sizes
 from recipes.runtime.device import EngineSettings, Runtime
 from recipes.sampling.condition import checked_labels, chosen_condition
 from recipes.sampling.generate import SamplingRequest, chosen_modality, generate
@@ -137,8 +137,7 @@ class SamplingOptions:
     @property
     def sizes(self) -> dict[str, Any]:
         """The size of the samples, as arguments of `Modality.at`; empty for the model's own size."""
-        given = {"size": self.size, "seconds": self.seconds, "frames": self.frames}
-        return {name: value for name, value in given.items() if value is not None}
+        return given_sizes(self.size, self.seconds, self.frames)
 
     def seeds_of(self, count: int) -> list[int]:
         """Return the seed of each sample: `seeds` if given, else `count` seeds from the generator or from `seed`."""

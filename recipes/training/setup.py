@@ -16,7 +16,7 @@ from modalities.buckets import bucketed
 from modalities.reading import UnreadableFilesError
 from modalities.scalars import Scalar
 from modalities.text import TextEncoder
-from modalities.wrapped import Captioned, Restored, Standardised
+from modalities.wrapped import Captioned, Restored, with_standardised
 from multisagd import Corruption, DataStatistics, Denoiser, GaussianRestoration
 from multisagd.condition import AnyCondition
 from multisagd.ema import PowerEMA
@@ -99,7 +99,7 @@ class LearnedCondition:
         if self.encoder is not None:
             with as_recipe_error(ValueError):
                 dataset = Captioned(dataset, self.encoder)
-        return Standardised(dataset, self.scalars) if self.scalars else dataset
+        return with_standardised(dataset, self.scalars)
 
     def shown(self, examples: Dataset, count: int) -> tuple[AnyCondition, list[str] | None]:
         """Return the condition of `count` samples, and their captions if they have captions.
