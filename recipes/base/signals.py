@@ -45,14 +45,18 @@ def exit_on_signal() -> Iterator[None]:
 
 @contextmanager
 def like_ctrl_c() -> Iterator[None]:
-    """Inside the context, signals that would end the process raise `Ended`, which ends the command as Ctrl-C does."""
+    """Inside the context, signals that would end the process raise `Ended`, which ends the command as Ctrl-C does.
+
+    Neither they nor Ctrl-C interrupt an import: they act after it.
+    """
     outer = imports_under_way(sys._getframe())
 
     def end(number: int, frame: FrameType | None) -> None:
         if not postponed(number, frame, outer):
-            raise Ended(number)
+            raise KeyboardInterrupt if number == signal.SIGINT else Ended(number)
 
-    with handled(end, [number for number in handled_signals() if signal.getsignal(number) is signal.SIG_DFL]):
+    plain = (signal.default_int_handler, signal.SIG_DFL)
+    with handled(end, [number for number in handled_signals() if signal.getsignal(number) in plain]):
         yield
 
 
@@ -99,15 +103,18 @@ class StopRequest:
     """A context manager that stores the first signal of `STOPS` in `signal_number`; Ctrl-C also prints a notice.
 
     A second signal ends the process at once only if it is SIGINT: a scheduler that waits for a process to save may
-    send other signals several times.
+    send other signals several times. No exception is raised during an import, but after it.
     """
 
     def __init__(self) -> None:
         self.signal_number: int | None = None
         self._handling = ExitStack()
         self._interruptible = False
+        self._postponed: type[BaseException] | None = None
+        self._outer = 0
 
     def __enter__(self) -> Self:
+        self._outer = imports_under_way(sys._getframe())
         self._handling.enter_context(handled(self._note, handled_signals()))
         return self
 
@@ -130,14 +137,22 @@ class StopRequest:
             self._interruptible = False
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.signal_number is None:
-            self.signal_number = number
-            if number == signal.SIGINT and os.environ.get("RANK", "0") == "0":
-                # `print` is not reentrant and may be active. Ctrl-C may already have ended the reader of a pipe,
-                # such as `tee` in `multisagd train … 2>&1 | tee log`.
-                with suppress(OSError):
-                    os.write(2, NOTICE)
-            if self._interruptible:
-                raise ImmediateStop
-        elif number == signal.SIGINT:
-            raise KeyboardInterrupt
+        error, self._postponed = self._postponed or self._answer(number), None
+        if error is None or (error is ImmediateStop and not self._interruptible):
+            return
+        if postponed(number, frame, self._outer):
+            self._postponed = error
+        else:
+            raise error
+
+    def _answer(self, number: int) -> type[BaseException] | None:
+        """Store the first signal, and return what to raise."""
+        if self.signal_number is not None:
+            return KeyboardInterrupt if number == signal.SIGINT else None
+        self.signal_number = number
+        if number == signal.SIGINT and os.environ.get("RANK", "0") == "0":
+            # `print` is not reentrant and may be active. Ctrl-C may already have ended the reader of a pipe,
+            # such as `tee` in `multisagd train … 2>&1 | tee log`.
+            with suppress(OSError):
+                os.write(2, NOTICE)
+        return ImmediateStop

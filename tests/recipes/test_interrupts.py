@@ -7,14 +7,16 @@ import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from recipes.base.commands import COMMANDS
-from recipes.base.signals import ImmediateStop, StopRequest, handled, handled_signals
+from recipes.base.signals import ImmediateStop, StopRequest, handled, handled_signals, like_ctrl_c
 from recipes.cli.main import main
 from recipes.training.learner import Learner
 from tests.helpers.tiny import TINY, assert_same, last_state, tiny_run
@@ -197,6 +199,44 @@ def test_stop_request_interrupts_work_that_can_be_repeated() -> None:
             pytest.fail("the signal has come before")
         with stop.interruptible(False):
             assert stop.signal_number == signal.SIGTERM
+
+
+@pytest.fixture
+def module_that_is_signalled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A module that gets a signal while it is imported, and makes of any exception another, as matplotlib may."""
+    lines = ["import signal", "try:", "    signal.raise_signal(signal.SIGINT)", "except BaseException as error:"]
+    (tmp_path / "signalled.py").write_text("\n".join([*lines, "    raise ImportError from error"]))
+    monkeypatch.syspath_prepend(tmp_path)
+    yield "signalled"
+    sys.modules.pop("signalled", None)
+
+
+def import_and_wait(name: str) -> None:
+    import_module(name)
+    time.sleep(10)  # until the signal ends it
+
+
+def test_stop_request_waits_for_the_end_of_an_import(module_that_is_signalled: str) -> None:
+    with StopRequest() as stop:
+        with pytest.raises(ImmediateStop), stop.interruptible():
+            import_and_wait(module_that_is_signalled)
+        assert stop.signal_number == signal.SIGINT
+        del sys.modules[module_that_is_signalled]
+        with pytest.raises(KeyboardInterrupt):
+            import_and_wait(module_that_is_signalled)
+
+
+def test_stop_request_in_an_import_is_no_second_one_when_the_work_has_ended(module_that_is_signalled: str) -> None:
+    with StopRequest() as stop:
+        with stop.interruptible():
+            import_module(module_that_is_signalled)
+        time.sleep(0.2)  # as long as the signal takes to come again
+        assert stop.signal_number == signal.SIGINT
+
+
+def test_commands_are_interrupted_after_an_import(module_that_is_signalled: str) -> None:
+    with pytest.raises(KeyboardInterrupt), like_ctrl_c():
+        import_and_wait(module_that_is_signalled)
 
 
 def test_stop_request_includes_the_end_of_a_terminal_except_under_nohup() -> None:
