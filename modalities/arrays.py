@@ -15,7 +15,7 @@ from typing import Any, Self, cast
 
 from modalities.array_cache import OPEN_FILES, WINDOW, OpenFiles
 from modalities.array_files import array_paths, open_arrays, stored_files
-from modalities.base import Groups, Modality, Split
+from modalities.base import Groups, Modality
 from modalities.byte_ranges import Source, local
 from modalities.field import Field
 from modalities.field_layout import Placement, check_spacing, place
@@ -25,12 +25,9 @@ from modalities.latent import Latent
 from modalities.named_arrays import ANNOTATIONS, ArrayFile
 from modalities.pixel_arrays import pixels_of, place_images
 from modalities.reading import FileReport, MediaFiles, UnreadableFilesError
+from modalities.splits import named_split
 from multisagd.libraries import BrokenLibraryError
 
-SPLITS: dict[str, Split] = {
-    "train": "train", "training": "train", "validation": "validation", "valid": "validation", "val": "validation",
-    "test": "test", "testing": "test",
-}  # fmt: skip
 MAX_EXAMPLES = 1 << 26
 """Maximum number of examples in a file, because a small file can state any number of them."""
 Bounds = tuple[tuple[int, int], ...]
@@ -183,10 +180,11 @@ class Arrays(MediaFiles):
             self.classes, self._labels = number(labels)
         self.texts, self.listed_groups = flat["captions"], flat["group"]
         if (splits := flat["split"]) is not None:
-            unknown = sorted({text for text in splits if text.lower() not in SPLITS})
-            if unknown:
-                raise ValueError(f"the split {unknown[0]!r:.40} is not one of {', '.join(SPLITS)}: set data.split=null")
-            self.splits = [SPLITS[text.lower()] for text in splits]
+            try:
+                meant = {text: named_split(text) for text in sorted(set(splits))}
+            except ValueError as error:
+                raise ValueError(f"{error}: set data.split=null") from error
+            self.splits = [meant[text] for text in splits]
 
     def __len__(self) -> int:
         return len(self._positions)

@@ -11,16 +11,11 @@ from typing import Literal
 
 from modalities.base import Split
 from modalities.manifest import Entry
+from modalities.splits import SPLITS
 
 LabelSource = Literal["auto", "folder", "parent", "name", "manifest", "none"]
 SplitSource = Literal["auto", "folders"]
 
-SPLITS: dict[str, Split] = {
-    "train": "train", "training": "train",
-    "val": "validation", "valid": "validation", "validation": "validation",
-    "test": "test", "testing": "test",
-}  # fmt: skip
-"""The split that each name of a folder means, in lower case."""
 log = logging.getLogger("multisagd")
 
 

@@ -15,11 +15,12 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal
 
 from modalities.base import Split
 from modalities.captions import NOT_UNICODE, Captions, as_captions, is_unicode
 from modalities.endings import ending_of
+from modalities.splits import named_split
 from multisagd.files import parse_json
 
 COLUMNS = ("file", "label", "text", "split", "group")
@@ -134,15 +135,16 @@ def _entry(place: str, row: dict[str, Any], folder: PurePosixPath) -> Entry:
     empty = next((column for column in ("file", "label", "group") if texts[column] == ""), None)
     if not file or empty:
         raise ValueError(f"{place}: {empty or 'file'} is missing or empty")
-    split = texts["split"]
-    if split not in (None, *get_args(Split)):
-        raise ValueError(f"{place}: split must be one of {', '.join(get_args(Split))}, got {split!r}")
+    try:
+        split = None if texts["split"] is None else named_split(texts["split"])
+    except ValueError as error:
+        raise ValueError(f"{place}: {error}") from error
     location = PurePosixPath(file)
     if location.is_absolute() or ".." in location.parts:
         raise ValueError(f"{place}: {file} must be a path under root, without a leading / and without ..")
     name = (folder / location).as_posix()
     others = {column: None if value == "" else value for column, value in row.items() if column not in ("", *COLUMNS)}
-    return Entry(name, texts["label"], captions or None, cast(Split | None, split), texts["group"], place, others)
+    return Entry(name, texts["label"], captions or None, split, texts["group"], place, others)
 
 
 def numbers_of(entries: Sequence[Entry]) -> dict[str, list[float]]:

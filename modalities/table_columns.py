@@ -10,13 +10,14 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, cast, get_args
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from modalities.base import Split
 from modalities.labels import number
+from modalities.splits import named_split
 from multisagd.files import parse_json
 
 if TYPE_CHECKING:
@@ -200,15 +201,14 @@ def splits_of(values: pa.ChunkedArray) -> list[Split]:
     """Return the split of every row.
 
     Raises:
-        ValueError: If a row has none, or one that is not train, validation or test.
+        ValueError: If a row has none, or one that means no split.
     """
     names, indices = distinct(values, "split", "splits")
-    if wrong := sorted(set(names) - set(get_args(Split))):
-        raise ValueError(
-            f"a split is one of {', '.join(get_args(Split))}, got {wrong[0]!r:.100}: set data.splits=none, or name "
-            "another column"
-        )
-    return [cast(Split, names[index]) for index in indices]
+    try:
+        meant = [named_split(name) for name in names]
+    except ValueError as error:
+        raise ValueError(f"{error}: set data.splits=none, or name another column") from error
+    return [meant[index] for index in indices]
 
 
 def captions_in(values: pa.ChunkedArray, row: int) -> tuple[str, ...]:
