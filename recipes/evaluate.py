@@ -41,7 +41,7 @@ from recipes.config.build import Builder
 from recipes.config.compose import Config
 from recipes.data.parts import NOTHING_HELD_OUT
 from recipes.evaluation.metrics import choose_metrics, compute_metrics
-from recipes.evaluation.sets import as_files, gather, load_samples, real_data
+from recipes.evaluation.sets import as_files, check_enough, gather, load_samples, real_data
 from recipes.evaluation.task import EvaluateSettings, Task, remarks, scores, show
 from recipes.runs.run import versions
 from recipes.runs.settings import SampleSettings
@@ -70,6 +70,7 @@ def evaluate(config: Config) -> dict[str, Any]:
     real = test if settings.uses_test_data else train
     if real is None:
         raise RecipeError(f"reference_split=test: {NOTHING_HELD_OUT}, or set reference_root to a folder of test data")
+    check_enough(real)
 
     sampling = {field.name: config[field.name] for field in fields(SampleSettings)}
     recorded = [field.name for field in fields(EvaluateSettings) if field.name not in sampling.keys() - MODEL_SETTINGS]

@@ -109,6 +109,7 @@ def gather(real: Dataset, samples: Tensor, labels: Tensor | None, reference: int
     groups = 1 if labels is None else len(real.classes or ())
     ours = [samples] if labels is None else [samples[labels == number] for number in range(groups)]
     requested = [len(group) for group in ours]
+    check_enough(real)
     # Rounded up; the examples to use are selected below.
     compared = requested if reference is None else [-(-reference * each // max(1, len(samples))) for each in requested]
     needed = [own + other for own, other in zip(requested, compared, strict=True)]
@@ -132,6 +133,15 @@ def gather(real: Dataset, samples: Tensor, labels: Tensor | None, reference: int
     return Sets(kept, pool, tuple(counts), tuple(references), mask, sorted_labels, len(samples))
 
 
+def check_enough(real: Dataset) -> None:
+    """Check, before samples are drawn, that there are real examples for two sets. Raises RecipeError if not."""
+    if len(real) < 8:
+        raise RecipeError(
+            f"there are too few real examples: {len(real)} in this split, but at least 8 are required, 4 in each of "
+            "two sets. Choose the other split, if it is larger (reference_split=train or test), or more data"
+        )
+
+
 def _too_few(
     requested: Sequence[int], needed: Sequence[int], found: Sequence[int], real: Dataset, by_class: bool
 ) -> str:
@@ -144,11 +154,8 @@ def _too_few(
             "the reference is too small to contain 4 real examples in the proportions of the classes of the samples: "
             f"set reference={samples} or more, or reference=null"
         )
-    if not by_class or len(real) < 8:
-        return (
-            f"there are too few real examples: {len(real)} in this split, but at least 8 are required, 4 in each of "
-            "two sets. Choose the other split, if it is larger (reference_split=train or test), or more data"
-        )
+    if not by_class:
+        return f"there are too few readable examples: {sum(found)} of {len(real)}, but at least 8 are required"
     scarce = min(
         (slot for slot, count in enumerate(requested) if count), key=lambda slot: found[slot] / requested[slot]
     )

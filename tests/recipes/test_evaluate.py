@@ -239,6 +239,14 @@ def test_evaluate_reports_smaller_sets_when_real_examples_are_few(
     assert [each["name"] for each in classes if each["recognised"] is not None] == ["3"]
 
 
+def test_evaluate_draws_no_samples_for_too_few_real_examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    configured(tmp_path / "run", "experiment=image_digits", "modality.size=16", "validation.holdout=5")
+    monkeypatch.setattr(recipe, "sample", lambda *words, **more: pytest.fail("samples are drawn"))
+    words = [f"run_dir={tmp_path / 'run'}", "reference_split=test", "metrics=[sliced]", *QUICK]
+    with pytest.raises(RecipeError, match="too few real examples: 5 in this split"):
+        recipe.evaluate(configuration.load("evaluate", words))
+
+
 def test_evaluate_refuses_mistakes_and_names_them(folder: Path) -> None:
     x0, labels = digits()
     (folder / "empty").mkdir()
