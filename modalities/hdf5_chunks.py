@@ -114,8 +114,8 @@ def _offsets(index: Index, shape: tuple[int, ...], chunks: tuple[int, ...]) -> I
     starts = []
     for each, size, chunk in zip(index, shape, chunks, strict=True):
         chosen = range(size)[each]
-        ends = (chosen[0], chosen[-1]) if chosen else (0, -1)
-        starts.append(range(min(ends) // chunk * chunk, max(ends) + 1, chunk))
+        first, last = sorted((chosen[0], chosen[-1])) if chosen else (0, -1)
+        starts.append(range(first // chunk * chunk, last + 1, chunk))
     return itertools.product(*starts)
 
 

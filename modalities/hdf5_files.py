@@ -60,9 +60,10 @@ def open_hdf5(path: Path) -> ArrayFile:
 
 
 def checked_datasets(file: Any) -> Iterator[tuple[str, Any, ChunkCheck]]:
-    """Yield the path, the dataset and the check of the chunks of every array of an open file, each after it was checked.
+    """Yield the path and the dataset of every array of an open file, after it was checked, and the check of its chunks.
 
-    Reading these datasets, with any library, opens no other file. Soft links are other names of arrays and are not followed.
+    Reading these datasets, with any library, opens no other file. Soft links are other names of arrays and are not
+    followed.
     """
     import h5py
 

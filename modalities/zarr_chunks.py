@@ -253,26 +253,26 @@ def _decompressed(name: str, stored: NDArray[Any], size: _Size) -> Any:
         if len(content) <= size.limit and not stream.eof:
             raise zlib.error("a compressed chunk ends early")
     else:
-        _check_stated(name, stored, size.limit)
+        if _stated_size(name, stored) > size.limit:
+            raise _too_large(size)
         return numcodecs.get_codec({"id": name}).decode(stored)
-    _check_limit(len(content), size.limit)
+    if len(content) > size.limit:
+        raise _too_large(size)
     return content
 
 
-def _check_limit(length: int, limit: int) -> None:
-    if length > limit:
-        raise _ChunkError(f"holds more than the {limit:,} bytes that its array's metadata state")
+def _too_large(size: _Size) -> _ChunkError:
+    return _ChunkError(f"holds more than the {size.limit:,} bytes that its array's metadata state")
 
 
-def _check_stated(name: str, stored: NDArray[Any], limit: int) -> None:
-    """Check the size that data compressed by blosc or lz4 state; numcodecs puts one before those of lz4."""
-    place, width = ("<I", 4) if name == "lz4" else ("<4xI4xI", 16)
-    if len(stored) < width:
+def _stated_size(name: str, stored: NDArray[Any]) -> int:
+    """Return the size that data compressed by blosc or lz4 state; numcodecs puts one before those of lz4."""
+    if name == "lz4":
+        return int.from_bytes(bytes(stored[:4]), "little")
+    # blosc reads as many bytes as its header states, also beyond the end.
+    if len(stored) < 16 or (found := struct.unpack("<4xI4xI", bytes(stored[:16])))[1] > len(stored):
         raise _ChunkError("ends early")
-    stated, *compressed = struct.unpack(place, bytes(stored[:width]))
-    if compressed and compressed[0] > len(stored):  # blosc would read beyond the end
-        raise _ChunkError("ends early")
-    _check_limit(stated, limit)
+    return int(found[0])
 
 
 def _of_zstd(stored: NDArray[Any], size: _Size) -> Any:
@@ -282,7 +282,7 @@ def _of_zstd(stored: NDArray[Any], size: _Size) -> Any:
     try:
         codec.decode(stored, content)
     except ValueError as error:
-        raise _ChunkError(f"holds more than the {size.limit:,} bytes that its array's metadata state") from error
+        raise _too_large(size) from error
     except RuntimeError as error:
         if stated is None:
             raise _ChunkError(f"does not hold the {size.limit:,} bytes that its array's metadata state") from error
