@@ -23,7 +23,6 @@ from typing import TYPE_CHECKING, Any, Self
 import numcodecs
 import numpy as np
 import zarr
-from numpy.typing import NDArray
 from zarr.abc.codec import ArrayArrayCodec, BytesBytesCodec
 from zarr.abc.store import OffsetByteRequest, RangeByteRequest, SuffixByteRequest
 from zarr.codecs import ShardingCodec, VLenUTF8Codec
@@ -235,7 +234,7 @@ def _check_texts(stored: Any, count: int) -> None:
         raise _ChunkError(f"holds {stated:,} texts, but its array has chunks of {count:,}")
 
 
-def _decompressed(name: str, stored: NDArray[Any], size: _Size) -> Any:
+def _decompressed(name: str, stored: Any, size: _Size) -> Any:
     """Return what a compressor has compressed, without taking more memory than its size.
 
     Raises:
@@ -265,7 +264,7 @@ def _too_large(size: _Size) -> _ChunkError:
     return _ChunkError(f"holds more than the {size.limit:,} bytes that its array's metadata state")
 
 
-def _stated_size(name: str, stored: NDArray[Any]) -> int:
+def _stated_size(name: str, stored: Any) -> int:
     """Return the size that data compressed by blosc or lz4 state; numcodecs puts one before those of lz4."""
     if name == "lz4":
         return int.from_bytes(bytes(stored[:4]), "little")
@@ -275,7 +274,7 @@ def _stated_size(name: str, stored: NDArray[Any]) -> int:
     return int(found[0])
 
 
-def _of_zstd(stored: NDArray[Any], size: _Size) -> Any:
+def _of_zstd(stored: Any, size: _Size) -> Any:
     """Decompress frames of zstd into memory of the size that they may have."""
     codec, content = numcodecs.get_codec({"id": "zstd"}), np.empty(size.limit, np.uint8)
     stated = _zstd_size(bytes(stored[:18]))

@@ -220,7 +220,7 @@ def test_zarr_of_other_users_is_read_as_before(tmp_path: Path) -> None:
     with open_arrays(tmp_path / "a.zarr"):
         assert zarr.config.get("codec_pipeline") == before
         other = zarr.open_array(tmp_path / "a.zarr", path="a")
-    assert type(other.async_array.codec_pipeline).__module__ == "zarr.core.codec_pipeline"
+    assert type(other._async_array.codec_pipeline).__module__ == "zarr.core.codec_pipeline"
 
 
 @functools.cache
