@@ -16,27 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modalities.base import UnusableFileError
-from modalities.named_arrays import (
-    MAX_ARRAYS,
-    MAX_CHUNK,
-    ArrayFile,
-    Index,
-    NamedArray,
-    check_size,
-    decoded,
-    is_number,
-    unit_of,
-)
+from modalities.hdf5_chunks import ChunkCheck, chunk_check
+from modalities.named_arrays import MAX_ARRAYS, ArrayFile, Index, NamedArray, decoded, is_number, unit_of
 from multisagd.libraries import check
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
-FILTERS = {1: "gzip", 2: "shuffle", 3: "fletcher32", 4: "szip", 32000: "lzf"}
-"""Numbers and names of the filters that are applied; all others are plugins or rarely used."""
 DECODING = ("_FillValue", "missing_value", "scale_factor", "add_offset")
 MISSING = 64
 """Maximum number of values that stand for missing ones."""
-GROWTH = 1 << 16
-"""Number of bytes by which a compressed chunk may be larger than its values."""
 
 
 def open_hdf5(path: Path) -> ArrayFile:
@@ -52,7 +39,7 @@ def open_hdf5(path: Path) -> ArrayFile:
 
     file = h5py.File(path, "r")
     arrays, others = [], {}
-    for name, dataset in checked_datasets(file):
+    for name, dataset, check_chunks in checked_datasets(file):
         text = h5py.check_string_dtype(dataset.dtype)
         if dataset.shape is None or not (is_number(dataset.dtype) or text):
             kind = f"its values have the type {dataset.dtype}, and not real numbers"
@@ -63,27 +50,20 @@ def open_hdf5(path: Path) -> ArrayFile:
         dimensions = _dimensions(dataset)
         chunk = dataset.chunks[0] if dataset.chunks else 1
         if text:
-            arrays.append(NamedArray(name, dataset.shape, np.dtype("U"), _texts(dataset), dimensions, unit))
+            arrays.append(
+                NamedArray(name, dataset.shape, np.dtype("U"), _texts(dataset, check_chunks), dimensions, unit)
+            )
         else:
-            part = _numbers(dataset, attributes)
+            part = _numbers(dataset, check_chunks, attributes)
             arrays.append(NamedArray(name, dataset.shape, dataset.dtype, part, dimensions, unit_of(unit), chunk))
     return ArrayFile(arrays, others, close=file.close)
 
 
-def check_hdf5(path: Path) -> None:
-    """Check that reading an HDF5 file, with any library, opens no other file. Raises the errors of `open_hdf5`."""
-    check("h5py", "HDF5 and NetCDF files")
-    import h5py
+def checked_datasets(file: Any) -> Iterator[tuple[str, Any, ChunkCheck]]:
+    """Yield the path and the dataset of every array of an open file, after it was checked, and the check of its chunks.
 
-    with h5py.File(path, "r") as file:
-        for _ in checked_datasets(file):
-            pass
-
-
-def checked_datasets(file: Any) -> Iterator[tuple[str, Any]]:
-    """Yield the path and the dataset of every array of an open file, each after it was checked.
-
-    Soft links are other names of arrays and are not followed.
+    Reading these datasets, with any library, opens no other file. Soft links are other names of arrays and are not
+    followed.
     """
     import h5py
 
@@ -113,7 +93,7 @@ def checked_datasets(file: Any) -> Iterator[tuple[str, Any]]:
                 pending.append((f"{name}/", child))
             elif isinstance(child, h5py.Dataset):
                 _check_dataset(name, child)
-                yield name, child
+                yield name, child, chunk_check(name, child)
 
 
 def _check_dataset(name: str, dataset: Any) -> None:
@@ -122,21 +102,8 @@ def _check_dataset(name: str, dataset: Any) -> None:
     layout = dataset.id.get_create_plist()
     if layout.get_external_count() or layout.get_layout() == h5py.h5d.VIRTUAL:
         raise UnusableFileError(f"its array {name} has its values in other files: copy them into it")
-    for number in range(layout.get_nfilters()):
-        code = layout.get_filter(number)[0]
-        if code not in FILTERS:
-            raise UnusableFileError(
-                f"its array {name} is stored with filter {code}, which is not accepted: store it with one of "
-                f"{', '.join(FILTERS.values())} (h5repack converts files)"
-            )
     if _has_reference(dataset.dtype):
         raise UnusableFileError(f"the values of its array {name} are references to objects, which are not read")
-    if dataset.chunks is None or not layout.get_nfilters():
-        return
-    check_size(name, dataset.chunks, dataset.dtype, MAX_CHUNK)
-    largest = int(np.prod(dataset.chunks, dtype=object)) * dataset.dtype.itemsize + GROWTH
-    if dataset.id.chunk_iter(lambda chunk: True if chunk.size > largest else None):
-        raise UnusableFileError(f"a compressed chunk of its array {name} is larger than its values would be")
 
 
 def _has_reference(dtype: np.dtype[Any]) -> bool:
@@ -187,15 +154,17 @@ def _dimensions(dataset: Any) -> tuple[str | None, ...]:
     return tuple(names)
 
 
-def _numbers(dataset: Any, attributes: Mapping[str, Any]) -> Any:
+def _numbers(dataset: Any, check_chunks: ChunkCheck, attributes: Mapping[str, Any]) -> Any:
     def part(index: Index) -> NDArray[Any]:
+        check_chunks(index)
         return decoded(np.asarray(dataset[index]), attributes)
 
     return part
 
 
-def _texts(dataset: Any) -> Any:
+def _texts(dataset: Any, check_chunks: ChunkCheck) -> Any:
     def part(index: Index) -> NDArray[Any]:
+        check_chunks(index)
         return np.asarray(dataset.asstr(errors="strict")[index], dtype=object)
 
     return part

@@ -19,6 +19,8 @@ MAX_BYTES = 1 << 32
 """Maximum size, in bytes, of an array that can only be read as a whole, such as one in a compressed file."""
 MAX_CHUNK = 1 << 28
 """Maximum size, in bytes, of a chunk that is decompressed as a whole."""
+GROWTH = 1 << 16
+"""Number of bytes by which a stored chunk may be larger than its values, or than twice their size in zarr stores."""
 MAX_ARRAYS = 10_000
 """Maximum number of arrays and groups in a file."""
 MAX_DIMENSIONS = 32

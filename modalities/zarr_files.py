@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from modalities.base import UnusableFileError
 from modalities.named_arrays import (
+    GROWTH,
     MAX_ARRAYS,
     MAX_CHUNK,
     ArrayFile,
@@ -46,8 +47,6 @@ TEXTS = ("string", "fixed_length_utf32", "null_terminated_bytes")
 METADATA = ("zarr.json", ".zarray", ".zgroup", ".zattrs")
 NESTED = 8
 """Maximum number of codecs within codecs."""
-GROWTH = 1 << 16
-"""Number of bytes by which a stored chunk may be larger than twice its values."""
 
 
 def is_store(path: Path) -> bool:
@@ -76,11 +75,20 @@ def open_zarr(path: Path) -> ArrayFile:
     if not groups:
         raise UnusableFileError("it contains no zarr array")
     check("zarr", "zarr stores")
-    import zarr
     from zarr.storage import LocalStore, ZipStore
 
-    zipped = not path.is_dir()
-    store = ZipStore(path, mode="r") if zipped else LocalStore(path, read_only=True)
+    from modalities.zarr_chunks import BoundedZipStore, bounded
+
+    folder = path.is_dir()
+    store = LocalStore(path, read_only=True) if folder else BoundedZipStore(ZipStore(path, mode="r"))
+    with bounded():
+        return _opened(store, nodes, groups)
+
+
+def _opened(store: Any, nodes: Mapping[str, Mapping[str, Any]], groups: Mapping[str, Sequence[str]]) -> ArrayFile:
+    """Open the arrays of a store, of which `groups` names those of each group."""
+    import zarr
+
     opened: Any = (
         zarr.open(store=store, mode="r", use_consolidated=False) if _is_group(nodes) else zarr.open_array(store)
     )
@@ -187,10 +195,16 @@ def _zip_nodes(path: Path) -> dict[str, dict[str, Any]]:
     largest = (0, "")
     with zipfile.ZipFile(path) as archive:
         for member in archive.infolist():
+            if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                raise UnusableFileError(
+                    f"its member {member.filename} is compressed by another method than deflate: write the file again "
+                    "without compression, since chunks are already compressed"
+                )
             if PurePosixPath(member.filename).name in METADATA:
                 if member.file_size > LARGEST_TEXT or len(found) > 4 * MAX_ARRAYS:
                     raise UnusableFileError(f"its metadata {member.filename} are too large")
-                found[member.filename] = parse_json(archive.read(member), finite=False)
+                with archive.open(member) as content:
+                    found[member.filename] = parse_json(content.read(member.file_size), finite=False)
             else:
                 largest = max(largest, (member.file_size, member.filename))
     return _checked_nodes(found, *largest)
