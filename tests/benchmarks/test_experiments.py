@@ -171,6 +171,7 @@ def test_audio_representations_of_the_tutorial_compose_and_its_table_is_up_to_da
     assert audio_phases.page(audio_representations.page(text)) == text
 
 
+@pytest.mark.slow
 def test_audio_phases_compare_networks_on_the_same_recordings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_tones(tmp_path)
     path = tmp_path / "rows.jsonl"
