@@ -47,14 +47,12 @@ EXPERIMENT = "audio representations"
 PAGE = Path(__file__).parents[1] / "docs" / "tutorials" / "audio.md"
 BEGIN, END = "<!-- written by python -m benchmarks.audio_representations --write -->", "<!-- end of what is written -->"
 JUDGE = "log-mel"
-STFT = (
-    "modality=audio", "~modality.representation.bands", "modality.representation.window=512",
-    "modality.representation.scale=12",
-)  # fmt: skip
 REPRESENTATIONS: dict[str, tuple[str, ...]] = {
     "log-mel": (),
-    "complex, stationary": (*STFT, "modality.representation.phase=stationary"),
-    "complex, centred": (*STFT, "modality.representation.phase=centred"),
+    "complex": (
+        "modality=audio", "~modality.representation.bands", "modality.representation.window=512",
+        "modality.representation.scale=12",
+    ),
     "constant-Q": (
         "modality=audio_cqt", "~modality.representation.bands", "~modality.representation.window",
         "modality.representation.low=110", "modality.representation.octaves=5", "modality.representation.hop=40",

@@ -145,20 +145,32 @@ class Run:
         learned less than the spectrum. The noise is that of the run: runs with different noise are not comparable.
         """
         process, power = self.denoiser.process, self.statistics.power
-        x0, labels = self.held_out.batch(fixed_order(self.held_out, count))[:2]
-        x0 = self.runtime.put(x0)
-        labels = None if self.classes is None or labels is None else self.runtime.put(labels)
-        noise = process.noise(x0.shape, derive_many(0, "denoising error", 0, range(len(x0))))
         errors = {}
-        for level in levels:
-            t = process.schedule.time(torch.tensor([level], dtype=torch.float64)).expand(len(x0)).to(x0.device)
-            at = process.coefficients(t[:1].cpu(), power[None])
+        for level, error in self.squared_errors(levels, count).items():
+            t = process.schedule.time(torch.tensor([float(level)], dtype=torch.float64))
+            at = process.coefficients(t, power[None])
             noise_power = at.b.reshape(()) ** 2 * process.covariance.power().cpu().double()
             signal_power = at.a.reshape(()) ** 2 * power
             wiener = self.statistics.grid.mean(power * noise_power / (signal_power + noise_power)).mean()
-            with torch.no_grad():
-                estimate = self.denoiser(process.add_noise(x0, t, noise), t, labels)
-            errors[f"{level:g}"] = float((estimate - x0).square().mean() / wiener)
+            errors[level] = error / float(wiener)
+        return errors
+
+    def squared_errors(self, levels: tuple[float, ...], count: int = 500, batch: int = 100) -> dict[str, float]:
+        """Return, for each log-SNR, the mean squared error of x0 on held-out examples."""
+        process, chosen = self.denoiser.process, fixed_order(self.held_out, count)
+        seeds = derive_many(0, "denoising error", 0, range(len(chosen)))
+        errors = dict.fromkeys((f"{level:g}" for level in levels), 0.0)
+        for start in range(0, len(chosen), batch):
+            part = slice(start, start + batch)
+            x0, labels = self.held_out.batch(chosen[part])[:2]
+            x0 = self.runtime.put(x0)
+            labels = None if self.classes is None or labels is None else self.runtime.put(labels)
+            noise = process.noise(x0.shape, seeds[part])
+            for level in levels:
+                t = process.schedule.time(torch.tensor([level], dtype=torch.float64)).expand(len(x0)).to(x0.device)
+                with torch.no_grad():
+                    estimate = self.denoiser(process.add_noise(x0, t, noise), t, labels)
+                errors[f"{level:g}"] += float((estimate - x0).square().mean()) * len(x0) / len(chosen)
         return errors
 
     def conditions(self) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import multisagd as ms
-from benchmarks import audio_representations, held_out_speakers, inverse_problems, scale
+from benchmarks import audio_phases, audio_representations, held_out_speakers, inverse_problems, scale
 from benchmarks.few_steps import Exact, Spliced
 from benchmarks.partly_spectral import PartlySpectral
 from benchmarks.peers.diffusers_loop import DiffusersLoop, Peer, draw, log_snrs
@@ -132,12 +132,16 @@ def test_inverse_problems_measures_each_arm_once(tmp_path: Path, monkeypatch: py
     assert [table.row_count for table in inverse_problems.tables(path)] == [methods, turns]
 
 
+def write_tones(folder: Path) -> None:
+    for digit, number in itertools.product(range(3), range(8)):
+        tone = np.sin(2 * np.pi * (200 + 100 * digit + number) * np.arange(3000) / 8000)
+        soundfile.write(folder / f"{digit}_a_{number}.wav", 0.5 * tone, 8000)
+
+
 def test_audio_representations_measure_each_arm_once_and_fill_the_tutorial(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for digit, number in itertools.product(range(3), range(8)):
-        tone = np.sin(2 * np.pi * (200 + 100 * digit + number) * np.arange(3000) / 8000)
-        soundfile.write(tmp_path / f"{digit}_a_{number}.wav", 0.5 * tone, 8000)
+    write_tones(tmp_path)
     # The others are trained alike, for longer.
     chosen = {name: audio_representations.REPRESENTATIONS[name] for name in ("log-mel", "constant-Q")}
     monkeypatch.setattr(audio_representations, "REPRESENTATIONS", chosen)
@@ -162,9 +166,26 @@ def test_audio_representations_of_the_tutorial_compose_and_its_table_is_up_to_da
     for name in audio_representations.REPRESENTATIONS:
         config = configuration.load("train", [*setting.words(name), "run_dir=r"])
         shapes.append(Builder().build(config["modality"], Modality, "modality").tensor_shape)  # type: ignore[type-abstract]
-    assert shapes == [(1, 32, 64), (2, 257, 64), (2, 257, 64), (1, 60, 203)]
+    assert shapes == [(1, 32, 64), (2, 257, 64), (1, 60, 203)]
     text = audio_representations.PAGE.read_text()
-    assert audio_representations.page(text) == text
+    assert audio_phases.page(audio_representations.page(text)) == text
+
+
+@pytest.mark.slow
+def test_audio_phases_compare_networks_on_the_same_recordings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_tones(tmp_path)
+    path = tmp_path / "rows.jsonl"
+    words = f"x --shrink 9999 --seeds 0 1 --root {tmp_path} --results {path} --work {tmp_path / 'work'}"
+    monkeypatch.setattr("sys.argv", words.split())
+    for _ in range(2):
+        audio_phases.main()
+        arms = [(row["arm"]["seed"], row["arm"]["phase"]) for row in rows("audio phases", path)]
+        assert arms == [(seed, phase) for seed in (0, 1) for phase in audio_phases.PHASES]
+    for row in rows("audio phases", path):
+        errors = [row["errors"][f"{level:g}"] for level in audio_phases.LEVELS]
+        assert 0 < errors[-1] < errors[0] < 3
+        assert row["error"] == pytest.approx(sum(errors) / len(errors))
+    assert "times that of `stationary` (95 % interval [" in audio_phases.page(audio_phases.PAGE.read_text(), path)
 
 
 def test_held_out_speakers_hold_out_a_speaker_and_fill_the_tutorial(
