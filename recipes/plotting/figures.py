@@ -23,7 +23,8 @@ COLUMN = 3.8
 def on_logarithmic_axis(frequency: Tensor) -> Tensor:
     """Return frequencies for a logarithmic axis, with zero at half the lowest positive frequency."""
     moved = frequency.clone()
-    moved[0] = moved[1] / 2 if len(moved) > 1 else 1.0
+    if moved[0] == 0:  # not in curves over rings without zero frequency
+        moved[0] = moved[1] / 2 if len(moved) > 1 else 1.0
     return moved
 
 

@@ -117,6 +117,10 @@ MEDIA = {
     "experiment=video_moving_digits": ["modality.size=16"],
     "experiment=video_clips_cached": ["modality.modality.size=8", "modality.modality.frames=5"],
     "experiment=image_folder": ["modality.size=16"],
+    "data=vorticity": [
+        "data.trajectories=20", "data.snapshots=10", "data.interval=0.05", "data.spin_up=0.05", "data.test=0.5",
+        "data.cache=fields",
+    ],
 }
 """By option: smaller data, the same in all commands of a page."""
 EVERY = ("log", "validation", "samples", "checkpoint")
