@@ -19,6 +19,8 @@ Outputs, next to the samples:
     evaluate_spectra.png      power, radially averaged and along every axis, and its ratio to the data in dB
     evaluate_bands.png        accuracy with which samples can be distinguished from data by a single frequency band
     evaluate_classes.png      the classes that a classifier assigns to the samples
+    evaluate_rings.png, evaluate_distribution.png, evaluate_increments.png, evaluate_coherence.png
+                              for fields: power, values, structure functions and correlation of every variable
     evaluate_neighbours.png   the samples nearest to a training example, each followed by that example
 
 Errors, each reported in one message: a missing run, metrics requested by name that do not exist or cannot be computed

@@ -223,7 +223,7 @@ def cross_spectrum(batches: Iterable[Tensor | tuple[Tensor, Tensor | None]], sta
     total, count = torch.zeros((), dtype=torch.complex128, device="cpu"), torch.zeros((), device="cpu")
     for batch in batches:
         (transform,) = transforms_about(statistics.mean, [batch], statistics.grid)
-        shared = _shared(batch, transform.shape[1])
+        shared = shared_scale(batch, transform.shape[1])
         total = total + torch.einsum("bij,bi...,bj...->ij...", shared.to(transform.dtype), transform, transform.conj())
         count = count + (shared > 0).sum(0)
     if not bool((count > 0).any()):
@@ -231,8 +231,8 @@ def cross_spectrum(batches: Iterable[Tensor | tuple[Tensor, Tensor | None]], sta
     return total / (count - 1).clamp(min=1).reshape(*count.shape, *(1,) * statistics.grid.dimensions)
 
 
-def _shared(batch: Tensor | tuple[Tensor, Tensor | None], channels: int) -> Tensor:
-    """Return the scale factors of products of two channels' transforms, `(batch, channels, channels)`.
+def shared_scale(batch: Tensor | tuple[Tensor, Tensor | None], channels: int) -> Tensor:
+    """Return the scale factors of products of two channels' `transforms_about`, `(batch, channels, channels)`.
 
     Each transform is scaled by its channel's fraction of valid samples, but a product is a sum over the samples that
     are valid in both channels. The result is 0 where there are no such samples.

@@ -63,6 +63,20 @@ def item_curves(batches: Iterable[Tensor | tuple[Tensor, Tensor | None]], grid: 
     }
 
 
+def radial_curve(batches: Iterable[tuple[Tensor, Tensor | None]], grid: Grid) -> Curves:
+    """Return each item's power in every ring of `radial_profile` but zero frequency, averaged over channels.
+
+    Power and masks are as in `item_curves`.
+    """
+    mean, _, count, _ = measure_mean(batches, grid)
+    curves = []
+    for transform in transforms_about(mean, batches, grid):
+        power = transform.abs().square().mean(1) * (count / max(1, count - 1))
+        profile = radial_profile(power, grid)
+        curves.append(profile.power[:, 1:])
+    return Curves(profile.frequency[1:], torch.cat(curves))
+
+
 def decibels(made: Tensor, real: Tensor) -> Tensor:
     """Return the ratio of mean generated to mean real power in dB, `(points,)`, from curves `(items, points)`."""
     above, below = made.mean(0), real.mean(0)
@@ -79,3 +93,29 @@ def decibel_errors(made: Tensor, real: Tensor) -> Tensor:
 def error(made: Tensor, real: Tensor) -> float:
     """Return the root mean square of `decibels` `(points,)`: 0 for equal spectra, biased upwards at finite counts."""
     return float(decibels(made, real).square().mean().sqrt())
+
+
+@dataclass(frozen=True)
+class RingErrors:
+    """Errors of generated power over rings of frequency, in dB: 0 for equal spectra, biased upwards at finite counts.
+
+    `rms` is the root mean square over all rings, `quietest_third` the mean absolute error over the third of the rings
+    in which the data have least power, and `worst` the largest absolute error.
+    """
+
+    rms: float
+    quietest_third: float
+    worst: float
+
+
+def ring_errors(made: Tensor, real: Tensor) -> RingErrors:
+    """Return the errors of the mean power of generated items, from curves `(items, rings)` of both sets.
+
+    Raises:
+        ValueError: If there are no rings, as on a grid of one sample.
+    """
+    if not made.shape[1]:
+        raise ValueError("there are no rings of frequency: the grid has a single sample")
+    errors = decibels(made, real).abs()
+    quietest = real.mean(0).argsort()[: -(-len(errors) // 3)]
+    return RingErrors(float(errors.square().mean().sqrt()), float(errors[quietest].mean()), float(errors.max()))

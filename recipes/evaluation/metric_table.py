@@ -7,7 +7,7 @@ therefore fast, and a missing library affects only the metrics that need it.
 from dataclasses import dataclass
 
 FEATURES, SPECTRA = "recipes.evaluation.features", "recipes.evaluation.spectra"
-PRETRAINED = "recipes.evaluation.pretrained"
+PRETRAINED, FIELDS = "recipes.evaluation.pretrained", "recipes.evaluation.fields"
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,21 @@ METRICS = {
     "bands": Metric(
         "how well samples and data can be distinguished in each band", f"{SPECTRA}:band_tests",
         library="sklearn.linear_model",
+    ),
+    "rings": Metric(
+        "power of every variable in every ring of frequency", f"{FIELDS}:rings", f"{FIELDS}:variables_unavailable"
+    ),
+    "distribution": Metric(
+        "distribution of the values of every variable, and of differences between neighbours",
+        f"{FIELDS}:distribution", f"{FIELDS}:variables_unavailable",
+    ),
+    "increments": Metric(
+        "structure functions of every variable along every axis", f"{FIELDS}:increments",
+        f"{FIELDS}:variables_unavailable",
+    ),
+    "coherence": Metric(
+        "correlation between variables in every frequency band", f"{FIELDS}:coherence",
+        f"{FIELDS}:coherence_unavailable",
     ),
     "classes": Metric(
         "classes predicted by the same classifier", f"{FEATURES}:classes", f"{FEATURES}:classes_unavailable"

@@ -15,7 +15,6 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 from torch import Tensor
 
-from multisagd import Grid
 from multisagd.analysis.profiles import NORMAL_95, RADIUS, Profile, unit_of
 from multisagd.metrics.axes import bands_along, mean_difference, neighbour_differences
 from multisagd.metrics.discriminate import BandAccuracy, band_powers, discriminability
@@ -46,7 +45,9 @@ def spectrum(task: Task) -> Result:
         return {name: Curves(each.frequency, each.values[number], each.edges) for name, each in real.items()}
 
     figure_path = task.figure_path("evaluate_spectra.png")
-    draw_spectra(made, half_of(one), half_of(other), task.modality.grid(), figure_path)
+    grid = task.modality.grid()
+    units = {name: unit_of(name, grid) for name in (RADIUS, *grid.names)}
+    draw_spectra(made, half_of(one), half_of(other), units, figure_path)
     curves = {
         name: {
             "frequency": made[name].frequency.tolist(),
@@ -60,13 +61,18 @@ def spectrum(task: Task) -> Result:
 
 
 def draw_spectra(
-    made: Mapping[str, Curves], real: Mapping[str, Curves], other: Mapping[str, Curves], grid: Grid, path: Path
+    made: Mapping[str, Curves],
+    real: Mapping[str, Curves],
+    other: Mapping[str, Curves],
+    units: Mapping[str, str],
+    path: Path,
 ) -> None:
-    """Plot power, radially averaged and along every axis, and below it the ratio to the data in dB with 95 % bands.
+    """Plot power against frequency, and below it the ratio to the data in dB with 95 % bands.
 
-    `real` and `other` are the curves for two halves of the data, whose ratio shows the statistical variation.
+    There is a column for every name in `units`, the units of its frequencies, such as `radius` and the axes. `real` and
+    `other` are the curves for two halves of the data, whose ratio shows the statistical variation.
     """
-    names = [RADIUS, *grid.names]
+    names = list(units)
     figure = Figure(figsize=(3.9 * len(names) + 0.5, 5.6), layout="constrained")
     above, below = figure.subplots(2, len(names), squeeze=False, sharex="col", sharey="row", height_ratios=(3, 2))
     for name, upper, lower in zip(names, above, below, strict=True):
@@ -79,7 +85,7 @@ def draw_spectra(
         lower.axhline(0, color="black", linewidth=0.8)
         for axis in (lower.xaxis, upper.yaxis):
             axis.set_minor_formatter(NullFormatter())
-        lower.set(xlabel=unit_of(name, grid))
+        lower.set(xlabel=units[name])
         upper.set(title=name)
     above[0].set_ylabel("power")
     below[0].set_ylabel("ratio to data, dB (95 %)")
