@@ -118,8 +118,7 @@ def by_steps(results: Results) -> str:
     numbers = sorted({experiment.steps, *experiment.more_steps})
     lines = []
     for metric in results.metrics:
-        sampler, _, kind = metric.key.partition(".")
-        if kind not in BY_STEPS:
+        if metric.key.partition(".")[2] not in BY_STEPS:
             continue
         for arm, seeds in results.numbers.items():
             keys = [metric.key if each == experiment.steps else at_steps(each, metric.key) for each in numbers]
