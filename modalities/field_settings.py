@@ -23,6 +23,7 @@ from modalities.base import UnusableFileError
 from modalities.endings import ending_of
 from modalities.field_layout import FieldAxis, axis_positions, listed_arrays, place
 from modalities.field_saving import check_format
+from modalities.generated_fields import GENERATED
 from modalities.labels import compiled
 from modalities.named_arrays import SECONDS, ArrayFile, Coordinate, NamedArray, named
 from modalities.variables import Variable
@@ -55,13 +56,17 @@ def complete(settings: Settings, data: Settings) -> dict[str, Any]:
     """Return the settings of a field with all axes and variables in full, and `like` null.
 
     `axes` and `variables` are each null, a list of names, or a list or mapping with further keys; keys that are not
-    given are taken from the file `like`, or else from files of the `data`. What is given takes precedence.
+    given are taken from the file `like`, or else from files of the `data`, or from data that are generated. What is
+    given takes precedence.
 
     Raises:
         ValueError: If something is missing and there is no file, the file does not have it, or it is ambiguous.
     """
     axes, variables = _entries(settings, "axes", "size"), _entries(settings, "variables", "unit")
     found = {**settings, "like": None}
+    generated = GENERATED.get(str(data.get("_target_"))) if settings.get("like") is None else None
+    if generated is not None:
+        axes, variables = generated.axes(axes), generated.variables(variables)
     complete = not (_lack(axes, "size", "spacing") or _lack(variables, "scale", "offset"))
     paths = [] if complete and settings.get("format") else _paths(settings, data)
     if complete or not paths:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 import posixpath
 import random
 import zlib
@@ -15,6 +14,7 @@ from pathlib import Path
 from modalities.byte_ranges import PERMANENT, AccessError, Source
 from modalities.tar_index import ScanOptions, ShardIndex, write_index
 from modalities.tar_members import BLOCK
+from modalities.user_cache import user_cache
 
 THREADS = 8
 LOCAL_BLOCK, REMOTE_BLOCK = 1 << 12, 1 << 22
@@ -118,12 +118,8 @@ def index_paths(source: Source, options: ScanOptions, folder: Path | None) -> li
     name = posixpath.basename(source.path)
     # Shards in different folders may have the same name.
     url_hash = hashlib.sha256(source.url.encode("utf-8", "surrogateescape")).hexdigest()[:16]
-    kept = (folder or _cache()) / f"{name[:150]}.{url_hash}.{options.key}.index"
+    kept = (folder or user_cache("index")) / f"{name[:150]}.{url_hash}.{options.key}.index"
     return [Path(f"{source.path}.{options.key}.index"), kept] if source.local and folder is None else [kept]
-
-
-def _cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "multisagd" / "index"
 
 
 def _unpacked(path: Path) -> ShardIndex | None:
