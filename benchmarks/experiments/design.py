@@ -84,8 +84,13 @@ class Experiment:
 
     @classmethod
     def load(cls, path: Path) -> Experiment:
-        """Read an experiment; unknown and missing keys raise a TypeError, and `sizes` names files in sizes/."""
+        """Read an experiment; unknown and missing keys raise a TypeError, and `sizes` names files in sizes/.
+
+        `like` names another experiment, from which keys are taken that are not given.
+        """
         content: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if (other := content.pop("like", None)) is not None:
+            content = yaml.safe_load(path.with_stem(other).read_text(encoding="utf-8")) | content
         content["arms"] = {name: tuple(arguments or ()) for name, arguments in content["arms"].items()}
         content["against"] = _against(content["against"], content["arms"])
         content["sizes"] = {size: _size(path.parent, name) for size, name in content.get("sizes", {}).items()}
