@@ -29,9 +29,10 @@ class Experiment:
 
     `base` and `arms` contain arguments of `multisagd train`; `sizes` contains those that replace them at another size.
     Each run draws `count` samples in `steps` steps of two samplers and compares them with `reference` clean examples,
-    at the end of training and at `points`, fractions of it; `likelihood` is the number of held-out items whose
-    likelihood is computed. `against` has the arms with which each arm is compared seed by seed, by the metric
-    `primary`; the comparisons in `headline` answer the question, and stand in the page's summary. Arms in `plain` are
+    at the end of training and at `points`, fractions of it; at its end, also in the numbers of steps in `more_steps`.
+    `likelihood` is the number of held-out items whose likelihood is computed. `against` has the arms with which each arm
+    is compared seed by seed, by the metric `primary`; the comparisons in `headline` answer the question, and are in
+    the page's summary. Arms in `plain` are
     trained by `plain_loop`. `without` contains further arms without training: real examples from which a band is
     removed, in units in which the corner of the spectrum is 1. `expected` says what is known of an arm of a control:
     that it is worse and must be `found`, or that it does not differ and must be `silent`.
@@ -52,6 +53,7 @@ class Experiment:
     primary: str = "sde.frechet_distance"
     sizes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     steps: int = 20
+    more_steps: tuple[int, ...] = ()
     count: int = 1000
     reference: int = 5000
     points: tuple[float, ...] = (0.25, 0.5)
@@ -82,13 +84,18 @@ class Experiment:
 
     @classmethod
     def load(cls, path: Path) -> Experiment:
-        """Read an experiment; unknown and missing keys raise a TypeError, and `sizes` names files in sizes/."""
+        """Read an experiment; unknown and missing keys raise a TypeError, and `sizes` names files in sizes/.
+
+        `like` names another experiment, from which keys are taken that are not given.
+        """
         content: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if (other := content.pop("like", None)) is not None:
+            content = yaml.safe_load(path.with_stem(other).read_text(encoding="utf-8")) | content
         content["arms"] = {name: tuple(arguments or ()) for name, arguments in content["arms"].items()}
         content["against"] = _against(content["against"], content["arms"])
         content["sizes"] = {size: _size(path.parent, name) for size, name in content.get("sizes", {}).items()}
         content["headline"] = tuple((arm, other) for arm, other in content.get("headline", ()))
-        for name in {"base", "points", "plain"} & content.keys():
+        for name in {"base", "points", "plain", "more_steps"} & content.keys():
             content[name] = tuple(content[name])
         return cls(name=path.stem, **content)
 

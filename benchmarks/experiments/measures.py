@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.experiments.design import CPU, REAL, Experiment
+from benchmarks.experiments.fields import field_errors
 from benchmarks.experiments.metrics import SAMPLERS
 from benchmarks.runs import Run
 from multisagd import Band, DataStatistics, Grid, Outside, SpectralCovariance, Spectrum
@@ -56,17 +57,24 @@ class Judge:
         """Return the metrics of samples x0 `(count, channels, *grid)` of these classes."""
         values = self.run.judge(x0, labels) | self.run.axis_errors(x0)
         rings = ring_errors(x0, self.run.statistics)
+        if self.run.examples.modality.variables:
+            values |= field_errors(x0, self.clean, self.run.statistics.grid)
         return values | {"rings_db": rings} | compare(x0, self.clean, self.run.statistics.grid, self.watched)
 
 
 def judge(experiment: Experiment, run: Run, arguments: list[str], seed: int) -> tuple[dict[str, Any], Tensor]:
     """Return the values of the row of a run trained with these arguments, and its samples."""
     judged, labels = Judge.of(experiment, run, arguments), run.labels(experiment.count)
-    x0 = {name: drawn(experiment, run, name, seed) for name in CHOICES}
+    count, steps = experiment.count, experiment.steps
+    x0 = {name: drawn(run, name, steps, seed, count) for name in CHOICES}
     values: dict[str, Any] = {name: judged(each, labels) for name, each in x0.items()}
+    values["at_steps"] = {
+        str(number): {name: judged(drawn(run, name, number, seed, count), labels) for name in CHOICES}
+        for number in experiment.more_steps
+    }
     values["points"] = {}
     for samples in points(run.folder, run.samples_seen, experiment.points):
-        early = drawn(experiment, run.at(samples), AT_POINTS, seed)
+        early = drawn(run.at(samples), AT_POINTS, steps, seed, count)
         values["points"][str(samples)] = {AT_POINTS: judged(early, labels)}
     values["bits_per_dimension"] = likelihood(run, experiment.likelihood)
     return values | conditions(experiment, run), x0[AT_POINTS]
@@ -83,11 +91,11 @@ def conditions(experiment: Experiment, run: Run) -> dict[str, Any]:
     return {"count": experiment.count, "steps": experiment.steps} | run.conditions()
 
 
-def drawn(experiment: Experiment, run: Run, name: str, seed: int) -> Tensor:
+def drawn(run: Run, name: str, steps: int, seed: int, count: int) -> Tensor:
     """Draw samples from a run by one of the samplers, at the times that `multisagd sample` chooses."""
     config = configuration.load("sample", [f"sampler={CHOICES[name]}", "run_dir=none"])["sampler"]
     sampler = Builder().build(config, Sampler, "sampler", statistics=run.statistics)  # type: ignore[type-abstract]
-    return run.draw(sampler, experiment.steps, seed, experiment.count, None)
+    return run.draw(sampler, steps, seed, count, None)
 
 
 def points(folder: Path, end: int, fractions: Sequence[float]) -> list[int]:

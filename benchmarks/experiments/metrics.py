@@ -49,12 +49,21 @@ KINDS = (
     Metric("frechet_distance", "Fréchet distance", ratio=True),
     Metric("recognised", "recognised", "more"),
     Metric("spectrum_error_db", "spectrum, dB"),
+    Metric("rings_rms_db", "rings, dB"),
+    Metric("rings_quietest_db", "quietest third of the rings, dB"),
+    Metric("rings_worst_db", "worst ring, dB"),
+    Metric("deviation_error", "deviation of values, %", "zero"),
+    Metric("kurtosis_error", "kurtosis of values, %", "zero"),
+    Metric("gradient_kurtosis_error", "kurtosis of gradients, %", "zero"),
+    Metric("mixed_kurtosis_error", "kurtosis of ∂x∂y, %", "zero"),
     Metric("axis_errors_db.frame", "spectrum along time, dB"),
     Metric("frame_change_db", "change from frame to frame, dB", "zero"),
     Metric("watched_db", "power where the data were corrupted, dB", "zero"),
     Metric("elsewhere_db", "spectrum elsewhere, dB"),
 )
 """Metrics of samples, in the order of the tables."""
+BY_STEPS = ("frechet_distance", "rings_rms_db", "rings_quietest_db")
+"""Keys of the metrics that are shown for every number of steps."""
 MOST_BITS = 100.0
 """Bits per dimension above which a likelihood is left out: a model of any density has some bits, not thousands."""
 BITS = Metric("bits_per_dimension", "bits per dimension")
@@ -81,6 +90,11 @@ def other_sampler(key: str) -> str:
     """Return the key of the same metric of the other sampler's samples; other keys are returned unchanged."""
     sampler, _, name = key.partition(".")
     return key if sampler not in SAMPLERS else f"{SAMPLERS[1 - SAMPLERS.index(sampler)]}.{name}"
+
+
+def at_steps(steps: int, key: str) -> str:
+    """Return the key of a metric of samples that were drawn in one of `more_steps`."""
+    return f"at_steps.{steps}.{key}"
 
 
 def flat(row: Mapping[str, Any], prefix: str = "") -> dict[str, float]:

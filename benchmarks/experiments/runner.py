@@ -109,7 +109,7 @@ def _judged(
     run = read[judges]
     if arm in experiment.untrained:
         return measures.judge_real(experiment, run, arguments, arm, seed)
-    how = (experiment.steps, experiment.count, experiment.points, experiment.likelihood)
+    how = (experiment.steps, experiment.more_steps, experiment.count, experiment.points, experiment.likelihood)
     same = repr((judges, how, measures.watched(experiment, arguments)))
     if same not in known:
         known[same], x0 = measures.judge(experiment, run, arguments, seed)

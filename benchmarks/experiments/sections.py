@@ -9,7 +9,7 @@ from math import exp, isnan, sqrt
 from statistics import mean, stdev
 
 from benchmarks.experiments.design import CPU, REAL, Experiment
-from benchmarks.experiments.metrics import SAMPLERS, Metric, other_sampler
+from benchmarks.experiments.metrics import BY_STEPS, SAMPLERS, Metric, at_steps, other_sampler
 from benchmarks.experiments.omission import CLEAN, bands, fractions
 from benchmarks.experiments.plots import Picture
 from benchmarks.experiments.reading import Comparison, Results, control
@@ -36,7 +36,8 @@ def section(experiment: Experiment, measured: Sequence[Results], verdicts: bool)
             said.append(f"### At the size `{results.size}`")
         if results.raw:
             picture = drawn(results)
-            said += [conditions(results), table(results), comparisons(results, verdicts), recovered(results)]
+            said += [conditions(results), table(results), by_steps(results), comparisons(results, verdicts)]
+            said.append(recovered(results))
             if picture.panels:
                 pictures.append(picture)
                 said.append(f"![{experiment.title}: {picture.metric} and spectra](images/{picture.name})")
@@ -107,6 +108,24 @@ def table(results: Results) -> str:
         name = f"*{arm}, the noise floor*" if arm == REAL else arm
         lines.append([name, *(with_error(cell) for cell in cells), str(len(seeds))])
     return markdown(["arm", *(metric.title for metric in results.metrics), "seeds"], lines)
+
+
+def by_steps(results: Results) -> str:
+    """Return the table of the metrics in `BY_STEPS` for every number of steps, or nothing if there is only one."""
+    experiment = results.experiment
+    if not experiment.more_steps:
+        return ""
+    numbers = sorted({experiment.steps, *experiment.more_steps})
+    lines = []
+    for metric in results.metrics:
+        if metric.key.partition(".")[2] not in BY_STEPS:
+            continue
+        for arm, seeds in results.numbers.items():
+            keys = [metric.key if each == experiment.steps else at_steps(each, metric.key) for each in numbers]
+            cells = [with_error([row[key] for row in seeds.values() if key in row]) for key in keys]
+            if any(cells[:-1]):
+                lines.append([metric.title, arm, *cells])
+    return markdown(["metric", "arm", *(f"{each} steps" for each in numbers)], lines) if lines else ""
 
 
 def effect(metric: Metric, paired: Paired) -> str:

@@ -197,7 +197,7 @@ def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Experiment:
     arms = {"white": (), "plain": (), "omitting": ("spectrum=band", "spectrum.low=0.5", "spectrum.high=1")}
     return Experiment(
         "tiny", "T", "q", (*base, "training.samples=64", "data=digits", "denoiser=dual", "loss=laplace"), arms,
-        {"plain": ("white",)}, steps=2, count=20, reference=40, likelihood=3, plain=("plain",),
+        {"plain": ("white",)}, steps=2, more_steps=(1,), count=20, reference=40, likelihood=3, plain=("plain",),
     )  # fmt: skip
 
 
@@ -215,6 +215,7 @@ def test_runner_measures_each_arm_once(tiny: Experiment, tmp_path: Path) -> None
     for arm in tiny.arms:
         row = measured[arm]
         assert list(row["points"]) == ["16", "32"]
+        assert row["at_steps"]["1"]["sde"]["spectrum_error_db"] != row["sde"]["spectrum_error_db"]
         distances = [row[name]["frechet_distance"] for name in ("ode", "sde")]
         assert len({*distances, *(each["sde"]["frechet_distance"] for each in row["points"].values())}) == 4
         assert len(row["sde"]["rings_db"]) == len(list(ms.Grid.of(height=8, width=8).bands(measures.RINGS)))

@@ -10,11 +10,12 @@ import torch
 
 from benchmarks.experiments import measures, omission, others, page, sections
 from benchmarks.experiments.design import CPU, REAL, experiments
+from benchmarks.experiments.fields import field_errors
 from benchmarks.experiments.metrics import METRICS, flat, metric, other_sampler
 from benchmarks.experiments.reading import FOUND, SILENT, Comparison, Results, blocked
 from benchmarks.experiments.statistics import ENOUGH, LEVEL, Paired
 from benchmarks.rows import append
-from multisagd import Corruption, Grid, Outside
+from multisagd import Corruption, Grid, Outside, PowerLaw, SpectralCovariance
 from multisagd.covariance import filter_grid
 
 LAW, CONTROLS, OMISSION = (experiments()[n] for n in ("power_law_fashion_mnist", "controls_mnist", "omission_mnist"))
@@ -245,3 +246,34 @@ def test_compare_measures_motion_and_power_where_the_data_were_corrupted() -> No
     omitted = filter_grid(2 * clean, Outside(band).power(grid), 2)
     expected = {"watched_db": measures.LEAST, "elsewhere_db": twice}
     assert measures.compare(omitted, clean, grid, band) == pytest.approx(expected, abs=1e-5)
+
+
+def test_field_errors_tell_a_gaussian_field_with_the_right_spectrum_from_the_data() -> None:
+    grid = Grid.of(y=(16, 1, "m", None, True), x=(16, 1, "m", None, True))
+    covariance = SpectralCovariance(PowerLaw(-1.0), grid)
+    clean, made = covariance.sample(range(800)), 1.1 * covariance.sample(range(800, 1600))
+    assert all(abs(error) < 1e-6 for error in field_errors(clean, clean, grid).values())
+    gaussian = field_errors(made, clean, grid)
+    gain = 20 * math.log10(1.1)
+    assert gaussian["rings_rms_db"] == pytest.approx(gain, abs=0.15)
+    assert gaussian["rings_quietest_db"] <= gaussian["rings_worst_db"] < gain + 0.4
+    assert gaussian["deviation_error"] == pytest.approx(10, abs=4), "most of it is the mean of each field"
+    # The kurtosis of data with two values is 1, and of the Gaussian fields from which they come, 3.
+    two = field_errors(clean, clean.sign(), grid)
+    assert two["kurtosis_error"] == pytest.approx(200, abs=15)
+    assert {"gradient_kurtosis_error", "mixed_kurtosis_error"} <= two.keys()
+    line = Grid.of(time=(32, 1, "s"))
+    assert "mixed_kurtosis_error" not in field_errors(clean.reshape(-1, 1, 32), clean.reshape(-1, 1, 32), line)
+
+
+def test_table_by_steps_has_every_number_of_steps(tmp_path: Path) -> None:
+    path = tmp_path / "r.jsonl"
+    write(path, LAW.name, {"white": 1.0}, seeds=2)
+    more = json.loads(path.read_text().splitlines()[0])
+    path.write_text(json.dumps(more | {"at_steps": {"5": {"sde": {"frechet_distance": 4.25}}}}) + "\n")
+    results = Results.read(replace(LAW, more_steps=(5,)), CPU, path)
+    table = sections.by_steps(results)
+    value = f"{more['sde']['frechet_distance']:.3f}"
+    assert f"| Fréchet distance, SDE | white | 4.250 | {value} |" in table
+    assert "| metric | arm | 5 steps | 20 steps |" in table
+    assert sections.by_steps(Results.read(LAW, CPU, path)) == ""
