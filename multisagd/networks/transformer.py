@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from multisagd.condition import AnyCondition, as_condition
 from multisagd.networks.attention import SelfAttention, rotary_positions
+from multisagd.networks.dense import input_channels, with_dense
 from multisagd.networks.embedding import Conditioning
 from multisagd.networks.layers import check_input, checked_periodic, crop, pad_to_multiple, zero
 from multisagd.networks.text import CrossAttention, Text, TextInput, text_tokens
@@ -20,10 +21,10 @@ class Transformer(nn.Module):
 
     Call it as `network(x, log_snr, condition)` with x (batch, channels, *grid) and log_snr (batch,). The condition is
     `None`; or labels (batch,), where the label `classes` means no class; or text embeddings (batch, tokens, context),
-    where a row of zeros is not a token; or a `Condition` of these and of scalars (batch, scalars). It returns
-    (batch, out_channels, *grid) in the dtype of x. Grids may have any size: they are padded to whole patches, and the
-    output is cropped. Positions are relative, so a network also runs on sizes that it was not trained on. The output of
-    an untrained network is exactly 0.
+    where a row of zeros is not a token; or a `Condition` of these, of scalars (batch, scalars) and of a dense condition
+    (batch, dense, *grid or coarser), which is concatenated to x. It returns (batch, out_channels, *grid) in the dtype
+    of x. Grids may have any size: they are padded to whole patches, and the output is cropped. Positions are relative,
+    so a network also runs on sizes that it was not trained on. The output of an untrained network is exactly 0.
 
     Along a periodic axis, positions go around the circle: the output for data that are shifted around it, by whole
     patches, is the output shifted likewise, if the size of the axis is a multiple of the patch size.
@@ -49,6 +50,7 @@ class Transformer(nn.Module):
         context: width of text embeddings, or `None` for a network without text.
         periodic: whether each axis is a whole circle (`Grid.periodic`); by default, no axis is.
         scalars: number of scalars of a condition, or `None` for a network without scalars.
+        dense: channels of the dense condition, or `None` for a network without one.
 
     Raises:
         ValueError: If the architecture is invalid; from `forward`, if an input has an invalid shape or label.
@@ -72,6 +74,7 @@ class Transformer(nn.Module):
         context: int | None = None,
         periodic: Sequence[bool] | None = None,
         scalars: int | None = None,
+        dense: int | None = None,
     ) -> None:
         super().__init__()
         if min(channels, width, depth, heads) < 1:
@@ -83,11 +86,12 @@ class Transformer(nn.Module):
             raise ValueError(f"patch must be one number or one per axis, at least 1; got {patch} for {dimensions} axes")
         self.periodic = checked_periodic(periodic, dimensions)
         self.channels, self.dimensions, self.out_channels = channels, dimensions, out_channels or channels
+        self.dense = dense
         self.head_width, self.rotary_base = width // heads, rotary_base
         samples = math.prod(self.patch)
         self.conditioning = Conditioning(width, classes, scalars=scalars)
         self.text = None if context is None else TextInput(context, width)
-        self.embed = nn.Linear(channels * samples, width)
+        self.embed = nn.Linear(input_channels(channels, dense) * samples, width)
         self.blocks = nn.ModuleList(Block(width, heads, dropout, attention, strict, context) for _ in range(depth))
         self.head_modulation = zero(nn.Linear(width, 2 * width))
         self.head = zero(nn.Linear(width, self.out_channels * samples))
@@ -102,7 +106,8 @@ class Transformer(nn.Module):
         embedding = self.conditioning(log_snr, parts.labels, parts.scalars)
         text = text_tokens(self.text, parts.text, len(x))
         embedding = F.silu(embedding if text is None else embedding + text.summary)
-        padded = pad_to_multiple(x.to(self.head.weight.dtype), self.patch, self.periodic)
+        read = with_dense(x.to(self.head.weight.dtype), parts.dense, self.dense, self.periodic)
+        padded = pad_to_multiple(read, self.patch, self.periodic)
         counts = [size // step for size, step in zip(padded.shape[2:], self.patch, strict=True)]
         positions = rotary_positions(counts, self.head_width, self.rotary_base, x.device, self.periodic)
         tokens = self.embed(patchify(padded, self.patch))

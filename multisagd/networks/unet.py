@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from multisagd.condition import AnyCondition, as_condition
 from multisagd.networks.attention import SelfAttention
+from multisagd.networks.dense import input_channels, with_dense
 from multisagd.networks.embedding import Conditioning
 from multisagd.networks.layers import (
     CONVOLUTIONS,
@@ -32,9 +33,10 @@ class UNet(nn.Module):
 
     Call it as `network(x, log_snr, condition)` with x (batch, channels, *grid) and log_snr (batch,). The condition is
     `None`; or labels (batch,), where the label `classes` means no class; or text embeddings (batch, tokens, context),
-    where a row of zeros is not a token; or a `Condition` of these and of scalars (batch, scalars). It returns
-    (batch, out_channels, *grid) in the dtype of x. Grids may have any size: they are padded to the network's stride, 2
-    to the power of (levels - 1), and the output is cropped. The output of an untrained network is exactly 0.
+    where a row of zeros is not a token; or a `Condition` of these, of scalars (batch, scalars) and of a dense condition
+    (batch, dense, *grid or coarser), which is concatenated to x. It returns (batch, out_channels, *grid) in the dtype
+    of x. Grids may have any size: they are padded to the network's stride, 2 to the power of (levels - 1), and the
+    output is cropped. The output of an untrained network is exactly 0.
 
     Along a periodic axis there is no edge: the output for data that are shifted around the circle, by a multiple of the
     stride, is the output shifted likewise, if the size of the axis is a multiple of the stride.
@@ -61,6 +63,7 @@ class UNet(nn.Module):
         context: width of text embeddings, or `None` for a network without text.
         periodic: whether each axis is a whole circle (`Grid.periodic`); by default, no axis is.
         scalars: number of scalars of a condition, or `None` for a network without scalars.
+        dense: channels of the dense condition, or `None` for a network without one.
 
     Raises:
         ValueError: If the architecture is invalid; from `forward`, if an input has an invalid shape or label.
@@ -84,6 +87,7 @@ class UNet(nn.Module):
         context: int | None = None,
         periodic: Sequence[bool] | None = None,
         scalars: int | None = None,
+        dense: int | None = None,
     ) -> None:
         super().__init__()
         if dimensions not in CONVOLUTIONS:
@@ -98,6 +102,7 @@ class UNet(nn.Module):
         if not attentive <= set(range(len(multipliers))):
             raise ValueError(f"attention_levels must lie in 0 to {coarsest}, got {sorted(attentive)}")
         self.channels, self.dimensions, self.stride = channels, dimensions, 2**coarsest
+        self.dense = dense
         self.periodic = checked_periodic(periodic, dimensions)
         self.conditioning = Conditioning(4 * width, classes, scalars=scalars)
         self.text = None if context is None else TextInput(context, 4 * width)
@@ -112,7 +117,7 @@ class UNet(nn.Module):
 
         convolution = CONVOLUTIONS[dimensions]
         sizes = [width * multiplier for multiplier in multipliers]
-        self.stem = three_samples(channels, sizes[0], self.periodic)
+        self.stem = three_samples(input_channels(channels, dense), sizes[0], self.periodic)
         self.down = nn.ModuleList(stage(level, blocks) for level in range(coarsest))
         self.coarsen = nn.ModuleList(convolution(fine, coarse, 2, stride=2) for fine, coarse in pairwise(sizes))
         self.bottom = stage(coarsest, 2 * blocks)
@@ -130,7 +135,8 @@ class UNet(nn.Module):
         text = text_tokens(self.text, parts.text, len(x))
         embedding = F.silu(embedding if text is None else embedding + text.summary)
         strides = (self.stride,) * self.dimensions
-        padded = pad_to_multiple(x.to(self.head.weight.dtype), strides, self.periodic)
+        read = with_dense(x.to(self.head.weight.dtype), parts.dense, self.dense, self.periodic)
+        padded = pad_to_multiple(read, strides, self.periodic)
         hidden = self.stem(padded_by_one(channels_last(padded), self.periodic))
         skips = []
         for stage, coarsen in zip(self.down, self.coarsen, strict=True):
