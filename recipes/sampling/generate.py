@@ -12,7 +12,6 @@ from torch import Tensor
 
 from modalities.base import Modality
 from modalities.reading import UnreadableFilesError
-from modalities.wrapped import with_standardised
 from multisagd import Denoiser, Flat, Process, RestoringDenoiser
 from multisagd.analysis.design import DesignedSteps, spectral_ends
 from multisagd.condition import AnyCondition, batch_size, mapped, says_what_is_shown
@@ -176,7 +175,7 @@ def band_residual(
         raise RecipeError(f"band=sample: {NOTHING_HELD_OUT}; or set band=mean")
     indices = Order(len(held_out), derive(settings.seed, "residual")).indices(0, min(RESIDUAL_EXAMPLES, len(held_out)))
 
-    held_out = with_standardised(held_out, assembly.scalars)
+    held_out = assembly.conditioned(held_out)
 
     def batches() -> Iterator[tuple[Tensor, AnyCondition]]:
         for start in range(0, len(indices), settings.batch):
