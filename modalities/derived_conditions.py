@@ -40,9 +40,8 @@ def block_means(x0: Tensor, factors: Sequence[int]) -> Tensor:
     for axis, factor in enumerate(factors, start=1):
         if x0.shape[axis] % factor:
             raise ValueError(f"a factor of {factor} does not divide an axis of {x0.shape[axis]} samples")
-        x0 = x0.unflatten(axis, (-1, factor))
-    blocks = range(2, 2 * len(factors) + 1, 2)
-    return x0.nanmean(tuple(blocks))
+    blocks = [part for size, factor in zip(x0.shape[1:], factors, strict=True) for part in (size // factor, factor)]
+    return x0.reshape(-1, *blocks).nanmean(tuple(range(2, len(blocks) + 1, 2)))
 
 
 def band_limited(x0: Tensor, factors: Sequence[int]) -> Tensor:
