@@ -185,7 +185,9 @@ def test_folder_reads_both_files_from_the_middle_with_another_modality_of_condit
     assert torch.equal(seeded.x0, plain.x0)
     assert torch.equal(seeded.dense, plain.dense)
     torch.testing.assert_close(plain.dense, -block_means(plain.x0.flatten(0, 1), [2, 2])[:, None], rtol=0, atol=0.02)
-    # With one modality, random crops of files of two sizes are of different places.
+    # With one modality, a crop of a file of another shape is of another place.
+    for path in (pairs / "negative").rglob("*.bmp"):
+        Picture.new("L", (11, 4)).save(path)
     with pytest.raises(UnreadableFilesError, match=r"negative/.* was read at another place \(crop_left"):
         Folder(Image(8, 1), max_unreadable=0.0, **folders).batch(range(6), range(6))
 
