@@ -27,7 +27,7 @@ def complete_condition_modalities(composed: DictConfig, folder: str | Path | Non
         RecipeError: If it is not a group of keys, names no modality or an unknown one.
     """
     sources = OmegaConf.select(composed, SOURCES)
-    named = [f"{SOURCES}.{name}" for name in sources] if isinstance(sources, DictConfig) else []
+    named = [f"{SOURCES}.{name!s}" for name in sources] if isinstance(sources, DictConfig) else []
     for where in (f"{each}.{KEY}" for each in ("data", *named)):
         node = OmegaConf.select(composed, where)
         if node is None:
