@@ -21,13 +21,19 @@ def build(request):
     return request.param
 
 
+@pytest.fixture(params=["concatenation", "attention"])
+def dense_input(request):
+    return request.param
+
+
 @pytest.mark.parametrize(("grid", "coarse"), GRIDS, ids=str)
-def test_network_reads_a_dense_condition_with_all_its_weights(build, grid, coarse):
-    network = build(2, len(grid), dense=3, classes=2, scalars=1)
+def test_network_reads_a_dense_condition_with_all_its_weights(build, dense_input, grid, coarse):
+    network = build(2, len(grid), dense=3, classes=2, scalars=1, dense_input=dense_input)
     x, level = data(2, 2, *grid), torch.tensor([-5.0, 5.0])
     condition = ms.Condition(
         torch.tensor([0, 1]), scalars=torch.tensor([[0.5], [torch.nan]]), dense=data(2, 3, *coarse, seed=1)
     )
+    condition.dense[1] = torch.nan  # a token of its own
     assert not network(x, level, condition).any()
     output = trained(network)(x, level, condition)
     output.square().mean().backward()
@@ -36,8 +42,9 @@ def test_network_reads_a_dense_condition_with_all_its_weights(build, grid, coars
         assert not torch.allclose(network(x, level, other), output, atol=1e-6)
 
 
-def test_network_distinguishes_an_unknown_condition_from_zeros_and_no_item_from_its_batch(build):
-    network, x, level = trained(build(1, 2, dense=2)).double(), dense.random(3, 1, 6, 8), torch.zeros(3).double()
+def test_network_distinguishes_an_unknown_condition_from_zeros_and_no_item_from_its_batch(build, dense_input):
+    network = trained(build(1, 2, dense=2, dense_input=dense_input)).double()
+    x, level = dense.random(3, 1, 6, 8), torch.zeros(3).double()
     values = dense.random(3, 2, 3, 4, seed=1)
     values[1], values[2, :, 1:] = torch.nan, torch.nan
     together, unknown = network(x, level, ms.Condition(dense=values)), network(x, level)
@@ -48,6 +55,18 @@ def test_network_distinguishes_an_unknown_condition_from_zeros_and_no_item_from_
         assert torch.allclose(
             network(x[one], level[one], ms.Condition(dense=values[one])), together[one], rtol=0, atol=1e-10
         )
+
+
+def test_network_that_attends_to_a_dense_condition_knows_its_place(build):
+    """Data and condition that are shifted together around a circle give an output that is shifted likewise."""
+    network = trained(build(1, 2, dense=1, dense_input="attention", periodic=(True, True))).double()
+    x, condition, level = dense.random(1, 1, 8, 8), dense.random(1, 1, 8, 8, seed=1), torch.zeros(1).double()
+    whole = network(x, level, ms.Condition(dense=condition))
+    together = network(x.roll(4, 3), level, ms.Condition(dense=condition.roll(4, 3)))
+    alone = network(x, level, ms.Condition(dense=condition.roll(4, 3)))
+    scale = float(whole.detach().abs().max())
+    assert torch.allclose(together, whole.roll(4, 3), rtol=0, atol=1e-5 * scale)  # positions are float32
+    assert not torch.allclose(alone, whole, rtol=0, atol=1e-3 * scale)
 
 
 def test_network_without_a_dense_condition_is_unchanged(build):
@@ -103,4 +122,6 @@ def test_networks_refuse_dense_conditions_that_do_not_fit(build):
         ("whole factor fewer samples", lambda: read(data(2, 1, 8, 8))),
         ("int64", lambda: read(torch.zeros(2, 1, 8, dtype=torch.int64))),
         ("at least 1 channel", lambda: build(1, 1, dense=0)),
+        ("one of concatenation, attention", lambda: build(1, 1, dense=1, dense_input="sum")),
+        ("needs a level with attention", lambda: unet(1, 1, dense=1, dense_input="attention", attention_levels=())),
     )
