@@ -202,8 +202,8 @@ def dense_conditions(
     if settings.condition == HELD_OUT:
         count = settings.count or COUNT
         batch, shown = held_out_batch(settings, model, assembly, modality, count)
-        own = assembly.classes is not None and settings.labels == "all" and batch.labels is not None
-        return count, DenseConditions(batch.dense, shown, labels=batch.labels.tolist() if own else None)
+        own = batch.labels if assembly.classes is not None and settings.labels == "all" else None
+        return count, DenseConditions(batch.dense, shown, labels=None if own is None else own.tolist())
     conditions = from_files(Path(str(settings.condition)), model, assembly, modality, settings.count, settings.seed)
     return len(conditions.names or ()), conditions
 
