@@ -25,6 +25,8 @@ Method = Literal["mean", "band_limited"]
 Hidden = Literal["boxes", "half", "frames"]
 SIDES = (0.25, 0.6)
 """Smallest and largest side of a hidden box, as a fraction of the axis."""
+MOST_BOXES = 1000
+"""Maximum number of hidden boxes, which a configuration from someone else may state."""
 CUTS = (0.25, 0.75)
 """Where an axis is cut in two, as a fraction of it."""
 
@@ -199,7 +201,7 @@ class Masked(DerivedCondition):
     - "frames": some positions along the first axis, such as frames, but not all.
 
     Raises:
-        ValueError: If there is no kind, or an unknown one, or `boxes` is below 1.
+        ValueError: If there is no kind, or an unknown one, or `boxes` is below 1 or above 1,000.
     """
 
     hidden: tuple[Hidden, ...] = ("boxes", "half")
@@ -209,8 +211,8 @@ class Masked(DerivedCondition):
         unknown = [each for each in self.hidden if each not in get_args(Hidden)]
         if not self.hidden or unknown:
             raise ValueError(f"hidden must list some of {', '.join(get_args(Hidden))}, got {list(self.hidden)}")
-        if self.boxes < 1:
-            raise ValueError(f"boxes must be at least 1, got {self.boxes}")
+        if not 1 <= self.boxes <= MOST_BOXES:
+            raise ValueError(f"boxes must be at least 1 and at most {MOST_BOXES}, got {self.boxes}")
 
     def check(self, grid: Grid) -> None:
         """Raise ValueError if the grid has no frames though they are to be hidden."""

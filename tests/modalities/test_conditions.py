@@ -129,6 +129,7 @@ def test_derived_conditions_refuse_grids_that_they_do_not_fit():
         ("at least 1", lambda: FirstFrames(0)),
         ("some of boxes, half, frames", lambda: Masked(("holes",))),  # type: ignore[arg-type]
         ("boxes must be at least 1", lambda: Masked(boxes=0)),
+        ("at most 1000", lambda: Masked(boxes=10**9)),
     )
     Coarse(2, "band_limited").check(CIRCLE)
     Coarse({"width": 2}).check(plane)
