@@ -193,7 +193,8 @@ class Example(NamedTuple):
 
     `mask` is bool, shape `(1 or channels, *grid)`, False on padding (which losses and statistics omit); None means
     that all values are valid. An empty caption counts as no caption. `scalars` are numbers by their names, in the units
-    that `Modality.scalars` states.
+    that `Modality.scalars` states. `condition` is a dense condition: values (channels of the condition, *grid) float32,
+    on the grid of x0 or one that has a whole factor fewer samples along some axes, dimensionless as x0; NaN is unknown.
     """
 
     x0: Tensor
@@ -201,6 +202,7 @@ class Example(NamedTuple):
     mask: Tensor | None = None
     text: str | None = None
     scalars: Mapping[str, float] | None = None
+    condition: Tensor | None = None
 
 
 class Batch(NamedTuple):
@@ -209,7 +211,8 @@ class Batch(NamedTuple):
     `mask` (batch, 1 or channels, *grid) is bool, True where data are valid; None means that all are valid.
     `texts` are the examples' captions; `embeddings` is the output of a text encoder, (batch, tokens, width) float32.
     Rows of zeros are padding. `scalars` contains a tensor (batch,) float64 for every name, NaN where it is unknown;
-    `standardised` (batch, scalars) are those that a network takes, dimensionless float32.
+    `standardised` (batch, scalars) are those that a network takes, dimensionless float32. `dense` contains the
+    conditions of the examples, (batch, channels of the condition, *grid or coarser) float32, NaN where unknown.
     """
 
     x0: Tensor
@@ -219,15 +222,16 @@ class Batch(NamedTuple):
     embeddings: Tensor | None = None
     scalars: Mapping[str, Tensor] | None = None
     standardised: Tensor | None = None
+    dense: Tensor | None = None
 
     def condition(self, classes_or_text: bool = True) -> AnyCondition:
-        """Return what a network knows about the examples: embeddings or labels, if requested, and scalars.
+        """Return what a network knows about the examples: embeddings or labels, if requested, scalars and `dense`.
 
-        Without scalars it is a tensor, labels (batch,) or embeddings (batch, tokens, width), or None.
+        Without the last two it is a tensor, labels (batch,) or embeddings (batch, tokens, width), or None.
         """
         text, labels = (self.embeddings, self.labels) if classes_or_text else (None, None)
-        if self.standardised is not None:
-            return Condition(labels if text is None else None, text, self.standardised)
+        if self.standardised is not None or self.dense is not None:
+            return Condition(labels if text is None else None, text, self.standardised, self.dense)
         return labels if text is None else text
 
 
@@ -276,6 +280,14 @@ class Dataset(ABC):
     def scalars(self) -> Mapping[str, str]:
         """The names of the scalars that the examples have, each with its unit."""
         return {}
+
+    @property
+    def condition_modality(self) -> Modality | None:
+        """The modality that reads and encodes the examples' conditions, or None, the default, if they have none.
+
+        Its grid is that of the data, or has a whole factor fewer samples along some axes.
+        """
+        return None
 
     def with_modality(self, modality: Modality) -> Self:
         """Return this dataset with another modality of the same medium."""
@@ -384,10 +396,10 @@ def collate(examples: Sequence[Example]) -> Batch:
     """Stack examples into a batch.
 
     An example without a mask counts as fully valid. Labels and captions are kept if every example has one. A scalar
-    that an example lacks is NaN.
+    that an example lacks is NaN, and so are all values of a condition that it lacks.
 
     Raises:
-        ValueError: If a mask has a shape that `Example` does not allow.
+        ValueError: If a mask has a shape that `Example` does not allow, or conditions differ in shape.
     """
     labels = [example.label for example in examples if example.label is not None]
     texts = tuple(example.text for example in examples if example.text is not None)
@@ -399,7 +411,26 @@ def collate(examples: Sequence[Example]) -> Batch:
         stack_masks([example.mask for example in examples], examples[0].x0.shape),
         texts if len(texts) == len(examples) else None,
         scalars={name: torch.tensor(each, dtype=torch.float64) for name, each in scalars.items()} or None,
+        dense=stack_conditions([example.condition for example in examples]),
     )
+
+
+def stack_conditions(conditions: Sequence[Tensor | None]) -> Tensor | None:
+    """Stack the conditions of examples, each (channels, *grid), into one tensor (count, channels, *grid).
+
+    A missing one is NaN, unknown; if all are missing, None is returned.
+
+    Raises:
+        ValueError: If their shapes differ.
+    """
+    given = [each for each in conditions if each is not None]
+    if not given:
+        return None
+    shapes = sorted({tuple(each.shape) for each in given})
+    if len(shapes) > 1:
+        raise ValueError(f"the conditions of a batch must have one shape, got {shapes[0]} and {shapes[1]}")
+    unknown = torch.full_like(given[0], math.nan)
+    return torch.stack([unknown if each is None else each for each in conditions])
 
 
 def stack_masks(masks: Sequence[Tensor | None], shape: Sequence[int]) -> Tensor | None:

@@ -6,23 +6,24 @@ import copy
 import hashlib
 import json
 import logging
-import os
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn, Self, get_args
+from typing import Any, Self, get_args
 
 import numpy as np
+from torch import Tensor
 
 from modalities import captions as texts
 from modalities import labels as sources
 from modalities.base import Modality, Split
-from modalities.byte_ranges import Source, is_hidden, local
+from modalities.byte_ranges import Source, local
 from modalities.captions import SIDECARS, Captions, CaptionSource, MissingCaptions
-from modalities.endings import ending_of, listed, other_ending
+from modalities.endings import ending_of, listed
+from modalities.file_walk import find_files
 from modalities.labels import LabelSource, SplitSource
 from modalities.manifest import TABLES, Entry, check_listed, numbers_of, read_manifest, read_tables
+from modalities.pairs import matching, read_condition
 from modalities.reading import FileReport, MediaFiles
 
 log = logging.getLogger("multisagd")
@@ -64,10 +65,14 @@ class Folder(MediaFiles):
             attribute `splits` is the split of each file, or None.
         max_unreadable: maximum fraction of unreadable files.
         threads: number of threads that read a batch.
+        condition_root: a folder with the condition of every example, a file of the same path under it up to the ending
+            (see `modalities.pairs`). None: no conditions.
+        condition_modality: reads the conditions. None: the same modality, which crops and mirrors both files alike.
+            With another one, both files are read from their middle, without augmentation.
 
     Raises:
         FileNotFoundError: If `root` is not a folder, if it contains no file that the modality reads and `match`
-            selects, or if a listed file is missing.
+            selects, or if a listed file or a condition is missing.
         ValueError: If settings are incompatible, a regular expression, a caption or the manifest is invalid, or a file
             has no class, caption or split although they are required.
     """
@@ -85,6 +90,8 @@ class Folder(MediaFiles):
         splits: SplitSource = "auto",
         max_unreadable: float = 0.05,
         threads: int = 4,
+        condition_root: str | Path | None = None,
+        condition_modality: Modality | None = None,
     ) -> None:
         for key, value, choices in (
             ("labels", labels, LabelSource), ("captions", captions, CaptionSource),
@@ -96,6 +103,7 @@ class Folder(MediaFiles):
             raise ValueError(f"pattern={pattern!r} applies only to labels=name, but labels is {labels}")
         self.modality = modality
         self.root = Path(root)
+        self._conditions: list[str] | None = None
         self.threads = threads
         fits = (lambda _: True) if match is None else sources.compiled("match", match).search
         if manifest is None or manifest == AUTO:
@@ -125,6 +133,18 @@ class Folder(MediaFiles):
         if names is not None:
             self.classes, self.labels = sources.number(names)
         self.report = FileReport(len(self.files), max_unreadable)
+        self.condition_root = None if condition_root is None else Path(condition_root)
+        self._modality_of_conditions = condition_modality
+        self._conditions = self._paired()
+
+    def _paired(self) -> list[str] | None:
+        """Return the file of the condition of each example, or None if there are no conditions."""
+        if self.condition_root is None or self.condition_modality is None:
+            if self._modality_of_conditions is not None:
+                raise ValueError("condition_modality is set, but there are no conditions: set condition_root")
+            return None
+        suffixes = self.condition_modality.suffixes
+        return matching(self.root, self.files, self.modality.suffixes, self.condition_root, suffixes)
 
     def _own_numbers(self, entries: Sequence[Entry]) -> dict[str, list[float]]:
         """Return the columns of numbers in the manifest, without those that have the name of a modality's scalar."""
@@ -167,6 +187,8 @@ class Folder(MediaFiles):
         groups = self.listed_groups
         self.listed_groups = None if groups is None else [groups[index] for index in indices]
         self._numbers = {name: [values[index] for index in indices] for name, values in self._numbers.items()}
+        conditions = self._conditions
+        self._conditions = None if conditions is None else [conditions[index] for index in indices]
 
     def __len__(self) -> int:
         return len(self.files)
@@ -177,7 +199,24 @@ class Folder(MediaFiles):
 
     def load(self, index: int, seed: int | None) -> Any:
         """Return the media of one file, as read by the modality."""
-        return self.modality.load(self.root / self.files[index], seed)
+        return self.modality.load(self.root / self.files[index], self._seed(seed))
+
+    def condition(self, index: int, seed: int | None, scalars: Mapping[str, float]) -> Tensor | None:
+        """Return the condition of one file, (channels, *grid) in the units of its modality, or None."""
+        modality = self.condition_modality
+        if self._conditions is None or self.condition_root is None or modality is None:
+            return None
+        compared = scalars if self._modality_of_conditions is None else None
+        return read_condition(self.condition_root / self._conditions[index], modality, self._seed(seed), compared)
+
+    @property
+    def condition_modality(self) -> Modality | None:
+        """The modality that reads the conditions, or None if there are none."""
+        return None if self.condition_root is None else self._modality_of_conditions or self.modality
+
+    def _seed(self, seed: int | None) -> int | None:
+        """Return the seed of crops, which mean another place in the files of another modality."""
+        return seed if self._modality_of_conditions is None else None
 
     def label(self, index: int) -> int | None:
         """Return the class of one file."""
@@ -211,26 +250,22 @@ class Folder(MediaFiles):
         return () if self.texts is None else self.texts[index] or ("",)
 
     def stored(self) -> Iterable[Source]:
-        """Return the media files."""
-        return (local(self.root / name) for name in self.files)
+        """Return the media files, and those of their conditions."""
+        yield from (local(self.root / name) for name in self.files)
+        if self.condition_root is not None:
+            yield from (local(self.condition_root / name) for name in self._conditions or ())
 
     @property
     def fingerprint(self) -> str:
-        """A hash of the files' paths under the root, and of their classes, captions, splits and groups."""
+        """A hash of the files' paths under the root, and of their classes, captions, splits, groups and conditions."""
         facts: list[Any] = [self.files, self.labels, *([] if self.texts is None else [self.texts])]
         if (self.splits or self.listed_groups) is not None:
             facts.append({"splits": self.splits, "groups": self.listed_groups})
         if self._numbers:
             facts.append(self._numbers)
+        if self._conditions is not None:
+            facts.append({"conditions": self._conditions})
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
-
-
-class Found(NamedTuple):
-    """The sorted paths of media and of manifests under a root, and the number of other files by their endings."""
-
-    media: list[str]
-    tables: list[str]
-    others: Counter[str]
 
 
 def _found(
@@ -260,46 +295,3 @@ def _found(
             listed(found.others),
         )  # fmt: skip
     return found.media, []
-
-
-def find_files(root: Path, suffixes: tuple[str, ...], tables: Sequence[str] = ()) -> Found:
-    """Return the regular files under a root: media with these suffixes, manifests with the names `tables`, and others.
-
-    Symbolic links are followed, but no folder is visited twice.
-
-    Raises:
-        FileNotFoundError: If `root` is not a folder, or contains no media.
-        PermissionError: If a folder cannot be listed.
-    """
-    if not root.is_dir():
-        raise FileNotFoundError(f"{root.absolute()} is not a folder: set root to the folder that contains the files")
-    found = Found([], [], Counter())
-    visited: set[str] = set()
-    for folder, folders, names in os.walk(root, followlinks=True, onerror=_fail):
-        folders[:] = sorted(name for name in folders if not is_hidden(name))
-        if (real := os.path.realpath(folder)) in visited:
-            folders.clear()
-            continue
-        visited.add(real)
-        for name in names:
-            path = Path(folder, name)
-            # A named pipe would block the reader forever.
-            if is_hidden(name) or not path.is_file():
-                continue
-            if name in tables:
-                found.tables.append(path.relative_to(root).as_posix())
-            elif ending_of(name, suffixes):
-                found.media.append(path.relative_to(root).as_posix())
-            else:
-                found.others[other_ending(name)] += 1
-    if not found.media:
-        raise FileNotFoundError(
-            f"no file under {root.absolute()} ends in {', '.join(suffixes)}; it contains {listed(found.others)}"
-        )
-    found.media.sort()
-    found.tables.sort()
-    return found
-
-
-def _fail(error: OSError) -> NoReturn:
-    raise error

@@ -76,6 +76,10 @@ class Mixture(Dataset):
         self.splits: list[Split] | None = None
         if self._agree("splits", lambda each: each.splits is not None, "splits=auto, without a column split,"):
             self.splits = [split for each in self.sources for split in each.splits or ()]
+        conditioned = self._agree("conditions", lambda each: each.condition_modality is not None, "condition_root=null")
+        shapes = {each.condition_modality.tensor_shape for each in self.sources if each.condition_modality is not None}
+        if conditioned and len(shapes) > 1:
+            raise ValueError(f"the conditions of the sources have the shapes {sorted(shapes)}: use one for all sources")
         self._warn_of_shared_files()
 
     def __len__(self) -> int:
@@ -103,7 +107,9 @@ class Mixture(Dataset):
                 label = None if part.labels is None else int(part.labels[n])
                 mask, text = None if part.mask is None else part.mask[n], None if part.texts is None else part.texts[n]
                 scalars = {name: float(values[n]) for name, values in (part.scalars or {}).items()}
-                examples[slot] = Example(part.x0[n], self._number(source, label), mask, text, scalars or None)
+                condition = None if part.dense is None else part.dense[n]
+                number = self._number(source, label)
+                examples[slot] = Example(part.x0[n], number, mask, text, scalars or None, condition)
         return collate([examples[slot] for slot in range(len(places))])
 
     def label(self, index: int) -> int | None:
@@ -128,6 +134,11 @@ class Mixture(Dataset):
     def scalars(self) -> Mapping[str, str]:
         """The names of the scalars of any source, each with its unit; they are unknown for the others."""
         return {name: unit for each in self.sources for name, unit in each.scalars.items()}
+
+    @property
+    def condition_modality(self) -> Modality | None:
+        """The modality of the conditions of all sources, or None if they have none."""
+        return self.sources[0].condition_modality
 
     @property
     def listed_groups(self) -> list[str] | None:

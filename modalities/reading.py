@@ -175,6 +175,17 @@ class MediaFiles(Dataset):
         """Return scalars of one file that are stated elsewhere, by name; by default there are none."""
         return {}
 
+    def condition(self, index: int, seed: int | None, scalars: Mapping[str, float]) -> Tensor | None:
+        """Return the dense condition of one file, as in `Example`; by default there is none.
+
+        `scalars` are the numbers recorded while the file itself was read with this seed.
+
+        Raises:
+            UnreadableFilesError: If the cause is not this file, so that another file would not help.
+            Exception: If the condition cannot be read.
+        """
+        return None
+
     def extent(self, index: int) -> Extent:
         """Return the size of one file, as its header states it.
 
@@ -217,8 +228,10 @@ class MediaFiles(Dataset):
         if name in self.report.unusable:
             return None
         try:
-            with collecting() as remarks, recording() as scalars:
-                media = self.load(index, seed)
+            with collecting() as remarks:
+                with recording() as scalars:
+                    media = self.load(index, seed)
+                condition = self.condition(index, seed, scalars)
             mask = self.modality.mask(media)
             x0 = finite(self.modality.encode(media), mask)
         except UnreadableFilesError:
@@ -232,7 +245,7 @@ class MediaFiles(Dataset):
             return None
         self.report.note(name, remarks)
         scalars.update(self.numbers(index))
-        return Example(x0, self.label(index), mask, self.caption(index, seed), scalars or None)
+        return Example(x0, self.label(index), mask, self.caption(index, seed), scalars or None, condition)
 
     def batch(self, indices: Sequence[int], seeds: Sequence[int] | None = None) -> Batch:
         """Return a batch (see `Dataset.batch`), reading files in several threads."""

@@ -19,6 +19,8 @@ from torch import Tensor
 
 _RECORDED: ContextVar[dict[str, float] | None] = ContextVar("scalars", default=None)
 """The numbers recorded in the innermost `recording` block of this thread."""
+POSITIONS = {"crop_top": 1.0, "crop_left": 1.0, "start": 1e-3}
+"""The numbers that say at which place a file was read, each with the difference that rounding may cause."""
 
 
 def record(**values: float) -> None:

@@ -71,6 +71,11 @@ class Wrapped(Dataset):
         return self.inner.scalars
 
     @property
+    def condition_modality(self) -> Modality | None:
+        """The modality that reads and encodes the examples' conditions, or None."""
+        return self.inner.condition_modality
+
+    @property
     def groups(self) -> Groups | None:
         """Groups of examples that are stored together; None if there are no groups."""
         return self.inner.groups

@@ -7,7 +7,7 @@ from multisagd.covariance import SpectralCovariance
 from multisagd.denoiser import Denoiser, GaussianDenoiser
 from multisagd.dual import DualDenoiser
 from multisagd.ema import PowerEMA
-from multisagd.gaussian_posterior import GaussianPosterior
+from multisagd.gaussian_posterior import ConditionalGaussianDenoiser, GaussianPosterior
 from multisagd.gaussian_restoration import GaussianRestoration
 from multisagd.grid import Axis, Grid
 from multisagd.guidance import Autoguidance, ClassifierFree
@@ -66,6 +66,7 @@ __all__ = [
     "ClassifierFree",
     "ColorShift",
     "Condition",
+    "ConditionalGaussianDenoiser",
     "Corruption",
     "CosineSchedule",
     "DPMSolver",

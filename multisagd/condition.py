@@ -1,4 +1,4 @@
-"""What a network knows about each sample besides its noise level: a class, a text, and numbers."""
+"""What a network knows about each sample besides its noise level: a class, a text, numbers, and a dense condition."""
 
 from __future__ import annotations
 
@@ -17,11 +17,14 @@ class Condition(NamedTuple):
         text: text embeddings (batch, tokens, context); a row of zeros is not a token.
         scalars: numbers such as a duration, (batch, scalars), dimensionless: about 0 on average, with a deviation of
             about 1. NaN means unknown.
+        dense: values on the grid of the data or a coarser one, such as a low-resolution version or the known part of
+            the data: (batch, channels, *grid), dimensionless as the data. NaN means unknown.
     """
 
     labels: Tensor | None = None
     text: Tensor | None = None
     scalars: Tensor | None = None
+    dense: Tensor | None = None
 
 
 AnyCondition = Tensor | Condition | None
@@ -43,8 +46,8 @@ def as_condition(condition: AnyCondition, classes: bool, text: bool) -> Conditio
 def mapped(condition: AnyCondition, function: Callable[[Tensor], Tensor]) -> AnyCondition:
     """Return a condition with `function` applied to every tensor, whose shape may change: for example, to indices.
 
-    Labels are (batch,), text embeddings (batch, tokens, context) and scalars (batch, scalars), in the units of
-    `Condition`.
+    Labels are (batch,), text embeddings (batch, tokens, context), scalars (batch, scalars) and dense conditions
+    (batch, channels, *grid), in the units of `Condition`.
     """
     if isinstance(condition, Condition):
         return Condition(*(None if part is None else function(part) for part in condition))
@@ -77,15 +80,15 @@ def batch_size(condition: AnyCondition) -> int | None:
     return next(iter(sizes), None)
 
 
-def has_class_or_text(condition: AnyCondition) -> bool:
-    """Whether a condition has labels or text embeddings (see `Condition` for shapes and units)."""
+def says_what_is_shown(condition: AnyCondition) -> bool:
+    """Whether a condition has labels, text embeddings or a dense condition (see `Condition` for shapes and units)."""
     if isinstance(condition, Condition):
-        return condition.labels is not None or condition.text is not None
+        return any(part is not None for part in (condition.labels, condition.text, condition.dense))
     return condition is not None
 
 
-def without_classes_and_text(condition: AnyCondition) -> AnyCondition:
-    """Return what is left of a condition without its class and text: its scalars (batch, scalars), dimensionless.
+def only_scalars(condition: AnyCondition) -> AnyCondition:
+    """Return the scalars (batch, scalars) of a condition, dimensionless, without its other parts.
 
     If there are none, the result is None. It is the condition of the weaker estimate in classifier-free guidance.
     Scalars such as the crop describe how an example was recorded, not what it shows, so both estimates have the same

@@ -6,6 +6,9 @@ For `x0 ~ N(μ, C)` and `y = H x0 + s n`, with `K = C Hᵀ (H C Hᵀ + s²)⁻¹
 
 The second is Matheron's rule: a sample of the prior, corrected as if it had been measured. For a filter H the posterior
 is, at each frequency, `N(μ + C h*/(C|h|² + s²) (y - hμ), C s²/(C|h|² + s²))`.
+
+`ConditionalGaussianDenoiser` is the exact denoiser of such data under a dense condition: the same formula, applied to
+the estimate and the covariance that x_t leaves.
 """
 
 from __future__ import annotations
@@ -14,11 +17,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from multisagd.condition import AnyCondition, Condition
 from multisagd.covariance import SpectralCovariance, filter_grid
+from multisagd.denoiser import GaussianDenoiser
 from multisagd.inputs import as_data
 from multisagd.measurement import Filtered, Measurement
+from multisagd.process import Process
 from multisagd.seeds import checked_seeds, derive
 from multisagd.spectrum import Flat
 from multisagd.statistics import DataStatistics
@@ -80,3 +86,42 @@ class GaussianPosterior:
         power = self.statistics.power_on(self.measurement.grid.shape).to(residual)[None]
         moved = self.measurement.adjoint(self.measurement.solve(residual, power, self.noise**2))
         return filter_grid(moved, power, self.measurement.grid.dimensions).to(residual.dtype)
+
+
+class ConditionalGaussianDenoiser(nn.Module):
+    """Return the exact `E[x0 | x_t, y]` of stationary Gaussian data, where the dense condition is a measurement y.
+
+    It is an oracle for tests of conditional networks and of sampling with them. Given x_t, the data are Gaussian with
+    the mean D of `GaussianDenoiser` and, at each frequency, the power `P = CV/(a²C + V)`, with data power C and noise
+    power V. Then `E[x0 | x_t, y] = D + P Hᵀ (H P Hᵀ + s²)⁻¹ (y - H D)`. Without a condition, the result is D.
+
+    Raises:
+        ValueError: If noise is drawn on a padded grid, for which this formula does not hold.
+    """
+
+    def __init__(self, process: Process, posterior: GaussianPosterior) -> None:
+        super().__init__()
+        self.process, self.posterior = process, posterior
+        self.unconditional = GaussianDenoiser(process, posterior.statistics)
+
+    def forward(self, x_t: Tensor, t: Tensor | float, condition: AnyCondition = None) -> Tensor:
+        """Return `E[x0 | x_t, y]`, `(batch, channels, *grid)`, in the units of x_t.
+
+        `y = condition.dense` is `(batch, channels, *measured)`, in the units of the data; NaN counts as not measured by
+        `Masked`. All other parts are ignored.
+        """
+        estimate = self.unconditional(x_t, t)
+        y = condition.dense if isinstance(condition, Condition) else None
+        if y is None:
+            return estimate
+        measurement, noise = self.posterior.measurement, self.posterior.noise
+        shape, at = tuple(x_t.shape[2:]), self.process.coefficients(t, estimate)
+        data, added = self.posterior.statistics.power_on(shape).to(estimate), at.b**2 * self._noise_power(estimate)
+        total = at.a**2 * data + added
+        power = torch.where(total > 0, data * added / total.clamp(min=torch.finfo(total.dtype).tiny), 0.0)
+        residual = measurement.restrict(y.nan_to_num(0.0)) - measurement.apply(estimate)
+        moved = measurement.adjoint(measurement.solve(residual, power, noise**2))
+        return estimate + filter_grid(moved, power, self.process.grid.dimensions).to(estimate.dtype)
+
+    def _noise_power(self, x: Tensor) -> Tensor:
+        return self.process.covariance.power(tuple(x.shape[2:])).to(x)

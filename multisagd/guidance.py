@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from multisagd.condition import AnyCondition, has_class_or_text, without_classes_and_text
+from multisagd.condition import AnyCondition, only_scalars, says_what_is_shown
 from multisagd.inputs import as_times
 from multisagd.process import Process
 from multisagd.sampling import AnyDenoiser
@@ -49,7 +49,7 @@ class _Guided(nn.Module):
 class ClassifierFree(_Guided):
     """Guide a denoiser with its own unconditional estimate: classifier-free guidance (arXiv 2207.12598).
 
-    The unconditional estimate has no class and no text, but the same scalars.
+    The unconditional estimate has no class, no text and no dense condition, but the same scalars.
     `scale` 1 means no guidance. If an `interval` of log-SNR is given, guidance is limited to it (arXiv 2404.07724).
 
     Raises:
@@ -60,12 +60,13 @@ class ClassifierFree(_Guided):
         super().__init__(denoiser, scale, interval)
 
     def weak_estimate(self, x_t: Tensor, t: Tensor, condition: AnyCondition) -> Tensor:
-        """Return the estimate of x0 without class and text, in the shape and units of x_t."""
-        if not has_class_or_text(condition):
+        """Return the estimate of x0 without class, text and dense condition, in the shape and units of x_t."""
+        if not says_what_is_shown(condition):
             raise ValueError(
-                "classifier-free guidance needs a class or a text to guide towards; pass one, or use scale=1"
+                "classifier-free guidance needs a class, a text or a dense condition to guide towards; pass one, or "
+                "use scale=1"
             )
-        return self.denoiser(x_t, t, without_classes_and_text(condition))
+        return self.denoiser(x_t, t, only_scalars(condition))
 
 
 class Autoguidance(_Guided):

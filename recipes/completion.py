@@ -16,7 +16,17 @@ from typing import Any
 
 from recipes.base.commands import COMMANDS, CONFIGURED, TOOLS, typed
 from recipes.base.console import show
-from recipes.config.groups import KeyTable, choice_kinds, chosen_words, groups, offered, opened, own_folder, summary
+from recipes.config.groups import (
+    KeyTable,
+    choice_kinds,
+    chosen_words,
+    groups,
+    offered,
+    opened,
+    own_folder,
+    plain_keys,
+    summary,
+)
 from recipes.evaluation.metric_table import METRICS
 
 HELP = """examples:
@@ -88,7 +98,7 @@ def _keys(
 ) -> Iterator[Candidate]:
     """Yield the groups and keys at the level of the dotted key that is being typed."""
     head, dot, _ = word.rpartition(".")
-    known = groups(folder)
+    known = groups(folder).keys() - {key for command in commands for key in plain_keys(command)}
     descriptions = {group: description for group, (_, description) in choice_kinds(folder).items()}
     for tree in key_trees:
         level = _below(tree, head)
@@ -119,7 +129,8 @@ def _values(
     key, folder = word.partition("=")[0], key_table.folder
     now = next((value for each in keys if (value := _below(each, key)) is not None), None)
     values: Iterable[Candidate]
-    if choices := groups(folder).get(key):
+    choices = groups(folder).get(key)
+    if choices and not any(key in plain_keys(each) for each in commands):
         values = [(choice, summary(key, choice, folder)) for choice in choices]
     elif key == "command":
         values = [(name, known.summary) for name, known in CONFIGURED.items() if name != "launch"]

@@ -3,7 +3,8 @@
 The steps, each with the file that implements it (in recipes/):
 
     open the run's data, and choose the metrics that can be computed      evaluation/sets.py, evaluation/metrics.py
-    draw samples in all processes, unless they exist already or
+    draw samples in all processes, with the dense conditions of held-out
+    examples if the run has some, unless they exist already or
     `samples_from` names others                                           sample.py
     round the samples as if they had been saved to files                  evaluation/sets.py
     gather real examples of the same classes: a reference, and as many
@@ -45,11 +46,12 @@ from recipes.data.parts import NOTHING_HELD_OUT
 from recipes.evaluation.metrics import choose_metrics, compute_metrics
 from recipes.evaluation.sets import as_files, check_enough, gather, load_samples, real_data
 from recipes.evaluation.task import EvaluateSettings, Task, remarks, scores, show
-from recipes.runs.run import versions
+from recipes.runs.run import Run, dense_channels, versions
 from recipes.runs.settings import SampleSettings
 from recipes.runtime.device import Runtime
 from recipes.runtime.distribution import leave
 from recipes.sample import sample
+from recipes.sampling.dense import HELD_OUT
 from recipes.sampling.sample_files import EVALUATION, TENSORS, samples_seen
 
 MODEL_SETTINGS = {"run_dir", "data", "checkpoint", "weights", "ema"}
@@ -75,6 +77,8 @@ def evaluate(config: Config) -> dict[str, Any]:
     check_enough(real)
 
     sampling = {field.name: config[field.name] for field in fields(SampleSettings)}
+    if settings.condition is None and dense_channels(Run(settings.run_dir).noted_metadata) is not None:
+        sampling["condition"] = HELD_OUT
     recorded = [field.name for field in fields(EvaluateSettings) if field.name not in sampling.keys() - MODEL_SETTINGS]
     path = settings.samples_from or sample(sampling, reuse=True)  # in all processes
     leave()  # only the first process continues

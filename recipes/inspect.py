@@ -96,6 +96,7 @@ def inspect(config: Config) -> Path:
         },
         "classes": class_counts(dataset),
         "scalars": dict(dataset.scalars),
+        "conditions": None if (given := dataset.condition_modality) is None else list(given.tensor_shape),
         "buckets": None if modality.buckets is None else bucket_counts(dataset),
         "omitted": omitted_counts(configured),
         "channels": modality.channels,
@@ -200,6 +201,8 @@ def summary(report: dict[str, Any], out: Path) -> str:
     if report["scalars"]:
         named = [f"{name} ({unit})" if unit else name for name, unit in report["scalars"].items()]
         lines.append(f"numbers about each example, for training.scalars: {', '.join(named)}")
+    if report["conditions"] is not None:
+        lines.append(f"conditions: {' × '.join(map(str, report['conditions']))}")
     if report["buckets"] is not None:
         width = max(map(len, report["buckets"]))
         lines.append("buckets, of which the first is shown in the figures, with their numbers of examples:")

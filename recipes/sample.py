@@ -4,6 +4,7 @@ The steps, each with the file that implements it (in recipes/):
 
     open the run or exported model: configuration, metadata, statistics   runs/model.py
     choose the size of the samples                                        sampling/generate.py
+    read dense conditions from files, or from held-out examples           sampling/dense.py
     check labels and guidance                                             sampling/condition.py
     read the weights of a checkpoint, or their average                    runs/model.py
     choose the folder; `evaluate` reuses one with the same settings       sampling/sample_files.py
@@ -19,9 +20,9 @@ The run's configuration defines the model, and the command defines how to sample
 the seed and its number, so the first 10 samples of count=100 equal those of count=10.
 
 Errors, each reported in one message: a missing run or checkpoint, unknown labels, prompts for a run without text, a
-text encoder other than the run's, guidance for a run without a condition or trained without condition dropout, a
-sampler that does not support the run's process, a size that the modality does not have, a folder with other files or
-with symbolic links that point outside the run.
+text encoder other than the run's, a dense condition that is missing, unreadable or not of the run, guidance for a run
+without a condition or trained without condition dropout, a sampler that does not support the run's process, a size that
+the modality does not have, a folder with other files or with symbolic links that point outside the run.
 """
 
 import sys
@@ -40,6 +41,7 @@ from recipes.runs.settings import SampleSettings
 from recipes.runtime.device import Runtime
 from recipes.runtime.distribution import barrier
 from recipes.sampling.condition import checked_labels, chosen_condition, chosen_prompts
+from recipes.sampling.dense import dense_conditions, save_conditions
 from recipes.sampling.generate import chosen_modality, generate, sampling_request
 from recipes.sampling.sample_files import FOLDER, GRID, already_drawn, check_free, default_folder, write_set
 
@@ -61,30 +63,33 @@ def sample(config: Config, reuse: bool = False) -> Path:
     model = open_model(settings.run_dir, builder, settings.data, settings.checkpoint)
     assembly = model.assembly(builder)
     modality = chosen_modality(assembly, settings.sizes)
-    prompts = chosen_prompts(settings, model.metadata.get("text") is not None)
-    labels = checked_labels(model, settings.count, settings.labels, prompts, settings.guidance)
+    count, dense = dense_conditions(settings, model, assembly, modality)
+    prompts = chosen_prompts(settings, model.metadata.get("text") is not None, count)
+    labels = checked_labels(model, count, settings.labels, prompts, settings.guidance, dense)
     weights = model.weights(settings.chosen_weights, assembly.check_weight_shapes)
     out = settings.out or default_folder(config, settings, weights.samples, prompts, assembly.process())
     # A folder that the user chose may contain samples with other settings; the default name depends on the settings.
     if reuse and already_drawn(out, weights.samples, None if settings.out is None else config):
         return out
     condition = chosen_condition(
-        model, settings.count, labels, prompts, settings.text_model, settings.scalars or {}, builder, runtime.device
+        model, count, labels, prompts, settings.text_model, settings.scalars or {}, builder, runtime.device
     )
     denoiser = trained_denoiser(assembly, weights, runtime)
     request = sampling_request(settings, denoiser, model.located, assembly, runtime)
     check_own(out, settings.run_dir)  # no symbolic link may point outside the run's folder
-    check_free(out, settings.count, modality.suffixes[0])
-    seeds = derive_many(settings.seed, "sample", 0, range(settings.count))
-    with Display("sampling", settings.count, quiet=not runtime.main) as display:
-        x0 = generate(denoiser, request, modality.tensor_shape, seeds, condition.input, runtime, display.update)
+    check_free(out, count, modality.suffixes[0], dense.names)
+    seeds = derive_many(settings.seed, "sample", 0, range(count))
+    with Display("sampling", count, quiet=not runtime.main) as display:
+        known = dense.joined(condition.input)
+        x0 = generate(denoiser, request, modality.tensor_shape, seeds, known, runtime, display.update)
         barrier()  # only the first process writes; the others may leave now
         if not runtime.main:
             return out
         record = {"samples_seen": weights.samples, "settings": shareable(config), "classes": assembly.classes,
-                  "prompts": condition.prompts, "versions": versions()}  # fmt: skip
+                  "prompts": condition.prompts, "names": dense.names, "versions": versions()}  # fmt: skip
         write_set(out, modality, x0, seeds, condition.labels, record)
-        display.say(f"{settings.count} samples are in {out / FOLDER}, and as one image in {out / GRID}")
+        save_conditions(out, dense)
+        display.say(f"{count} samples are in {out / FOLDER}, and as one image in {out / GRID}")
     return out
 
 

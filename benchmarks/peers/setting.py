@@ -17,8 +17,8 @@ from recipes.data.parts import hold_out
 from recipes.runs.assembly import Assembly
 from recipes.runs.settings import ModelSettings, TrainSettings
 from recipes.runtime.device import Runtime
+from recipes.training.conditioning import learned_condition
 from recipes.training.learner import Learner
-from recipes.training.setup import learned_condition
 
 
 @dataclass(frozen=True)

@@ -139,12 +139,12 @@ class DiffusersNetwork(nn.Module):
         if log_snr.shape != x.shape[:1]:
             raise ValueError(f"log_snr must have shape ({len(x)},), got {tuple(log_snr.shape)}")
         inputs: dict[str, Any] = {}
-        labels, text, scalars = as_condition(condition, self.classes is not None, self.reads_text)
-        if scalars is not None or (text is not None and not self.reads_text):
-            raise ValueError(
-                f"this network takes no {'text' if scalars is None else 'scalars'}, but got some: use network=unet or "
-                "network=transformer"
-            )
+        labels, text, scalars, dense = as_condition(condition, self.classes is not None, self.reads_text)
+        other = "scalars" if scalars is not None else "dense condition" if dense is not None else None
+        if other is None and text is not None and not self.reads_text:
+            other = "text"
+        if other is not None:
+            raise ValueError(f"this network takes no {other}, but got some: use network=unet or network=transformer")
         if self.classes is not None:
             if labels is None:
                 labels = torch.full(log_snr.shape, self.classes, device=x.device)

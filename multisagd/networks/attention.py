@@ -112,22 +112,40 @@ def rotary_positions(
     Raises:
         ValueError: If `features` is odd, or there are more axes than pairs of features.
     """
+    places = [torch.arange(size, dtype=torch.float32, device=device) for size in sizes]
+    return rotary_positions_at(places, sizes, features, base, periodic)
+
+
+def rotary_positions_at(
+    places: Sequence[Tensor],
+    sizes: Sequence[int],
+    features: int,
+    base: float = 100.0,
+    periodic: Sequence[bool] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Return `rotary_positions`, dimensionless, of tokens at these `places` (count,) along each axis, in whole tokens.
+
+    A place may lie between two tokens of the grid of these sizes. The result is (tokens, features / 2) twice.
+
+    Raises:
+        ValueError: If `features` is odd, or there are more axes than pairs of features.
+    """
     pairs, odd = divmod(features, 2)
     if odd or pairs < len(sizes):
         raise ValueError(
             f"rotary positions need an even number of features per head, at least {2 * len(sizes)} for "
             f"{len(sizes)} axes; got {features}: increase the width or use fewer heads"
         )
-    angles = []
-    for axis, size in enumerate(sizes):
+    angles, counts = [], [len(place) for place in places]
+    for axis, (place, size) in enumerate(zip(places, sizes, strict=True)):
         count = pairs // len(sizes) + (axis < pairs % len(sizes))
-        rates = base ** -(torch.arange(count, dtype=torch.float32, device=device) / count)
+        rates = base ** -(torch.arange(count, dtype=torch.float32, device=place.device) / count)
         if periodic is not None and periodic[axis]:
             rates = (rates * size / math.tau).round().clamp(min=1) * (math.tau / size)
-        along = torch.arange(size, dtype=torch.float32, device=device)[:, None] * rates
-        shape = [size if other == axis else 1 for other in range(len(sizes))]
-        angles.append(along.reshape(*shape, count).expand(*sizes, count))
-    table = torch.cat(angles, dim=-1).reshape(math.prod(sizes), pairs)
+        along = place[:, None] * rates
+        shape = [len(place) if other == axis else 1 for other in range(len(sizes))]
+        angles.append(along.reshape(*shape, count).expand(*counts, count))
+    table = torch.cat(angles, dim=-1).reshape(math.prod(counts), pairs)
     return table.cos(), table.sin()
 
 

@@ -126,3 +126,26 @@ def zero(module: ModuleT) -> ModuleT:
     for parameter in module.parameters():
         nn.init.zeros_(parameter)
     return module
+
+
+def patchify(x: Tensor, patch: Sequence[int]) -> Tensor:
+    """Cut features into patches: (batch, channels, *grid) -> (batch, tokens, channels * samples).
+
+    The last axis varies fastest. The size of every axis must be a multiple of the patch size.
+    """
+    axes = len(patch)
+    for axis, size in enumerate(patch):
+        x = x.unflatten(2 + 2 * axis, (-1, size))
+    counts, within = range(2, 2 + 2 * axes, 2), range(3, 3 + 2 * axes, 2)
+    return x.permute(0, *counts, 1, *within).flatten(1, axes).flatten(2)
+
+
+def unpatchify(tokens: Tensor, counts: Sequence[int], patch: Sequence[int]) -> Tensor:
+    """Undo `patchify` for `counts` patches: (batch, tokens, channels * samples) -> (batch, channels, *grid)."""
+    axes = len(patch)
+    x = tokens.unflatten(1, tuple(counts)).unflatten(-1, (-1, *patch))
+    pairs = [axis for index in range(axes) for axis in (1 + index, 2 + axes + index)]
+    x = x.permute(0, 1 + axes, *pairs)
+    for axis in range(axes):
+        x = x.flatten(2 + axis, 3 + axis)
+    return x

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from multisagd.networks.attention import attend, normalize
+from multisagd.networks.attention import attend, normalize, rotate
 from multisagd.networks.layers import zero
 
 
@@ -68,8 +68,15 @@ class TextInput(nn.Module):
         return Text(tokens, valid, self.summary((tokens * weight).sum(1) / weight.sum(1)))
 
 
+class Tokens(NamedTuple):
+    """Tokens (batch, tokens, context), and a mask of valid tokens (batch, tokens)."""
+
+    tokens: Tensor
+    valid: Tensor
+
+
 class CrossAttention(nn.Module):
-    """Let the samples of a grid, features (batch, samples, width), attend to the tokens of a prompt.
+    """Let the samples of a grid, features (batch, samples, width), attend to the tokens of a prompt or other tokens.
 
     Queries and keys are normalised as in `SelfAttention`. The last layer starts at zero, so at first prompts have no
     effect (as in PixArt-α, 2310.00426). This layer always uses PyTorch's own attention, the only backend that takes
@@ -90,11 +97,18 @@ class CrossAttention(nn.Module):
         self.key_gain = nn.Parameter(torch.ones(width // heads))
         self.out = zero(nn.Linear(width, width))
 
-    def forward(self, samples: Tensor, text: Text) -> Tensor:
-        """Let every sample attend to the tokens of its caption: features (batch, samples, width) in and out."""
+    def forward(
+        self, samples: Tensor, text: Text | Tokens, positions: tuple[tuple[Tensor, Tensor], ...] | None = None
+    ) -> Tensor:
+        """Let every sample attend to the tokens of its caption: features (batch, samples, width) in and out.
+
+        `positions`, from `rotary_positions`, are those of the samples and those of the tokens, if they have any.
+        """
         query = self.query(samples).unflatten(-1, (self.heads, -1))
         key, value = self.key_value(text.tokens).unflatten(-1, (2, self.heads, -1)).unbind(2)
         query, key = normalize(query, self.query_gain), normalize(key, self.key_gain)
+        if positions is not None:
+            query, key = rotate(query, positions[0]), rotate(key, positions[1])
         return self.out(attend(query, key, value, mask=text.valid).flatten(2))
 
 

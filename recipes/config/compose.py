@@ -13,7 +13,7 @@ import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Override, OverrideType
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
@@ -21,7 +21,8 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from recipes.base.errors import RecipeError, nearest
 from recipes.base.files import write_text
 from recipes.config import suggestions as advice
-from recipes.config.groups import CONFIGS, KeyTable, flatten, groups, offered, opened, prefixes
+from recipes.config.conditions import complete_condition_modalities
+from recipes.config.groups import CONFIGS, KeyTable, flatten, groups, offered, opened, plain_keys, prefixes
 from recipes.config.sources import SOURCES, complete_sources
 
 Config = dict[str, Any]
@@ -40,6 +41,13 @@ def load(name: str, arguments: Sequence[str], folder: str | Path | None = None) 
         raise RecipeError(f"--config-dir: {Path(folder).absolute()} is not a folder")
     overrides = parse(arguments)
     known_groups = groups(folder)
+    # Hydra takes the key of one command for a choice if another command has a group of that name.
+    values = {
+        each.key_or_group: each.value() for each in overrides
+        if each.key_or_group in known_groups.keys() & plain_keys(name) and each.type == OverrideType.CHANGE
+    }  # fmt: skip
+    arguments = [word for word, each in zip(arguments, overrides, strict=True) if each.key_or_group not in values]
+    overrides = [each for each in overrides if each.key_or_group not in values]
     for override in overrides:
         _check_choice(override, known_groups)
     # Hydra adds a missing key only with a leading +.
@@ -49,7 +57,10 @@ def load(name: str, arguments: Sequence[str], folder: str | Path | None = None) 
         arguments = [f"hydra.searchpath=[file://{Path(folder).resolve()}]", *arguments]
     try:
         composed = _compose(name, arguments)
+        for key, value in values.items():
+            OmegaConf.update(composed, key, value, merge=False)
         complete_sources(composed, folder)
+        complete_condition_modalities(composed, folder)
         plain = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
     except MissingMandatoryValue as error:
         key = error.full_key or ""

@@ -32,6 +32,7 @@ NAMES = {
     "denoiser": ("denoisers", "what the network predicts, and its preconditioning"),
     "network": ("networks", "the network"),
     "text": ("texts", "whether to train on captions instead of classes"),
+    "condition": ("conditions", "whether to train on a condition that is derived from each example"),
     "loss": ("losses", "metric, weighting and distribution of training times"),
     "sampler": ("samplers", "how samples are drawn"),
     "refine": ("refinements", "whether samples are refined from temporally consistent noise"),
@@ -103,6 +104,12 @@ def offered(command: str) -> list[str]:
 def opened(command: str) -> tuple[str, ...]:
     """Return the keys of a command that accept any subkey: the keys that are empty in its file, such as `data: {}`."""
     return tuple(key for key, value in (yaml.safe_load(command_file(command).keys) or {}).items() if value == {})
+
+
+def plain_keys(command: str) -> set[str]:
+    """Return the keys of a command at the top level whose values are not groups of keys."""
+    keys = yaml.safe_load(command_file(command).keys) or {}
+    return {key for key, value in keys.items() if not isinstance(value, dict)}
 
 
 @cache

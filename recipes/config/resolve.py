@@ -11,13 +11,14 @@ from modalities.base import Modality
 from recipes.base.errors import as_recipe_error
 from recipes.config.build import Builder
 from recipes.config.compose import Config
+from recipes.config.conditions import KEY
 from recipes.runtime.distribution import Rank
 
 GROUP = "modality"
 
 
 def resolved(config: Config) -> Config:
-    """Return a configuration in which its modality, and one within it, has resolved its settings.
+    """Return a configuration in which its modality, one within it and that of conditions have resolved their settings.
 
     Settings that change are printed by the first process.
 
@@ -28,8 +29,14 @@ def resolved(config: Config) -> Config:
     if not isinstance(node, Mapping) or node.get("_target_") is None:
         return config
     data = config.get("data")
+    data = data if isinstance(data, Mapping) else {}
     builder = Builder(tuple(config.get("allow_targets", ())))
-    return {**config, GROUP: _resolved(node, GROUP, data if isinstance(data, Mapping) else {}, builder)}
+    result = {**config, GROUP: _resolved(node, GROUP, data, builder)}
+    other = data.get(KEY)
+    if isinstance(other, Mapping) and other.get("_target_") is not None:
+        own = {**data, "root": data.get("condition_root")}
+        result["data"] = {**data, KEY: _resolved(other, f"data.{KEY}", own, builder)}
+    return result
 
 
 def _resolved(node: Mapping[str, Any], where: str, data: Mapping[str, Any], builder: Builder) -> dict[str, Any]:

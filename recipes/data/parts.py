@@ -181,7 +181,7 @@ def group_names(dataset: Dataset, group: str) -> list[str]:
 
 
 def check_kept(dataset: Dataset, written: str) -> None:
-    """Raise RecipeError if data come with splits or weights, because the files to be `written` do not keep them.
+    """Raise RecipeError if data come with splits, weights or conditions, which the files to be `written` do not keep.
 
     A warning names the columns of numbers and of groups that they do not keep.
     """
@@ -191,6 +191,8 @@ def check_kept(dataset: Dataset, written: str) -> None:
         columns.append("group")
     if columns and is_first():
         log.warning("%s do not keep these columns of the manifest: %s", written, ", ".join(columns))
+    if dataset.condition_modality is not None:
+        raise RecipeError(f"{written} do not keep the conditions of examples: remove data.condition_root")
     if dataset.weights is not None:
         raise RecipeError(f"{written} do not keep the proportions of a mixture: remove data.weights and data.repeats")
     if dataset.splits is not None:
@@ -248,6 +250,7 @@ def separate(
         # The folder's own scale is replaced below: all latents need the scale of the training data.
         with as_recipe_error(ValueError, f"{named}={root}: "):
             modality = dataclasses.replace(modality, statistics=Path(root))
+    _check_unpaired(dataset, root, named)
     own = {**data, key: root}
     if data.get("splits") == "folders":
         own["splits"] = "auto"  # this folder is one split
@@ -274,6 +277,16 @@ def separate(
     )
     with as_recipe_error(ValueError, f"{named}={root}: ", remedy):
         return Relabelled(files, dataset.classes)
+
+
+def _check_unpaired(dataset: Dataset, root: str, named: str) -> None:
+    """Raise RecipeError if examples have conditions: files of equal names would be paired with those of others."""
+    if dataset.condition_modality is not None:
+        raise RecipeError(
+            f"{named}={without_secrets(root)}: the examples have conditions (data.condition_root), which those in "
+            "another folder lack: hold out examples (validation.holdout), or set data.splits=folders and put the "
+            "folders train, validation and test into both data.root and data.condition_root"
+        )
 
 
 def _check_apart(training: Path, other: Path, named: str) -> None:

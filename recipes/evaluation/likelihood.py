@@ -15,7 +15,6 @@ from torch import Tensor
 
 from modalities.base import Batch, Dataset, Modality
 from modalities.image import Image
-from modalities.wrapped import with_standardised
 from multisagd import DataStatistics, Denoiser
 from multisagd.condition import mapped
 from multisagd.likelihood import LEVEL, bits_per_dimension, dequantised, log_likelihood
@@ -94,7 +93,7 @@ def likelihood(task: Task) -> Result:
         trained_denoiser(assembly, weights, task.runtime), model.statistics, task.modality,
         assembly.classes is not None, task.runtime, options.steps, options.probes,
     )  # fmt: skip
-    held_out = with_standardised(task.held_out, model.scalars)
+    held_out = assembly.conditioned(task.held_out)
     indices = fixed_order(held_out, options.items)
     batches = []
     with Display("bits per dimension", len(indices)) as display:

@@ -16,7 +16,7 @@ from recipes.reports.run import (
     shown,
 )
 from recipes.runs.metrics import inner, number
-from recipes.sampling.sample_files import EVALUATION, FOLDER, GRID
+from recipes.sampling.sample_files import EVALUATION, FOLDER, GRID, recorded_names
 
 SHOWN_SETTINGS = ("steps", "seed", "count", "labels", "weights", "ema", "spacing", "guidance")
 """Sampling settings shown with a set of samples."""
@@ -62,10 +62,12 @@ def _set_blocks(each: SampleSet, classes: Sequence[str], media: int, budget: Bud
         blocks.insert(0, Gallery(f"Samples: {each.title}", [grid]))
     try:
         paths = (each.folder / FOLDER).iterdir()
-        files = [path for path in paths if path.stem.isdecimal() and path.suffix in (".wav", ".mp4")]
+        order = {name: number for number, name in enumerate(recorded_names(each.made) or ())}
+        media_files = [path for path in paths if path.suffix in (".wav", ".mp4")]
+        files = [path for path in media_files if path.stem in order or (not order and path.stem.isdecimal())]
     except OSError as error:
         return [*blocks, Note(shortened(error))]
-    files.sort(key=lambda path: int(path.stem))
+    files.sort(key=lambda path: order[path.stem] if order else int(path.stem))
     conditions = each.names(classes, media)
     single = []
     for index, path in enumerate(files[:media]):

@@ -12,8 +12,10 @@ import torch
 from torch import nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
-from modalities.base import Modality
+from modalities.base import Dataset, Modality
+from modalities.derived_conditions import DerivedCondition, with_derived_condition
 from modalities.scalars import Scalar
+from modalities.wrapped import with_standardised
 from multisagd import (
     Corruption,
     DataStatistics,
@@ -63,7 +65,7 @@ LARGER = f"network: the configured network is far larger than the one in the che
 class Assembly:
     """Builds the parts of a model. Its condition is `classes`, text embeddings of width `context`, or neither.
 
-    `scalars` are part of the condition in addition.
+    `scalars` are part of the condition in addition, and so is a dense condition of `dense` channels, unless it is None.
     `kept` is the corruption of the run's data if it was saved and need not be built from the configuration.
     """
 
@@ -75,6 +77,7 @@ class Assembly:
     context: int | None = None
     kept: Corruption | None = None
     scalars: tuple[Scalar, ...] = ()
+    dense: int | None = None
 
     def __post_init__(self) -> None:
         measured, expected = tuple(self.statistics.mean.shape), self.modality.tensor_shape
@@ -96,6 +99,15 @@ class Assembly:
     def corruption(self) -> Corruption | None:
         """Return the corruption of the run's data, or None; see `build_corruption`."""
         return self.kept or build_corruption(self.settings.corruption, self.modality, self.builder)
+
+    def derived_condition(self) -> DerivedCondition | None:
+        """Return the dense condition that is derived from the data, or None; see `build_derived_condition`."""
+        return build_derived_condition(self.settings.condition, self.modality, self.builder)
+
+    def conditioned(self, dataset: Dataset) -> Dataset:
+        """Return a dataset whose batches contain the scalars and the derived condition that the network takes."""
+        dataset = with_standardised(dataset, self.scalars)
+        return with_derived_condition(dataset, self.derived_condition(), self.settings.seed)
 
     def covariance(self, spectrum: Spectrum) -> SpectralCovariance:
         """Return the covariance of a spectrum on the modality's grid, padded as configured.
@@ -140,6 +152,12 @@ class Assembly:
                 f"network: {type(network).__name__} does not accept scalars: choose network=unet or "
                 "network=transformer, add a parameter `scalars` (their number) to it, or set training.scalars=[]"
             )
+        if self.dense is not None and "dense" not in inspect.signature(type(network)).parameters:
+            raise RecipeError(
+                f"network: {type(network).__name__} does not accept a dense condition: choose network=unet or "
+                "network=transformer, add a parameter `dense` (the number of its channels) to it, or train without "
+                "condition=… and data.condition_root"
+            )
         periodic = [axis.name for axis in self.modality.grid().axes if axis.periodic]
         if periodic and "periodic" not in inspect.signature(type(network)).parameters:
             raise RecipeError(
@@ -156,6 +174,7 @@ class Assembly:
             self.settings.network, nn.Module, "network", channels=self.modality.channels,
             dimensions=grid.dimensions, classes=classes, context=self.context, scalars=len(self.scalars) or None,
             out_channels=None if outputs == 1 else outputs * self.modality.channels, periodic=grid.periodic,
+            dense=self.dense,
         )  # fmt: skip
 
     def _outputs(self) -> int:
@@ -234,6 +253,20 @@ def build_corruption(group: Group, modality: Modality, builder: Builder) -> Corr
         return None
     described = {key: value for key, value in group.items() if key not in CorruptionOptions.names()}
     return builder.build(described, Corruption, "corruption", grid=modality.grid())
+
+
+def build_derived_condition(group: Group, modality: Modality, builder: Builder) -> DerivedCondition | None:
+    """Return the derived condition that a configuration group describes, or None.
+
+    Raises RecipeError if it is invalid, or cannot be derived from data of the modality.
+    """
+    if group.get("_target_") is None:
+        return None
+    derived = builder.build(group, DerivedCondition, "condition")  # type: ignore[type-abstract]
+    with as_recipe_error(ValueError, "condition: "):
+        for size in modality.in_buckets():
+            derived.check(size.grid())
+    return derived
 
 
 @contextmanager

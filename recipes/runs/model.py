@@ -43,7 +43,16 @@ from recipes.runs.assembly import Assembly
 from recipes.runs.averages import averaged_weights, check_width
 from recipes.runs.best import read_best
 from recipes.runs.checkpoint import MAX_SAMPLES, Check, Shapes, State, samples_of
-from recipes.runs.run import CONFIG, CORRUPTION, Run, check_metadata, read_statistics, scalars_of, versions
+from recipes.runs.run import (
+    CONFIG,
+    CORRUPTION,
+    Run,
+    check_metadata,
+    dense_channels,
+    read_statistics,
+    scalars_of,
+    versions,
+)
 from recipes.runs.settings import (
     Averages,
     Group,
@@ -69,8 +78,8 @@ NETWORK = "network."
 PARTS = ("spectrum", "schedule", "process", "denoiser", "network")
 """Groups of a configuration that define a model."""
 PATHS = (
-    "data.root", "data.urls", "data.name", "data.index", "validation.root", "corruption.path", "modality.statistics",
-    "modality.autoencoder.name", "text.name", "text.cache",
+    "data.condition_root", "data.root", "data.urls", "data.name", "data.index", "validation.root", "corruption.path",
+    "modality.statistics", "modality.autoencoder.name", "text.name", "text.cache",
 )  # fmt: skip
 """Keys of a run whose paths are used after training; a name on the Hub counts as a path only if the folder exists."""
 OTHER_VERSION = ". The run may be from another version of multisagd; see its run.json"
@@ -115,13 +124,18 @@ class TrainedModel:
         return Assembly(
             ModelSettings.of(self.located, builder), builder, modality, self.statistics,
             None if classes is None else tuple(classes), None if text is None else text["width"],
-            Run(self.folder).corruption(modality.grid(), self.config.get("corruption")), self.scalars,
+            Run(self.folder).corruption(modality.grid(), self.config.get("corruption")), self.scalars, self.dense,
         )  # fmt: skip
 
     @property
     def scalars(self) -> tuple[Scalar, ...]:
         """The scalars that the network takes."""
         return scalars_of(self.metadata)
+
+    @property
+    def dense(self) -> int | None:
+        """The number of channels of the dense condition that the network takes, or None."""
+        return dense_channels(self.metadata)
 
 
 def open_model(folder: Path, builder: Builder, data: Group | None = None, checkpoint: Chosen = None) -> TrainedModel:
@@ -357,10 +371,11 @@ def _needed_config(config: Config) -> Config:
 
 
 def _needed_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the parts of a run's metadata that sampling needs: classes, untrained classes, scalars and encoder."""
+    """Return the parts of a run's metadata that sampling needs: what its condition is."""
     text = metadata.get("text")
     text = None if text is None else {key: text[key] for key in ("name", "fingerprint", "width")}
     known = {"untrained": list(metadata.get("untrained", ())), "scalars": list(metadata.get("scalars", ()))}
+    known["condition"] = mapped(metadata.get("condition"), without_secrets)
     return {"classes": metadata["classes"], "text": text, **known}
 
 

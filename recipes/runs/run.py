@@ -44,6 +44,9 @@ from recipes.runs.metrics import Metrics, read_metrics
 
 MAX_SCALARS = 64
 """Maximum number of scalars that a network takes."""
+MAX_CHANNELS = 4096
+"""Maximum number of channels of a dense condition."""
+DENSE = "dense condition"
 CONFIG, METADATA, STATISTICS = "config.yaml", "run.json", "statistics.safetensors"
 METRICS, TIMING = "metrics.jsonl", "timing.jsonl"
 CORRUPTION, RESTORATION = "corruption.safetensors", "restoration.safetensors"
@@ -53,11 +56,12 @@ PACKAGES = (
     "diffusers", "transformers",
 )  # fmt: skip
 FREE = (
-    "run_dir", "data.root", "corruption.path", "data.urls", "data.name", "data.index", "data.threads",
-    "modality.statistics", "text.name", "text.cache", "text.device", "training.initial", "training.samples",
-    "training.decay", "training.max_skips", "training.max_rollbacks", "every", "keep", "keep_every", "environment",
-    "report", "tracking", "engine", "sampling", "sampler", "guidance", "validation.root", "validation.items",
-    "validation.levels", "validation.bands", "validation.score", "validation.samples", "validation.patience",
+    "run_dir", "data.root", "data.condition_root", "corruption.path", "data.urls", "data.name", "data.index",
+    "data.threads", "modality.statistics", "text.name", "text.cache", "text.device", "training.initial",
+    "training.samples", "training.decay", "training.max_skips", "training.max_rollbacks", "every", "keep",
+    "keep_every", "environment", "report", "tracking", "engine", "sampling", "sampler", "guidance", "validation.root",
+    "validation.items", "validation.levels", "validation.bands", "validation.score", "validation.samples",
+    "validation.patience",
 )  # fmt: skip
 """Keys, or groups of keys, that may change when a run is continued. They do not affect the result, except that
 `engine` may change rounding."""
@@ -249,6 +253,12 @@ def scalars_of(metadata: Mapping[str, Any]) -> tuple[Scalar, ...]:
     return tuple(Scalar(**each) for each in metadata.get("scalars", ()))
 
 
+def dense_channels(metadata: Mapping[str, Any]) -> int | None:
+    """Return the channels of the dense condition in such metadata, or None if the network takes none."""
+    condition = metadata.get("condition")
+    return None if condition is None else condition["channels"]
+
+
 def check_metadata(metadata: Mapping[str, Any]) -> None:
     """Check the entries of `run.json` that are used. Raises a ValueError that names the first invalid one."""
 
@@ -273,6 +283,11 @@ def check_metadata(metadata: Mapping[str, Any]) -> None:
         require(_is_list_of_strings([each["name"], each["unit"]]), "scalars")
         require(all(type(each[key]) is float and math.isfinite(each[key]) for key in ("mean", "std")), "scalars")
         require(each["std"] > 0, "scalars")
+    condition = metadata.get("condition")
+    require(condition is None or (isinstance(condition, dict) and condition.keys() == {"channels", "modality"}), DENSE)
+    if condition is not None:
+        require(type(condition["channels"]) is int and 0 < condition["channels"] <= MAX_CHANNELS, DENSE)
+        require(condition["modality"] is None or isinstance(condition["modality"], dict), DENSE)
     for name in ("data", "validation"):
         data = metadata.get(name)
         facts = {"examples", "classes", "fingerprint"}

@@ -231,6 +231,7 @@ class ModelParts:
     network: Group
     # These keys may be missing.
     text: Group = field(default_factory=dict)
+    condition: Group = field(default_factory=dict)
     corruption: Group = field(default_factory=dict)
     padding: Mapping[str, int] | None = None
 
@@ -301,7 +302,7 @@ class SampleSettings:
     run_dir: Path
     out: Path | None
     seed: int
-    count: int
+    count: int | None
     steps: int
     spacing: Spacing | None
     ends: tuple[float, float] | None
@@ -325,6 +326,7 @@ class SampleSettings:
     seconds: float | None
     frames: int | None
     scalars: Mapping[str, float] | None
+    condition: str | None
 
     def __post_init__(self) -> None:
         check_minimum(self, 1, "count", "steps", "batch")

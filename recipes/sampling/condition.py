@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from modalities.base import Modality
 from modalities.scalars import Scalar, standardised
 from modalities.text import TextEncoder
 from multisagd.condition import AnyCondition, as_condition
@@ -35,21 +36,48 @@ class SampleConditions:
     input: AnyCondition = None
 
 
+@dataclass(frozen=True, eq=False)
+class DenseConditions:
+    """The dense conditions of samples: `dense` (count, channels, *grid or coarser), dimensionless, or None.
+
+    `modality` is that of the conditions, which shows them, `names` are the names of the samples, after those of the
+    files of their conditions, and `labels` the class numbers of the held-out examples that these are of; each may be
+    None.
+    """
+
+    dense: Tensor | None = None
+    modality: Modality | None = None
+    names: list[str] | None = None
+    labels: list[int] | None = None
+
+    def joined(self, condition: AnyCondition) -> AnyCondition:
+        """Return a condition of labels or text embeddings, and scalars, together with these."""
+        return condition if self.dense is None else as_condition(condition, True, True)._replace(dense=self.dense)
+
+
+NO_DENSE = DenseConditions()
+
+
 def checked_labels(
-    model: TrainedModel, count: int, labels: Labels, prompts: list[str] | None, guidance: Guidance
-) -> list[int] | None:
+    model: TrainedModel, count: int, labels: Labels, prompts: list[str] | None, guidance: Guidance,
+    dense: DenseConditions = NO_DENSE,
+) -> list[int] | None:  # fmt: skip
     """Return the class number of each of `count` samples, cycling through the labels, or None for no classes.
+
+    Dense conditions of held-out examples come with their classes.
 
     Raises:
         RecipeError: If a class is unknown, or if guidance is requested without a condition or for a network that was
             trained without condition dropout.
     """
     metadata = model.metadata
-    numbers = chosen_labels(
+    numbers = dense.labels or chosen_labels(
         labels, metadata["classes"], count, metadata.get("text") is not None, metadata.get("untrained", ())
     )
-    if guidance.scale != 1.0 and numbers is None and prompts is None:
-        raise RecipeError("guidance.scale requires labels or prompts: set it to 1, or specify labels or prompts")
+    if guidance.scale != 1.0 and numbers is None and prompts is None and dense.dense is None:
+        raise RecipeError(
+            "guidance.scale requires labels, prompts or a dense condition: set it to 1, or specify one of them"
+        )
     if guidance.scale != 1.0 and not model.config["training"]["condition_dropout"]:
         raise RecipeError(
             "guidance.scale requires a network that was also trained without a condition, but this run has "
@@ -113,8 +141,8 @@ def with_scalars(
     return condition._replace(scalars=standardised(scalars, given, count))
 
 
-def chosen_prompts(settings: SampleSettings, trained_on_text: bool) -> list[str] | None:
-    """Return a prompt for each sample, cycling through the given prompts, or None to sample without text.
+def chosen_prompts(settings: SampleSettings, trained_on_text: bool, count: int) -> list[str] | None:
+    """Return a prompt for each of `count` samples, cycling through the given ones, or None to sample without text.
 
     Raises:
         RecipeError: If there are prompts but the run was trained without text, if both `prompts` and `prompts_file` are
@@ -134,7 +162,7 @@ def chosen_prompts(settings: SampleSettings, trained_on_text: bool) -> list[str]
         prompts = [settings.prompts] if isinstance(settings.prompts, str) else list(settings.prompts or ())
     if not prompts:
         raise RecipeError("prompts is empty: specify at least one prompt, or set it to null to sample without text")
-    return [prompts[slot % len(prompts)] for slot in range(settings.count)]
+    return [prompts[slot % len(prompts)] for slot in range(count)]
 
 
 def chosen_labels(

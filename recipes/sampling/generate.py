@@ -12,10 +12,9 @@ from torch import Tensor
 
 from modalities.base import Modality
 from modalities.reading import UnreadableFilesError
-from modalities.wrapped import with_standardised
 from multisagd import Denoiser, Flat, Process, RestoringDenoiser
 from multisagd.analysis.design import DesignedSteps, spectral_ends
-from multisagd.condition import AnyCondition, batch_size, has_class_or_text, mapped
+from multisagd.condition import AnyCondition, batch_size, mapped, says_what_is_shown
 from multisagd.finishing import finish, residual_power
 from multisagd.guidance import ClassifierFree
 from multisagd.mixing import Refinement, sample_refined
@@ -176,7 +175,7 @@ def band_residual(
         raise RecipeError(f"band=sample: {NOTHING_HELD_OUT}; or set band=mean")
     indices = Order(len(held_out), derive(settings.seed, "residual")).indices(0, min(RESIDUAL_EXAMPLES, len(held_out)))
 
-    held_out = with_standardised(held_out, assembly.scalars)
+    held_out = assembly.conditioned(held_out)
 
     def batches() -> Iterator[tuple[Tensor, AnyCondition]]:
         for start in range(0, len(indices), settings.batch):
@@ -208,7 +207,7 @@ def generate(
     if (given := batch_size(condition)) not in (None, len(seeds)):
         raise ValueError(f"expected one condition for each of {len(seeds)} seeds, got {given} conditions")
     guided: AnyDenoiser = denoiser
-    if request.guidance.scale != 1.0 and has_class_or_text(condition):
+    if request.guidance.scale != 1.0 and says_what_is_shown(condition):
         guided = ClassifierFree(denoiser, request.guidance.scale, request.guidance.interval)
     # All ranks draw the same number, because gathering sharded weights is collective; the surplus is discarded.
     per_rank = -(-len(seeds) // runtime.process.world)

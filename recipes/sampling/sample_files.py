@@ -1,8 +1,9 @@
 """The folder of a set of samples: its files, and how a later set replaces them.
 
-    samples/0000.png …    every sample as a file, and no other media files
+    samples/0000.png …    every sample as a file, and no other media files; with conditions from files, their names
     samples/samples.csv   the file name, seed, and class or prompt of every sample, in the format of `data.manifest`
     grid.png              all samples in one image, with their classes
+    conditions.png        their dense conditions in the same order, if they have any
     samples.safetensors   x0 (count, channels, *grid), labels, seeds
     sample.json           settings and versions
 
@@ -36,6 +37,7 @@ from recipes.sampling.generate import designed_steps
 
 FOLDER, TABLE = "samples", "samples.csv"
 TENSORS, NOTES, GRID = "samples.safetensors", "sample.json", "grid.png"
+CONDITIONS = "conditions.png"
 PREVIEWS = (".png", ".wav", ".mp4")
 """Suffixes of preview files next to a sample or a grid."""
 EVALUATION = "evaluate.json"
@@ -64,8 +66,8 @@ def default_folder(
     return settings.run_dir / "sampled" / f"{samples:012d}_{sampler}_{steps}_seed{config['seed']}_{digest}"
 
 
-def check_free(out: Path, count: int, suffix: str) -> None:
-    """Check that writing `count` samples with this suffix would overwrite only files of an earlier set.
+def check_free(out: Path, count: int, suffix: str, names: Sequence[str] | None = None) -> None:
+    """Check that writing `count` samples with this suffix, and `names`, would overwrite only files of an earlier set.
 
     Raises RecipeError if another file would be overwritten.
     """
@@ -77,18 +79,18 @@ def check_free(out: Path, count: int, suffix: str) -> None:
             f"{out} is not empty and does not contain a set of samples that this command could replace: choose "
             "another out"
         )
-    for path in planned(out, count, suffix):
+    for path in planned(out, count, suffix, names):
         if path.exists() and path not in own:
             raise RecipeError(
                 f"{path} would be overwritten, but it does not belong to a set of samples: choose another out"
             )
 
 
-def planned(out: Path, count: int, suffix: str) -> set[Path]:
-    """Return the paths of all files that a set of `count` samples may contain."""
+def planned(out: Path, count: int, suffix: str, names: Sequence[str] | None = None) -> set[Path]:
+    """Return the paths of all files that a set of `count` samples, with these names or numbered, may contain."""
     endings = {*PREVIEWS, suffix}
-    media = {out / FOLDER / f"{stem}{ending}" for stem in stems(count) for ending in endings}
-    grids = {(out / GRID).with_suffix(ending) for ending in PREVIEWS}
+    media = {out / FOLDER / f"{stem}{ending}" for stem in names or stems(count) for ending in endings}
+    grids = {(out / name).with_suffix(ending) for name in (GRID, CONDITIONS) for ending in PREVIEWS}
     return {*media, *grids, out / FOLDER / TABLE, out / TENSORS, out / NOTES}
 
 
@@ -100,7 +102,19 @@ def former(out: Path) -> set[Path]:
         return set()
     if not (isinstance(suffix, str) and re.fullmatch(r"(\.\w+)+", suffix)):
         suffix = ".png"
-    return {path for path in planned(out, count, suffix) if path.exists()}
+    return {path for path in planned(out, count, suffix, recorded_names(record)) if path.exists()}
+
+
+def recorded_names(record: Mapping[str, Any]) -> list[str] | None:
+    """Return the names of the samples in the record of a set, or None if they are numbered.
+
+    The record may come from someone else, and the files of these names are replaced: they must be in the folder.
+    """
+    names = record.get("names")
+    if not isinstance(names, list) or len(names) != record.get("count"):
+        return None
+    inside = all(isinstance(each, str) and re.fullmatch(r"[^/\\\0]+", each) and each.strip(".") for each in names)
+    return names if inside else None
 
 
 def notes(out: Path) -> dict[str, Any]:
@@ -140,7 +154,7 @@ def write_set(
     """Write a set of samples x0 `(count, channels, *grid)`, replacing an earlier one.
 
     `made` is the record, to which the count and the suffix are added. Its `classes` are the names that `labels` index,
-    and its `prompts` are the prompts; each may be None.
+    its `prompts` are the prompts, and its `names` those of the samples, which are else numbered; each may be None.
 
     Raises:
         RecipeError: If samples cannot be decoded (the message names the file of tensors), or a file that does not
@@ -148,7 +162,8 @@ def write_set(
     """
     classes, prompts = made["classes"], made["prompts"]
     count, suffix = len(x0), modality.suffixes[0]
-    check_free(out, count, suffix)
+    names_of_files = made.get("names")
+    check_free(out, count, suffix, names_of_files)
     record = {**made, "count": count, "suffix": suffix}
     clear(out, with_evaluation=notes(out) != as_stored(record))
     (out / FOLDER).mkdir(parents=True, exist_ok=True)
@@ -162,7 +177,7 @@ def write_set(
         media = [modality.decode(each) for each in x0]
     names = None if labels is None or classes is None else [classes[label] for label in labels]
     save_grid(modality, media, out / GRID, names)
-    files = [f"{stem}{suffix}" for stem in stems(count)]
+    files = [f"{stem}{suffix}" for stem in names_of_files or stems(count)]
     for name, each in zip(files, media, strict=True):
         modality.save(each, out / FOLDER / name)
     columns: dict[str, Sequence[Any]] = {"file": files, "seed": seeds}

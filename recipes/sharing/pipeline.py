@@ -37,6 +37,7 @@ from recipes.runs.run import CORRUPTION, versions
 from recipes.runs.settings import Guidance, Which, Width, chosen_weights, given_sizes
 from recipes.runtime.device import EngineSettings, Runtime
 from recipes.sampling.condition import checked_labels, chosen_condition
+from recipes.sampling.dense import pipeline_conditions
 from recipes.sampling.generate import SamplingRequest, chosen_modality, generate
 from recipes.sampling.sample_files import EVALUATION, write_set
 from recipes.sharing.card import CARD, SAMPLES, SPECTRUM, check_license, innermost, write_exported
@@ -114,7 +115,9 @@ class SamplingOptions:
     everywhere if that is None. `sampler` is a sampler, or the name of one in configs/sampler. `batch` samples are
     computed at a time. `size` (of images and clips, in pixels), `seconds` (of sounds) and `frames` (of clips) choose
     another size than the model's own. `scalars` are values of the scalars that the model takes, in their units; the
-    others have their mean in the training data.
+    others have their mean in the training data. `condition` is the dense condition, for models that take one: a folder
+    of media or one file, which the samples have in turn, or a tensor (conditions, channels, *grid or coarser),
+    dimensionless, NaN where it is unknown; "none" draws without one.
     """
 
     seed: int = 0
@@ -133,6 +136,7 @@ class SamplingOptions:
     seconds: float | None = None
     frames: int | None = None
     scalars: Mapping[str, float] = field(default_factory=dict)
+    condition: str | Path | Tensor | None = None
 
     @property
     def sizes(self) -> dict[str, Any]:
@@ -224,7 +228,11 @@ class Pipeline:
         prompts = [given[slot % len(given)] for slot in range(len(seeds))] if given else None
         scale = {"scale": settings.guidance, "interval": settings.guidance_interval}
         guidance = self.builder.settings(Guidance, scale, "guidance")
-        labels = checked_labels(self.model, len(seeds), settings.labels, prompts, guidance)
+        modality = self.modality
+        if settings.sizes:
+            modality = chosen_modality(self.model.assembly(self.builder), settings.sizes)
+        dense = pipeline_conditions(settings.condition, self.model, self.builder, modality, len(seeds), settings.seed)
+        labels = checked_labels(self.model, len(seeds), settings.labels, prompts, guidance, dense)
         condition = chosen_condition(
             self.model,
             len(seeds),
@@ -237,12 +245,9 @@ class Pipeline:
         )
         sampler = self._sampler(settings.sampler)
         request = SamplingRequest(sampler, steps, settings.spacing, guidance=guidance, batch=settings.batch)
-        modality = self.modality
-        if settings.sizes:
-            modality = chosen_modality(self.model.assembly(self.builder), settings.sizes)
-        shape = modality.tensor_shape
+        shape, known = modality.tensor_shape, dense.joined(condition.input)
         with Display("sampling", len(seeds), quiet=not settings.progress) as display:
-            x0 = generate(self.denoiser, request, shape, seeds, condition.input, self.runtime, display.update)
+            x0 = generate(self.denoiser, request, shape, seeds, known, self.runtime, display.update)
         classes = self.model.metadata["classes"]
         return PipelineOutput(
             x0, modality, seeds, condition.labels, condition.prompts, None if classes is None else tuple(classes)

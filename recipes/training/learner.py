@@ -38,6 +38,20 @@ class DivergedError(RecipeError):
     """Too many consecutive steps had a non-finite gradient."""
 
 
+def dropped_parts(uniform: Tensor, fraction: float, both: bool) -> tuple[Tensor, Tensor]:
+    """Return which examples lose their class or caption, and which their dense condition, bool (batch,) each.
+
+    A `fraction` of examples, chosen by numbers `uniform` (batch,) from [0, 1), loses all: guidance compares with such
+    estimates. Of examples that have `both`, half as many lose only the class or caption, and half as many only the
+    dense condition, so that either can also be used alone.
+    """
+    whole = uniform < fraction
+    if not both:
+        return whole, whole
+    first, second = uniform < 1.5 * fraction, uniform < 2 * fraction
+    return first, whole | (second & ~first)
+
+
 class Learner:
     """Trains a network: holds the network, its average and its optimiser.
 
@@ -163,14 +177,20 @@ class Learner:
         return losses.sum()
 
     def _condition(self, part: Batch, number: int, slots: range) -> AnyCondition:
-        """Return text embeddings or labels, a random fraction of them dropped for guidance, and scalars, or None."""
-        fraction = self.settings.training.condition_dropout
-        uniform = [value / 2**32 for value in derive_many(self.seed, "condition", number, slots)]
-        dropped = torch.tensor([value < fraction for value in uniform])
+        """Return text embeddings or labels, and dense conditions, some of them dropped for guidance, and scalars."""
+        numbers = derive_many(self.seed, "condition", number, slots)
+        uniform = torch.tensor(numbers, dtype=torch.float64) / 2**32
+        learned = part.embeddings is not None or (part.labels is not None and self.null_label is not None)
+        dropped, dropped_dense = dropped_parts(
+            uniform, self.settings.training.condition_dropout, learned and part.dense is not None
+        )
         if part.embeddings is not None:
             part = part._replace(embeddings=part.embeddings.masked_fill(dropped[:, None, None], 0.0))
         elif part.labels is not None and self.null_label is not None:
             part = part._replace(labels=part.labels.masked_fill(dropped, self.null_label))
+        if part.dense is not None:
+            rows = dropped_dense.reshape(-1, *(1,) * (part.dense.dim() - 1))
+            part = part._replace(dense=part.dense.masked_fill(rows, math.nan))
         return mapped(part.condition(part.embeddings is not None or self.null_label is not None), self.runtime.put)
 
     def _continued(self, saved: tuple[int, int] | None) -> Span:

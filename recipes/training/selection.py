@@ -1,5 +1,6 @@
 """The selection of the best checkpoint by the score on held-out examples, and early stopping."""
 
+import copy
 import hashlib
 import json
 from collections.abc import Callable, Mapping
@@ -8,7 +9,8 @@ from typing import Any
 
 from modalities.base import Dataset
 from modalities.buckets import reference_bucket
-from modalities.wrapped import Captioned, untouched
+from modalities.derived_conditions import WithDerivedCondition
+from modalities.wrapped import Captioned, Standardised, untouched
 from recipes.base.errors import RecipeError
 from recipes.runs.best import Selected
 from recipes.runs.settings import TrainSettings
@@ -111,12 +113,16 @@ def check_score(settings: TrainSettings, training: Dataset, held_out: Dataset | 
 
 
 def clean(dataset: Dataset) -> Dataset:
-    """Return a dataset without corruption or restoration, but with the embeddings of its captions."""
-    if isinstance(dataset, Captioned):
-        return Captioned(untouched(dataset.inner), dataset.encoder)
+    """Return a dataset without corruption or restoration, but with all that its batches contain of the condition."""
+    if isinstance(dataset, Captioned | Standardised | WithDerivedCondition):
+        part = copy.copy(dataset)
+        part.inner = clean(dataset.inner)
+        return part
     return untouched(dataset)
 
 
 def without_captions(dataset: Dataset) -> Dataset:
     """Return a dataset without corruption, restoration and embeddings, with its classes if it has any."""
-    return untouched(dataset.inner if isinstance(dataset, Captioned) else dataset)
+    if isinstance(dataset, Captioned | Standardised | WithDerivedCondition):
+        return without_captions(dataset.inner)
+    return untouched(dataset)

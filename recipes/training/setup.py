@@ -3,7 +3,7 @@
 import hashlib
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -11,44 +11,37 @@ from typing import Any
 import torch
 from torch import nn
 
-from modalities.base import Dataset, Modality, distinct_classes
+from modalities.base import Dataset, Modality
 from modalities.buckets import bucketed
-from modalities.reading import UnreadableFilesError
-from modalities.scalars import Scalar
-from modalities.text import TextEncoder
-from modalities.wrapped import Captioned, Restored, with_standardised
+from modalities.wrapped import Restored
 from multisagd import Corruption, DataStatistics, Denoiser, GaussianRestoration
 from multisagd.condition import AnyCondition
 from multisagd.ema import PowerEMA
 from multisagd.networks.cost import training_flops
 from multisagd.samplers import Sampler
-from multisagd.seeds import derive
-from recipes.base.errors import RecipeError, as_recipe_error, nearest
+from recipes.base.errors import RecipeError, as_recipe_error
 from recipes.base.untrusted import read_header, read_tensors
 from recipes.config.build import Builder
 from recipes.config.compose import Config
 from recipes.data import contents, extents
-from recipes.data.dataset import build_data, colour_note, drawn, fit_restoration, measure
-from recipes.data.order import TrainingOrder
+from recipes.data.dataset import build_data, colour_note, fit_restoration, measure
 from recipes.data.parts import Parts, held_out_note, hold_out, validated
 from recipes.runs.assembly import Assembly, build_corruption, check_sampler, process_notes
 from recipes.runs.checkpoint import Shapes, State
 from recipes.runs.lock import RunLock
 from recipes.runs.model import check_encoder, open_model
-from recipes.runs.run import MAX_SCALARS, Run
+from recipes.runs.run import Run
 from recipes.runs.settings import CorruptionOptions, ModelSettings, TrainSettings, average_part
 from recipes.runs.state import load_module, mismatch, shapes
 from recipes.runtime.device import Runtime
 from recipes.runtime.distribution import broadcast_from_rank0, long_barrier
-from recipes.sampling.condition import never_trained, trained_classes, with_scalars
 from recipes.sampling.generate import SamplingRequest, step_times
+from recipes.training.conditioning import LearnedCondition, check_scalars, learned_condition, measured_scalars
 from recipes.training.cost import Cost, cost_lines, training_cost
 from recipes.training.learner import Learner
 from recipes.training.selection import check_score
 
 INITIAL = "training.initial"
-SCALAR_EXAMPLES = 1000
-"""Maximum number of examples on which the mean and deviation of scalars are measured."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,101 +58,6 @@ class Job:
         """In the process that has locked the run's folder, raise VanishedError if the folder has vanished."""
         if self.run_lock is not None:
             self.run_lock.check()
-
-
-@dataclass(frozen=True)
-class LearnedCondition:
-    """The condition that a network learns: classes, captions encoded by a text encoder, or neither.
-
-    `untrained` contains the classes without training examples. `scalars` are learned in addition.
-    """
-
-    classes: tuple[str, ...] | None = None
-    encoder: TextEncoder | None = None
-    untrained: tuple[str, ...] = ()
-    scalars: tuple[Scalar, ...] = ()
-
-    @property
-    def learned(self) -> bool:
-        """Whether the network learns classes or captions."""
-        return self.classes is not None or self.encoder is not None
-
-    @property
-    def note(self) -> str | None:
-        """A warning about the condition, or None."""
-        return (
-            f"{never_trained(self.untrained)}, so no such samples are drawn during training" if self.untrained else None
-        )
-
-    def embedded(self, dataset: Dataset) -> Dataset:
-        """Return the dataset, with embeddings of its captions if the condition is captions, and with scalars.
-
-        Raises RecipeError if the dataset has no captions.
-        """
-        if self.encoder is not None:
-            with as_recipe_error(ValueError):
-                dataset = Captioned(dataset, self.encoder)
-        return with_standardised(dataset, self.scalars)
-
-    def shown(self, examples: Dataset, count: int) -> tuple[AnyCondition, list[str] | None]:
-        """Return the condition of `count` samples, and their captions if they have captions.
-
-        It consists of trained classes in turn or encoded captions, and of the mean of each scalar.
-        """
-        captions, tensor = None, None
-        if self.encoder is not None:
-            captions = [examples.caption(slot % len(examples)) or "" for slot in range(count)]
-            tensor = self.encoder(captions)
-        elif self.classes is not None:
-            trained = trained_classes(self.classes, self.untrained)
-            tensor = torch.tensor([trained[slot % len(trained)] for slot in range(count)])
-        return with_scalars(tensor, self.scalars, {}, count), captions
-
-    def metadata(self, captions: list[str] | None) -> dict[str, Any]:
-        """Return the entries of `run.json` for sampling; `captions` belong to the samples drawn during training."""
-        scalars = {"scalars": [asdict(each) for each in self.scalars]} if self.scalars else {}
-        if self.encoder is None:
-            return {"classes": self.classes, "untrained": self.untrained, "text": None, **scalars}
-        encoder = self.encoder
-        text = {"name": encoder.name, "fingerprint": encoder.fingerprint, "width": encoder.width, "shown": captions}
-        return {"classes": None, "text": text, **scalars}
-
-
-def learned_condition(
-    settings: TrainSettings, training: Dataset, builder: Builder, device: torch.device
-) -> LearnedCondition:
-    """Return the condition that a run learns. With `training.conditional=null`, it is the class if there are classes.
-
-    Raises:
-        RecipeError: If a condition is requested but the data have none, if settings contradict each other, if the text
-            encoder cannot be loaded, or if guidance is requested without a condition or without condition dropout.
-    """
-    text, conditional, samples = settings.text, settings.training.conditional, settings.training.samples
-    condition = LearnedCondition()
-    if text.get("_target_") is not None:
-        if conditional is False:
-            raise RecipeError("training.conditional=false and text=encoder contradict each other: remove one of them")
-        node = {**text, "device": text.get("device") or str(device)}
-        condition = LearnedCondition(encoder=builder.build(node, TextEncoder, "text"))
-    elif training.classes is not None and conditional is not False:
-        order = TrainingOrder(training, settings.seed, settings.training.batch)
-        whole = samples >= order.longest_pass
-        trained = distinct_classes(training, range(len(training))) if whole else order.classes(samples)
-        untrained = tuple(name for number, name in enumerate(training.classes) if number not in trained)
-        condition = LearnedCondition(training.classes, untrained=untrained)
-    elif conditional:
-        raise RecipeError(
-            "training.conditional=true, but the data have no classes: sort the files into subfolders, set data.labels, "
-            "or leave training.conditional at null"
-        )
-    if settings.guidance.scale != 1.0 and not condition.learned:
-        raise RecipeError("guidance.scale needs classes or captions, but this run has neither: leave it at 1")
-    if settings.guidance.scale != 1.0 and settings.training.condition_dropout == 0:
-        raise RecipeError(
-            "guidance.scale needs a network that is also trained without a condition: set "
-            "training.condition_dropout=0.1, or leave guidance.scale at 1"
-        )
-    return condition
 
 
 @dataclass(frozen=True, eq=False)
@@ -281,56 +179,6 @@ class TrainingModel:
         return sum(parameter.numel() for parameter in self.learner.network.parameters())
 
 
-def check_scalars(names: Sequence[str], dataset: Dataset) -> None:
-    """Raise RecipeError if `training.scalars` names a scalar twice, one that the examples do not have, or too many."""
-    known = dataset.scalars
-    if len(names) > MAX_SCALARS:
-        raise RecipeError(f"training.scalars names {len(names)} scalars, more than {MAX_SCALARS}: remove some")
-    for number, name in enumerate(names):
-        if name in names[:number]:
-            raise RecipeError(f"training.scalars: {name} is repeated: remove one")
-        if name not in known:
-            have = f"the data have {', '.join(known)}" if known else "the data have none"
-            raise RecipeError(
-                f"training.scalars: there is no scalar {name!r}{nearest(name, known)}; {have} (a column of a manifest "
-                "is a scalar if all its values are numbers or empty)"
-            )
-
-
-def measured_scalars(dataset: Dataset, settings: TrainSettings, runtime: Runtime) -> tuple[Scalar, ...]:
-    """Return the scalars of `training.scalars`, measured on rank 0 as in training, and broadcast to all ranks.
-
-    Raises RecipeError if a scalar is the same for all examples, or unknown for all.
-    """
-    names = settings.training.scalars
-    numbers = torch.zeros(2, len(names), dtype=torch.float64)
-    if names and runtime.main:
-        count = min(SCALAR_EXAMPLES, len(dataset))
-        indices = drawn(dataset, derive(settings.seed, "scalars"), count)
-        seeds = [derive(settings.seed, "augmentation", index) for index in indices]
-        with as_recipe_error(UnreadableFilesError, "training.scalars: "):
-            found = [dataset.example(index, seed).scalars or {} for index, seed in zip(indices, seeds, strict=True)]
-        for number, name in enumerate(names):
-            values = torch.tensor([each.get(name, math.nan) for each in found], dtype=torch.float64)
-            values = values[values.isfinite()]
-            if len(values) < 2 or not bool(values.std() > 0):
-                constant = f"{float(values[0]):g} for all" if len(values) else "unknown for all"
-                constant = f"known for one only of {count}" if len(values) == 1 else f"{constant} {count}"
-                raise RecipeError(
-                    f"training.scalars: {name} is {constant} examples that were read, so nothing can be learned from "
-                    "it: remove it"
-                )
-            numbers[:, number] = torch.stack([values.mean(), values.std()])
-            if not bool(numbers[:, number].isfinite().all()):
-                raise RecipeError(
-                    f"training.scalars: {name} has values up to {float(values.abs().max()):g}, whose deviation is too "
-                    "large to compute: divide them by a constant, or remove it"
-                )
-    long_barrier()
-    broadcast_from_rank0(numbers)
-    return tuple(Scalar(name, dataset.scalars[name], *numbers[:, number].tolist()) for number, name in enumerate(names))
-
-
 def prepare_model(job: Job, data: TrainingData, state: State | None) -> TrainingModel:
     """Build the model of a run, with initial weights or with the state of a checkpoint.
 
@@ -342,8 +190,9 @@ def prepare_model(job: Job, data: TrainingData, state: State | None) -> Training
     width = None if encoder is None else encoder.width
     described = ModelSettings.of(job.config, builder)
     assembly = Assembly(
-        described, builder, data.modality, data.statistics, classes, width, data.corruption, data.condition.scalars
-    )
+        described, builder, data.modality, data.statistics, classes, width, data.corruption, data.condition.scalars,
+        data.condition.dense,
+    )  # fmt: skip
     process = assembly.process().to(runtime.device, runtime.dtype)
     network = assembly.network()
     initial = None if state is None else Run(settings.run_dir).metadata.get("initial")
@@ -388,8 +237,10 @@ def introduction(job: Job, data: TrainingData, model: TrainingModel) -> Iterator
     condition = (
         "" if names is None else f" of {len(names)} classes ({', '.join(names[:10])}{', …' * (len(names) > 10)})"
     )
-    if isinstance(training, Captioned):
-        condition = f" with captions, encoded by {training.encoder.name}"
+    if data.condition.encoder is not None:
+        condition = f" with captions, encoded by {data.condition.encoder.name}"
+    if data.condition.dense is not None:
+        condition += f", each with a dense condition of {channels_in_words(data.condition.dense)}"
     yield (
         f"{again}{len(training):,} examples{condition} ({data.parts}, statistics of {data.statistics.count:,}), "
         f"{model.parameters:,} parameters, on {job.runtime.describe()}"
@@ -402,6 +253,11 @@ def introduction(job: Job, data: TrainingData, model: TrainingModel) -> Iterator
         yield f"note: {note}"
     for note in (*data.notes, *process_notes(denoiser.process, denoiser, data.statistics, data.modality)):
         yield f"note: {note}"
+
+
+def channels_in_words(count: int) -> str:
+    """Return a number of channels as text."""
+    return "1 channel" if count == 1 else f"{count} channels"
 
 
 def load_initial(network: nn.Module, source: Path, builder: Builder, scalars: Sequence[str] = ()) -> dict[str, Any]:

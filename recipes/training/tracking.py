@@ -24,6 +24,7 @@ from recipes.base.errors import RecipeError
 from recipes.base.files import replace_file
 from recipes.base.untrusted import read_object
 from recipes.config.addresses import shareable
+from recipes.config.conditions import modality_of_conditions
 from recipes.data import contents, extents
 from recipes.runs.averages import snapshots
 from recipes.runs.best import read_best
@@ -57,7 +58,7 @@ def write_record(job: Job, data: TrainingData, model: TrainingModel, checkpoints
         replace_file(run_dir / RESTORATION, data.restoration.save)
     if data.corruption is not None and not begun:
         replace_file(run_dir / CORRUPTION, data.corruption.save)
-    metadata = data.condition.metadata(data.captions)
+    metadata = data.condition.metadata(data.captions, modality_of_conditions(job.settings.data))
     metadata |= {"parameters": model.parameters, "data": data_metadata(data.dataset)}
     if data.parts.separate is not None:
         metadata["validation"] = data_metadata(data.parts.separate)

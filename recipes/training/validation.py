@@ -1,6 +1,7 @@
 """Reports during training: the loss on held-out data, and samples."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,8 +18,10 @@ from recipes.base.errors import as_recipe_error
 from recipes.runs.settings import TrainSettings
 from recipes.runtime.device import Runtime
 from recipes.runtime.distribution import gathered
+from recipes.sampling.condition import DenseConditions
+from recipes.sampling.dense import save_conditions
 from recipes.sampling.generate import generate
-from recipes.sampling.sample_files import save_grid
+from recipes.sampling.sample_files import CONDITIONS, save_grid
 from recipes.training.setup import Job, TrainingData, TrainingModel
 
 
@@ -125,6 +128,14 @@ def _by_band(power: Tensor, members: Tensor) -> Tensor:
     return (members * power.sum(0)).flatten(1).sum(1)
 
 
+def save_shown_conditions(data: TrainingData, folder: Path) -> None:
+    """Write the dense conditions of the samples drawn during training, which are always the same, if there are any."""
+    modality = data.training.condition_modality
+    dense = data.shown.dense if isinstance(data.shown, Condition) else None
+    if modality is not None and not (folder / CONDITIONS).exists():
+        save_conditions(folder, DenseConditions(dense, modality.in_buckets()[0]))
+
+
 def save_samples(job: Job, data: TrainingData, model: TrainingModel) -> str:
     """Draw samples with the averaged weights and fixed seeds, save them as one image, and return a message."""
     settings, samples = job.settings, model.learner.samples
@@ -138,6 +149,7 @@ def save_samples(job: Job, data: TrainingData, model: TrainingModel) -> str:
             labels = data.shown.labels if isinstance(data.shown, Condition) else data.shown
             titles = None if classes is None or labels is None else [classes[each] for each in labels.tolist()]
             save_grid(data.modality, media, path, titles)
+            save_shown_conditions(data, path.parent)
     except (ValueError, OSError) as error:
         # An error here must not end training: early weights may produce infinite samples, or the disk may be full.
         return f"note: no samples after {samples:,} samples seen: {error}"

@@ -51,7 +51,7 @@ def test_autoguidance_is_the_published_formula():
     assert nested.process is PROCESS
 
 
-def test_classifier_free_guidance_keeps_scalars_in_both_estimates():
+def test_classifier_free_guidance_keeps_scalars_and_drops_the_rest_in_its_weak_estimate():
     calls = []
 
     def denoiser(x_t, t, condition=None):
@@ -60,11 +60,12 @@ def test_classifier_free_guidance_keeps_scalars_in_both_estimates():
 
     guided, scalars = ms.ClassifierFree(Conditional(), 2.0), T[:, None]
     guided.denoiser.forward = denoiser
-    guided(X, T, ms.Condition(LABELS, scalars=scalars))
-    strong, weak = calls
-    assert strong.labels is LABELS
-    assert weak == ms.Condition(scalars=scalars)
-    with pytest.raises(ValueError, match="a class or a text"):
+    for condition in (ms.Condition(LABELS, scalars=scalars), ms.Condition(scalars=scalars, dense=X)):
+        guided(X, T, condition)
+        strong, weak = calls[-2:]
+        assert strong is condition
+        assert weak == ms.Condition(scalars=scalars)
+    with pytest.raises(ValueError, match="a class, a text or a dense condition"):
         guided(X, T, ms.Condition(scalars=scalars))
 
 
@@ -331,7 +332,7 @@ def test_guidance_and_measurements_refuse_what_they_cannot_follow():
     assert_refused(
         ("increasing log-SNRs", lambda: ms.ClassifierFree(Conditional(), 2.0, (3.0, -3.0))),
         ("increasing log-SNRs", lambda: ms.Autoguidance(Conditional(), Conditional(), 2.0, (3.0, 3.0))),
-        ("needs a class or a text", lambda: ms.ClassifierFree(Conditional(), 2.0)(X, T)),
+        ("needs a class, a text or a dense condition", lambda: ms.ClassifierFree(Conditional(), 2.0)(X, T)),
         ("remove the padding", lambda: ms.DPS(padded, measurement, y, 0.1)),
         ("at least 0", lambda: ms.DPS(denoiser, measurement, y, -0.1)),
         ("increasing log-SNRs", lambda: ms.DPS(denoiser, measurement, y, 0.1, interval=(2.0, 1.0))),

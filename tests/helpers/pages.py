@@ -162,6 +162,16 @@ def photos(root: Path) -> None:
     (root / "prompts.txt").write_text("a red circle\na blue square\n")
 
 
+def small_photos(root: Path) -> None:
+    """Photos, and versions of half the size in a folder of their own."""
+    photos(root)
+    for path in sorted((root / "photos").rglob("*.jpg")):
+        small = root / "low_resolution" / path.parent.name / f"{path.stem}.png"
+        small.parent.mkdir(parents=True, exist_ok=True)
+        with Picture.open(path) as picture:
+            picture.resize((picture.width // 2, picture.height // 2)).save(small)
+
+
 def kept(root: Path) -> None:
     """Photos as people keep them: nested, with a table, without some captions, and divided by folders."""
     photos(root)
@@ -289,6 +299,7 @@ GIVEN: dict[str, tuple[Callable[[Path], None], ...]] = {
     "docs/tutorials/audio.md": (partial(noises, folder="recordings"),),
     "docs/tutorials/captions-and-classes.md": (kept, text_encoder),
     "docs/tutorials/conditioning.md": (photos, text_encoder),
+    "docs/tutorials/conditions.md": (small_photos,),
     "docs/tutorials/data-at-scale.md": (photos, clips, partial(noises, folder="recordings")),
     "docs/tutorials/latents.md": (photos, clips, partial(noises, folder="sounds"), autoencoders),
     "docs/tutorials/schedule-design.md": (partial(run, name="mnist"),),

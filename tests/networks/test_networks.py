@@ -19,8 +19,7 @@ from multisagd.networks import Conditioning, CrossAttention, NoiseLevelFeatures,
 from multisagd.networks.attention import SelfAttention, attend, rotary_positions, rotate
 from multisagd.networks.cost import activation_bytes, recompute, training_flops
 from multisagd.networks.embedding import ScalarEmbedding
-from multisagd.networks.layers import around, crop, pad_to_multiple
-from multisagd.networks.transformer import patchify, unpatchify
+from multisagd.networks.layers import around, crop, pad_to_multiple, patchify, unpatchify
 from tests.helpers import dense
 from tests.helpers.networks import data, trained, transformer, unet
 from tests.helpers.refusals import assert_refused

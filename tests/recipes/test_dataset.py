@@ -37,7 +37,7 @@ from recipes.pack import main as pack
 from recipes.runs.model import located, starting_folders
 from recipes.runs.settings import TrainSettings
 from recipes.sample import sample
-from recipes.training.setup import learned_condition
+from recipes.training.conditioning import learned_condition
 from tests.helpers.tiny import tiny_run
 
 

@@ -25,7 +25,7 @@ from recipes.evaluation.sets import real_data
 from recipes.inspect import inspect
 from recipes.pack import pack
 from recipes.runs.settings import TrainSettings
-from recipes.training.setup import learned_condition
+from recipes.training.conditioning import learned_condition
 from tests.helpers.tiny import assert_same, read_metrics, tiny_run
 from tests.modalities.test_image import write_mnist
 

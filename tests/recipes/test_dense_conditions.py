@@ -1,0 +1,233 @@
+"""Runs learn dense conditions with classes, keep what is needed to sample with them, and refuse what does not fit."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image as Picture
+from safetensors.torch import load_file
+from torch import Tensor
+
+from recipes.base.errors import RecipeError
+from recipes.config import compose as configuration
+from recipes.evaluate import evaluate
+from recipes.export import export
+from recipes.inspect import inspect
+from recipes.runs.run import check_metadata
+from recipes.sample import sample
+from recipes.sampling.sample_files import recorded_names
+from recipes.sharing.pipeline import Pipeline
+from recipes.training.learner import dropped_parts
+from tests.helpers.tiny import TRANSFORMER, assert_same, read_metrics, tiny_run
+
+SMALL = "data.condition_modality={modality:image,size:4,channels:1}"
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Pictures of two classes and their coarse versions in another folder; the words of a training on them."""
+    root = tmp_path_factory.mktemp("pairs")
+    for number in range(60):
+        picture = Picture.new("L", (8, 8), 4 * number)
+        picture.paste(255, (0, 0, 4, 4 + number % 5))
+        for folder, size in (("fine", 8), ("coarse", 4)):
+            path = root / folder / "ab"[number % 2] / f"{number:02d}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            picture.resize((size, size), Picture.Resampling.BOX).save(path)
+    return ["data=folder", f"data.root={root / 'fine'}", f"data.condition_root={root / 'coarse'}", SMALL,
+            "modality.channels=1", "validation.holdout=12"]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def trained(pairs: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run_dir = tmp_path_factory.mktemp("runs") / "whole"
+    tiny_run(run_dir, *pairs)
+    return run_dir
+
+
+def drawn(run_dir: Path, *more: str) -> tuple[Path, dict[str, Tensor]]:
+    out = sample(configuration.load("sample", [f"run_dir={run_dir}", "steps=2", "guidance.scale=2", *more]))
+    return out, load_file(out / "samples.safetensors")
+
+
+def assert_refused(*cases: tuple[str, Callable[[], object]]) -> None:
+    for message, attempt in cases:
+        with pytest.raises(RecipeError, match=message):
+            attempt()
+
+
+def root_of(pairs: list[str]) -> Path:
+    return Path(pairs[2].partition("=")[2])
+
+
+def test_run_with_pairs_continues_exactly_and_records_its_condition(pairs, trained, tmp_path):
+    tiny_run(tmp_path / "parts", *pairs, "training.samples=48")
+    assert_same(tiny_run(tmp_path / "parts", *pairs), tiny_run(trained, *pairs))
+    condition = json.loads((trained / "run.json").read_text())["condition"]
+    assert condition["channels"] == 1
+    assert condition["modality"]["size"] == 4
+    assert (trained / "samples" / "conditions.png").exists()
+    assert all(torch.isfinite(torch.tensor(each["loss"])) for each in read_metrics(trained, "validation"))
+    with pytest.raises(RecipeError, match=r"condition\._target_: None -> 'modalities"):
+        tiny_run(trained, *pairs, "condition=coarse")
+
+
+def test_samples_have_the_conditions_and_names_of_files_in_turn(pairs, trained, tmp_path):
+    coarse = root_of(pairs)
+    out, named = drawn(trained, f"condition={coarse / 'a'}", "labels=b", f"out={tmp_path / 'out'}")
+    files = sorted(path.stem for path in (coarse / "a").iterdir())
+    assert sorted(path.stem for path in (out / "samples").glob("*.png")) == files
+    assert (out / "conditions.png").exists()
+    assert named["labels"].tolist() == [1] * 30
+    _, three = drawn(trained, f"condition={coarse / 'a'}", "labels=b", "count=3")
+    torch.testing.assert_close(three["x0"], named["x0"][:3], rtol=0, atol=1e-5)
+    # The set that replaces it, of two samples with one file, leaves none of its files.
+    out, one = drawn(trained, f"condition={coarse / 'a' / '02.png'}", "labels=b", "count=2", f"out={out}")
+    assert sorted(path.name for path in (out / "samples").glob("*.png")) == ["02_0.png", "02_1.png"]
+    assert not torch.allclose(one["x0"][0], named["x0"][0], atol=1e-3)
+
+    export(configuration.load("export", [f"run_dir={trained}", f"out={tmp_path / 'model'}"]))
+    for folder in (trained, tmp_path / "model"):
+        pipeline = Pipeline.from_pretrained(folder)
+        samples = pipeline(3, 2, guidance=2.0, labels="b", condition=coarse / "a").samples
+        torch.testing.assert_close(samples, three["x0"], rtol=0, atol=1e-5)
+    values = torch.full((1, 1, 4, 4), torch.nan)
+    unknown, none = (pipeline(2, 2, condition=each).samples for each in (values, "none"))
+    torch.testing.assert_close(unknown, none)
+
+
+def test_samples_with_conditions_of_held_out_examples_have_their_classes(trained):
+    out, held_out = drawn(trained, "condition=held_out", "count=14")
+    assert held_out["x0"].shape == (14, 1, 8, 8)
+    assert held_out["labels"][:2].tolist() == held_out["labels"][12:].tolist()
+    assert sorted(path.name for path in (out / "samples").glob("*.png"))[0] == "00.png"
+    assert drawn(trained, "condition=none", "guidance.scale=1", "count=2")[1]["x0"].isfinite().all()
+
+
+def test_sample_refuses_conditions_that_are_missing_or_that_the_run_does_not_take(pairs, trained, tmp_path):
+    tiny_run(tmp_path / "plain", *pairs, "data.condition_root=null", "data.condition_modality=null")
+    (tmp_path / "twice").mkdir()
+    for name in ("one.png", "one.bmp"):
+        Picture.new("L", (4, 4)).save(tmp_path / "twice" / name)
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    assert_refused(
+        (r"trained with a dense condition .*condition=held_out", lambda: drawn(trained)),
+        ("trained without a dense condition", lambda: drawn(tmp_path / "plain", "condition=x")),
+        ("does not exist", lambda: drawn(trained, "condition=nowhere")),
+        ("samples of one name", lambda: drawn(trained, f"condition={tmp_path / 'twice'}")),
+        (r"its condition .*broken\.png", lambda: drawn(trained, f"condition={tmp_path / 'broken.png'}")),
+        ("requires labels, prompts or a dense", lambda: drawn(trained, "condition=none", "labels=null")),
+        ("no rows", lambda: Pipeline.from_pretrained(trained)(condition=torch.zeros(0, 1, 4, 4))),
+    )
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["condition=first_frames", *TRANSFORMER],
+        pytest.param(["condition=masked", "validation.score=likelihood", "validation.items=3"], marks=pytest.mark.slow),
+    ],
+    ids=["first frames transformer", "masked unet"],
+)
+def test_derived_condition_is_that_of_media_when_sampling(words, tmp_path):
+    tiny_run(tmp_path / "run", *words)
+    out, of_data = drawn(tmp_path / "run", "condition=held_out", "count=2")
+    _, of_files = drawn(tmp_path / "run", f"condition={out / 'samples'}")
+    assert of_data["x0"].shape == of_files["x0"].shape == (2, 1, 8, 8)
+    assert not torch.equal(of_data["x0"], of_files["x0"])
+
+
+def test_training_refuses_conditions_that_do_not_fit(pairs, tmp_path):
+    def run(*words: str) -> Any:
+        return tiny_run(tmp_path / "run", *words)
+
+    other = [word for word in pairs if word != SMALL]
+    assert_refused(
+        ("does not divide the 8 samples", lambda: run("condition=coarse", "condition.factor=3")),
+        ("remove one of the two", lambda: run(*pairs, "condition=masked")),
+        ("exclude each other", lambda: run("condition=masked", "corruption=band")),
+        (r"conditions have the grid \(3, 3\)", lambda: run(*other, SMALL.replace("size:4", "size:3"))),
+        ("there is no such choice; did you mean 'image'", lambda: run(*other, SMALL.replace("y:image", "y:imag"))),
+        ("expected the settings of a modality", lambda: run(*other, "data.condition_modality=image")),
+        (r"validation.root=.*which those in another folder lack", lambda: run(*pairs, f"validation.root={tmp_path}")),
+        (
+            "condition_dropout=0.1",
+            lambda: run("condition=masked", "guidance.scale=2", "training.condition_dropout=0"),
+        ),
+    )
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+@pytest.mark.slow
+def test_training_refuses_networks_without_dense_conditions(tmp_path):
+    with pytest.raises(RecipeError, match="DiffusersNetwork does not accept a dense condition"):
+        tiny_run(tmp_path / "run", "condition=masked", "network=diffusers")
+
+
+def test_dropped_parts_leave_each_part_alone_for_half_as_many():
+    uniform = (torch.arange(1000).double() + 0.5) / 1000
+    labels, dense = dropped_parts(uniform, 0.1, both=True)
+    assert [int(each.sum()) for each in (labels & dense, labels & ~dense, dense & ~labels)] == [100, 50, 50]
+    alone = dropped_parts(uniform, 0.1, both=False)
+    assert all(torch.equal(each, uniform < 0.1) for each in alone)
+
+
+def test_records_of_conditions_and_names_from_others_are_checked():
+    plain: dict[str, Any] = {"classes": None}
+    check_metadata({**plain, "condition": {"channels": 3, "modality": None}})
+    for wrong in ({}, [], {"channels": 0, "modality": None}, {"channels": 10**9, "modality": None},
+                  {"channels": True, "modality": None}, {"channels": 1, "modality": "image"}):  # fmt: skip
+        with pytest.raises(ValueError, match="dense condition is invalid"):
+            check_metadata({**plain, "condition": wrong})
+    assert recorded_names({"count": 2, "names": ["a", "b.c"]}) == ["a", "b.c"]
+    for names in (["a"], "ab", ["a", "../b"], ["a", ".."], ["a", ""], ["a", 1], ["a", "b\\c"], ["a", "b\0"]):
+        assert recorded_names({"count": 2, "names": names}) is None
+
+
+def test_configuration_takes_a_path_for_a_condition_and_completes_the_modality_of_conditions():
+    for command in ("sample", "evaluate"):
+        assert configuration.load(command, ["run_dir=x", "condition=a/b c"])["condition"] == "a/b c"
+    assert configuration.load("train", ["run_dir=x", "condition=masked"])["condition"]["boxes"] == 3
+    with pytest.raises(RecipeError, match="condition=mask: there is no such choice; did you mean 'masked'"):
+        configuration.load("train", ["run_dir=x", "condition=mask"])
+    source = "data.sources.photos={data:folder,root:r,condition_root:c,condition_modality:{modality:image,size:4}}"
+    mixture = configuration.load("train", ["run_dir=x", "data=mixture", source])["data"]["sources"]["photos"]
+    assert mixture["condition_modality"]["size"] == 4
+    assert mixture["condition_modality"]["_target_"] == "modalities.image.Image"
+
+
+def test_inspect_states_the_conditions_of_examples(pairs, tmp_path, capsys):
+    inspect(configuration.load("inspect", [*pairs, "modality.size=8", f"run_dir={tmp_path / 'look'}", "count=2"]))
+    report = json.loads((tmp_path / "look" / "inspect.json").read_text())
+    assert report["conditions"] == [1, 4, 4]
+    assert "conditions: 1 × 4 × 4" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_evaluate_draws_samples_with_the_conditions_of_held_out_examples(pairs, tmp_path):
+    words = ["validation.holdout=24", "every.validation=0", "every.samples=0"]
+    tiny_run(tmp_path / "run", *pairs, *words)
+    settings = ["samples=16", "steps=1", "metrics=[spectrum,likelihood]", "likelihood.items=2", "likelihood.steps=1",
+                "splits=1", "bootstrap=2", "bands=2"]  # fmt: skip
+    report = evaluate(configuration.load("evaluate", [f"run_dir={tmp_path / 'run'}", *settings]))
+    assert report["unavailable"] == {}
+    out = Path(report["samples"]).parent
+    assert json.loads((out / "sample.json").read_text())["settings"]["condition"] == "held_out"
+    assert len(load_file(out / "samples.safetensors")["labels"]) == 16
+
+
+@pytest.mark.slow
+def test_buckets_share_a_derived_condition(tmp_path):
+    for number in range(40):
+        path = tmp_path / "photos" / f"{number}.png"
+        path.parent.mkdir(exist_ok=True)
+        Picture.new("L", ((8, 8), (16, 8), (8, 16))[number % 3], 5 * number).save(path)
+    tiny_run(
+        tmp_path / "run", "data=folder", f"data.root={tmp_path / 'photos'}", "modality.channels=1",
+        "modality.buckets=[8,[4,8],[8,4]]", "condition=coarse", "condition.factor=2", "validation.holdout=9",
+    )  # fmt: skip
+    _, wide = drawn(tmp_path / "run", "condition=held_out", "count=2", "size=[4,8]")
+    assert wide["x0"].shape == (2, 1, 4, 8)
