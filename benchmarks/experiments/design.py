@@ -30,12 +30,11 @@ class Experiment:
     `base` and `arms` contain arguments of `multisagd train`; `sizes` contains those that replace them at another size.
     Each run draws `count` samples in `steps` steps of two samplers and compares them with `reference` clean examples,
     at the end of training and at `points`, fractions of it; at its end, also in the numbers of steps in `more_steps`.
-    `likelihood` is the number of held-out items whose likelihood is computed. `against` has the arms with which each arm
-    is compared seed by seed, by the metric `primary`; the comparisons in `headline` answer the question, and are in
-    the page's summary. Arms in `plain` are
-    trained by `plain_loop`. `without` contains further arms without training: real examples from which a band is
-    removed, in units in which the corner of the spectrum is 1. `expected` says what is known of an arm of a control:
-    that it is worse and must be `found`, or that it does not differ and must be `silent`.
+    `likelihood` is the number of held-out items whose likelihood is computed. `against` has the arms with which each
+    arm is compared seed by seed, by the metric `primary`; the comparisons in `headline` answer the question, and are in
+    the summary. Arms in `plain` are trained by `plain_loop`. `without` contains further arms without training:
+    real examples from which a band is removed, in units in which the corner of the spectrum is 1. `expected` says what
+    is known of an arm of a control: that it is worse and must be `found`, or does not differ and must be `silent`.
 
     Raises:
         ValueError: If an arm or a comparison does not exist, the primary metric is unknown, the points are not
