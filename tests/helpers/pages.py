@@ -118,7 +118,11 @@ MEDIA = {
     "experiment=video_clips_cached": ["modality.modality.size=8", "modality.modality.frames=5"],
     "experiment=image_folder": ["modality.size=16"],
     "data=vorticity": [
-        "data.trajectories=20", "data.snapshots=10", "data.interval=0.05", "data.spin_up=0.05", "data.test=0.5",
+        "data.trajectories=20",
+        "data.snapshots=10",
+        "data.interval=0.05",
+        "data.spin_up=0.05",
+        "data.test=0.5",
         "data.cache=fields",
     ],
 }
