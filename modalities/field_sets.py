@@ -22,7 +22,7 @@ from torch import Tensor
 
 from modalities.base import Batch, Dataset, Example, Split, pair
 from modalities.field import Field
-from modalities.navier_stokes import NavierStokes, RingForcing, resampled
+from modalities.navier_stokes import EXACT, NavierStokes, RingForcing, resampled
 from modalities.user_cache import user_cache
 from multisagd.files import check_file
 from multisagd.seeds import derive
@@ -114,10 +114,9 @@ class TwoPhase(Dataset):
         """Return the patterns with these numbers, float64 `(patterns, y, x)`, approximately in [-1, 1]."""
         shape = tuple(axis.size for axis in self.modality.axes)
         drawn = [torch.Generator().manual_seed(derive(self.seed, "two-phase", number)) for number in numbers]
-        exact = {"dtype": torch.float64}
-        white = torch.stack([torch.randn(shape, generator=each, **exact) for each in drawn])
-        uniform = torch.stack([torch.rand(2, 1, 1, generator=each, **exact) for each in drawn])
-        y, x = (torch.fft.fftfreq(shape[0], **exact)[:, None], torch.fft.rfftfreq(shape[1], **exact))
+        white = torch.stack([torch.randn(shape, generator=each, dtype=EXACT) for each in drawn])
+        uniform = torch.stack([torch.rand((2, 1, 1), generator=each, dtype=EXACT) for each in drawn])
+        y, x = torch.fft.fftfreq(shape[0], dtype=EXACT)[:, None], torch.fft.rfftfreq(shape[1], dtype=EXACT)
         radius = (y.square() + x.square()).sqrt()
         waves = radius * WAVELENGTH
         band = torch.where(waves < 2, waves * torch.exp(-waves.square() / 2), 0.0)

@@ -116,12 +116,13 @@ class NavierStokes:
 
     @cached_property
     def _forced(self) -> tuple[Tensor, Tensor]:
-        """Indices (modes, 2) of the forced wavenumbers in the half spectrum, one of each pair of opposite ones."""
+        """Rows and columns `(modes,)` of the forced wavenumbers in the half spectrum, one of each opposite pair."""
         assert self.forcing is not None
         radius = self._squared.sqrt() * self.side / (2 * math.pi)
         ring = (radius >= self.forcing.low - 1e-9) & (radius <= self.forcing.high + 1e-9) & self._kept
         ring[self.size // 2 + 1 :, 0] = False  # the conjugates of the first half of this column
-        return ring.nonzero(as_tuple=True)
+        rows, columns = ring.nonzero(as_tuple=True)
+        return rows, columns
 
     def initial(self, seeds: Sequence[int], deviation: float, low: float = 2.0, high: float = 4.0) -> Tensor:
         """Return random vorticities `(batch, size, size)` of wavenumbers from `low` to `high`, multiples of 2π / side.

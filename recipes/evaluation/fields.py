@@ -6,6 +6,7 @@ They apply to every modality that names its variables (`Modality.variables`). Mi
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import combinations
 
 import torch
@@ -228,12 +229,8 @@ def increments(task: Task) -> Result:
             lags = lags_along(axis)
             made, real = (structure_sums(values, grid, axis.name, lags) for values in _both(task, number))
             for place, order in enumerate(ORDERS):
-                rows.append(
-                    task.row(
-                        f"{_prefix(task, variable)}S{order} along {axis.name}, rms",
-                        lambda a, b, place=place: structure_error(a, b, place), made, real, unit="dB",
-                    )
-                )  # fmt: skip
+                name = f"{_prefix(task, variable)}S{order} along {axis.name}, rms"
+                rows.append(task.row(name, partial(structure_error, number=place), made, real, unit="dB"))
             distances = [lag * axis.spacing for lag in lags]
             curves = structure_functions(made), structure_functions(real[: task.sets.reference_count])
             found[axis.name] = {
