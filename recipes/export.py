@@ -61,7 +61,8 @@ def export(config: Config) -> Path:
     print(f"{named} weights after {weights.samples:,} samples, {size / 2**20:,.1f} MiB, in {settings.out}")
     if settings.license is None:
         print(f"The model card {settings.out / CARD} states no licence: choose one, such as license=apache-2.0")
-    print(f"To draw samples: multisagd sample {setting('run_dir', settings.out)}")
+    condition = "" if model.dense is None else " condition=FOLDER"
+    print(f"To draw samples: multisagd sample {setting('run_dir', settings.out)}{condition}")
     return settings.out
 
 

@@ -115,7 +115,7 @@ def train(config: Config) -> None:
             barrier()  # a process that ends early can break the connections of the others
             job.check_folder()
             if runtime.main:
-                display.say(ending(run_dir, checkpoints.place(model.learner.samples), data.dataset))
+                display.say(ending(run_dir, checkpoints.place(model.learner.samples), data))
 
 
 def train_and_report(config: Config) -> None:

@@ -375,7 +375,8 @@ def _needed_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
     text = metadata.get("text")
     text = None if text is None else {key: text[key] for key in ("name", "fingerprint", "width")}
     known = {"untrained": list(metadata.get("untrained", ())), "scalars": list(metadata.get("scalars", ()))}
-    known["condition"] = mapped(metadata.get("condition"), without_secrets)
+    if metadata.get("condition") is not None:
+        known["condition"] = mapped(metadata["condition"], without_secrets)
     return {"classes": metadata["classes"], "text": text, **known}
 
 

@@ -157,6 +157,7 @@ def text_of_the_card(
         grid=grid,
         size=" × ".join(str(axis.size) for axis in grid.axes),
         text=model.metadata.get("text"),
+        dense=described(model.config.get("condition") or {}),
         examples=inner(model.metadata, "data").get("examples", "unknown number of"),
         corrupted=subject.assembly.corruption() is not None,
         noise=in_words(process),

@@ -199,6 +199,7 @@ class Pipeline:
         """Return a description of the model in a few lines, without its weights."""
         classes, text = self.model.metadata["classes"], self.model.metadata.get("text")
         condition = f"{len(classes)} classes" if classes else "captions" if text else "no condition"
+        condition = condition if self.model.dense is None else f"{condition}, {self.model.dense} dense channels"
         count = sum(each.numel() for each in self.denoiser.parameters())
         network, schedule = (type(each).__name__ for each in (self.denoiser.network, self.denoiser.process.schedule))
         return (

@@ -17,7 +17,6 @@ from typing import Any
 
 import torch
 
-from modalities.base import Dataset
 from multisagd.libraries import importing
 from recipes.base.commands import setting
 from recipes.base.errors import RecipeError
@@ -102,8 +101,9 @@ def gather_unreadable(data: TrainingData) -> None:
             dataset.recall_unreadable(json.loads(other[:size].numpy().tobytes()), math.inf)
 
 
-def ending(run_dir: Path, checkpoint: Path, dataset: Dataset) -> str:
+def ending(run_dir: Path, checkpoint: Path, data: TrainingData) -> str:
     """Return a message that lists the run's files, and the command that draws samples."""
+    dataset = data.dataset
     best = read_best(checkpoint.parent)
     lines = [
         f"done. In {run_dir}:",
@@ -115,7 +115,8 @@ def ending(run_dir: Path, checkpoint: Path, dataset: Dataset) -> str:
     ]
     if dataset.unreadable:
         lines.append(f"  unreadable   {len(dataset.unreadable)} files, named in {UNREADABLE}")
-    return "\n".join([*lines, f"More samples: multisagd sample {setting('run_dir', run_dir)}"])
+    condition = "" if data.condition.dense is None else " condition=FOLDER"
+    return "\n".join([*lines, f"More samples: multisagd sample {setting('run_dir', run_dir)}{condition}"])
 
 
 class Journal:

@@ -90,6 +90,9 @@ def test_samples_have_the_conditions_and_names_of_files_in_turn(pairs, trained, 
     assert not torch.allclose(one["x0"][0], named["x0"][0], atol=1e-3)
 
     export(configuration.load("export", [f"run_dir={trained}", f"out={tmp_path / 'model'}"]))
+    card = (tmp_path / "model" / "README.md").read_text()
+    assert "and a dense condition, from files of its own." in card
+    assert "condition=FOLDER steps=20" in card
     for folder in (trained, tmp_path / "model"):
         pipeline = Pipeline.from_pretrained(folder)
         samples = pipeline(3, 2, guidance=2.0, labels="b", condition=coarse / "a").samples
