@@ -67,7 +67,10 @@ def structure_sums(
 
 
 def structure_functions(sums: Tensor) -> Tensor:
-    """Return the mean absolute powers of increments, `(lags, orders)`, from `structure_sums` `(items, lags, …)`."""
+    """Return the mean absolute powers of increments, `(lags, orders)`, from `structure_sums` `(items, lags, …)`.
+
+    They are in the unit of the data to the power of each order.
+    """
     total = sums.sum(0)
     return total[:, 1:] / total[:, :1].clamp(min=1)
 
@@ -75,7 +78,7 @@ def structure_functions(sums: Tensor) -> Tensor:
 def structure_error(sums_a: Tensor, sums_b: Tensor, number: int, orders: Sequence[int] = ORDERS) -> float:
     """Return the root mean square error in dB, over lags, of the structure function S of order `p = orders[number]`.
 
-    The error at one lag is that of `S^(2/p)`, so that a wrong amplitude alone gives the same error in all orders, which
+    The sums are `structure_sums` `(items, lags, orders + 1)` of both sets. The error at one lag is that of `S^(2/p)`, so that a wrong amplitude alone gives the same error in all orders, which
     is also that of the power.
     """
     ratio = (structure_functions(sums_a) / structure_functions(sums_b).clamp(min=1e-300))[:, number]

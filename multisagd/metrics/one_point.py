@@ -46,7 +46,7 @@ def power_sums(batches: Batches, centre: float = 0.0) -> Tensor:
 
 
 def moments(sums: Tensor, centre: float = 0.0) -> Moments:
-    """Return the moments of all values of the items with the `power_sums` `(items, 5)` about `centre`.
+    """Return the moments of all values of the items with the `power_sums` `(items, 5)` about `centre`, in their unit.
 
     Raises:
         ValueError: If there are no values, or all are equal, so that they have neither skewness nor kurtosis.
@@ -75,9 +75,9 @@ def difference_sums(batches: Batches, grid: Grid, names: Iterable[str]) -> Tenso
 
 
 def distribution_edges(values: Tensor, count: int = 256) -> Tensor:
-    """Return up to `2 * count` increasing edges at which distributions of the `values` are compared, float64.
+    """Return up to `2 * count` increasing edges at which distributions of the `values` `(…)` are compared.
 
-    Half of them are quantiles, which resolve where most values are; the others are evenly spaced from the smallest to
+    They are float64 `(edges,)`, in the unit of the values. Half of them are quantiles, which resolve where most values are; the others are evenly spaced from the smallest to
     the largest value, and resolve the tails. Raises ValueError if there are no values.
     """
     flat = values.detach().flatten().double()

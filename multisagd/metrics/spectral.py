@@ -64,7 +64,7 @@ def item_curves(batches: Iterable[Tensor | tuple[Tensor, Tensor | None]], grid: 
 
 
 def radial_curve(batches: Iterable[tuple[Tensor, Tensor | None]], grid: Grid) -> Curves:
-    """Return each item's power in every ring of `radial_profile` but zero frequency, averaged over channels.
+    """Return the power `(items, rings)` in every ring of `radial_profile` but zero frequency, averaged over channels.
 
     Power and masks are as in `item_curves`.
     """

@@ -338,7 +338,10 @@ def test_train_refuses_what_cannot_work_before_it_starts(tmp_path: Path) -> None
             ["process=blur", "process.modulation.length=2", "sampler=heun"],
             "sampler=heun needs equal coefficients.*sampler=ddim",
         ),
-        (["guidance.scale=2", "training.conditional=false"], "this run has neither"),
+        (
+            ["guidance.scale=2", "training.conditional=false"],
+            "needs classes, captions or a dense condition, but this run has none",
+        ),
         (["guidance.scale=2", "training.condition_dropout=0"], r"set training\.condition_dropout=0\.1"),
         (["engine.device=warp"], "unknown kind of device"),
         (["loss=spectral", "loss.penalty.kind=wavelet", "loss.penalty.wavelet=wavy"], "unknown wavelet"),
