@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from math import isclose
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import yaml
 
@@ -21,6 +21,8 @@ REAL = "real data"
 CPU = "cpu"
 """The size of `base`, at which all experiments are run."""
 Expected = Literal["found", "silent"]
+Page = Literal["results", "fields"]
+"""A page of the documentation: docs/results.md, or docs/results-fields.md."""
 
 
 @dataclass(frozen=True)
@@ -32,9 +34,9 @@ class Experiment:
     at the end of training and at `points`, fractions of it; at its end, also in the numbers of steps in `more_steps`.
     `likelihood` is the number of held-out items whose likelihood is computed. `against` has the arms with which each
     arm is compared seed by seed, by the metric `primary`; the comparisons in `headline` answer the question, and are in
-    the summary. Arms in `plain` are trained by `plain_loop`. `without` contains further arms without training:
-    real examples from which a band is removed, in units in which the corner of the spectrum is 1. `expected` says what
-    is known of an arm of a control: that it is worse and must be `found`, or does not differ and must be `silent`.
+    the summary of its `page`. Arms in `plain` are trained by `plain_loop`. `without` contains further arms without
+    training: real examples from which a band is removed, in units in which the corner of the spectrum is 1. `expected`
+    says what is known of an arm of a control: it is worse and must be `found`, or does not differ and must be `silent`.
 
     Raises:
         ValueError: If an arm or a comparison does not exist, the primary metric is unknown, the points are not
@@ -60,6 +62,7 @@ class Experiment:
     plain: tuple[str, ...] = ()
     without: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     expected: Mapping[str, Expected] = field(default_factory=dict)
+    page: Page = "results"
 
     def __post_init__(self) -> None:
         named = {*self.against, *(other for each in self.against.values() for other in each), *self.plain}
@@ -71,6 +74,8 @@ class Experiment:
             raise ValueError(f"{self.name}: expected must be found or silent, got {sorted(wrong)}")
         if unplanned := set(self.headline) - set(self.comparisons):
             raise ValueError(f"{self.name}: the comparisons {sorted(unplanned)} of the headline are not in against")
+        if self.page not in get_args(Page):
+            raise ValueError(f"{self.name}: page must be one of {', '.join(get_args(Page))}, got {self.page!r}")
         metric(self.primary)
         parts = [point / self.points[0] for point in self.points]
         if any(not isclose(part, round(part)) for part in parts) or not all(0 < point < 1 for point in self.points):

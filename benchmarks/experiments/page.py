@@ -1,8 +1,9 @@
-"""Write the results page from the results file: `python -m benchmarks.experiments.page`.
+"""Write the pages of results from the results file: `python -m benchmarks.experiments.page`.
 
-docs/results.md and docs/images/results_*.png are generated from benchmarks/results/results.jsonl and the files of the
-experiments, with conclusions drawn by fixed rules. `--check` writes nothing, and fails if the page is not up to date;
-`--results FILE --docs FOLDER` writes the page of another file, to look at a trial.
+docs/results.md, docs/results-fields.md and docs/images/results_*.png are generated from
+benchmarks/results/results.jsonl and the files of the experiments, with conclusions drawn by fixed rules. `--check`
+writes nothing, and fails if a page is not up to date; `--results FILE --docs FOLDER` writes the pages of another file,
+to look at a trial.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from pathlib import Path
 from PIL import Image, UnidentifiedImageError
 
 from benchmarks.experiments import plots
-from benchmarks.experiments.design import CPU, Experiment, experiments
+from benchmarks.experiments.design import CPU, Experiment, Page, experiments
 from benchmarks.experiments.metrics import MOST_BITS
 from benchmarks.experiments.others import inverse_problems, speed
 from benchmarks.experiments.plots import Picture
@@ -88,6 +89,19 @@ Notes on the numbers:
   papers' size; `--commands` prints the training commands instead. A section includes these results if there are any."""
 
 
+FIELDS = """# Results on fields
+
+What shaped noise, preconditioning, the padding of the network and the placement of steps contribute on physical fields,
+whose spectrum is the product. This page is generated from the same file by the same commands and rules as
+[results](results.md#results); each experiment is judged by the error of power over rings of frequency.
+
+- "Rings" is the root mean square, over rings of frequency but zero, of 10 log10 of the generated power divided by the
+  real power; the quietest third of the rings has least power in the data. Errors of deviation and kurtosis are in
+  percent of their values in the data.
+- "Bits per dimension" are those of fixed held-out fields, estimated with the same random numbers for every arm.
+- Real data in place of samples give the noise floor, which a perfect model would reach."""
+
+
 def papers() -> str:
     """Return the section on the papers' own results."""
 
@@ -117,10 +131,10 @@ def summary(measured: list[Results], reasons: list[str]) -> list[str]:
     return said
 
 
-def page(path: Path = RESULTS) -> tuple[str, list[Picture]]:
-    """Return the text of the page, and its figures."""
-    known = experiments()
-    reasons = blocked(known.values(), path)
+def page(path: Path = RESULTS, of: Page = "results") -> tuple[str, list[Picture]]:
+    """Return the text of a page, and its figures; the controls are those of all pages."""
+    reasons = blocked(experiments().values(), path)
+    known = {name: each for name, each in experiments().items() if each.page == of}
     read = {name: _all_sizes(each, path) for name, each in known.items()}
     parts, pictures = [], []
     for name, experiment in known.items():
@@ -128,7 +142,15 @@ def page(path: Path = RESULTS) -> tuple[str, list[Picture]]:
         parts.append(text)
         pictures += shown
     short = f"## In short\n\n{bullets(summary([each[0] for each in read.values()], reasons))}"
+    if of == "fields":
+        return "\n\n".join([FIELDS, short, *parts]) + "\n", pictures
     return "\n\n".join([INTRODUCTION, short, *parts, papers(), *(each(path) for each in OTHERS)]) + "\n", pictures
+
+
+def pages(path: Path) -> tuple[dict[str, str], list[Picture]]:
+    """Return the texts of all pages by the names of their files, and all figures."""
+    each = {"results.md": page(path), "results-fields.md": page(path, "fields")}
+    return {name: text for name, (text, _) in each.items()}, [one for _, shown in each.values() for one in shown]
 
 
 def _all_sizes(experiment: Experiment, path: Path) -> list[Results]:
@@ -157,17 +179,20 @@ def current(picture: Picture, folder: Path) -> bool:
 
 def stale(path: Path = RESULTS, docs: Path = DOCS) -> list[str]:
     """Return the files that are not up to date with the results file, including figures that are no longer shown."""
-    text, pictures = page(path)
-    written, images = docs / "results.md", docs / "images"
-    wrong = [] if written.exists() and written.read_text(encoding="utf-8") == text else [written.name]
+    texts, pictures = pages(path)
+    images = docs / "images"
+    wrong = [
+        name for name, text in texts.items()
+        if not (docs / name).exists() or (docs / name).read_text(encoding="utf-8") != text
+    ]  # fmt: skip
     wrong += [picture.name for picture in pictures if not current(picture, images)]
     shown = {picture.name for picture in pictures}
     return wrong + sorted(left.name for left in images.glob("results_*.png") if left.name not in shown)
 
 
 def write(path: Path = RESULTS, docs: Path = DOCS) -> None:
-    """Write the page and its figures; a figure that already shows these numbers is not written again."""
-    text, pictures = page(path)
+    """Write the pages and their figures; a figure that already shows these numbers is not written again."""
+    texts, pictures = pages(path)
     images = docs / "images"
     images.mkdir(parents=True, exist_ok=True)
     for picture in pictures:
@@ -177,7 +202,8 @@ def write(path: Path = RESULTS, docs: Path = DOCS) -> None:
             figure.savefig(images / picture.name, dpi=90, metadata={"Software": None, "Comment": digest(picture)})
     for left in set(images.glob("results_*.png")) - {images / picture.name for picture in pictures}:
         left.unlink()
-    (docs / "results.md").write_text(text, encoding="utf-8")
+    for name, text in texts.items():
+        (docs / name).write_text(text, encoding="utf-8")
 
 
 def main() -> None:

@@ -78,8 +78,8 @@ def structure_functions(sums: Tensor) -> Tensor:
 def structure_error(sums_a: Tensor, sums_b: Tensor, number: int, orders: Sequence[int] = ORDERS) -> float:
     """Return the root mean square error in dB, over lags, of the structure function S of order `p = orders[number]`.
 
-    The sums are `structure_sums` `(items, lags, orders + 1)` of both sets. The error at one lag is that of `S^(2/p)`, so that a wrong amplitude alone gives the same error in all orders, which
-    is also that of the power.
+    The sums are `structure_sums` `(items, lags, 1 + orders)` of both sets. The error at one lag is that of `S^(2/p)`,
+    so that a wrong amplitude alone gives the same error in all orders, that of the power.
     """
     ratio = (structure_functions(sums_a) / structure_functions(sums_b).clamp(min=1e-300))[:, number]
     decibels = 20 / orders[number] * ratio.clamp(min=1e-30).log10()

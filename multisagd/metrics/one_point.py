@@ -77,8 +77,11 @@ def difference_sums(batches: Batches, grid: Grid, names: Iterable[str]) -> Tenso
 def distribution_edges(values: Tensor, count: int = 256) -> Tensor:
     """Return up to `2 * count` increasing edges at which distributions of the `values` `(…)` are compared.
 
-    They are float64 `(edges,)`, in the unit of the values. Half of them are quantiles, which resolve where most values are; the others are evenly spaced from the smallest to
-    the largest value, and resolve the tails. Raises ValueError if there are no values.
+    They are float64 `(edges,)`, in the unit of the values. Half of them are quantiles, which resolve where most values
+    are; the others are evenly spaced from the smallest to the largest value, and resolve the tails.
+
+    Raises:
+        ValueError: If there are no values.
     """
     flat = values.detach().flatten().double()
     if not len(flat):

@@ -128,7 +128,7 @@ def test_no_verdict_is_printed_while_a_control_is_missing(tmp_path: Path) -> Non
 def test_summary_has_at_most_ten_lines_with_the_comparisons_that_were_named_beforehand(tmp_path: Path) -> None:
     path = tmp_path / "r.jsonl"
     write(path, LAW.name, {"white": 1.0, WHOLE: 0.99, ZERO: 0.2, SLOPE: 1.001})
-    known = experiments()
+    known = {name: each for name, each in experiments().items() if each.page == "results"}
     lines = page.summary([Results.read(each, "cpu", path) for each in known.values()], [])
     assert len(lines) == 1 + sum(len(each.headline) for each in known.values()) <= 10
     assert [each.name for each in known.values() if bool(each.headline) == bool(each.expected)] == []
@@ -210,13 +210,14 @@ def test_page_is_what_the_results_say() -> None:
 
 def test_page_is_current_until_a_row_is_added(tmp_path: Path) -> None:
     path, docs = tmp_path / "results.jsonl", tmp_path / "docs"
-    text, pictures = page.page(path)
-    assert pictures == []
+    assert page.pages(path)[1] == []
     for experiment in experiments().values():
+        text = page.page(path, experiment.page)[0]
         assert f"**Not measured.** Run `{sections.runner(experiment)}` to measure it." in text
+        assert (experiment.title in page.page(path)[0]) == (experiment.page == "results")
     write(path, LAW.name, {"white": 1.0, WHOLE: 0.7, REAL: 0.1})
     picture = f"results_{LAW.name}.png"
-    assert page.stale(path, docs) == ["results.md", picture]
+    assert page.stale(path, docs) == ["results.md", "results-fields.md", picture]
     page.write(path, docs)
     assert page.stale(path, docs) == []
     text = (docs / "results.md").read_text(encoding="utf-8")

@@ -274,7 +274,7 @@ def test_export_contains_nothing_private(run_dir: Path, tmp_path: Path, data: di
             assert [secret for secret in SECRETS if secret in content] == [], path
     notes = json.loads((tmp_path / "model" / "model.json").read_text())
     assert not {"data", "tracking", "run_dir", "engine", "every"} & notes["config"].keys()
-    assert notes["metadata"].keys() == {"classes", "untrained", "scalars", "condition", "text"}
+    assert notes["metadata"].keys() == {"classes", "untrained", "scalars", "text"}
     page, _ = write_report(ReportSettings(run))
     shown_page = page.read_text()
     assert [secret for secret in SECRETS[:-1] if secret in shown_page] == []
