@@ -209,3 +209,48 @@ def test_folder_names_missing_repeated_and_damaged_conditions(pairs):
     with pytest.raises(FileNotFoundError, match=r"no condition for 1 of 6 files: it must contain a/2\."):
         Folder(Image(8), real, condition_root=negative)
     assert len(Folder(Image(8), real, condition_root=negative, match="^b/")) == 3
+
+
+def test_folder_refuses_conditions_of_another_size_before_one_is_read(pairs):
+    folders = {"root": pairs / "real", "condition_root": pairs / "negative"}
+    buckets = Image(8, 1, buckets=[8, [8, 16]])
+    assert_refused(
+        (r"grid \(100000, 100000\)", lambda: Folder(Image(8, 1), condition_modality=Image(100_000), **folders)),
+        ("exclude each other", lambda: Folder(buckets, condition_modality=Image(4), **folders)),
+    )
+
+
+def test_repaired_condition_no_longer_counts_as_unreadable(pairs):
+    condition = pairs / "negative" / "b" / "3.bmp"
+    folders = {"root": pairs / "real", "condition_root": pairs / "negative"}
+    for missing in (False, True):
+        data = Folder(Image(8, 1), **folders)
+        if missing:
+            condition.unlink()
+        data.recall_unreadable({"b/3.png": "damaged"}, since=math.inf)
+        assert list(data.unreadable) == ([] if missing else ["b/3.png"])
+    Picture.new("L", (16, 8)).save(condition)
+    repaired = Folder(Image(8, 1), **folders)
+    repaired.recall_unreadable({"b/3.png": "damaged"}, since=condition.stat().st_ctime - 1e-3)
+    assert not repaired.unreadable
+
+
+def test_fields_are_paired_at_one_place_only(tmp_path):
+    values = np.arange(64.0).reshape(8, 8)
+    hidden = np.where(values >= 4 * 8, values, np.nan)  # a window may lie where all is missing
+    for folder, each in (("real", hidden), ("given", values), ("wide", np.tile(values, 2))):
+        (tmp_path / folder).mkdir()
+        np.savez(tmp_path / folder / "a.npz", a=each)
+    modality = Field((FieldAxis("y", 2), FieldAxis("x", 2)), (Variable("a"),))
+    refused = set()
+    for seed in range(20):
+        data = Folder(modality, tmp_path / "real", condition_root=tmp_path / "given")
+        read = data.read(0, seed)
+        refused |= {reason.partition(" (")[2][:7] for reason in data.unreadable.values()}
+        if read is not None:
+            known = ~read.condition.isnan() if read.mask is None else read.mask
+            assert torch.equal(read.condition[known], read.x0[known])
+            assert read.scalars is None
+    assert refused == {"window:"}
+    with pytest.raises(UnreadableFilesError, match="at another place"):
+        Folder(modality, tmp_path / "given", condition_root=tmp_path / "wide", max_unreadable=0.0).example(0)
