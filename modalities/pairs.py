@@ -13,7 +13,7 @@ from modalities.base import Modality, UnusableFileError
 from modalities.endings import ending_of
 from modalities.file_walk import find_files
 from modalities.reading import UnreadableFilesError
-from modalities.scalars import POSITIONS, recording
+from modalities.scalars import POSITIONS, positions, recording
 
 SHOWN = 3
 """Number of files without a condition that a message names."""
@@ -58,6 +58,28 @@ def matching(
     return [partner for partner in partners if partner is not None]
 
 
+def check_sizes(modality: Modality, conditions: Modality) -> None:
+    """Check that the conditions that one modality encodes fit the data of another.
+
+    Raises:
+        ValueError: If they have other axes, a size that does not divide that of the data, or one size for data of
+            several.
+    """
+    if conditions is modality:
+        return
+    if len(modality.in_buckets()) > 1:
+        raise ValueError(
+            "condition_modality and modality.buckets exclude each other, because all conditions would have one size: "
+            "remove one of the two"
+        )
+    ours, theirs = modality.grid().shape, conditions.grid().shape
+    if len(ours) != len(theirs) or any(own % other for own, other in zip(ours, theirs, strict=True)):
+        raise ValueError(
+            f"condition_modality: conditions have the grid {theirs}, but the data have {ours}: use the same grid, or "
+            "one that has a whole factor fewer samples along some axes"
+        )
+
+
 def _stem(file: str, suffixes: tuple[str, ...]) -> str:
     return file[: len(file) - len(ending_of(file, suffixes))]
 
@@ -88,13 +110,13 @@ def read_condition(
     except Exception as error:  # decoders raise many kinds of errors, and users' modalities may raise any
         kind = UnusableFileError if isinstance(error, UnusableFileError) else ValueError
         raise kind(f"its condition {path}: {type(error).__name__}: {error}") from error
-    for name, tolerance in POSITIONS.items():
-        if scalars is not None and name in scalars and name in own:
-            here, there = scalars[name], own[name]
-            if not math.isclose(here, there, rel_tol=0, abs_tol=tolerance):
-                raise ValueError(
-                    f"its condition {path} was read at another place ({name} {there:g}, not {here:g}): give both files "
-                    "the same size or duration, or name the modality of the conditions (condition_modality), with "
-                    "which both are read from their middle"
-                )
+    for name, here in positions(scalars or {}).items():
+        there = own.get(name, here)
+        if not math.isclose(here, there, rel_tol=0, abs_tol=POSITIONS.get(name, 0.0)):
+            raise ValueError(
+                f"its condition {path} was read at another place ({name} {there:g}, not {here:g}), because the files "
+                "differ in size or duration, or only one is silent or has no values at this place: mend the files (for "
+                "sounds, silence_db=null also reads silence), or name the modality of the conditions "
+                "(condition_modality), with which both are read from their middle"
+            )
     return condition
