@@ -20,10 +20,13 @@ from modalities.derived_conditions import (
     first_frames,
     known_part,
 )
+from modalities.field import Field
+from modalities.field_layout import FieldAxis
 from modalities.files import Folder
 from modalities.image import Image
 from modalities.mixture import Mixture
 from modalities.reading import UnreadableFilesError
+from modalities.variables import Variable
 from multisagd import Axis, Grid
 from tests.helpers import dense
 from tests.helpers.refusals import assert_refused
@@ -143,6 +146,12 @@ def test_collate_takes_missing_conditions_for_unknown():
     assert collate([Example(x0)]).dense is None
     with pytest.raises(ValueError, match=r"one shape, got \(2, 2\) and \(2, 4\)"):
         collate([Example(x0, condition=condition), Example(x0, condition=torch.ones(2, 4))])
+
+
+def test_condition_that_cannot_be_derived_is_refused_with_its_reason():
+    data = WithDerivedCondition(Fixed(Image(8, 1), [0, 1]), Coarse(2, "band_limited"), 0)
+    with pytest.raises(UnreadableFilesError, match=r"from example 0 .* use method=mean"):
+        data.batch([1, 0])
 
 
 @pytest.fixture
