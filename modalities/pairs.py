@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,11 +11,12 @@ import torch
 from torch import Tensor
 
 from modalities.base import Modality, UnusableFileError
-from modalities.endings import ending_of
+from modalities.endings import ending_of, listed
 from modalities.file_walk import find_files
 from modalities.reading import UnreadableFilesError
 from modalities.scalars import POSITIONS, positions, recording
 
+log = logging.getLogger("multisagd")
 SHOWN = 3
 """Number of files without a condition that a message names."""
 
@@ -24,7 +26,8 @@ def matching(
 ) -> list[str]:
     """Return for each of the `files` under `root` the file under `other` with the same path up to the ending.
 
-    `suffixes` are the endings of the files, and `other_suffixes` those that are searched for.
+    `suffixes` are the endings of the files, and `other_suffixes` those that are searched for. A warning counts files
+    under `other` that are not used.
 
     Raises:
         FileNotFoundError: If `other` is not a folder, or a file has no partner; the message names the first ones.
@@ -39,7 +42,8 @@ def matching(
     if not other.is_dir():
         raise FileNotFoundError(f"condition_root={other.absolute()} is not a folder")
     found: dict[str, str] = {}
-    for path in sorted(find_files(other, other_suffixes).media):
+    files_there = find_files(other, other_suffixes)
+    for path in sorted(files_there.media):
         stem = _stem(path, other_suffixes)
         if stem in found:
             raise ValueError(
@@ -55,6 +59,13 @@ def matching(
             f"contain {some}{', …' * (len(missing) > SHOWN)} (or another ending that is read: "
             f"{', '.join(other_suffixes)}). Add the files, or select files that have one with match"
         )
+    unused, others = len(found) - len({*partners}), files_there.others
+    if unused or others:
+        log.warning(
+            "condition_root=%s: %d of %d conditions belong to no example that is used, and %d files are passed over, "
+            "because they do not end in %s: %s",
+            other, unused, len(found), others.total(), ", ".join(other_suffixes), listed(others),
+        )  # fmt: skip
     return [partner for partner in partners if partner is not None]
 
 

@@ -220,6 +220,16 @@ def test_folder_names_missing_repeated_and_damaged_conditions(pairs):
     assert len(Folder(Image(8), real, condition_root=negative, match="^b/")) == 3
 
 
+def test_folder_counts_conditions_that_are_not_used(pairs, caplog):
+    folders = {"root": pairs / "real", "condition_root": pairs / "negative"}
+    Folder(Image(8), **folders)
+    assert not caplog.text
+    (pairs / "negative" / "notes.txt").touch()
+    Folder(Image(8), match="^b/", **folders)
+    assert "3 of 6 conditions belong to no example that is used, and 1 files are passed over" in caplog.text
+    assert "1 × .txt" in caplog.text
+
+
 def test_folder_refuses_conditions_of_another_size_before_one_is_read(pairs):
     folders = {"root": pairs / "real", "condition_root": pairs / "negative"}
     buckets = Image(8, 1, buckets=[8, [8, 16]])
