@@ -193,6 +193,11 @@ def held_out_batch(
     dense, labels = [part.dense for part in parts], [part.labels for part in parts]
     turn = torch.arange(count) % len(indices)
 
+    if all(each is None for each in dense):
+        raise RecipeError(
+            f"condition={HELD_OUT}: the held-out examples have no conditions any more: restore data.condition_root"
+        )
+
     def whole(tensors: Sequence[Tensor | None]) -> Tensor | None:
         given = [each for each in tensors if each is not None]
         return torch.cat(given)[turn] if len(given) == len(tensors) else None

@@ -117,10 +117,11 @@ def test_sample_refuses_conditions_that_are_missing_or_that_the_run_does_not_tak
     for name in ("one.png", "one.bmp"):
         Picture.new("L", (4, 4)).save(tmp_path / "twice" / name)
     (tmp_path / "broken.png").write_bytes(b"no picture")
-    coarse = root_of(pairs) / "a"
+    coarse, moved = root_of(pairs) / "a", ["data.condition_root=null", "data.condition_modality=null"]
     assert_refused(
         (r"size \(16, 16\), but \(8, 8\) in training", lambda: drawn(trained, f"condition={coarse}", "size=16")),
         (r"size \(16, 16\), but \(8, 8\) in training", lambda: drawn(trained, "condition=held_out", "size=16")),
+        (r"have no conditions any more", lambda: drawn(trained, "condition=held_out", *moved)),
         (r"trained with a dense condition .*condition=held_out", lambda: drawn(trained)),
         ("trained without a dense condition", lambda: drawn(tmp_path / "plain", "condition=x")),
         ("does not exist", lambda: drawn(trained, "condition=nowhere")),
