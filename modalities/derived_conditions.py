@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from modalities.base import Batch, Dataset, Example, Modality, pair
+from modalities.reading import UnreadableFilesError
 from modalities.wrapped import Wrapped
 from multisagd.grid import Grid
 from multisagd.seeds import derive
@@ -229,7 +230,8 @@ class WithDerivedCondition(Wrapped):
     """A dataset whose examples have a derived condition; `positions` are the examples' indices in the whole set.
 
     What is random in the condition of an example depends on its augmentation seed; without one, as in validation, on
-    `seed` and the example's index in the whole set.
+    `seed` and the example's index in the whole set. If a condition cannot be derived, the reason is the settings, and
+    not this example: UnreadableFilesError is raised.
     """
 
     def __init__(self, inner: Dataset, condition: DerivedCondition, seed: int) -> None:
@@ -264,7 +266,12 @@ class WithDerivedCondition(Wrapped):
 
     def _derive(self, x0: Tensor, mask: Tensor | None, index: int, seed: int | None) -> Tensor:
         own = derive(self.seed, "condition", self.positions[index]) if seed is None else derive(seed, "condition")
-        return self.condition.derive(with_unknown(x0, mask), self.modality.grid(), own)
+        try:
+            return self.condition.derive(with_unknown(x0, mask), self.modality.grid(), own)
+        except ValueError as error:
+            raise UnreadableFilesError(
+                f"no condition can be derived from example {self.positions[index]} of this part of the data: {error}"
+            ) from error
 
 
 def with_unknown(x0: Tensor, mask: Tensor | None) -> Tensor:

@@ -21,6 +21,7 @@ from modalities.base import Modality, UnusableFileError
 from modalities.field_layout import FieldAxis, Placement, check_spacing, listed_arrays, place
 from modalities.field_saving import WRITERS, Format, check_format
 from modalities.field_settings import complete, complete_series
+from modalities.scalars import WINDOW, record
 from modalities.variables import Variable
 from multisagd.addresses import is_address
 from multisagd.grid import Axis, Grid
@@ -142,6 +143,7 @@ class Field(Modality):
                 starts.append(low + (spare // 2 if drawn is None else drawn))
             values = torch.from_numpy(placement.read(example, starts, sizes))
             if not bool(values.isnan().all()):
+                record(**{f"{WINDOW}{axis.name}": start for axis, start in zip(self.axes, starts, strict=True)})
                 return values
         raise ValueError("all values of the field are missing, at least in this window")
 

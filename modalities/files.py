@@ -23,7 +23,7 @@ from modalities.endings import ending_of, listed
 from modalities.file_walk import find_files
 from modalities.labels import LabelSource, SplitSource
 from modalities.manifest import TABLES, Entry, check_listed, numbers_of, read_manifest, read_tables
-from modalities.pairs import matching, read_condition
+from modalities.pairs import check_sizes, matching, read_condition
 from modalities.reading import FileReport, MediaFiles
 
 log = logging.getLogger("multisagd")
@@ -103,7 +103,6 @@ class Folder(MediaFiles):
             raise ValueError(f"pattern={pattern!r} applies only to labels=name, but labels is {labels}")
         self.modality = modality
         self.root = Path(root)
-        self._conditions: list[str] | None = None
         self.threads = threads
         fits = (lambda _: True) if match is None else sources.compiled("match", match).search
         if manifest is None or manifest == AUTO:
@@ -137,14 +136,20 @@ class Folder(MediaFiles):
         self._modality_of_conditions = condition_modality
         self._conditions = self._paired()
 
-    def _paired(self) -> list[str] | None:
-        """Return the file of the condition of each example, or None if there are no conditions."""
+    def _paired(self) -> dict[str, str] | None:
+        """Return the file of the condition of each file, or None if there are no conditions.
+
+        Raises ValueError or FileNotFoundError if the conditions do not fit the examples.
+        """
         if self.condition_root is None or self.condition_modality is None:
             if self._modality_of_conditions is not None:
                 raise ValueError("condition_modality is set, but there are no conditions: set condition_root")
             return None
+        # Before a condition is read: its size may have been stated by someone else.
+        check_sizes(self.modality, self.condition_modality)
         suffixes = self.condition_modality.suffixes
-        return matching(self.root, self.files, self.modality.suffixes, self.condition_root, suffixes)
+        partners = matching(self.root, self.files, self.modality.suffixes, self.condition_root, suffixes)
+        return dict(zip(self.files, partners, strict=True))
 
     def _own_numbers(self, entries: Sequence[Entry]) -> dict[str, list[float]]:
         """Return the columns of numbers in the manifest, without those that have the name of a modality's scalar."""
@@ -187,8 +192,6 @@ class Folder(MediaFiles):
         groups = self.listed_groups
         self.listed_groups = None if groups is None else [groups[index] for index in indices]
         self._numbers = {name: [values[index] for index in indices] for name, values in self._numbers.items()}
-        conditions = self._conditions
-        self._conditions = None if conditions is None else [conditions[index] for index in indices]
 
     def __len__(self) -> int:
         return len(self.files)
@@ -207,7 +210,8 @@ class Folder(MediaFiles):
         if self._conditions is None or self.condition_root is None or modality is None:
             return None
         compared = scalars if self._modality_of_conditions is None else None
-        return read_condition(self.condition_root / self._conditions[index], modality, self._seed(seed), compared)
+        path = self.condition_root / self._conditions[self.files[index]]
+        return read_condition(path, modality, self._seed(seed), compared)
 
     @property
     def condition_modality(self) -> Modality | None:
@@ -232,9 +236,11 @@ class Folder(MediaFiles):
         return {name: values[index] for name, values in self._numbers.items()}
 
     def has_changed(self, name: str, since: float) -> bool:
-        """Whether a file was changed or replaced after a time, or removed."""
-        path = self.root / name
-        return not path.is_file() or path.stat().st_ctime > since
+        """Whether a file, or the one of its condition, was changed or replaced after a time, or removed."""
+        paths = [self.root / name]
+        if self.condition_root is not None and self._conditions is not None and name in self._conditions:
+            paths.append(self.condition_root / self._conditions[name])
+        return any(not path.is_file() or path.stat().st_ctime > since for path in paths)
 
     def subset(self, indices: Sequence[int]) -> Self:
         """Return the dataset of these files only.
@@ -252,8 +258,8 @@ class Folder(MediaFiles):
     def stored(self) -> Iterable[Source]:
         """Return the media files, and those of their conditions."""
         yield from (local(self.root / name) for name in self.files)
-        if self.condition_root is not None:
-            yield from (local(self.condition_root / name) for name in self._conditions or ())
+        if self.condition_root is not None and self._conditions is not None:
+            yield from (local(self.condition_root / self._conditions[name]) for name in self.files)
 
     @property
     def fingerprint(self) -> str:
@@ -264,7 +270,7 @@ class Folder(MediaFiles):
         if self._numbers:
             facts.append(self._numbers)
         if self._conditions is not None:
-            facts.append({"conditions": self._conditions})
+            facts.append({"conditions": [self._conditions[name] for name in self.files]})
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 

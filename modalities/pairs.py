@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,11 +11,12 @@ import torch
 from torch import Tensor
 
 from modalities.base import Modality, UnusableFileError
-from modalities.endings import ending_of
+from modalities.endings import ending_of, listed
 from modalities.file_walk import find_files
 from modalities.reading import UnreadableFilesError
-from modalities.scalars import POSITIONS, recording
+from modalities.scalars import POSITIONS, positions, recording
 
+log = logging.getLogger("multisagd")
 SHOWN = 3
 """Number of files without a condition that a message names."""
 
@@ -24,7 +26,8 @@ def matching(
 ) -> list[str]:
     """Return for each of the `files` under `root` the file under `other` with the same path up to the ending.
 
-    `suffixes` are the endings of the files, and `other_suffixes` those that are searched for.
+    `suffixes` are the endings of the files, and `other_suffixes` those that are searched for. A warning counts files
+    under `other` that are not used.
 
     Raises:
         FileNotFoundError: If `other` is not a folder, or a file has no partner; the message names the first ones.
@@ -39,7 +42,8 @@ def matching(
     if not other.is_dir():
         raise FileNotFoundError(f"condition_root={other.absolute()} is not a folder")
     found: dict[str, str] = {}
-    for path in sorted(find_files(other, other_suffixes).media):
+    files_there = find_files(other, other_suffixes)
+    for path in sorted(files_there.media):
         stem = _stem(path, other_suffixes)
         if stem in found:
             raise ValueError(
@@ -55,7 +59,36 @@ def matching(
             f"contain {some}{', …' * (len(missing) > SHOWN)} (or another ending that is read: "
             f"{', '.join(other_suffixes)}). Add the files, or select files that have one with match"
         )
+    unused, others = len(found) - len({*partners}), files_there.others
+    if unused or others:
+        log.warning(
+            "condition_root=%s: %d of %d conditions belong to no example that is used, and %d files are passed over, "
+            "because they do not end in %s: %s",
+            other, unused, len(found), others.total(), ", ".join(other_suffixes), listed(others),
+        )  # fmt: skip
     return [partner for partner in partners if partner is not None]
+
+
+def check_sizes(modality: Modality, conditions: Modality) -> None:
+    """Check that the conditions that one modality encodes fit the data of another.
+
+    Raises:
+        ValueError: If they have other axes, a size that does not divide that of the data, or one size for data of
+            several.
+    """
+    if conditions is modality:
+        return
+    if len(modality.in_buckets()) > 1:
+        raise ValueError(
+            "condition_modality and modality.buckets exclude each other, because all conditions would have one size: "
+            "remove one of the two"
+        )
+    ours, theirs = modality.grid().shape, conditions.grid().shape
+    if len(ours) != len(theirs) or any(own % other for own, other in zip(ours, theirs, strict=True)):
+        raise ValueError(
+            f"condition_modality: conditions have the grid {theirs}, but the data have {ours}: use the same grid, or "
+            "one that has a whole factor fewer samples along some axes"
+        )
 
 
 def _stem(file: str, suffixes: tuple[str, ...]) -> str:
@@ -88,13 +121,13 @@ def read_condition(
     except Exception as error:  # decoders raise many kinds of errors, and users' modalities may raise any
         kind = UnusableFileError if isinstance(error, UnusableFileError) else ValueError
         raise kind(f"its condition {path}: {type(error).__name__}: {error}") from error
-    for name, tolerance in POSITIONS.items():
-        if scalars is not None and name in scalars and name in own:
-            here, there = scalars[name], own[name]
-            if not math.isclose(here, there, rel_tol=0, abs_tol=tolerance):
-                raise ValueError(
-                    f"its condition {path} was read at another place ({name} {there:g}, not {here:g}): give both files "
-                    "the same size or duration, or name the modality of the conditions (condition_modality), with "
-                    "which both are read from their middle"
-                )
+    for name, here in positions(scalars or {}).items():
+        there = own.get(name, here)
+        if not math.isclose(here, there, rel_tol=0, abs_tol=POSITIONS.get(name, 0.0)):
+            raise ValueError(
+                f"its condition {path} was read at another place ({name} {there:g}, not {here:g}), because the files "
+                "differ in size or duration, or only one is silent or has no values at this place: mend the files (for "
+                "sounds, silence_db=null also reads silence), or name the modality of the conditions "
+                "(condition_modality), with which both are read from their middle"
+            )
     return condition

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from modalities.base import Batch, Dataset, Example, Modality, UnusableFileError, collate, pair
 from modalities.remarks import collecting
-from modalities.scalars import recording
+from modalities.scalars import WINDOW, recording
 from modalities.sizes import Extent
 from multisagd.libraries import failed_import
 from multisagd.seeds import derive
@@ -244,6 +244,7 @@ class MediaFiles(Dataset):
             self.report.add(name, error)
             return None
         self.report.note(name, remarks)
+        scalars = {name: value for name, value in scalars.items() if not name.startswith(WINDOW)}
         scalars.update(self.numbers(index))
         return Example(x0, self.label(index), mask, self.caption(index, seed), scalars or None, condition)
 

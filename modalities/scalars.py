@@ -21,6 +21,8 @@ _RECORDED: ContextVar[dict[str, float] | None] = ContextVar("scalars", default=N
 """The numbers recorded in the innermost `recording` block of this thread."""
 POSITIONS = {"crop_top": 1.0, "crop_left": 1.0, "start": 1e-3}
 """The numbers that say at which place a file was read, each with the difference that rounding may cause."""
+WINDOW = "window:"
+"""Beginning of the names of other such numbers, which are exact, and which no network can take."""
 
 
 def record(**values: float) -> None:
@@ -28,6 +30,11 @@ def record(**values: float) -> None:
     recorded = _RECORDED.get()
     if recorded is not None:
         recorded.update({name: float(value) for name, value in values.items()})
+
+
+def positions(recorded: Mapping[str, float]) -> dict[str, float]:
+    """Return the numbers, of those recorded, that say at which place a file was read."""
+    return {name: value for name, value in recorded.items() if name in POSITIONS or name.startswith(WINDOW)}
 
 
 @contextmanager

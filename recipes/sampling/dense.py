@@ -14,7 +14,7 @@ from modalities.buckets import reference_bucket
 from modalities.derived_conditions import DerivedCondition
 from modalities.endings import ending_of
 from modalities.file_walk import find_files
-from modalities.pairs import read_condition
+from modalities.pairs import check_sizes, read_condition
 from modalities.reading import UnreadableFilesError, read_batch
 from multisagd.seeds import derive
 from recipes.base.errors import RecipeError, as_recipe_error
@@ -23,7 +23,7 @@ from recipes.data.dataset import build_data
 from recipes.data.extents import FILES, Record, of_reference_size
 from recipes.data.order import Order
 from recipes.data.parts import NOTHING_HELD_OUT, hold_out
-from recipes.runs.assembly import Assembly
+from recipes.runs.assembly import Assembly, build_derived_condition
 from recipes.runs.model import TrainedModel
 from recipes.runs.settings import SampleSettings, TrainSettings
 from recipes.sampling.condition import DenseConditions
@@ -89,17 +89,37 @@ def condition_modality(model: TrainedModel, assembly: Assembly, modality: Modali
     """Return the modality that reads the conditions of samples: the run's own for conditions, or that of the samples.
 
     Raises:
-        RecipeError: If it has other channels than the condition that the network takes.
+        RecipeError: If it has other channels than the condition that the network takes, a size that does not fit the
+            data, or one size for samples of another size than the data.
     """
-    stated = (model.metadata.get("condition") or {}).get("modality")
+    stated = stated_modality(model, assembly, modality)
     if stated is not None:
         modality = assembly.builder.build(stated, Modality, "data.condition_modality")  # type: ignore[type-abstract]
+        # The record may come from someone else: the size of conditions is bounded before a file is read.
+        with as_recipe_error(ValueError, "data."):
+            check_sizes(assembly.modality, modality)
     if modality.channels != model.dense:
         raise RecipeError(
             f"this run takes conditions of {model.dense} channels, but its modality encodes {modality.channels}: files "
             "cannot be read for it. The class of its data must read them with a setting data.condition_modality"
         )
     return modality
+
+
+def stated_modality(model: TrainedModel, assembly: Assembly, samples: Modality) -> Mapping[str, Any] | None:
+    """Return the configuration of a modality of its own that reads a run's conditions, or None, for `samples`.
+
+    Raises:
+        RecipeError: If it has one size, but the samples have another size than the data.
+    """
+    stated: Mapping[str, Any] | None = (model.metadata.get("condition") or {}).get("modality")
+    size, trained = samples.grid().shape, assembly.modality.grid().shape
+    if stated is not None and size != trained:
+        raise RecipeError(
+            f"the samples have the size {size}, but {trained} in training: the conditions of this run have one size "
+            "(data.condition_modality), so remove the size, or pass conditions of another size as a tensor to Pipeline"
+        )
+    return stated
 
 
 def media_files(path: Path, modality: Modality) -> MediaFiles:
@@ -152,12 +172,14 @@ def held_out_batch(
     The second result is the modality of the conditions.
 
     Raises:
-        RecipeError: If the run has no held-out examples, or its data cannot be read.
+        RecipeError: If the run has no held-out examples, its data cannot be read, or the size does not fit conditions.
     """
     if model.exported is not None:
         raise RecipeError(
             f"condition={HELD_OUT}: {model.folder} is an exported model, which has no data: add condition=FOLDER"
         )
+    stated_modality(model, assembly, modality)
+    build_derived_condition(assembly.settings.condition, modality, assembly.builder)  # refuses sizes that do not fit
     run = assembly.builder.settings(TrainSettings, model.located, "")
     known, other = (Record(settings.run_dir / name) for name in FILES)
     dataset = build_data(run.data, run.corruption, run.seed, assembly.modality, assembly.builder, known)
@@ -170,6 +192,11 @@ def held_out_batch(
         parts = [read_batch(examples, indices[start : start + COUNT]) for start in range(0, len(indices), COUNT)]
     dense, labels = [part.dense for part in parts], [part.labels for part in parts]
     turn = torch.arange(count) % len(indices)
+
+    if all(each is None for each in dense):
+        raise RecipeError(
+            f"condition={HELD_OUT}: the held-out examples have no conditions any more: restore data.condition_root"
+        )
 
     def whole(tensors: Sequence[Tensor | None]) -> Tensor | None:
         given = [each for each in tensors if each is not None]
@@ -219,7 +246,8 @@ def from_files(
     reading = condition_modality(model, assembly, modality)
     files = media_files(path, reading)
     paths, count = list(files.named.values()), count or len(files.named)
-    dense = read_media(paths[:count], reading, assembly.derived_condition(), seed)
+    derived = build_derived_condition(assembly.settings.condition, modality, assembly.builder)
+    dense = read_media(paths[:count], reading, derived, seed)
     return DenseConditions(dense[torch.arange(count) % len(dense)], reading, files.names(count))
 
 

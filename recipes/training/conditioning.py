@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 
-from modalities.base import Batch, Dataset, Modality, distinct_classes
+from modalities.base import Batch, Dataset, distinct_classes
 from modalities.buckets import reference_bucket
 from modalities.derived_conditions import DerivedCondition, with_derived_condition
+from modalities.pairs import check_sizes
 from modalities.reading import UnreadableFilesError, read_batch
 from modalities.scalars import Scalar
 from modalities.text import TextEncoder
@@ -175,7 +176,8 @@ def dense_condition(
     derived = build_derived_condition(settings.condition, modality, builder)
     if derived is None:
         if given is not None:
-            check_condition_grid(modality, given)
+            with as_recipe_error(ValueError, "data."):
+                check_sizes(modality, given)
         return None if given is None else given.channels, None
     if given is not None:
         raise RecipeError(
@@ -188,28 +190,6 @@ def dense_condition(
             "data: use clean data, or pairs of files (data.condition_root)"
         )
     return modality.channels, derived
-
-
-def check_condition_grid(modality: Modality, given: Modality) -> None:
-    """Check that the conditions that a modality encodes fit data on the grid of another.
-
-    Raises:
-        RecipeError: If they have other axes, or a size that does not divide that of the data.
-    """
-    if given is modality:
-        return
-    if len(modality.in_buckets()) > 1:
-        raise RecipeError(
-            "data.condition_modality and modality.buckets exclude each other, because all conditions would have one "
-            "size: remove one of the two"
-        )
-    ours, theirs = modality.grid(), given.grid()
-    fits = ours.dimensions == theirs.dimensions
-    if not fits or any(own % other for own, other in zip(ours.shape, theirs.shape, strict=True)):
-        raise RecipeError(
-            f"data.condition_modality: conditions have the grid {theirs.shape}, but the data have {ours.shape}: use "
-            "the same grid, or one that has a whole factor fewer samples along some axes"
-        )
 
 
 def check_scalars(names: Sequence[str], dataset: Dataset) -> None:

@@ -20,10 +20,13 @@ from modalities.derived_conditions import (
     first_frames,
     known_part,
 )
+from modalities.field import Field
+from modalities.field_layout import FieldAxis
 from modalities.files import Folder
 from modalities.image import Image
 from modalities.mixture import Mixture
 from modalities.reading import UnreadableFilesError
+from modalities.variables import Variable
 from multisagd import Axis, Grid
 from tests.helpers import dense
 from tests.helpers.refusals import assert_refused
@@ -145,6 +148,12 @@ def test_collate_takes_missing_conditions_for_unknown():
         collate([Example(x0, condition=condition), Example(x0, condition=torch.ones(2, 4))])
 
 
+def test_condition_that_cannot_be_derived_is_refused_with_its_reason():
+    data = WithDerivedCondition(Fixed(Image(8, 1), [0, 1]), Coarse(2, "band_limited"), 0)
+    with pytest.raises(UnreadableFilesError, match=r"from example 0 .* use method=mean"):
+        data.batch([1, 0])
+
+
 @pytest.fixture
 def pairs(tmp_path: Path) -> Path:
     """Wide pictures, and their negatives in files of another kind."""
@@ -209,3 +218,58 @@ def test_folder_names_missing_repeated_and_damaged_conditions(pairs):
     with pytest.raises(FileNotFoundError, match=r"no condition for 1 of 6 files: it must contain a/2\."):
         Folder(Image(8), real, condition_root=negative)
     assert len(Folder(Image(8), real, condition_root=negative, match="^b/")) == 3
+
+
+def test_folder_counts_conditions_that_are_not_used(pairs, caplog):
+    folders = {"root": pairs / "real", "condition_root": pairs / "negative"}
+    Folder(Image(8), **folders)
+    assert not caplog.text
+    (pairs / "negative" / "notes.txt").touch()
+    Folder(Image(8), match="^b/", **folders)
+    assert "3 of 6 conditions belong to no example that is used, and 1 files are passed over" in caplog.text
+    assert "1 × .txt" in caplog.text
+
+
+def test_folder_refuses_conditions_of_another_size_before_one_is_read(pairs):
+    folders = {"root": pairs / "real", "condition_root": pairs / "negative"}
+    buckets = Image(8, 1, buckets=[8, [8, 16]])
+    assert_refused(
+        (r"grid \(100000, 100000\)", lambda: Folder(Image(8, 1), condition_modality=Image(100_000), **folders)),
+        ("exclude each other", lambda: Folder(buckets, condition_modality=Image(4), **folders)),
+    )
+
+
+def test_repaired_condition_no_longer_counts_as_unreadable(pairs):
+    condition = pairs / "negative" / "b" / "3.bmp"
+    folders = {"root": pairs / "real", "condition_root": pairs / "negative"}
+    for missing in (False, True):
+        data = Folder(Image(8, 1), **folders)
+        if missing:
+            condition.unlink()
+        data.recall_unreadable({"b/3.png": "damaged"}, since=math.inf)
+        assert list(data.unreadable) == ([] if missing else ["b/3.png"])
+    Picture.new("L", (16, 8)).save(condition)
+    repaired = Folder(Image(8, 1), **folders)
+    repaired.recall_unreadable({"b/3.png": "damaged"}, since=condition.stat().st_ctime - 1e-3)
+    assert not repaired.unreadable
+
+
+def test_fields_are_paired_at_one_place_only(tmp_path):
+    values = np.arange(64.0).reshape(8, 8)
+    hidden = np.where(values >= 4 * 8, values, np.nan)  # a window may lie where all is missing
+    for folder, each in (("real", hidden), ("given", values), ("wide", np.tile(values, 2))):
+        (tmp_path / folder).mkdir()
+        np.savez(tmp_path / folder / "a.npz", a=each)
+    modality = Field((FieldAxis("y", 2), FieldAxis("x", 2)), (Variable("a"),))
+    refused = set()
+    for seed in range(20):
+        data = Folder(modality, tmp_path / "real", condition_root=tmp_path / "given")
+        read = data.read(0, seed)
+        refused |= {reason.partition(" (")[2][:7] for reason in data.unreadable.values()}
+        if read is not None:
+            known = ~read.condition.isnan() if read.mask is None else read.mask
+            assert torch.equal(read.condition[known], read.x0[known])
+            assert read.scalars is None
+    assert refused == {"window:"}
+    with pytest.raises(UnreadableFilesError, match="at another place"):
+        Folder(modality, tmp_path / "given", condition_root=tmp_path / "wide", max_unreadable=0.0).example(0)

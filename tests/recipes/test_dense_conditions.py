@@ -1,6 +1,7 @@
 """Runs learn dense conditions with classes, keep what is needed to sample with them, and refuse what does not fit."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -116,7 +117,11 @@ def test_sample_refuses_conditions_that_are_missing_or_that_the_run_does_not_tak
     for name in ("one.png", "one.bmp"):
         Picture.new("L", (4, 4)).save(tmp_path / "twice" / name)
     (tmp_path / "broken.png").write_bytes(b"no picture")
+    coarse, moved = root_of(pairs) / "a", ["data.condition_root=null", "data.condition_modality=null"]
     assert_refused(
+        (r"size \(16, 16\), but \(8, 8\) in training", lambda: drawn(trained, f"condition={coarse}", "size=16")),
+        (r"size \(16, 16\), but \(8, 8\) in training", lambda: drawn(trained, "condition=held_out", "size=16")),
+        (r"have no conditions any more", lambda: drawn(trained, "condition=held_out", *moved)),
         (r"trained with a dense condition .*condition=held_out", lambda: drawn(trained)),
         ("trained without a dense condition", lambda: drawn(tmp_path / "plain", "condition=x")),
         ("does not exist", lambda: drawn(trained, "condition=nowhere")),
@@ -141,6 +146,10 @@ def test_derived_condition_is_that_of_media_when_sampling(words, tmp_path):
     _, of_files = drawn(tmp_path / "run", f"condition={out / 'samples'}")
     assert of_data["x0"].shape == of_files["x0"].shape == (2, 1, 8, 8)
     assert not torch.equal(of_data["x0"], of_files["x0"])
+    if "condition=first_frames" in words:
+        for source in ("held_out", out / "samples"):
+            with pytest.raises(RecipeError, match="count=1 leaves nothing to be learned"):
+                drawn(tmp_path / "run", f"condition={source}", "size=[1,8]")
 
 
 def test_training_refuses_conditions_that_do_not_fit(pairs, tmp_path):
@@ -188,6 +197,22 @@ def test_records_of_conditions_and_names_from_others_are_checked():
     assert recorded_names({"count": 2, "names": ["a", "b.c"]}) == ["a", "b.c"]
     for names in (["a"], "ab", ["a", "../b"], ["a", ".."], ["a", ""], ["a", 1], ["a", "b\\c"], ["a", "b\0"]):
         assert recorded_names({"count": 2, "names": names}) is None
+
+
+def test_run_of_a_stranger_cannot_ask_for_huge_conditions(pairs, trained, tmp_path):
+    export(configuration.load("export", [f"run_dir={trained}", f"out={tmp_path / 'model'}"]))
+    notes = json.loads((tmp_path / "model" / "model.json").read_text())
+    notes["metadata"]["condition"]["modality"]["size"] = 100_000
+    (tmp_path / "model" / "model.json").write_text(json.dumps(notes))
+    shutil.copytree(trained, tmp_path / "run")
+    config = (tmp_path / "run" / "config.yaml").read_text()
+    assert "size: 4\n" in config
+    (tmp_path / "run" / "config.yaml").write_text(config.replace("size: 4\n", "size: 100000\n"))
+    refused = r"conditions have the grid \(100000, 100000\), but the data have \(8, 8\)"
+    assert_refused(
+        (refused, lambda: drawn(tmp_path / "model", f"condition={root_of(pairs) / 'a'}")),
+        (refused, lambda: drawn(tmp_path / "run", "condition=held_out")),
+    )
 
 
 def test_configuration_takes_a_path_for_a_condition_and_completes_the_modality_of_conditions():
