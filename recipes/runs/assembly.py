@@ -36,6 +36,7 @@ from multisagd import (
     terminal_snr,
 )
 from multisagd.data_spectra import DataPower, Omitting
+from multisagd.denoiser import LOWEST_FLOOR
 from multisagd.mixing import Refinement, power_fraction
 from multisagd.radial import Rings
 from multisagd.samplers import Sampler
@@ -336,7 +337,22 @@ def process_notes(process: Process, denoiser: Denoiser, statistics: DataStatisti
             f"{math.exp(-log_snr / 2):.3g} where sampling starts: set schedule.log_snr_range=[-10,20], or "
             "choose denoiser=velocity"
         )
-    return notes
+    return [*notes, *floor_notes(denoiser, statistics)]
+
+
+def floor_notes(denoiser: Denoiser, statistics: DataStatistics) -> list[str]:
+    """Return a warning if some frequencies of the data are quieter than the floor of spectral preconditioning."""
+    if denoiser.preconditioning != "spectral":
+        return []
+    decibels = 10 * (statistics.power / statistics.power.max()).log10()
+    quietest = -float(decibels[decibels > -LOWEST_FLOOR].min())  # what is quieter still is rounding errors
+    if quietest <= denoiser.floor:
+        return []
+    return [
+        f"the quietest frequency of the data is {quietest:.0f} dB below the strongest, but the preconditioning takes "
+        f"all as at most {denoiser.floor:g} dB below it: if the quieter ones matter, set "
+        f"denoiser.floor={math.ceil(quietest)}"
+    ]
 
 
 def axis_notes(spectrum: Spectrum, modality: Modality) -> list[str]:
