@@ -132,6 +132,16 @@ def spectral_ends(statistics: DataStatistics, process: Process, fraction: float 
         ValueError: If the process is incompatible with the statistics (see `Spectra.of`), or the data have no power
             where there is noise.
     """
+    quiet, loud = ratio_range(statistics, process)
+    limits = process.schedule.log_snr(torch.tensor([1.0, 0.0], dtype=torch.float64, device="cpu")).tolist()
+    return max(math.log(fraction / loud), limits[0]), min(-math.log(fraction * quiet), limits[1])
+
+
+def ratio_range(statistics: DataStatistics, process: Process) -> tuple[float, float]:
+    """Return the ratios of the power of data and noise, at log-SNR 0, of the weakest and of the strongest frequency.
+
+    The strongest one includes the mean. Frequencies are treated, and errors raised, as in `spectral_ends`.
+    """
     spectra = Spectra.of(statistics, process)
     used = spectra.noise > 0
     noise = torch.where(used, spectra.noise, 1.0)
@@ -141,8 +151,7 @@ def spectral_ends(statistics: DataStatistics, process: Process, fraction: float 
         raise ValueError(
             "the data have no power where there is noise, so no range of log-SNRs can be derived from their spectrum"
         )
-    limits = process.schedule.log_snr(torch.tensor([1.0, 0.0], dtype=torch.float64, device="cpu")).tolist()
-    return max(math.log(fraction / float(with_mean.max())), limits[0]), min(-math.log(fraction * quiet), limits[1])
+    return quiet, float(with_mean.max())
 
 
 def on_smaller_grid(statistics: DataStatistics, maximum: int) -> DataStatistics:

@@ -35,6 +35,7 @@ from multisagd import (
     seeds,
     terminal_snr,
 )
+from multisagd.analysis.design import ratio_range
 from multisagd.data_spectra import DataPower, Omitting
 from multisagd.denoiser import LOWEST_FLOOR
 from multisagd.mixing import Refinement, power_fraction
@@ -58,6 +59,8 @@ UNEQUAL = 1e-9
 """Difference of powers, relative to the largest power, above which noise is shaped along an axis."""
 LOW_LOG_SNR = -12.0
 """Log-SNR below which a noise prediction contains almost no information about the data."""
+HIDDEN_BELOW = 3
+"""How much further the log-SNR must reach for noise that is 13 dB below the quietest frequency."""
 RESTORE = "Restore the config.yaml that the run was trained with"
 LARGER = f"network: the configured network is far larger than the one in the checkpoint. {RESTORE}"
 
@@ -337,7 +340,21 @@ def process_notes(process: Process, denoiser: Denoiser, statistics: DataStatisti
             f"{math.exp(-log_snr / 2):.3g} where sampling starts: set schedule.log_snr_range=[-10,20], or "
             "choose denoiser=velocity"
         )
-    return [*notes, *floor_notes(denoiser, statistics)]
+    return [*notes, *floor_notes(denoiser, statistics), *last_level_notes(process, statistics)]
+
+
+def last_level_notes(process: Process, statistics: DataStatistics) -> list[str]:
+    """Return a warning if noise hides some frequencies of the data even at the schedule's last log-SNR."""
+    if process.modulation is not None or isinstance(process.covariance, PaddedCovariance):
+        return []
+    last = float(process.schedule.log_snr(torch.zeros(1, dtype=torch.float64)))
+    needed = -math.log(ratio_range(statistics, process)[0])
+    if needed <= last:
+        return []
+    return [
+        f"the schedule ends at a log-SNR of {last:.3g}, where noise still hides the quietest frequency of the data: if "
+        f"that matters, let it reach {math.ceil(needed + HIDDEN_BELOW)} (schedule.log_snr_range, or schedule.sigma_min)"
+    ]
 
 
 def floor_notes(denoiser: Denoiser, statistics: DataStatistics) -> list[str]:

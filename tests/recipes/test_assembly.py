@@ -235,6 +235,11 @@ def test_process_notes_mention_frequencies_below_the_floor_of_the_preconditionin
         denoiser = ms.Denoiser(torch.nn.Identity(), process, None, "spectral", statistics, floor=floor)
         notes = [note for note in process_notes(process, denoiser, statistics, modality) if "floor" in note]
         assert [suggested in note for note in notes] == [True] * (suggested is not None)
+    for last, suggested in ((20, "let it reach 25"), (28, None)):
+        process = ms.Process(ms.CosineSchedule(log_snr_range=(-20, last)), process.covariance)
+        notes = process_notes(process, ms.Denoiser(torch.nn.Identity(), process), statistics, modality)
+        found = [note for note in notes if "still hides" in note]
+        assert [suggested in note for note in found] == [True] * (suggested is not None)
 
 
 TIME, FREQUENCY = (ms.PowerLaw(-0.5, axes=(name,)) for name in ("time", "frequency"))
