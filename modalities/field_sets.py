@@ -228,7 +228,8 @@ class Vorticity(Dataset):
             solver.steps(duration)
         if trajectories * solver.size**2 > MAX_VALUES // 2:
             raise ValueError(
-                f"at most {MAX_VALUES // 2 // solver.size**2:,} trajectories of this size are solved, got {trajectories}"
+                f"at most {MAX_VALUES // 2 // solver.size**2:,} trajectories of this size can be solved, got "
+                f"{trajectories:,}"
             )
         self.solver = solver if injection else replace(solver, forcing=None)
         self.size, self.snapshots, self.trajectories = size, snapshots, trajectories

@@ -218,8 +218,9 @@ class NavierStokes:
         modes, steps = self.forcing.modes if self.forcing else 1, max(1, math.ceil(duration / self.step - 1e-9))
         if steps * modes > MAX_KICKS:
             raise ValueError(
-                f"{duration:g} s take {steps:,} steps of {self.step:g} s, but with {modes:,} forced wavenumbers at most "
-                f"{MAX_KICKS // modes:,} are taken at a time: set a longer step, a shorter time or fewer wavenumbers"
+                f"{duration:g} s take {steps:,} steps of {self.step:g} s, but with {modes:,} forced wavenumbers at "
+                f"most {MAX_KICKS // modes:,} are taken at a time: set a longer step, a shorter time or fewer "
+                "wavenumbers"
             )
         return steps
 
