@@ -35,9 +35,7 @@ from multisagd import (
     seeds,
     terminal_snr,
 )
-from multisagd.analysis.design import ratio_range
 from multisagd.data_spectra import DataPower, Omitting
-from multisagd.denoiser import LOWEST_FLOOR
 from multisagd.mixing import Refinement, power_fraction
 from multisagd.radial import Rings
 from multisagd.samplers import Sampler
@@ -45,6 +43,7 @@ from multisagd.spectrum import Outside, Power, Product, Sum
 from multisagd.table import Table
 from recipes.base.errors import MissingError, RecipeError, as_recipe_error
 from recipes.config.build import Builder
+from recipes.runs.quiet_notes import floor_notes, last_level_notes
 from recipes.runs.settings import CorruptionOptions, Group, ModelSettings
 from recipes.runs.state import mismatch, shapes
 
@@ -59,8 +58,6 @@ UNEQUAL = 1e-9
 """Difference of powers, relative to the largest power, above which noise is shaped along an axis."""
 LOW_LOG_SNR = -12.0
 """Log-SNR below which a noise prediction contains almost no information about the data."""
-HIDDEN_BELOW = 3
-"""How much further the log-SNR must reach for noise that is 13 dB below the quietest frequency."""
 RESTORE = "Restore the config.yaml that the run was trained with"
 LARGER = f"network: the configured network is far larger than the one in the checkpoint. {RESTORE}"
 
@@ -341,35 +338,6 @@ def process_notes(process: Process, denoiser: Denoiser, statistics: DataStatisti
             "choose denoiser=velocity"
         )
     return [*notes, *floor_notes(denoiser, statistics), *last_level_notes(process, statistics)]
-
-
-def last_level_notes(process: Process, statistics: DataStatistics) -> list[str]:
-    """Return a warning if noise hides some frequencies of the data even at the schedule's last log-SNR."""
-    if process.modulation is not None or isinstance(process.covariance, PaddedCovariance):
-        return []
-    last = float(process.schedule.log_snr(torch.zeros(1, dtype=torch.float64)))
-    needed = -math.log(ratio_range(statistics, process)[0])
-    if needed <= last:
-        return []
-    return [
-        f"the schedule ends at a log-SNR of {last:.3g}, where noise still hides the quietest frequency of the data: if "
-        f"that matters, let it reach {math.ceil(needed + HIDDEN_BELOW)} (schedule.log_snr_range, or schedule.sigma_min)"
-    ]
-
-
-def floor_notes(denoiser: Denoiser, statistics: DataStatistics) -> list[str]:
-    """Return a warning if some frequencies of the data are quieter than the floor of spectral preconditioning."""
-    if denoiser.preconditioning != "spectral":
-        return []
-    decibels = 10 * (statistics.power / statistics.power.max()).log10()
-    quietest = -float(decibels[decibels > -LOWEST_FLOOR].min())  # what is quieter still is rounding errors
-    if quietest <= denoiser.floor:
-        return []
-    return [
-        f"the quietest frequency of the data is {quietest:.0f} dB below the strongest, but the preconditioning takes "
-        f"all as at most {denoiser.floor:g} dB below it: if the quieter ones matter, set "
-        f"denoiser.floor={math.ceil(quietest)}"
-    ]
 
 
 def axis_notes(spectrum: Spectrum, modality: Modality) -> list[str]:
