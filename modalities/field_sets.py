@@ -11,7 +11,7 @@ import random
 import tempfile
 import threading
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -38,6 +38,8 @@ HIGHEST_RING = 0.96
 LEAST_SIZE = 16
 MAX_VALUES = 1 << 28
 """Maximum number of simulated values: 1 GiB."""
+MAX_COUNT = 10_000_000
+"""Maximum number of patterns, whose numbers are kept in lists."""
 STEP = 1.92
 """Default time step of the simulation times the number of points along an axis, in seconds."""
 FORMAT_VERSION = 1
@@ -76,15 +78,15 @@ class TwoPhase(Dataset):
 
     Raises:
         ValueError: If the modality is not a `Field` of one variable on two periodic axes of at least 16 points, the
-            count is below 1, or the dynamic range is not from 50 to 150 dB.
+            count is not from 1 to 10 million, or the dynamic range is not from 50 to 150 dB.
     """
 
     classes: tuple[str, ...] | None = None
 
     def __init__(self, modality: Field, count: int = 20_000, dynamic_range: float = 50.0, seed: int = 0) -> None:
         self.modality: Field = _check_field(modality, "two-phase patterns")
-        if count < 1:
-            raise ValueError(f"count must be at least 1, got {count}")
+        if not 1 <= count <= MAX_COUNT:
+            raise ValueError(f"count must be from 1 to {MAX_COUNT:,}, got {count}")
         if not SHARPEST <= dynamic_range <= 150:
             raise ValueError(f"dynamic_range must be from {SHARPEST:g} to 150 dB, got {dynamic_range}")
         self.dynamic_range, self.seed = dynamic_range, seed
@@ -214,12 +216,22 @@ class Vorticity(Dataset):
             raise ValueError(
                 f"validation={validation:g} and test={test:g} leave no trajectory to train on, of {trajectories}"
             )
+        if not (initial or injection):
+            raise ValueError("initial=0 and injection=0: nothing would ever move, so set one of them")
         low, high = wavenumbers
         # Every wavenumber that the grid of the examples resolves needs half as many points more in the solution.
-        self.solver = NavierStokes(
-            3 * (size // 2) + 2, viscosity, drag, RingForcing(injection, low, high) if injection else None,
+        solver = NavierStokes(
+            3 * (size // 2) + 2, viscosity, drag, RingForcing(injection, low, high),
             STEP / size if step is None else step, side,
         )  # fmt: skip
+        for duration in (interval, spin_up):
+            solver.steps(duration)
+        if trajectories * solver.size**2 > MAX_VALUES // 2:
+            raise ValueError(
+                f"at most {MAX_VALUES // 2 // solver.size**2:,} trajectories of this size can be solved, got "
+                f"{trajectories:,}"
+            )
+        self.solver = solver if injection else replace(solver, forcing=None)
         self.size, self.snapshots, self.trajectories = size, snapshots, trajectories
         self.interval, self.spin_up, self.initial, self.wavenumbers = interval, spin_up, initial, (low, high)
         self.seed, self.cache, self.trusted = seed, cache, trusted

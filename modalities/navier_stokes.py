@@ -30,6 +30,8 @@ MARGIN, CHECKED_EVERY = 1.3, 8
 MAX_HALVINGS = 8
 CHUNK = 16
 """Number of trajectories solved at a time: more do not fit into a processor's cache."""
+MAX_KICKS = 1 << 22
+"""Maximum number of steps times forced wavenumbers of one call: 1 GiB of random numbers."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,20 @@ class RingForcing:
             raise ValueError(f"rate must be 0 or positive, and finite, got {self.rate}")
         if not 0 < self.low <= self.high or self.high < 1:
             raise ValueError(f"expected 0 < low <= high and high >= 1, got low={self.low} and high={self.high}")
+        if self.high > MAX_KICKS or not self.modes:
+            raise ValueError(
+                f"no wavenumber is from low={self.low:g} to high={self.high:g}, or too many: each is the length of a "
+                "vector of two integers"
+            )
+
+    @property
+    def modes(self) -> int:
+        """Number of wavenumbers in the ring, of which opposite ones count once."""
+        count, squares = 0, ((self.low - 1e-9) ** 2, (self.high + 1e-9) ** 2)
+        for row in range(1, math.floor(self.high + 1e-9) + 1):
+            first, last = (math.sqrt(max(0.0, each - row**2)) for each in squares)
+            count += 2 * (math.floor(last) - math.ceil(first) + 1) - (first == 0)
+        return count + math.floor(self.high + 1e-9) - math.ceil(self.low - 1e-9) + 1
 
 
 @dataclass(frozen=True)
@@ -128,6 +144,9 @@ class NavierStokes:
         """Return random vorticities `(batch, size, size)` of wavenumbers from `low` to `high`, multiples of 2π / side.
 
         They are Gaussian, have the expected standard deviation `deviation` in 1/s, and depend on one seed each.
+
+        Raises:
+            ValueError: If there are no such wavenumbers on the grid.
         """
         drawn = [torch.Generator().manual_seed(generator_seed(seed)) for seed in checked_seeds(seeds)]
         white = torch.stack([torch.randn(self.size, self.size, generator=each, dtype=EXACT) for each in drawn])
@@ -137,7 +156,9 @@ class NavierStokes:
         counts = torch.full((self.size // 2 + 1,), 2.0, dtype=EXACT)
         counts[0] = 1.0
         share = float((ring * counts).sum()) / self.size**2
-        return states * (deviation / share**0.5) if share else states
+        if not share:
+            raise ValueError(f"the grid has no wavenumber from {low:g} to {high:g}: set others")
+        return states * (deviation / share**0.5)
 
     def velocity(self, vorticity: Tensor) -> tuple[Tensor, Tensor]:
         """Return the velocities along x and y in m/s, `(batch, size, size)` each."""
@@ -171,12 +192,12 @@ class NavierStokes:
         with other seeds gives an ensemble. To continue a trajectory, pass other seeds than before.
 
         Raises:
-            ValueError: If the shape or duration is invalid, seeds are missing, or the time step is too long.
+            ValueError: If the shape or duration is invalid, seeds are missing, or the time step is too long or too
+                short for this duration (see `steps`).
         """
         if vorticity.ndim != 3 or tuple(vorticity.shape[1:]) != (self.size, self.size):
             raise ValueError(f"expected vorticities (batch, {self.size}, {self.size}), got {tuple(vorticity.shape)}")
-        if not 0 < duration < math.inf:
-            raise ValueError(f"duration must be positive and finite, got {duration}")
+        self.steps(duration)
         if self.forcing is not None and seeds is None:
             raise ValueError("a random forcing needs seeds, one for each item")
         numbers = None if seeds is None or self.forcing is None else checked_seeds(seeds, len(vorticity))
@@ -186,8 +207,25 @@ class NavierStokes:
         ]
         return torch.cat(parts)
 
+    def steps(self, duration: float) -> int:
+        """Return the number of time steps of a duration in seconds.
+
+        Raises:
+            ValueError: If the duration is not positive and finite, or the steps are too many.
+        """
+        if not 0 < duration < math.inf:
+            raise ValueError(f"duration must be positive and finite, got {duration}")
+        modes, steps = self.forcing.modes if self.forcing else 1, max(1, math.ceil(duration / self.step - 1e-9))
+        if steps * modes > MAX_KICKS:
+            raise ValueError(
+                f"{duration:g} s take {steps:,} steps of {self.step:g} s, but with {modes:,} forced wavenumbers at "
+                f"most {MAX_KICKS // modes:,} are taken at a time: set a longer step, a shorter time or fewer "
+                "wavenumbers"
+            )
+        return steps
+
     def _evolved(self, vorticity: Tensor, duration: float, seeds: Sequence[int] | None) -> Tensor:
-        steps = math.ceil(duration / self.step - 1e-9)
+        steps = self.steps(duration)
         step = duration / steps
         kicks = None if seeds is None else torch.stack([self._kicks(seed, steps, step) for seed in seeds], dim=1)
         spectrum = torch.fft.rfft2(vorticity.to(EXACT)) * self._kept

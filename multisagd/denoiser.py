@@ -36,8 +36,8 @@ from multisagd.weighting import PerFrequency, UniformWeighting, Weighting
 PreconditioningKind = Literal["none", "karras", "spectral"]
 
 UNIFORM = UniformWeighting()
-QUIET = 1e-6
-"""Minimum power per frequency assumed by spectral preconditioning, as a fraction of the largest power."""
+LOWEST_FLOOR = 120.0
+"""Maximum floor of spectral preconditioning in decibels: float32 has no digits left for quieter frequencies."""
 
 
 @dataclass(frozen=True)
@@ -64,11 +64,13 @@ class Denoiser(nn.Module):
     If `statistics` are given, the data are centred on their mean, and σ_data is measured about it. If not, the mean is
     taken as zero, and Karras preconditioning uses σ_data = 0.5. Spectral preconditioning needs `statistics`. The
     default prediction is v. If `centred` is False, the mean is always taken as zero, as in networks trained elsewhere.
+    Spectral preconditioning takes the data's power as at most `floor` decibels below the largest: networks must remove
+    the noise of quieter frequencies without its help, but no example can exceed the expected power by much more.
 
     Raises:
         ValueError: If a prediction is given together with a preconditioning, which fixes it; if either is unknown; if
-            the statistics have zero variance; or if the preconditioning is spectral and there are no statistics, or the
-            noise is drawn on a padded grid.
+            the statistics have zero variance; if the floor is not from 0 to 120 dB; or if the preconditioning is
+            spectral and there are no statistics, or the noise is drawn on a padded grid.
     """
 
     outputs: ClassVar[int] = 1
@@ -82,6 +84,7 @@ class Denoiser(nn.Module):
         preconditioning: PreconditioningKind = "none",
         statistics: DataStatistics | None = None,
         centred: bool = True,
+        floor: float = 60.0,
     ) -> None:
         super().__init__()
         if preconditioning not in ("none", "karras", "spectral"):
@@ -94,8 +97,11 @@ class Denoiser(nn.Module):
             raise ValueError("spectral preconditioning needs noise that is diagonal in frequency: remove the padding")
         if prediction not in (None, "x0", "noise", "v", "flow"):
             raise ValueError(f"unknown prediction {prediction!r}; choose x0, noise, v or flow")
+        if not 0 <= floor <= LOWEST_FLOOR:
+            raise ValueError(f"floor must be from 0 to {LOWEST_FLOOR:g} dB below the largest power, got {floor}")
         self.network = network
         self.process = process
+        self.floor = floor
         self.prediction: Quantity = prediction or "v"
         self.preconditioning = preconditioning
         self.statistics = statistics
@@ -121,7 +127,7 @@ class Denoiser(nn.Module):
 
         def make() -> tuple[Tensor, Tensor]:
             data = statistics.power_on(shape)
-            data = data.clamp(min=QUIET * float(data.max()))
+            data = data.clamp(min=10 ** (-self.floor / 10) * float(data.max()))
             noise = self.process.covariance.power(shape)[None]
             return data.to(x.device, dtype), noise.to(x.device, dtype)
 

@@ -114,6 +114,9 @@ class DesignedSteps:
             raise ValueError(f"{path} is not a file of designed steps: {error}") from error
 
 
+ROUNDING, IGNORED = 1e-12, 1e-6
+"""Power relative to that of the strongest frequency: below the first it is a rounding error, and counts as the second,
+so that steps are not placed at its log-SNRs."""
 ENDS = (-math.log(1e4 - 1), math.log(1e4 - 1))
 """Default ends of a design: ᾱ = 1e-4, where noise hides the data, and ᾱ = 0.9999, where it is invisible."""
 
@@ -122,24 +125,33 @@ def spectral_ends(statistics: DataStatistics, process: Process, fraction: float 
     """Return the range of log-SNRs that matters for these data, within the range of the process's schedule.
 
     At the first log-SNR, the strongest frequency, including the mean, has a signal-to-noise ratio of `fraction`; at the
-    last, the noise-to-signal ratio of the weakest frequency is `fraction` (frequencies more than 60 dB below the
-    strongest are ignored). Frequencies without noise do not matter.
+    last, the noise-to-signal ratio of the weakest frequency is `fraction`. A frequency more than 120 dB below the
+    strongest has no power but rounding errors, and counts as 60 dB below it. Frequencies without noise do not matter.
 
     Raises:
         ValueError: If the process is incompatible with the statistics (see `Spectra.of`), or the data have no power
             where there is noise.
     """
+    quiet, loud = ratio_range(statistics, process)
+    limits = process.schedule.log_snr(torch.tensor([1.0, 0.0], dtype=torch.float64, device="cpu")).tolist()
+    return max(math.log(fraction / loud), limits[0]), min(-math.log(fraction * quiet), limits[1])
+
+
+def ratio_range(statistics: DataStatistics, process: Process) -> tuple[float, float]:
+    """Return the ratios of the power of data and noise, at log-SNR 0, of the weakest and of the strongest frequency.
+
+    The strongest one includes the mean. Frequencies are treated, and errors raised, as in `spectral_ends`.
+    """
     spectra = Spectra.of(statistics, process)
     used = spectra.noise > 0
     noise = torch.where(used, spectra.noise, 1.0)
     ratio, with_mean = ((power / noise)[used.expand_as(power)] for power in (spectra.data, spectra.data + spectra.mean))
-    quiet = max(float(ratio.min()), 1e-6 * float(ratio.max()))
+    quiet = float(torch.where(ratio > ROUNDING * ratio.max(), ratio, IGNORED * ratio.max()).min())
     if quiet <= 0:
         raise ValueError(
             "the data have no power where there is noise, so no range of log-SNRs can be derived from their spectrum"
         )
-    limits = process.schedule.log_snr(torch.tensor([1.0, 0.0], dtype=torch.float64, device="cpu")).tolist()
-    return max(math.log(fraction / float(with_mean.max())), limits[0]), min(-math.log(fraction * quiet), limits[1])
+    return quiet, float(with_mean.max())
 
 
 def on_smaller_grid(statistics: DataStatistics, maximum: int) -> DataStatistics:

@@ -43,6 +43,7 @@ from multisagd.spectrum import Outside, Power, Product, Sum
 from multisagd.table import Table
 from recipes.base.errors import MissingError, RecipeError, as_recipe_error
 from recipes.config.build import Builder
+from recipes.runs.quiet_notes import floor_notes, last_level_notes
 from recipes.runs.settings import CorruptionOptions, Group, ModelSettings
 from recipes.runs.state import mismatch, shapes
 
@@ -336,7 +337,7 @@ def process_notes(process: Process, denoiser: Denoiser, statistics: DataStatisti
             f"{math.exp(-log_snr / 2):.3g} where sampling starts: set schedule.log_snr_range=[-10,20], or "
             "choose denoiser=velocity"
         )
-    return notes
+    return [*notes, *floor_notes(denoiser, statistics), *last_level_notes(process, statistics)]
 
 
 def axis_notes(spectrum: Spectrum, modality: Modality) -> list[str]:

@@ -299,6 +299,27 @@ def test_design_ignores_frequencies_without_noise() -> None:
         spectral_ends(changed(statistics.mean, 0 * statistics.power), process)
 
 
+@pytest.mark.parametrize("grid", [SQUARE, ms.Grid.of(time=63)])
+def test_spectral_ends_reach_the_quietest_frequency_but_not_rounding_errors(grid: ms.Grid) -> None:
+    """Power over 93 dB: at the ends, noise is below every frequency, so that even ten steps draw all of them."""
+    steep = image_like(grid)
+    decibels = 10 * steep.power.log10()
+    span = 93 / float(decibels.max() - decibels.min())
+    statistics = ms.DataStatistics(steep.mean, 10 ** (decibels * span / 10), grid, 100)
+    process = process_of(statistics, schedule=ms.CosineSchedule(log_snr_range=(-20, 28)))
+    ends = spectral_ends(statistics, process, 0.05)
+    assert ends[1] == pytest.approx(-math.log(0.05 * float(statistics.power.min())))
+    times = ms.time_steps(process.schedule, 10, "log_snr", ends=ends)
+    drawn = transfer_function(ms.DPMSolver(), process, times, statistics)
+    errors = 10 * (drawn.power / drawn.spectra.data).log10()
+    assert float(errors.abs().max()) < 2
+    # A frequency that only rounding errors fill moves no step beyond those of 60 dB.
+    power = statistics.power.clone()
+    power[power < 1e-5 * power.max()] = 1e-16 * power.max()
+    empty = ms.DataStatistics(statistics.mean, power, grid, 100)
+    assert spectral_ends(empty, process, 0.05)[1] == pytest.approx(-math.log(0.05e-6 * float(power.max())))
+
+
 def test_trajectory_regular_finds_the_least_sum_of_errors() -> None:
     """Against every path of three steps through eight candidates, errors of single steps computed by the transfer."""
     statistics = image_like(SMALL)

@@ -303,7 +303,27 @@ def test_denoiser_refuses_impossible_settings() -> None:
         ("remove the padding", lambda: ms.Denoiser(Affine(), padded, statistics=statistics, **options)),
         ("whitened metric", lambda: karras.weigh(data(), TIMES, metric="whitened")),
         ("uniform weighting", lambda: spectral.weigh(data(), TIMES, metric="whitened", weighting=ms.MinSNR())),
+        ("floor must be from 0 to 120 dB", lambda: ms.Denoiser(Affine(), process, statistics=statistics, floor=150)),
     )
+
+
+@pytest.mark.parametrize(("floor", "error"), [(100.0, 0.01), (60.0, None)])
+def test_spectral_preconditioning_estimates_what_is_above_its_floor(floor: float, error: float | None) -> None:
+    """Without a network, it is the Wiener filter of data over 93 dB, also in float32, where noise is faint."""
+    grid = ms.Grid.of(y=15, x=16)
+    decibels = -93 * grid.radius() / grid.radius().max()
+    statistics = ms.DataStatistics(torch.zeros(1, *grid.shape).double(), 25 * 10 ** (decibels[None] / 10), grid, 100)
+    process = ms.Process(ms.CosineSchedule(log_snr_range=(-20, 28)), ms.SpectralCovariance(ms.Flat(), grid))
+    denoiser = ms.Denoiser(Affine(), process, preconditioning="spectral", statistics=statistics, floor=floor)
+    t = process.schedule.time(torch.tensor(16.0, dtype=torch.float64)).expand(64)
+    x = torch.fft.irfft2(statistics.power.sqrt() * torch.fft.rfft2(dense.random(64, 1, 15, 16)), s=(15, 16))
+    x_t = process.add_noise(x.float(), t, process.noise(x.shape, range(64)))
+    estimates = [each(x_t, t).double() for each in (denoiser, ms.GaussianDenoiser(process, statistics))]
+    made, right = (torch.fft.rfft2(each)[..., decibels < -85].abs().square().mean() for each in estimates)
+    if error is None:
+        assert made > 10 * right
+    else:
+        assert float(made / right) == pytest.approx(1, abs=error)
 
 
 def dual(parts: tuple[Tensor, Tensor, Tensor | float], kind: str, p: ms.Process, statistics: ms.DataStatistics):

@@ -153,6 +153,13 @@ def test_generated_fields_take_their_axes_from_the_data_and_refuse_others(tmp_pa
         ("with at most 1,048,576 fields of this size", lambda: tiny(tmp_path, trajectories=10**9)),
         ("interval and spin_up must be positive", lambda: tiny(tmp_path, interval=0.0)),
         ("viscosity must be at least 0", lambda: tiny(tmp_path, viscosity=-1.0)),
+        ("count must be from 1 to 10,000,000", lambda: TwoPhase(field_of(TWO_PHASE, 32, 32), count=10**12)),
+        ("set a longer step, a shorter time or fewer wave", lambda: tiny(tmp_path, interval=1e9)),
+        ("set a longer step, a shorter time or fewer wave", lambda: tiny(tmp_path, spin_up=1e200, injection=0.0)),
+        ("trajectories of this size can be solved", lambda: tiny(tmp_path, trajectories=10**6, snapshots=1)),
+        ("no wavenumber is from low=2.3", lambda: tiny(tmp_path, wavenumbers=(2.3, 2.7))),
+        ("needs at least 91 points", lambda: tiny(tmp_path, wavenumbers=(20, 30), injection=0.0)),
+        ("nothing would ever move", lambda: tiny(tmp_path, initial=0.0, injection=0.0)),
     )
     with pytest.raises(RecipeError, match="two-phase patterns are fields: set modality=field"):
         Builder().build({"_target_": "modalities.field_sets.TwoPhase"}, TwoPhase, "data", modality=Image(size=32))

@@ -134,4 +134,15 @@ def test_solver_refuses_steps_that_are_unstable_and_impossible_settings() -> Non
         ("needs at least 13 points", lambda: NavierStokes(8, 0.01, forcing=RingForcing(1.0))),
         ("low <= high", lambda: RingForcing(1.0, 4, 2)),
         ("rate must be 0 or positive", lambda: RingForcing(-1.0)),
+        ("no wavenumber is from low=2.3 to high=2.7", lambda: RingForcing(1.0, 2.3, 2.7)),
+        ("no wavenumber is from low=2 to high=1e", lambda: RingForcing(1.0, 2.0, 1e300)),
+        ("no wavenumber from 2.3 to 2.7", lambda: solver.initial([0], 1.0, 2.3, 2.7)),
+        ("take 20,000,000,000,000 steps of 0.05 s", lambda: solver.evolve(fast, 1e12, [0])),
     )
+
+
+@pytest.mark.parametrize(("low", "high"), [(1, 1), (2, 4), (0.5, 2.5), (2.2, 2.3), (5, 8)])
+def test_forcing_knows_its_number_of_modes(low: float, high: float) -> None:
+    solver = NavierStokes(30, 0.01, forcing=RingForcing(1.0, low, high))
+    assert solver.forcing is not None
+    assert solver.forcing.modes == len(solver._forced[0])

@@ -224,6 +224,24 @@ def test_process_notes_mention_estimates_that_are_doubtful_at_pure_noise() -> No
         assert any("zero frequency" in note for note in notes) == (corner is None), corner
 
 
+def test_process_notes_mention_frequencies_below_the_floor_of_the_preconditioning() -> None:
+    modality = Digits(Image(size=16, channels=1)).modality
+    grid = modality.grid()
+    power = 10 ** (-9.3 * grid.radius() / grid.radius().max())[None]
+    power[..., 3, 3] = 1e-20  # no data but rounding errors
+    statistics = ms.DataStatistics(torch.zeros(1, *grid.shape).double(), power.double(), grid, 9)
+    process = ms.Process(ms.CosineSchedule(), ms.SpectralCovariance(ms.Flat(), grid))
+    for floor, suggested in ((60.0, "denoiser.floor=93"), (93.0, None)):
+        denoiser = ms.Denoiser(torch.nn.Identity(), process, None, "spectral", statistics, floor=floor)
+        notes = [note for note in process_notes(process, denoiser, statistics, modality) if "floor" in note]
+        assert [suggested in note for note in notes] == [True] * (suggested is not None)
+    for last, suggested in ((20, "let it reach 25"), (28, None)):
+        process = ms.Process(ms.CosineSchedule(log_snr_range=(-20, last)), process.covariance)
+        notes = process_notes(process, ms.Denoiser(torch.nn.Identity(), process), statistics, modality)
+        found = [note for note in notes if "still hides" in note]
+        assert [suggested in note for note in found] == [True] * (suggested is not None)
+
+
 TIME, FREQUENCY = (ms.PowerLaw(-0.5, axes=(name,)) for name in ("time", "frequency"))
 
 
