@@ -12,7 +12,6 @@ table to docs/tutorials/audio.md, and `--shrink 100` tries everything in short r
 from __future__ import annotations
 
 import argparse
-import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import replace
@@ -23,7 +22,7 @@ from typing import Any
 
 from benchmarks.audio_representations import PAGE, Setting
 from benchmarks.experiments.statistics import Paired
-from benchmarks.rows import RESULTS, append, missing, rows
+from benchmarks.rows import RESULTS, append, between, missing, rows
 from benchmarks.runs import Run, configured_data, spread, train_run
 from recipes.config.build import Builder
 
@@ -86,8 +85,7 @@ def table(path: Path) -> str:
 
 def page(text: str, path: Path = RESULTS) -> str:
     """Return the text of the tutorial with the table of these results."""
-    pattern = re.compile(f"{re.escape(BEGIN)}.*{re.escape(END)}", re.DOTALL)
-    return pattern.sub(lambda _: f"{BEGIN}\n\n{table(path)}\n\n{END}", text)
+    return between(text, BEGIN, END, table(path))
 
 
 def main() -> None:

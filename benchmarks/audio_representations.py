@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import re
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -30,7 +29,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from benchmarks.rows import RESULTS, append, missing, rows
+from benchmarks.rows import RESULTS, append, between, missing, rows
 from benchmarks.runs import Run, configured_data, spread, train_run
 from modalities.audio import Audio
 from modalities.base import Dataset, Modality
@@ -200,8 +199,7 @@ def table(path: Path, samples: int | None = None) -> str:
 
 def page(text: str, path: Path = RESULTS) -> str:
     """Return the text of the tutorial with the table of these results."""
-    pattern = re.compile(f"{re.escape(BEGIN)}.*{re.escape(END)}", re.DOTALL)
-    return pattern.sub(lambda _: f"{BEGIN}\n\n{table(path)}\n\n{END}", text)
+    return between(text, BEGIN, END, table(path))
 
 
 def round_trips(folder: Path) -> Table:

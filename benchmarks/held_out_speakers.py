@@ -13,14 +13,13 @@ to docs/tutorials/validation.md. `--shrink 100` tries everything in short runs, 
 from __future__ import annotations
 
 import argparse
-import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.rows import RESULTS, append, missing, rows
+from benchmarks.rows import RESULTS, append, between, missing, rows
 from benchmarks.runs import Run, configured_data, spread, train_run
 from modalities.base import Dataset
 from multisagd.metrics.feature_network import read_samples
@@ -115,8 +114,7 @@ def table(path: Path) -> str:
 
 def page(text: str, path: Path = RESULTS) -> str:
     """Return the text of the tutorial with the table of these results."""
-    pattern = re.compile(f"{re.escape(BEGIN)}.*{re.escape(END)}", re.DOTALL)
-    return pattern.sub(lambda _: f"{BEGIN}\n\n{table(path)}\n\n{END}", text)
+    return between(text, BEGIN, END, table(path))
 
 
 def main() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -40,3 +41,9 @@ def missing(experiment: str, arms: list[dict[str, Any]], path: Path = RESULTS) -
     """Return the arms of an experiment without a row, so that an interrupted experiment continues."""
     done = [row["arm"] for row in rows(experiment, path)]
     return [arm for arm in arms if arm not in done]
+
+
+def between(text: str, begin: str, end: str, content: str) -> str:
+    """Return a page with other content between the lines `begin` and `end`, which mark what a benchmark writes."""
+    pattern = re.compile(f"{re.escape(begin)}.*{re.escape(end)}", re.DOTALL)
+    return pattern.sub(lambda _: f"{begin}\n\n{content}\n\n{end}", text)
