@@ -46,7 +46,7 @@ def time_steps(
     Steps are equal in the schedule's time (the default), in log-SNR, or in `(σ/α)^{1/7}` (arXiv 2206.00364, Eq. 5). The
     last two need no steps where noise hides the data or is invisible: with `ends`, such as those of `spectral_ends`,
     they start at the first of these log-SNRs (at `start` if that is less noisy), and all but the last step, which ends
-    at time 0, lead to the second.
+    at time 0, lead to the second; if that is the schedule's last log-SNR, so do all.
 
     Raises:
         ValueError: If there is no step, the start is outside (0, 1], the ends do not increase or lie outside the range
@@ -72,9 +72,9 @@ def time_steps(
             raise ValueError(
                 f"ends must be two increasing log-SNRs between {first:.4g} and {last:.4g}, got {list(ends)}"
             )
-        times = torch.cat(
-            [schedule.time(_spaced(low, high, max(steps - 1, 1), spacing))[:steps], torch.zeros(1, device="cpu")]
-        )
+        # If the second end is the schedule's own, a step from there to time 0 would change nothing.
+        before = steps if high == last else max(steps - 1, 1)
+        times = torch.cat([schedule.time(_spaced(low, high, before, spacing))[:steps], torch.zeros(1, device="cpu")])
     times[-1] = 0.0
     return times
 

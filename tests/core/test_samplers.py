@@ -121,6 +121,9 @@ def test_time_steps_between_ends_spend_all_but_the_last_there():
         0, abs=1e-6
     )
     assert ms.time_steps(schedule, 1, "log_snr", ends=(-6, 12)).shape == (2,)
+    whole = schedule.log_snr(ms.time_steps(schedule, 10, "log_snr", ends=(-6, 99)))
+    assert len(whole) == 11
+    torch.testing.assert_close(whole.diff(), torch.full((10,), 2.6, dtype=torch.float64), rtol=0, atol=1e-6)
 
 
 def test_sample_starts_from_a_noised_datum_and_reports_every_step():
