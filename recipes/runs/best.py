@@ -1,7 +1,7 @@
 """The best checkpoint of a run: the one with the lowest score on held-out examples.
 
 Each checkpoint records the best one before it, so that a continued run agrees with an uninterrupted one, also after a
-rollback to an earlier checkpoint. For other commands, `checkpoints/best.json` names the best of all.
+rollback to an earlier checkpoint. For other commands, `best.json` in the folder of the run names the best of all.
 """
 
 import json
@@ -76,8 +76,8 @@ class Selected:
 
 
 def write_best(folder: Path, best: Best | None) -> None:
-    """Write to `best.json` which checkpoint in `folder` is the best; if there is none, remove the file."""
-    path = folder / BEST
+    """Write to `best.json` next to `folder` which of its checkpoints is the best; if there is none, remove the file."""
+    path = folder.parent / BEST
     if best is not None:
         write_text(path, json.dumps(asdict(best)))
     else:
@@ -90,7 +90,7 @@ def read_best(folder: Path) -> Best | None:
     Raises:
         RecipeError: If the file is unreadable.
     """
-    path = folder / BEST
+    path = folder.parent / BEST
     if not path.exists():
         return None
     try:

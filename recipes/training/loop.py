@@ -271,7 +271,7 @@ class Loop:
                 write_best(folder, self.selection.current.best)
             except OSError as error:
                 self.display.say(
-                    f"warning: cannot write {folder / BEST} ({error}), so checkpoint=best may mean an earlier "
+                    f"warning: cannot write {folder.parent / BEST} ({error}), so checkpoint=best may mean an earlier "
                     "checkpoint until it is written again, at the next best checkpoint or when training continues"
                 )
 

@@ -109,7 +109,7 @@ def test_a_continued_run_selects_as_an_uninterrupted_one(tmp_path: Path, halves:
         assert_same(tiny_run(split, *words), state)
     assert state.samples == 224
     assert (best_of(whole), checkpoints_of(whole)) == (Best(128, 2.0), [128, 224])
-    for name in ("metrics.jsonl", f"checkpoints/{BEST}"):
+    for name in ("metrics.jsonl", BEST):
         assert (split / name).read_bytes() == (whole / name).read_bytes()
     assert checkpoints_of(split) == checkpoints_of(whole)
     assert Selected.of(state.record).since == 2  # as before the last validation, which a continued run repeats
@@ -254,7 +254,7 @@ def test_distance_compares_samples_with_held_out_examples(tmp_path: Path, monkey
 
 def test_a_damaged_record_of_the_best_is_refused_and_written_again(tmp_path: Path) -> None:
     tiny_run(tmp_path / "run", *SHORT, "training.samples=32")
-    path = tmp_path / "run" / "checkpoints" / BEST
+    path = tmp_path / "run" / BEST
     good = path.read_text()
     for bad in ("", "[]", '{"score": 1}', '{"samples": -1, "score": 1}', '{"samples": 32, "score": NaN}', "pipe"):
         path.unlink()
