@@ -11,7 +11,6 @@ table to docs/tutorials/audio.md, and `--shrink 100` tries everything in short r
 
 from __future__ import annotations
 
-import argparse
 import shutil
 from collections.abc import Mapping
 from dataclasses import replace
@@ -22,7 +21,7 @@ from typing import Any
 
 from benchmarks.audio_representations import PAGE, Setting
 from benchmarks.experiments.statistics import Paired
-from benchmarks.rows import RESULTS, append, between, missing, rows
+from benchmarks.rows import RESULTS, append, between, missing, parsed, rows, tutorial_parser
 from benchmarks.runs import Run, configured_data, spread, train_run
 from recipes.config.build import Builder
 
@@ -90,24 +89,15 @@ def page(text: str, path: Path = RESULTS) -> str:
 
 def main() -> None:
     """Measure what is missing, and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--samples", type=int, default=4000, help="training samples of each run")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--root", type=Path, help="folder of recordings, instead of that of the experiment")
-    parser.add_argument("--work", type=Path, default=Path("runs/audio_phases"))
-    parser.add_argument("--results", type=Path, default=RESULTS)
-    parser.add_argument("--shrink", type=int, default=1, metavar="FACTOR")
-    parser.add_argument("--write", action="store_true", help="only write existing results to the tutorial")
-    options = parser.parse_args()
-    if options.shrink > 1 and options.results == RESULTS:
-        parser.error("--shrink makes other runs than those of the table: give another file of results, --results FILE")
+    parser = tutorial_parser(__doc__, 4000, [0, 1, 2], Path("runs/audio_phases"))
+    options = parsed(parser)
     if options.write:
         PAGE.write_text(page(PAGE.read_text(encoding="utf-8"), options.results), encoding="utf-8")
         return
     samples = max(32, options.samples // options.shrink)
     setting = Setting(samples, 0, options.shrink, options.root, options.threads)
-    for arm in missing(EXPERIMENT, arms(samples, options.seeds), options.results):
+    left = [] if options.show else missing(EXPERIMENT, arms(samples, options.seeds), options.results)
+    for arm in left:
         values = measure(arm, setting, options.work / f"{arm['phase']}_{arm['seed']}_{samples}")
         append(EXPERIMENT, arm, values, options.results)
         print(f"{arm}: {values['error']:.4f}", flush=True)

@@ -13,7 +13,6 @@ FOLDER` trains nothing: it prints what recordings lose when they are encoded and
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import shutil
 import time
@@ -29,7 +28,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from benchmarks.rows import RESULTS, append, between, missing, rows
+from benchmarks.rows import RESULTS, append, between, missing, parsed, rows, tutorial_parser
 from benchmarks.runs import Run, configured_data, spread, train_run
 from modalities.audio import Audio
 from modalities.base import Dataset, Modality
@@ -221,21 +220,10 @@ def round_trips(folder: Path) -> Table:
 
 def main() -> None:
     """Measure what is missing, and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--samples", type=int, default=60_000, help="training samples of each run")
+    parser = tutorial_parser(__doc__, 60_000, [0, 1], Path("runs/audio_representations"))
     parser.add_argument("--count", type=int, default=300, help="samples drawn, and recordings of the ceiling")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--root", type=Path, help="folder of recordings, instead of that of the experiment")
-    parser.add_argument("--work", type=Path, default=Path("runs/audio_representations"))
-    parser.add_argument("--results", type=Path, default=RESULTS)
-    parser.add_argument("--shrink", type=int, default=1, metavar="FACTOR")
-    parser.add_argument("--show", action="store_true", help="only print existing results")
-    parser.add_argument("--write", action="store_true", help="only write existing results to the tutorial")
     parser.add_argument("--round-trip", type=Path, metavar="FOLDER")
-    options = parser.parse_args()
-    if options.shrink > 1 and options.results == RESULTS:
-        parser.error("--shrink makes other runs than those of the table: give another file of results, --results FILE")
+    options = parsed(parser)
     if options.round_trip is not None:
         Console(width=120).print(round_trips(options.round_trip))
         return

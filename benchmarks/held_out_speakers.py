@@ -19,7 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.rows import RESULTS, append, between, missing, rows
+from benchmarks.rows import RESULTS, append, between, missing, parsed, rows, tutorial_parser
 from benchmarks.runs import Run, configured_data, spread, train_run
 from modalities.base import Dataset
 from multisagd.metrics.feature_network import read_samples
@@ -119,20 +119,9 @@ def page(text: str, path: Path = RESULTS) -> str:
 
 def main() -> None:
     """Measure what is missing, and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--samples", type=int, default=24_000, help="training samples of each run")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser = tutorial_parser(__doc__, 24_000, [0, 1, 2], Path("runs/held_out_speakers"))
     parser.add_argument("--splits", nargs="+", choices=SPLITS, default=list(SPLITS))
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--root", type=Path, help="folder of recordings, instead of that of the experiment")
-    parser.add_argument("--work", type=Path, default=Path("runs/held_out_speakers"))
-    parser.add_argument("--results", type=Path, default=RESULTS)
-    parser.add_argument("--shrink", type=int, default=1, metavar="FACTOR")
-    parser.add_argument("--show", action="store_true", help="only print existing results")
-    parser.add_argument("--write", action="store_true", help="only write existing results to the tutorial")
-    options = parser.parse_args()
-    if options.shrink > 1 and options.results == RESULTS:
-        parser.error("--shrink makes other runs than those of the table: give another file of results, --results FILE")
+    options = parsed(parser)
     if options.write:
         PAGE.write_text(page(PAGE.read_text(encoding="utf-8"), options.results), encoding="utf-8")
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import re
@@ -47,3 +48,26 @@ def between(text: str, begin: str, end: str, content: str) -> str:
     """Return a page with other content between the lines `begin` and `end`, which mark what a benchmark writes."""
     pattern = re.compile(f"{re.escape(begin)}.*{re.escape(end)}", re.DOTALL)
     return pattern.sub(lambda _: f"{begin}\n\n{content}\n\n{end}", text)
+
+
+def tutorial_parser(description: str | None, samples: int, seeds: list[int], work: Path) -> argparse.ArgumentParser:
+    """Return the parser of a benchmark that trains on recordings and writes a table into a tutorial."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--samples", type=int, default=samples, help="training samples of each run")
+    parser.add_argument("--seeds", type=int, nargs="+", default=seeds)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--root", type=Path, help="folder of recordings, instead of that of the experiment")
+    parser.add_argument("--work", type=Path, default=work)
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--shrink", type=int, default=1, metavar="FACTOR")
+    parser.add_argument("--show", action="store_true", help="only print existing results")
+    parser.add_argument("--write", action="store_true", help="only write existing results to the tutorial")
+    return parser
+
+
+def parsed(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """Return the options of `tutorial_parser`; short trials need another file of results."""
+    options = parser.parse_args()
+    if options.shrink > 1 and options.results == RESULTS:
+        parser.error("--shrink makes other runs than those of the table: give another file of results, --results FILE")
+    return options
