@@ -36,6 +36,8 @@ from multisagd.weighting import PerFrequency, UniformWeighting, Weighting
 PreconditioningKind = Literal["none", "karras", "spectral"]
 
 UNIFORM = UniformWeighting()
+LEAST_FLOOR = 60.0
+"""Least default floor of spectral preconditioning in decibels, for data with hardly any power at some frequencies."""
 LOWEST_FLOOR = 120.0
 """Maximum floor of spectral preconditioning in decibels: float32 has no digits left for quieter frequencies."""
 
@@ -65,7 +67,8 @@ class Denoiser(nn.Module):
     taken as zero, and Karras preconditioning uses σ_data = 0.5. Spectral preconditioning needs `statistics`. The
     default prediction is v. If `centred` is False, the mean is always taken as zero, as in networks trained elsewhere.
     Spectral preconditioning takes the data's power as at most `floor` decibels below the largest: networks must remove
-    the noise of quieter frequencies without its help, but no example can exceed the expected power by much more.
+    the noise of quieter frequencies without its help, but no example can exceed the expected power by much more. By
+    default (None) the floor is the data's `dynamic_range`, the power of their quietest frequency, but at least 60 dB.
 
     Raises:
         ValueError: If a prediction is given together with a preconditioning, which fixes it; if either is unknown; if
@@ -84,7 +87,7 @@ class Denoiser(nn.Module):
         preconditioning: PreconditioningKind = "none",
         statistics: DataStatistics | None = None,
         centred: bool = True,
-        floor: float = 60.0,
+        floor: float | None = None,
     ) -> None:
         super().__init__()
         if preconditioning not in ("none", "karras", "spectral"):
@@ -97,6 +100,8 @@ class Denoiser(nn.Module):
             raise ValueError("spectral preconditioning needs noise that is diagonal in frequency: remove the padding")
         if prediction not in (None, "x0", "noise", "v", "flow"):
             raise ValueError(f"unknown prediction {prediction!r}; choose x0, noise, v or flow")
+        if floor is None:
+            floor = LEAST_FLOOR if statistics is None else max(LEAST_FLOOR, statistics.dynamic_range)
         if not 0 <= floor <= LOWEST_FLOOR:
             raise ValueError(f"floor must be from 0 to {LOWEST_FLOOR:g} dB below the largest power, got {floor}")
         self.network = network

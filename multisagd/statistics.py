@@ -27,6 +27,8 @@ from multisagd.masked_power import MaskCount, masked_power
 from multisagd.table import Table
 
 FORMAT_VERSION = 1
+ROUNDING = 120.0
+"""Decibels below the strongest frequency at which power is a rounding error."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,6 +112,16 @@ class DataStatistics:
     def sigma_data(self) -> float:
         """Standard deviation of the data about their mean, over all channels and frequencies."""
         return math.sqrt(float(self.grid.mean(self.power).mean()))
+
+    @property
+    def dynamic_range(self) -> float:
+        """The power of the strongest frequency divided by that of the quietest, in decibels, over all channels.
+
+        Frequencies more than 120 dB below the strongest have no power but rounding errors, and are ignored.
+        """
+        largest = float(self.power.max())
+        above = self.power[self.power > largest * 10 ** (-ROUNDING / 10)]
+        return 10 * math.log10(largest / float(above.min())) if len(above) else 0.0
 
     @property
     def mean_power(self) -> Tensor:

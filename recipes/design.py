@@ -27,7 +27,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from multisagd import DataStatistics, Process, Schedule, SpectralCovariance, Spectrum
+from multisagd import DataStatistics, Process, SpectralCovariance, Spectrum
 from multisagd.analysis.baselines import baselines, trajectory_regular, transfers
 from multisagd.analysis.design import DesignedSteps, Objective, design_schedule, errors, spectral_ends
 from multisagd.analysis.joint import FLOOR, design_joint
@@ -43,6 +43,7 @@ from recipes.config.build import Builder
 from recipes.config.compose import Config
 from recipes.plotting.figures import draw_power, on_logarithmic_axis, save
 from recipes.runs.run import STATISTICS, read_statistics
+from recipes.runs.schedules import build_schedule
 from recipes.runs.settings import Group
 
 REPORT, NOISE = "design.json", Path("config", "spectrum", "designed.yaml")
@@ -97,10 +98,11 @@ def design(config: Config) -> Path:
     kind = type(sampler).__name__.lower()
     out = settings.out or path.parent / f"design_{kind}_{settings.steps}_{settings.objective}_{settings.noise}"
     check_replaceable(out, REPORT, "multisagd design", key="out")
-    schedule = builder.build(settings.schedule, Schedule, "schedule")
     given = builder.build(settings.spectrum, Spectrum, "spectrum", statistics=statistics)
     with as_recipe_error(ValueError, "spectrum: "):
-        process = Process(schedule, SpectralCovariance(given, statistics.grid))
+        covariance = SpectralCovariance(given, statistics.grid)
+    schedule = build_schedule(settings.schedule, builder, statistics, covariance)
+    process = Process(schedule, covariance)
     with as_recipe_error(ValueError, "design: "):
         ends = settings.ends or spectral_ends(statistics, process)
         outcome = choose(settings, statistics, process, sampler, given, ends)
@@ -169,7 +171,7 @@ def schedule_group(steps: DesignedSteps, path: str) -> dict[str, Any]:
         "_target_": "multisagd.TabulatedSchedule",
         "log_snrs": [float(each) for each in reversed(steps.log_snrs)],
         "shift": 1.0,
-        "log_snr_range": [-20.0, 20.0],
+        "log_snr_range": None,
         "path": path,
     }
 

@@ -5,6 +5,7 @@ An experiment is a YAML file in benchmarks/experiments: a question, and arms tha
 interrupted training runs continue. All arms are run with the first seed, then with the next, so that an interruption
 leaves complete comparisons. `python -m benchmarks.experiments.page` then writes docs/results.md. `--size gpu` uses
 larger networks and more samples (not run here), and `--commands` prints the training commands, for a cluster, instead.
+Without names, it runs the experiments of one page: `--page results`, or `--page fields`.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import get_args
 
-from benchmarks.experiments.design import CPU, experiments
+from benchmarks.experiments.design import CPU, Page, experiments
 from benchmarks.experiments.runner import Options, jobs, run_all
 from benchmarks.experiments.statistics import ENOUGH
 from benchmarks.rows import RESULTS
@@ -26,7 +28,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=f"{__doc__}\nexperiments:\n{listed}", formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("names", nargs="*", metavar="NAME", help="experiments (default: all that have the size)")
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help="experiments (default: all of the page that have the size)"
+    )
+    parser.add_argument("--page", choices=get_args(Page), default="results", help="page whose experiments are run")
     parser.add_argument("--arms", nargs="+", help="only these arms (default: all)")
     parser.add_argument("--size", default=CPU, help="cpu (default), or a size that the experiments name, such as gpu")
     parser.add_argument("--seeds", type=int, nargs="+", default=list(range(ENOUGH)))
@@ -40,7 +45,8 @@ def main() -> None:
     given = parser.parse_args()
     if unknown := set(given.names) - set(known):
         parser.error(f"there are no experiments {sorted(unknown)}; choose among {sorted(known)}")
-    chosen = [known[name] for name in given.names or known]
+    of_page = [name for name, each in known.items() if each.page == given.page]
+    chosen = [known[name] for name in given.names or of_page]
     if given.size != CPU:
         if lacking := [each.name for each in chosen if given.names and given.size not in each.sizes]:
             parser.error(f"{lacking} have no size {given.size}; their sizes: {[*{s for e in chosen for s in e.sizes}]}")

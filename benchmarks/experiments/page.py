@@ -92,8 +92,9 @@ Notes on the numbers:
 FIELDS = """# Results on fields
 
 What shaped noise, preconditioning, the padding of the network and the placement of steps contribute on physical fields,
-whose spectrum is the product. This page is generated from the same file by the same commands and rules as
-[results](results.md#results); each experiment is judged by the error of power over rings of frequency.
+whose spectrum is the product. This page is generated from the same file by the same rules as
+[results](results.md#results); `python -m benchmarks.experiments --page fields --workers 2` trains what is missing. Each
+experiment is judged by the error of power over rings of frequency.
 
 - "Rings" is the root mean square, over rings of frequency but zero, of 10 log10 of the generated power divided by the
   real power; the quietest third of the rings has least power in the data. Errors of deviation and kurtosis are in

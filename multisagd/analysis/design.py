@@ -124,6 +124,16 @@ ENDS = (-math.log(1e4 - 1), math.log(1e4 - 1))
 def spectral_ends(statistics: DataStatistics, process: Process, fraction: float = 0.01) -> tuple[float, float]:
     """Return the range of log-SNRs that matters for these data, within the range of the process's schedule.
 
+    Without that limit it is the range of `wanted_ends`, which also raises the errors.
+    """
+    first, last = wanted_ends(statistics, process, fraction)
+    limits = process.schedule.log_snr(torch.tensor([1.0, 0.0], dtype=torch.float64, device="cpu")).tolist()
+    return max(first, limits[0]), min(last, limits[1])
+
+
+def wanted_ends(statistics: DataStatistics, process: Process, fraction: float = 0.01) -> tuple[float, float]:
+    """Return the range of log-SNRs that matters for these data under the noise of the process, for any schedule.
+
     At the first log-SNR, the strongest frequency, including the mean, has a signal-to-noise ratio of `fraction`; at the
     last, the noise-to-signal ratio of the weakest frequency is `fraction`. A frequency more than 120 dB below the
     strongest has no power but rounding errors, and counts as 60 dB below it. Frequencies without noise do not matter.
@@ -133,14 +143,13 @@ def spectral_ends(statistics: DataStatistics, process: Process, fraction: float 
             where there is noise.
     """
     quiet, loud = ratio_range(statistics, process)
-    limits = process.schedule.log_snr(torch.tensor([1.0, 0.0], dtype=torch.float64, device="cpu")).tolist()
-    return max(math.log(fraction / loud), limits[0]), min(-math.log(fraction * quiet), limits[1])
+    return math.log(fraction / loud), -math.log(fraction * quiet)
 
 
 def ratio_range(statistics: DataStatistics, process: Process) -> tuple[float, float]:
     """Return the ratios of the power of data and noise, at log-SNR 0, of the weakest and of the strongest frequency.
 
-    The strongest one includes the mean. Frequencies are treated, and errors raised, as in `spectral_ends`.
+    The strongest one includes the mean. Frequencies are treated, and errors raised, as in `wanted_ends`.
     """
     spectra = Spectra.of(statistics, process)
     used = spectra.noise > 0

@@ -11,7 +11,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from multisagd import DDIM, DataStatistics, Flat, Process, Schedule, SpectralCovariance, seeds
+from multisagd import DDIM, DataStatistics, Flat, Process, SpectralCovariance, seeds
 from multisagd.analysis import design
 from multisagd.analysis.recommend import Recommendation, recommend
 from multisagd.analysis.transfer import transfer_function
@@ -20,6 +20,7 @@ from recipes.config.build import Builder
 from recipes.config.groups import of_choice
 from recipes.explorer.configuration import Settings, build_spectrum
 from recipes.explorer.media import Example
+from recipes.runs.schedules import build_schedule
 
 TIMES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 """Noise levels shown side by side."""
@@ -33,8 +34,9 @@ def build_process(settings: Settings, example: Example, group: Mapping[str, Any]
     Raises RecipeError if the spectrum is invalid, or ValueError if it has no power on the grid.
     """
     schedule_group = of_choice("schedule", settings.schedule)
-    schedule = Builder().build(schedule_group | {"shift": settings.shift}, Schedule, "schedule")
-    return Process(schedule, SpectralCovariance(build_spectrum(group, example), example.grid))
+    covariance = SpectralCovariance(build_spectrum(group, example), example.grid)
+    group = schedule_group | {"shift": settings.shift}
+    return Process(build_schedule(group, Builder(), example.statistics, covariance), covariance)
 
 
 @dataclass(frozen=True, eq=False)

@@ -28,7 +28,6 @@ from multisagd import (
     PaddedCovariance,
     Process,
     RestoringDenoiser,
-    Schedule,
     SpectralCovariance,
     Spectrum,
     UniPC,
@@ -44,6 +43,7 @@ from multisagd.table import Table
 from recipes.base.errors import MissingError, RecipeError, as_recipe_error
 from recipes.config.build import Builder
 from recipes.runs.quiet_notes import floor_notes, last_level_notes
+from recipes.runs.schedules import build_schedule
 from recipes.runs.settings import CorruptionOptions, Group, ModelSettings
 from recipes.runs.state import mismatch, shapes
 
@@ -94,8 +94,9 @@ class Assembly:
         Raises RecipeError if a key is invalid, or if the spectrum is invalid on the grid.
         """
         spectrum = self._build_part("spectrum", Spectrum, statistics=self.statistics)
-        schedule = self._build_part("schedule", Schedule)
-        return self._build_part("process", Process, schedule=schedule, covariance=self.covariance(spectrum))
+        covariance = self.covariance(spectrum)
+        schedule = build_schedule(self.settings.schedule, self.builder, self.statistics, covariance)
+        return self._build_part("process", Process, schedule=schedule, covariance=covariance)
 
     def corruption(self) -> Corruption | None:
         """Return the corruption of the run's data, or None; see `build_corruption`."""

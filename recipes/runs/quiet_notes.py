@@ -8,7 +8,6 @@ import torch
 
 from multisagd import DataStatistics, Denoiser, PaddedCovariance, Process
 from multisagd.analysis.design import ratio_range
-from multisagd.denoiser import LOWEST_FLOOR
 
 HIDDEN_BELOW = 3
 """How much further the log-SNR must reach for noise that is 13 dB below the quietest frequency."""
@@ -18,14 +17,13 @@ def floor_notes(denoiser: Denoiser, statistics: DataStatistics) -> list[str]:
     """Return a warning if some frequencies of the data are quieter than the floor of spectral preconditioning."""
     if denoiser.preconditioning != "spectral":
         return []
-    decibels = 10 * (statistics.power / statistics.power.max()).log10()
-    quietest = -float(decibels[decibels > -LOWEST_FLOOR].min())  # what is quieter still is rounding errors
+    quietest = statistics.dynamic_range
     if quietest <= denoiser.floor:
         return []
     return [
         f"the quietest frequency of the data is {quietest:.0f} dB below the strongest, but the preconditioning takes "
         f"all as at most {denoiser.floor:g} dB below it: if the quieter ones matter, set "
-        f"denoiser.floor={math.ceil(quietest)}"
+        f"denoiser.floor=null"
     ]
 
 

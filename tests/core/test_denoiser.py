@@ -307,8 +307,8 @@ def test_denoiser_refuses_impossible_settings() -> None:
     )
 
 
-@pytest.mark.parametrize(("floor", "error"), [(100.0, 0.01), (60.0, None)])
-def test_spectral_preconditioning_estimates_what_is_above_its_floor(floor: float, error: float | None) -> None:
+@pytest.mark.parametrize(("floor", "error"), [(None, 0.01), (100.0, 0.01), (60.0, None)])
+def test_spectral_preconditioning_estimates_what_is_above_its_floor(floor: float | None, error: float | None) -> None:
     """Without a network, it is the Wiener filter of data over 93 dB, also in float32, where noise is faint."""
     grid = ms.Grid.of(y=15, x=16)
     decibels = -93 * grid.radius() / grid.radius().max()

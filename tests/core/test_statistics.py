@@ -41,6 +41,17 @@ def test_measure_equals_numpy(grid):
         torch.testing.assert_close(ms.DataStatistics.measure(batches, grid).power, statistics.power)
 
 
+@pytest.mark.parametrize("grid", GRIDS.values(), ids=GRIDS)
+def test_dynamic_range_ignores_rounding_errors(grid):
+    power = 10 ** (-7 * dense.random(2, *grid.half_shape).abs().clamp(max=1))
+    power[0].view(-1)[0], power[1].view(-1)[1] = 1.0, 1e-7
+    statistics = ms.DataStatistics(torch.zeros(2, *grid.shape), 3 * power, grid, 9)
+    assert statistics.dynamic_range == pytest.approx(70)
+    power[1].view(-1)[2:4] = torch.tensor([1e-13, 0.0])
+    assert ms.DataStatistics(torch.zeros(2, *grid.shape), 3 * power, grid, 9).dynamic_range == pytest.approx(70)
+    assert ms.DataStatistics(torch.zeros(2, *grid.shape), 0 * power, grid, 9).dynamic_range == 0
+
+
 def test_measure_loses_no_digits_to_a_large_mean_or_half_precision():
     """The one-pass formula E|x|² - |E x|² would lose all of them here."""
     x = dense.random(50, 1, 8)

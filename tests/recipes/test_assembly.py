@@ -25,6 +25,7 @@ from recipes.config.build import Builder
 from recipes.config.groups import groups
 from recipes.data.dataset import measure
 from recipes.runs.assembly import Assembly, axis_notes, check_refinement, process_notes
+from recipes.runs.schedules import build_schedule, spectral_range
 from recipes.runs.settings import ModelSettings, TrainSettings
 from recipes.runtime.device import Runtime
 from recipes.sampling.generate import SamplingRequest, generate, step_times
@@ -231,7 +232,7 @@ def test_process_notes_mention_frequencies_below_the_floor_of_the_preconditionin
     power[..., 3, 3] = 1e-20  # no data but rounding errors
     statistics = ms.DataStatistics(torch.zeros(1, *grid.shape).double(), power.double(), grid, 9)
     process = ms.Process(ms.CosineSchedule(), ms.SpectralCovariance(ms.Flat(), grid))
-    for floor, suggested in ((60.0, "denoiser.floor=93"), (93.0, None)):
+    for floor, suggested in ((60.0, "denoiser.floor=null"), (93.0, None), (None, None)):
         denoiser = ms.Denoiser(torch.nn.Identity(), process, None, "spectral", statistics, floor=floor)
         notes = [note for note in process_notes(process, denoiser, statistics, modality) if "floor" in note]
         assert [suggested in note for note in notes] == [True] * (suggested is not None)
@@ -304,3 +305,26 @@ def test_step_times_lie_between_the_ends_of_the_spectrum() -> None:
     for denoiser, spacing in ((plain, "time"), (blurred, None)):
         with pytest.raises(ValueError, match=r"ends=\[-4.0, 5.0\].+set spacing=log_snr or karras, or ends=null"):
             step_times(denoiser, SamplingRequest(ms.DDIM(), 10, spacing, (-4.0, 5.0)))
+
+
+@pytest.mark.parametrize("size", [(16, 15), (8, 9)])
+def test_schedules_reach_as_far_as_the_data_need_and_never_less_than_20(size: tuple[int, int]) -> None:
+    """Over 93 dB noise must go on to be hidden; for other data, and for noise like them, nothing changes."""
+    grid, builder = ms.Grid.of(y=size[0], x=size[1]), Builder()
+    group = configuration.load("train", ["experiment=field_generate", "run_dir=none"])["schedule"]
+    radius = grid.radius().double()[None] / float(grid.radius().max())
+    white = ms.SpectralCovariance(ms.Flat(), grid)
+    for decibels, mean in ((93.0, 0.0), (30.0, 0.0), (30.0, 1e4)):
+        power = 10 ** (-decibels / 10 * radius)
+        statistics = ms.DataStatistics(torch.full((1, *size), mean).double(), power, grid, 9)
+        schedule = build_schedule(group, builder, statistics, white)
+        strongest = max(1.0, mean**2 * grid.numel)
+        needed = (math.log(0.01 / strongest), -math.log(0.01 * 10 ** (-decibels / 10)))
+        assert schedule.log_snr_range == pytest.approx((min(-20, needed[0]), max(20, needed[1])))
+        alike = ms.SpectralCovariance(statistics.spectrum(), grid)
+        if mean == 0:
+            assert build_schedule(group, builder, statistics, alike).log_snr_range == (-20, 20)
+        given = build_schedule({**group, "log_snr_range": [-9, 9]}, builder, statistics, white)
+        assert given.log_snr_range == (-9, 9)
+    empty = ms.DataStatistics(torch.zeros(1, *size).double(), 0 * power, grid, 9)
+    assert spectral_range(empty, white) == (-20, 20)
