@@ -55,7 +55,7 @@ def test_analyze_writes_statistics_that_design_reads(tmp_path: Path, capsys: pyt
     statistics = DataStatistics.load(out / "statistics.safetensors")
     assert report["sigma_data"] == pytest.approx(statistics.sigma_data)
     result = design(configuration.load("design", [f"statistics={out}", "steps=3", "restarts=1"]))
-    assert result == out / "design_ddim_3_w2_given"
+    assert result == out / "design_dpmsolver_3_w2_given"
     # It replaces its own files. Grey digits as colour: every channel determines the others.
     analyze(configuration.load("analyze", [*words, "modality.channels=3"]))
     coherence = json.loads((out / "analysis.json").read_text())["coherence"]
