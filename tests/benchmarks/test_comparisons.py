@@ -225,6 +225,22 @@ def test_runner_measures_each_arm_once(tiny: Experiment, tmp_path: Path) -> None
     assert runner.jobs([tiny, other], options, results) == []
 
 
+@pytest.mark.slow
+def test_runner_takes_the_axes_of_fields_from_their_data(tmp_path: Path) -> None:
+    tiny = replace(
+        experiments()["fields_two_phase"].shrunk(750), arms={"white": ()}, against={}, headline=(), steps=2,
+        more_steps=(1,), points=(), count=20, reference=40, likelihood=2, without={},
+    )  # fmt: skip
+    tiny = replace(tiny, base=(*tiny.base, "modality.axes={y:16,x:16}", "validation.holdout=200"))
+    results = tmp_path / "r.jsonl"
+    assert runner.run_all([tiny], runner.Options(work=tmp_path), results) == []
+    measured = {row["arm"]["arm"]: row for row in rows(tiny.name, results)}
+    assert set(measured) == {"white", REAL}
+    assert measured["white"]["bits_per_dimension"] is not None
+    for each in (measured["white"]["sde"], measured["white"]["at_steps"]["1"]["ode"]):
+        assert each["rings_rms_db"] > measured[REAL]["sde"]["rings_rms_db"] > 0
+
+
 def test_runner_records_divergence_and_goes_on_after_errors(
     tiny: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
