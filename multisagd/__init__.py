@@ -14,7 +14,14 @@ from multisagd.guidance import Autoguidance, ClassifierFree
 from multisagd.integrator import GaussianIntegrator
 from multisagd.inverse import DPS, PiGDM
 from multisagd.likelihood import bits_per_dimension, log_likelihood
-from multisagd.loss import LaplaceLogSnrTimes, LogitNormalTimes, LogNormalTimes, UniformTimes, stratified_uniform
+from multisagd.loss import (
+    LaplaceLogSnrTimes,
+    LogitNormalTimes,
+    LogNormalTimes,
+    SpectralTimes,
+    UniformTimes,
+    stratified_uniform,
+)
 from multisagd.measurement import Filtered, Masked, Measurement, Pooled
 from multisagd.mixing import Refinement, mix_noise, sample_refined
 from multisagd.modulation import Blur, ColorShift, NoiseFloor, Prefilter
@@ -117,6 +124,7 @@ __all__ = [
     "SoftMinSNR",
     "SpectralCovariance",
     "SpectralPenalty",
+    "SpectralTimes",
     "Spectrum",
     "Spots",
     "Streaks",

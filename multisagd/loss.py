@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -95,6 +95,43 @@ class LogNormalTimes:
     def __call__(self, uniform: Tensor, schedule: Schedule) -> Tensor:
         """Map uniform numbers to times, in the same shape, within the schedule's range."""
         return schedule.time(-2 * (self.mean + self.std * torch.special.ndtri(uniform)))
+
+
+@dataclass(frozen=True)
+class SpectralTimes:
+    """Draw log-SNRs over the range that the spectra of data and noise need, so that every frequency is learned.
+
+    The log-SNR is normally distributed about the middle of `ends`, which are `deviations` standard deviations away from
+    it. If the ends are None, `over` gives them; training takes those of `wanted_ends` for its data.
+
+    Raises:
+        ValueError: If the ends do not increase, or `deviations` is not positive.
+    """
+
+    ends: tuple[float, float] | None = None
+    deviations: float = 2.0
+
+    def __post_init__(self) -> None:
+        if self.ends is not None and not self.ends[0] < self.ends[1]:
+            raise ValueError(f"ends must increase, got {self.ends}")
+        if not self.deviations > 0:
+            raise ValueError(f"deviations must be positive, got {self.deviations}")
+
+    def over(self, ends: tuple[float, float]) -> SpectralTimes:
+        """Return these times for a range of log-SNRs, unless they have one of their own."""
+        return self if self.ends is not None else replace(self, ends=ends)
+
+    def __call__(self, uniform: Tensor, schedule: Schedule) -> Tensor:
+        """Map uniform numbers to times, in the same shape, within the schedule's range.
+
+        Raises:
+            ValueError: If there are no ends.
+        """
+        if self.ends is None:
+            raise ValueError("these times need the range of log-SNRs of the data: pass ends, or call over(ends)")
+        low, high = self.ends
+        deviation = (high - low) / (2 * self.deviations)
+        return schedule.time((low + high) / 2 - deviation * torch.special.ndtri(uniform))
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ from torch import nn
 from modalities.base import Dataset, Modality
 from modalities.buckets import bucketed
 from modalities.wrapped import Restored
-from multisagd import Corruption, DataStatistics, Denoiser, GaussianRestoration
+from multisagd import Corruption, DataStatistics, Denoiser, GaussianRestoration, Process, SpectralTimes
+from multisagd.analysis.design import wanted_ends
 from multisagd.condition import AnyCondition
 from multisagd.ema import PowerEMA
 from multisagd.networks.cost import training_flops
@@ -208,6 +209,7 @@ def prepare_model(job: Job, data: TrainingData, state: State | None) -> Training
     for each in (average, *stored.values()):
         runtime.sharded(each.module)
     parallel = runtime.parallelize(network)
+    settings = with_times(settings, data.statistics, process)
     denoiser = assembly.denoiser(runtime.compiled(parallel, len(sizes)), process)
     null_label = None if classes is None else len(classes)
     learner = Learner(denoiser, network, parallel, average, settings, runtime, null_label, stored)
@@ -221,6 +223,20 @@ def prepare_model(job: Job, data: TrainingData, state: State | None) -> Training
             step_times(averaged, request)
     position = learner.restore(state) if state is not None else 0
     return TrainingModel(learner, averaged, request, initial, position, flops, cost)
+
+
+def with_times(settings: TrainSettings, statistics: DataStatistics, process: Process) -> TrainSettings:
+    """Return settings whose training times know the range of log-SNRs of the data, if they need it.
+
+    Raises:
+        RecipeError: If the data or the noise have no such range.
+    """
+    times = settings.loss.times
+    if not isinstance(times, SpectralTimes) or times.ends is not None:
+        return settings
+    with as_recipe_error(ValueError, "loss.times: "):
+        ends = wanted_ends(statistics, process)
+    return replace(settings, loss=replace(settings.loss, times=times.over(ends)))
 
 
 def mean_flops(network: nn.Module, buckets: Sequence[Dataset]) -> int | None:
