@@ -4,7 +4,8 @@ The steps, each with the file that implements it (in recipes/):
 
     open the run or exported model: configuration, metadata, statistics   runs/model.py
     choose the size of the samples                                        sampling/generate.py
-    read dense conditions from files, or from held-out examples           sampling/dense.py
+    read initial media and dense conditions, from files or held-out
+    examples, and what is unknown of them                                 sampling/media.py
     check labels and guidance                                             sampling/condition.py
     read the weights of a checkpoint, or their average                    runs/model.py
     choose the folder; `evaluate` reuses one with the same settings       sampling/sample_files.py
@@ -13,6 +14,7 @@ The steps, each with the file that implements it (in recipes/):
     sampler, steps, guidance and refinement                               sampling/generate.py
     in batches, divided among the processes: draw noise with the run's
     spectrum from each sample's seed, and run the sampler back to x0      sampling/generate.py
+    put the known values of media back                                    sampling/media.py
     decode x0 and write one file per sample, all of them as one image,
     the tensors, and sample.json with settings and versions               sampling/sample_files.py
 
@@ -20,7 +22,8 @@ The run's configuration defines the model, and the command defines how to sample
 the seed and its number, so the first 10 samples of count=100 equal those of count=10.
 
 Errors, each reported in one message: a missing run or checkpoint, unknown labels, prompts for a run without text, a
-text encoder other than the run's, a dense condition that is missing, unreadable or not of the run, guidance for a run
+text encoder other than the run's, initial media or a dense condition that is missing, unreadable or not of the run,
+an unknown part that is not one of the media, guidance for a run
 without a condition or trained without condition dropout, a sampler that does not support the run's process, a size that
 the modality does not have, a folder with other files or with symbolic links that point outside the run.
 """
@@ -41,8 +44,9 @@ from recipes.runs.settings import SampleSettings
 from recipes.runtime.device import Runtime
 from recipes.runtime.distribution import barrier
 from recipes.sampling.condition import checked_labels, chosen_condition, chosen_prompts
-from recipes.sampling.dense import dense_conditions, save_conditions
+from recipes.sampling.dense import save_conditions
 from recipes.sampling.generate import chosen_modality, generate, sampling_request
+from recipes.sampling.media import MediaOptions, sampling_media
 from recipes.sampling.sample_files import FOLDER, GRID, already_drawn, check_free, default_folder, write_set
 
 
@@ -63,7 +67,8 @@ def sample(config: Config, reuse: bool = False) -> Path:
     model = open_model(settings.run_dir, builder, settings.data, settings.checkpoint)
     assembly = model.assembly(builder)
     modality = chosen_modality(assembly, settings.sizes)
-    count, dense = dense_conditions(settings, model, assembly, modality)
+    media = sampling_media(MediaOptions.of(settings), model, assembly, modality)
+    count, dense = media.count, media.dense
     prompts = chosen_prompts(settings, model.metadata.get("text") is not None, count)
     labels = checked_labels(model, count, settings.labels, prompts, settings.guidance, dense)
     weights = model.weights(settings.chosen_weights, assembly.check_weight_shapes)
@@ -76,12 +81,14 @@ def sample(config: Config, reuse: bool = False) -> Path:
     )
     denoiser = trained_denoiser(assembly, weights, runtime)
     request = sampling_request(settings, denoiser, model.located, assembly, runtime)
+    media.check(request)
     check_own(out, settings.run_dir)  # no symbolic link may point outside the run's folder
     check_free(out, count, modality.suffixes[0], dense.names)
     seeds = derive_many(settings.seed, "sample", 0, range(count))
     with Display("sampling", count, quiet=not runtime.main) as display:
         known = dense.joined(condition.input)
-        x0 = generate(denoiser, request, modality.tensor_shape, seeds, known, runtime, display.update)
+        x0 = generate(denoiser, request, modality.tensor_shape, seeds, known, runtime, display.update, media.start)
+        x0 = media.finished(x0)
         barrier()  # only the first process writes; the others may leave now
         if not runtime.main:
             return out
