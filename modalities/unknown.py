@@ -74,9 +74,8 @@ def known_in_file(path: Path, modality: Modality) -> Tensor:
         raise ValueError(f"a picture describes images and clips: use a .npy file of shape {shape}, or intervals")
     image = modality if isinstance(modality, Image) else modality.image
     grey = Image(image.size, 1, image.resize, max_pixels=image.max_pixels).load(path)
-    return (grey < 128).reshape(1, *(1,) * (modality.grid().dimensions - 2), *image.sides).expand(
-        1, *modality.grid().shape
-    )
+    known = (grey < 128).reshape(1, *(1,) * (modality.grid().dimensions - 2), *image.sides)
+    return known.expand(1, *modality.grid().shape)
 
 
 def check_same_place(mask: Path, media: Path, modality: Modality) -> None:

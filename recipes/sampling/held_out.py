@@ -49,9 +49,7 @@ def read_held_out(
         RecipeError: If the run has no held-out examples, its data cannot be read, or the size does not fit conditions.
     """
     if model.exported is not None:
-        raise RecipeError(
-            f"{key}={HELD_OUT}: {model.folder} is an exported model, which has no data: add {key}=FOLDER"
-        )
+        raise RecipeError(f"{key}={HELD_OUT}: {model.folder} is an exported model, which has no data: add {key}=FOLDER")
     build_derived_condition(assembly.settings.condition, modality, assembly.builder)  # refuses sizes that do not fit
     run = assembly.builder.settings(TrainSettings, model.located, "")
     known, other = (Record(model.folder / name) for name in FILES)

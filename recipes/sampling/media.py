@@ -87,9 +87,7 @@ class SamplingMedia:
         return x0 if self.kept is None else put_back(x0, self.kept, ~self.kept.isnan())
 
 
-def sampling_media(
-    options: MediaOptions, model: TrainedModel, assembly: Assembly, modality: Modality
-) -> SamplingMedia:
+def sampling_media(options: MediaOptions, model: TrainedModel, assembly: Assembly, modality: Modality) -> SamplingMedia:
     """Return the media of samples.
 
     Without `options.count`, there is one sample for each file, or else `COUNT`. More samples than media have the media

@@ -119,7 +119,7 @@ def paired(initial: NamedFiles | None, condition: NamedFiles | None) -> NamedFil
     """Return the files after which samples are named, if they start from some and have conditions from others.
 
     Raises:
-        RecipeError: If both are several files, but not with the same names, so that it is unknown which belong together.
+        RecipeError: If both are several files, but not with the same names: it is unknown which belong together.
     """
     if initial is None or condition is None:
         return initial or condition
