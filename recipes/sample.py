@@ -15,6 +15,7 @@ The steps, each with the file that implements it (in recipes/):
     in batches, divided among the processes: draw noise with the run's
     spectrum from each sample's seed, and run the sampler back to x0      sampling/generate.py
     put the known values of media back                                    sampling/media.py
+    or, with `overlap`, do so for one window after the other              sampling/windows.py
     decode x0 and write one file per sample, all of them as one image,
     the tensors, and sample.json with settings and versions               sampling/sample_files.py
 
@@ -31,6 +32,8 @@ the modality does not have, a folder with other files or with symbolic links tha
 import sys
 from pathlib import Path
 
+import torch
+
 from multisagd.seeds import derive_many
 from recipes.base.progress import Display
 from recipes.base.untrusted import check_own
@@ -44,10 +47,11 @@ from recipes.runs.settings import SampleSettings
 from recipes.runtime.device import Runtime
 from recipes.runtime.distribution import barrier
 from recipes.sampling.condition import checked_labels, chosen_condition, chosen_prompts
-from recipes.sampling.dense import save_conditions
+from recipes.sampling.dense import check_requested, save_conditions
 from recipes.sampling.generate import chosen_modality, generate, sampling_request
-from recipes.sampling.media import MediaOptions, sampling_media
+from recipes.sampling.media import MediaOptions, SamplingMedia, sampling_media
 from recipes.sampling.sample_files import FOLDER, GRID, already_drawn, check_free, default_folder, write_set
+from recipes.sampling.windows import Windows, WindowSampler
 
 
 def sample(config: Config, reuse: bool = False) -> Path:
@@ -66,9 +70,14 @@ def sample(config: Config, reuse: bool = False) -> Path:
     # is imported.
     model = open_model(settings.run_dir, builder, settings.data, settings.checkpoint)
     assembly = model.assembly(builder)
-    modality = chosen_modality(assembly, settings.sizes)
-    media = sampling_media(MediaOptions.of(settings), model, assembly, modality)
-    count, dense = media.count, media.dense
+    check_requested(model, settings.condition)
+    windows = Windows.chosen(settings, assembly)
+    if windows is None:
+        modality = chosen_modality(assembly, settings.sizes)
+        media = sampling_media(MediaOptions.of(settings), model, assembly, modality)
+    else:
+        modality, media = windows.whole, SamplingMedia(windows.count, windows.conditions())
+    count, dense, joined = media.count, media.dense, None
     prompts = chosen_prompts(settings, model.metadata.get("text") is not None, count)
     labels = checked_labels(model, count, settings.labels, prompts, settings.guidance, dense)
     weights = model.weights(settings.chosen_weights, assembly.check_weight_shapes)
@@ -85,16 +94,22 @@ def sample(config: Config, reuse: bool = False) -> Path:
     check_own(out, settings.run_dir)  # no symbolic link may point outside the run's folder
     check_free(out, count, modality.suffixes[0], dense.names)
     seeds = derive_many(settings.seed, "sample", 0, range(count))
-    with Display("sampling", count, quiet=not runtime.main) as display:
-        known = dense.joined(condition.input)
-        x0 = generate(denoiser, request, modality.tensor_shape, seeds, known, runtime, display.update, media.start)
-        x0 = media.finished(x0)
+    known = dense.joined(condition.input)
+    with Display("sampling", count if windows is None else windows.total, quiet=not runtime.main) as display:
+        if windows is None:
+            x0 = media.finished(generate(
+                denoiser, request, modality.tensor_shape, seeds, known, runtime, display.update, media.start
+            ))  # fmt: skip
+        else:
+            parts = (denoiser, request, runtime, model.statistics, settings.inpainting, seeds, known)
+            joined = WindowSampler(windows, *parts).draw(display.update)
+            x0 = torch.stack([modality.encode(each) for each in joined])
         barrier()  # only the first process writes; the others may leave now
         if not runtime.main:
             return out
         record = {"samples_seen": weights.samples, "settings": shareable(config), "classes": assembly.classes,
                   "prompts": condition.prompts, "names": dense.names, "versions": versions()}  # fmt: skip
-        write_set(out, modality, x0, seeds, condition.labels, record)
+        write_set(out, modality, x0, seeds, condition.labels, record, joined)
         save_conditions(out, dense)
         display.say(f"{count} samples are in {out / FOLDER}, and as one image in {out / GRID}")
     return out

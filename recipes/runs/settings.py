@@ -343,10 +343,17 @@ class SampleSettings:
     strength: float | None
     unknown: str | Box | tuple[Box, ...] | None
     inpainting: Inpainting
+    overlap: float | None
 
     def __post_init__(self) -> None:
         check_minimum(self, 1, "count", "steps", "batch")
         check_media(self.initial, self.condition, self.strength, self.unknown)
+        if self.overlap is not None and not 0 < self.overlap < 1:
+            raise ValueError(f"overlap must be a fraction of a window, between 0 and 1, got {self.overlap:g}")
+        if self.overlap is not None and (self.strength, self.unknown) != (None, None):
+            raise ValueError(
+                "overlap continues media, all of which are known: remove strength and unknown, or remove overlap"
+            )
         check_ends(self.ends, self.spacing)
         if self.ends is not None and self.steps_file is not None:
             raise ValueError(

@@ -28,12 +28,10 @@ from recipes.sampling.dense import (
 )
 from recipes.sampling.generate import SamplingRequest
 from recipes.sampling.held_out import HELD_OUT, HeldOut, read_held_out
-from recipes.sampling.media_files import NamedFiles, named_files, paired
+from recipes.sampling.media_files import COUNT, NamedFiles, named_files, paired
 from recipes.sampling.start import Start
 from recipes.sampling.unknown import MISSING, Unknown, known_values
 
-COUNT = 64
-"""Number of samples, unless it is given or there is one for each file."""
 STRENGTH = 0.5
 """Fraction of the steps for variations, unless it is given: half of the steps keep the layout, not the details."""
 log = logging.getLogger("multisagd")

@@ -15,6 +15,8 @@ from modalities.file_walk import find_files
 from modalities.reading import UnreadableFilesError
 from recipes.base.errors import RecipeError, as_recipe_error
 
+COUNT = 64
+"""Number of samples, unless it is given or there is one for each file."""
 LONGEST_NAME = 200
 """Maximum number of bytes of the name of a sample, of which the last ones are kept."""
 

@@ -42,8 +42,8 @@ def known_values(unknown: Unknown, modality: Modality, media: Media) -> Tensor:
         known = known & media.present
     if bool(known.all()):
         raise RecipeError(
-            "unknown: there is nothing to fill in. In a file, white (or not 0) is unknown; unknown=missing needs media that "
-            "are shorter than the samples, or lack values"
+            "unknown: there is nothing to fill in. In a file, white (or not 0) is unknown; unknown=missing needs media "
+            "that are shorter than the samples, or lack values"
         )
     nothing = (~known.flatten(1).any(1)).nonzero().flatten().tolist()
     if nothing:
