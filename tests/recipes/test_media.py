@@ -19,7 +19,8 @@ from recipes.config.build import Builder
 from recipes.runs.model import open_model
 from recipes.sample import sample
 from recipes.sharing.pipeline import Pipeline
-from tests.helpers.tiny import tiny_run
+from recipes.train import train
+from tests.helpers.tiny import tiny_run, tiny_words
 
 PART = "unknown={height:[2,6],width:[4,null]}"
 
@@ -206,11 +207,15 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Any:
             data = root / name / "data"
             clips(data, 6) if "modality=video" in MEDIA[name] else sounds(data, 0.3)
             made[name] = root / name / "run"
-            tiny_run(
-                made[name], *MEDIA[name], "data=folder", f"data.root={data}", "data.labels=none", "validation.holdout=2",
-                "training.samples=32", "training.statistics=10", "every.validation=0", "every.samples=0",
-                "every.checkpoint=32",
-            )  # fmt: skip
+            words = [
+                *tiny_words(made[name]), *MEDIA[name], "data=folder", f"data.root={data}", "data.labels=none",
+                "validation.holdout=2", "training.samples=32", "training.statistics=10", "every.validation=0",
+                "every.samples=0", "every.checkpoint=32",
+            ]  # fmt: skip
+            sized = "modality=video" in words
+            train(
+                configuration.load("train", [word for word in words if sized or not word.startswith("modality.size")])
+            )
         return made[name]
 
     return run
@@ -229,7 +234,7 @@ def test_sounds_and_clips_are_varied_filled_in_and_continued(runs, name, tmp_pat
         clips(tmp_path / "data", 3)
     else:
         sounds(tmp_path / "data", length * unit / 2)
-    file = sorted((tmp_path / "data").iterdir())[1]
+    file = sorted((tmp_path / "data").glob("*.mp4" if key == "frames" else "*.wav"))[1]
     beginning = modality.load(file)
     if source == "initial":
         out, filled = drawn(run_dir, f"initial={file}", "unknown=missing", "count=2")
