@@ -16,6 +16,7 @@ from modalities.video import Video
 from recipes.base.errors import RecipeError
 from recipes.config import compose as configuration
 from recipes.config.build import Builder
+from recipes.config.resolve import resolved
 from recipes.runs.model import open_model
 from recipes.sample import sample
 from recipes.sharing.pipeline import Pipeline
@@ -173,6 +174,28 @@ def test_run_with_masked_condition_fills_in_the_given_part_and_keeps_the_rest(ph
     assert 0.2 < (random == media).float().mean() < 0.95
     rows = Pipeline.from_pretrained(tmp_path / "run")(3, 4, condition=media, unknown=hidden).samples
     torch.testing.assert_close(rows, filled, rtol=0, atol=1e-5)
+
+
+def test_fields_keep_known_values_in_their_units_and_lack_none_any_more(tmp_path):
+    grid = np.random.default_rng(0).normal(280.0, 5.0, (24, 6, 8))
+    grid[:, 4, 5:] = np.nan
+    np.savez(tmp_path / "data.npz", temperature=grid, lat=-30 + 10.0 * np.arange(6), lon=45.0 * np.arange(8))
+    np.savez(tmp_path / "one.npz", temperature=grid[3], lat=-30 + 10.0 * np.arange(6), lon=45.0 * np.arange(8))
+    words = [
+        *tiny_words(tmp_path / "run"), "modality=field", "modality.axes=[lat,lon]", "data=arrays",
+        f"data.root={tmp_path / 'data.npz'}", "validation.holdout=4", "training.samples=32", "every.validation=0",
+        "every.samples=0", "every.checkpoint=32", "training.statistics=20",
+    ]  # fmt: skip
+    words.remove("modality.size=8")
+    train(resolved(configuration.load("train", words)))
+    out, _ = drawn(tmp_path / "run", f"initial={tmp_path / 'one.npz'}", "unknown={lat:[null,-10],lon:[90,180]}")
+    with np.load(out / "samples" / "one.npz") as file:
+        values = file["temperature"]
+    known = ~np.isnan(grid[3])
+    known[:2, 2:4] = False
+    np.testing.assert_allclose(values[known], grid[3][known], rtol=1e-5)
+    assert np.isfinite(values).all()
+    assert np.abs(values - grid[3])[:2, 2:4].mean() > 0.1
 
 
 def sounds(root: Path, seconds: float) -> None:
