@@ -70,12 +70,12 @@ def sample(config: Config, reuse: bool = False) -> Path:
     # is imported.
     model = open_model(settings.run_dir, builder, settings.data, settings.checkpoint)
     assembly = model.assembly(builder)
-    check_requested(model, settings.condition)
     windows = Windows.chosen(settings, assembly)
     if windows is None:
         modality = chosen_modality(assembly, settings.sizes)
         media = sampling_media(MediaOptions.of(settings), model, assembly, modality)
     else:
+        check_requested(model, settings.condition)
         modality, media = windows.whole, SamplingMedia(windows.count, windows.conditions())
     count, dense, joined = media.count, media.dense, None
     prompts = chosen_prompts(settings, model.metadata.get("text") is not None, count)
