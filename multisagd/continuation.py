@@ -18,10 +18,10 @@ first window, of which nothing is known."""
 
 
 def continued(draw: Draw, first: Tensor | None, length: int, window: int, overlap: int, axis: int) -> Tensor:
-    """Return data of `length` samples along an axis, that begin with the data `first` (of any length), or without it.
+    """Return data `(..., length, ...)` along an axis, that begin with `first`, `(..., any length, ...)`, if it is given.
 
-    `draw` draws windows of `window` samples along the axis, of which up to `overlap` are known. All have the units and
-    other sizes of `first`. In the overlap, the data fade linearly from what was there to the new window, whose known
+    `draw` draws windows `(..., window, ...)`, of which up to `overlap` samples are known. All have the same units and
+    other sizes. In the overlap, the data fade linearly from what was there to the new window, whose known
     part may differ slightly: for example, a spectrogram mixes the samples of its windows. Equal values do not change.
 
     Raises:
