@@ -18,7 +18,7 @@ first window, of which nothing is known."""
 
 
 def continued(draw: Draw, first: Tensor | None, length: int, window: int, overlap: int, axis: int) -> Tensor:
-    """Return data `(..., length, ...)` along an axis, that begin with `first`, `(..., any length, ...)`, if it is given.
+    """Return data `(..., length, ...)` along an axis, which begin with `first` `(..., any length, ...)` if it is given.
 
     `draw` draws windows `(..., window, ...)`, of which up to `overlap` samples are known. All have the same units and
     other sizes. In the overlap, the data fade linearly from what was there to the new window, whose known

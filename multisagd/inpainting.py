@@ -1,8 +1,10 @@
 """Fill in unknown values with a model that was trained without a condition, and keep the known ones.
 
-The known values are a measurement: `Masked` selects them, and ΠGDM guides the denoiser with them (see `inverse`). Its
-measurement noise, which conjugate gradients need, leaves small errors, so that the known values are put back at the
-end.
+The known values are a measurement: `Masked` selects them, and ΠGDM guides the denoiser with them (see `inverse`). The
+network is not differentiated: for Gaussian data both forms are exact, but for a network trained on digits the guidance
+with its Jacobian diverged unless the noise of the measurement was 0.2 standard deviations of the data or more, and
+without it the known values were followed at every noise tried. That noise, which conjugate gradients need, leaves
+small errors, so that the known values are put back at the end.
 """
 
 from __future__ import annotations
@@ -10,9 +12,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from multisagd.guidance import Interval
 from multisagd.inputs import as_data
-from multisagd.inverse import TRUSTED, PiGDM
+from multisagd.inverse import PiGDM
 from multisagd.measurement import Masked
 from multisagd.sampling import AnyDenoiser
 from multisagd.statistics import DataStatistics
@@ -23,31 +24,20 @@ TOLERANCE = 1e-3
 """Relative residual of conjugate gradients: an error far below that of R, a model of the network's uncertainty."""
 
 
-def inpainting_denoiser(
-    denoiser: AnyDenoiser,
-    x0: Tensor,
-    known: Tensor,
-    statistics: DataStatistics,
-    *,
-    gradient: Interval | None = TRUSTED,
-) -> PiGDM:
+def inpainting_denoiser(denoiser: AnyDenoiser, x0: Tensor, known: Tensor, statistics: DataStatistics) -> PiGDM:
     """Return a denoiser whose samples agree with the known values of data x0 `(batch, channels, *grid)`.
 
     `known` is bool `(batch, 1 or channels, *grid)`; other values of x0 may be anything, also NaN. `statistics` are
-    those of the training data. `gradient` is the interval of log-SNR in which the network is differentiated, for better
-    samples in twice the time; None: never (see `PiGDM`). Without it, samples of Gaussian data are exact up to `NOISE`.
+    those of the training data. Samples of Gaussian data are exact, up to measurement noise of `NOISE`.
 
     Raises:
         ValueError: If the noise of the process is drawn on a padded grid, or the shapes differ.
     """
     x0 = as_data(x0)
     check_known(x0, known)
-    grid = denoiser.process.grid.resize(x0.shape[2:])
-    measured = x0.masked_fill(~known, 0.0)
+    mask = Masked(known, denoiser.process.grid.resize(x0.shape[2:]), tolerance=TOLERANCE)
     noise = NOISE * statistics.sigma_data
-    return PiGDM(
-        denoiser, Masked(known, grid, tolerance=TOLERANCE), measured, noise, statistics, gradient=gradient
-    )  # fmt: skip
+    return PiGDM(denoiser, mask, x0.masked_fill(~known, 0.0), noise, statistics, gradient=None)
 
 
 def put_back(sample: Tensor, x0: Tensor, known: Tensor) -> Tensor:

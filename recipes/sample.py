@@ -101,7 +101,7 @@ def sample(config: Config, reuse: bool = False) -> Path:
                 denoiser, request, modality.tensor_shape, seeds, known, runtime, display.update, media.start
             ))  # fmt: skip
         else:
-            parts = (denoiser, request, runtime, model.statistics, settings.inpainting, seeds, known)
+            parts = (denoiser, request, runtime, model.statistics, settings.keep_known, seeds, known)
             joined = WindowSampler(windows, *parts).draw(display.update)
             x0 = torch.stack([modality.encode(each) for each in joined])
         barrier()  # only the first process writes; the others may leave now

@@ -300,14 +300,6 @@ Box = Mapping[str, tuple[float | None, float | None]]
 
 
 @dataclass(frozen=True)
-class Inpainting:
-    """How unknown parts are filled in, and whether known values are put back afterwards."""
-
-    gradient: bool = True
-    keep_known: bool = True
-
-
-@dataclass(frozen=True)
 class SampleSettings:
     """All keys of `configs/sample.yaml`."""
 
@@ -342,7 +334,7 @@ class SampleSettings:
     initial: str | None
     strength: float | None
     unknown: str | Box | tuple[Box, ...] | None
-    inpainting: Inpainting
+    keep_known: bool
     overlap: float | None
 
     def __post_init__(self) -> None:

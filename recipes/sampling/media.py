@@ -1,7 +1,7 @@
 """The media of a sampling request: what samples start from, their dense conditions, and the values that they keep."""
 
 import logging
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
@@ -13,7 +13,7 @@ from multisagd.inpainting import put_back
 from recipes.base.errors import RecipeError, as_recipe_error
 from recipes.runs.assembly import Assembly
 from recipes.runs.model import TrainedModel
-from recipes.runs.settings import Inpainting, SampleSettings, check_media
+from recipes.runs.settings import SampleSettings, check_media
 from recipes.runtime.distribution import is_first
 from recipes.sampling.condition import NO_DENSE, DenseConditions
 from recipes.sampling.dense import (
@@ -48,7 +48,7 @@ class MediaOptions:
     condition: str | Path | Tensor | None = None
     strength: float | None = None
     unknown: Unknown | None = None
-    inpainting: Inpainting = field(default_factory=Inpainting)
+    keep_known: bool = True
     count: int | None = None
     seed: int = 0
     own_labels: bool = True
@@ -57,7 +57,7 @@ class MediaOptions:
     def of(cls, settings: SampleSettings) -> Self:
         """Return the options in the settings of a command."""
         return cls(
-            settings.initial, settings.condition, settings.strength, settings.unknown, settings.inpainting,
+            settings.initial, settings.condition, settings.strength, settings.unknown, settings.keep_known,
             settings.count, settings.seed, settings.labels == "all",
         )  # fmt: skip
 
@@ -182,7 +182,7 @@ class _Reader:
                 lacking, len(media.x0), MISSING,
             )  # fmt: skip
         strength = options.strength or (STRENGTH if known is None else 1.0)
-        return Start(media.x0[turn], strength, self.model.statistics, known, options.inpainting.gradient)
+        return Start(media.x0[turn], strength, self.model.statistics, known)
 
     def dense(self, source: Source | None, count: int) -> DenseConditions:
         """Return the dense conditions of `count` samples."""
@@ -195,7 +195,7 @@ class _Reader:
 
     def kept(self, start: Start | None, dense: Tensor | None) -> Tensor | None:
         """Return the values that samples keep (count, channels, *grid), NaN elsewhere, or None."""
-        if not self.options.inpainting.keep_known:
+        if not self.options.keep_known:
             return None
         if start is not None and start.known is not None:
             return start.x0.masked_fill(~start.known, torch.nan)

@@ -9,7 +9,6 @@ from torch import Tensor
 from multisagd import DataStatistics
 from multisagd.condition import AnyCondition
 from multisagd.inpainting import inpainting_denoiser
-from multisagd.inverse import TRUSTED
 from multisagd.samplers import Sampler
 from multisagd.sampling import AnyDenoiser
 from multisagd.u_turn import vary
@@ -20,15 +19,13 @@ class Start:
     """The data x0 (count, channels, *grid) that samples start from, in which fraction of the steps (`strength`).
 
     `known` is bool (count, 1 or channels, *grid), True for values with which the samples agree, or None. `statistics`
-    are those of the training data. `gradient` says whether the network is differentiated for that; see
-    `multisagd.inpainting`.
+    are those of the training data.
     """
 
     x0: Tensor
     strength: float
     statistics: DataStatistics
     known: Tensor | None = None
-    gradient: bool = True
 
     def taken(self, indices: Sequence[int], put: Callable[[Tensor], Tensor]) -> Self:
         """Return the start of some samples, moved to the device by `put`."""
@@ -44,6 +41,5 @@ class Start:
             ValueError: If the strength takes no step, or known values cannot guide the process.
         """
         if self.known is not None:
-            interval = TRUSTED if self.gradient else None
-            denoiser = inpainting_denoiser(denoiser, self.x0, self.known, self.statistics, gradient=interval)
+            denoiser = inpainting_denoiser(denoiser, self.x0, self.known, self.statistics)
         return vary(denoiser, sampler, self.x0, self.strength, times, seeds, condition)

@@ -24,7 +24,7 @@ from multisagd.inpainting import put_back
 from multisagd.seeds import derive
 from recipes.base.errors import RecipeError, as_recipe_error
 from recipes.runs.assembly import Assembly
-from recipes.runs.settings import Inpainting, SampleSettings
+from recipes.runs.settings import SampleSettings
 from recipes.runtime.device import Runtime
 from recipes.sampling.condition import DenseConditions
 from recipes.sampling.dense import DROPPED
@@ -112,7 +112,7 @@ class WindowSampler:
     request: SamplingRequest
     runtime: Runtime
     statistics: DataStatistics
-    inpainting: Inpainting
+    keep_known: bool
     seeds: Sequence[int]
     condition: AnyCondition
 
@@ -157,11 +157,11 @@ class WindowSampler:
                 dense = given.masked_fill(~known, torch.nan)
                 condition = as_condition(condition, True, True)._replace(dense=dense)
             else:
-                start = Start(given, 1.0, self.statistics, known, self.inpainting.gradient)
+                start = Start(given, 1.0, self.statistics, known)
         x0 = generate(
             self.denoiser, self.request, modality.tensor_shape, seeds, condition, self.runtime, start=start
         )  # fmt: skip
-        if known is not None and self.inpainting.keep_known:
+        if known is not None and self.keep_known:
             x0 = put_back(x0, given, known)
         with as_recipe_error(ValueError):
             return torch.stack([modality.decode(each) for each in x0])

@@ -34,7 +34,7 @@ from recipes.config.build import Builder
 from recipes.runs.assembly import Assembly, check_sampler
 from recipes.runs.model import NOTES, WEIGHTS, Chosen, TrainedModel, open_model, trained_denoiser
 from recipes.runs.run import CORRUPTION, versions
-from recipes.runs.settings import Guidance, Inpainting, Which, Width, chosen_weights, given_sizes
+from recipes.runs.settings import Guidance, Which, Width, chosen_weights, given_sizes
 from recipes.runtime.device import EngineSettings, Runtime
 from recipes.sampling.condition import checked_labels, chosen_condition
 from recipes.sampling.generate import SamplingRequest, chosen_modality, generate
@@ -124,7 +124,7 @@ class SamplingOptions:
     where they lack values. `strength` is the fraction of the steps that is taken (see `multisagd.u_turn.vary`), 0.5 by
     default, or 1 if a part is `unknown`. That part, which is filled in, is a file as in `multisagd sample`, "missing",
     a box such as {"width": (8, 16)} in the units of the axes or a list of boxes, or a bool tensor, True for unknown
-    values. `gradient` and `keep_known` are those of `inpainting` in configs/sample.yaml.
+    values; all others are put back into the samples at the end, if `keep_known`.
     """
 
     seed: int = 0
@@ -147,7 +147,6 @@ class SamplingOptions:
     initial: str | Path | Tensor | None = None
     strength: float | None = None
     unknown: Unknown | None = None
-    gradient: bool = True
     keep_known: bool = True
 
     @property
@@ -158,8 +157,7 @@ class SamplingOptions:
     def media(self, count: int) -> MediaOptions:
         """Return the media of `count` samples."""
         return MediaOptions(
-            self.initial, self.condition, self.strength, self.unknown, Inpainting(self.gradient, self.keep_known),
-            count, self.seed, isinstance(self.labels, str) and self.labels == "all",
+            self.initial, self.condition, self.strength, self.unknown, self.keep_known, count, self.seed, isinstance(self.labels, str) and self.labels == "all",
         )  # fmt: skip
 
     def seeds_of(self, count: int) -> list[int]:

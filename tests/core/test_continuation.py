@@ -63,7 +63,7 @@ def test_seams_of_gaussian_data_have_the_steps_of_the_data(grid, length):
             return ms.sample(denoiser, ms.DPMSolver(), shape, 15, seeds, times=times)
         x0, known = torch.full(shape, torch.nan), torch.zeros(count, 1, *grid.shape, dtype=torch.bool)
         x0[:, :, : tail.shape[2]], known[:, :, : tail.shape[2]] = tail, True
-        guided = inpainting_denoiser(denoiser, x0, known, statistics, gradient=None)
+        guided = inpainting_denoiser(denoiser, x0, known, statistics)
         return put_back(ms.sample(guided, ms.DPMSolver(), shape, 15, seeds, times=times), x0, known)
 
     drawn = continued(draw, None, length, window, overlap, axis=2)

@@ -61,10 +61,8 @@ def test_inpainting_follows_the_exact_posterior_of_gaussian_data(grid):
     data = draw_data(statistics, 1).expand(600, -1, *(-1,) * grid.dimensions).clone()
     known = torch.rand(1, 1, *grid.shape, generator=torch.Generator().manual_seed(0)) < 0.5
     hidden = data.masked_fill(~known, torch.nan)
-    guided = inpainting_denoiser(
-        ms.GaussianDenoiser(coloured(grid), statistics), hidden, known.expand(600, *known.shape[1:]), statistics,
-        gradient=None,
-    )  # fmt: skip
+    everywhere = known.expand(600, *known.shape[1:])
+    guided = inpainting_denoiser(ms.GaussianDenoiser(coloured(grid), statistics), hidden, everywhere, statistics)
     drawn = ms.sample(guided, ms.DPMSolver(), data.shape, 40, range(600), spacing="log_snr")
     exact = ms.GaussianPosterior(statistics, ms.Masked(known, grid), NOISE * statistics.sigma_data)
     y = hidden.nan_to_num(0.0)

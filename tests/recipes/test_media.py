@@ -96,7 +96,7 @@ def test_inpainted_pictures_keep_known_pixels_and_fill_in_the_others(trained, ph
         pixels[2:6, 6:10] = 0
         Picture.fromarray(pixels).save(path)
     torch.testing.assert_close(drawn(trained, f"initial={photos}", PART)[1], boxed, rtol=0, atol=1e-5)
-    near = drawn(trained, f"initial={photos}", PART, "inpainting.keep_known=false", "inpainting.gradient=false")[1]
+    near = drawn(trained, f"initial={photos}", PART, "keep_known=false")[1]
     assert 0 < (near - boxed)[..., ~hidden].abs().mean() < 0.3
     pipeline = Pipeline.from_pretrained(trained)
     filled = pipeline(3, 4, initial=photos, unknown=[{"height": (2, 6), "width": (4, None)}]).samples
@@ -167,7 +167,7 @@ def test_run_with_masked_condition_fills_in_the_given_part_and_keeps_the_rest(ph
     _, filled = drawn(tmp_path / "run", f"condition={photos}", PART)
     assert torch.equal(filled[..., ~hidden], media[..., ~hidden])
     assert (filled - media)[..., hidden].abs().mean() > 0.1
-    _, free = drawn(tmp_path / "run", f"condition={photos}", PART, "inpainting.keep_known=false")
+    _, free = drawn(tmp_path / "run", f"condition={photos}", PART, "keep_known=false")
     assert torch.equal(free[..., hidden], filled[..., hidden])
     assert not torch.allclose(free[..., ~hidden], filled[..., ~hidden], atol=1e-2)
     _, random = drawn(tmp_path / "run", f"condition={photos}")
