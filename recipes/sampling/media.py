@@ -32,8 +32,8 @@ from recipes.sampling.media_files import COUNT, NamedFiles, named_files, paired
 from recipes.sampling.start import Start
 from recipes.sampling.unknown import MISSING, Unknown, known_values
 
-STRENGTH = 0.5
-"""Fraction of the steps for variations, unless it is given: half of the steps keep the layout, not the details."""
+STRENGTH = 0.7
+"""Fraction of the steps for variations, unless it is given: on digits, it keeps the layout but not the strokes."""
 log = logging.getLogger("multisagd")
 
 

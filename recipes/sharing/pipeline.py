@@ -121,7 +121,7 @@ class SamplingOptions:
     dimensionless, NaN where it is unknown; "none" draws without one.
 
     `initial` are media from which samples start: likewise a folder, a file or a tensor (media, channels, *grid), NaN
-    where they lack values. `strength` is the fraction of the steps that is taken (see `multisagd.u_turn.vary`), 0.5 by
+    where they lack values. `strength` is the fraction of the steps that is taken (see `multisagd.u_turn.vary`), 0.7 by
     default, or 1 if a part is `unknown`. That part, which is filled in, is a file as in `multisagd sample`, "missing",
     a box such as {"width": (8, 16)} in the units of the axes or a list of boxes, or a bool tensor, True for unknown
     values; all others are put back into the samples at the end, if `keep_known`.
@@ -156,8 +156,9 @@ class SamplingOptions:
 
     def media(self, count: int) -> MediaOptions:
         """Return the media of `count` samples."""
+        own_labels = isinstance(self.labels, str) and self.labels == "all"
         return MediaOptions(
-            self.initial, self.condition, self.strength, self.unknown, self.keep_known, count, self.seed, isinstance(self.labels, str) and self.labels == "all",
+            self.initial, self.condition, self.strength, self.unknown, self.keep_known, count, self.seed, own_labels
         )  # fmt: skip
 
     def seeds_of(self, count: int) -> list[int]:
