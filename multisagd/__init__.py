@@ -12,7 +12,7 @@ from multisagd.gaussian_posterior import ConditionalGaussianDenoiser, GaussianPo
 from multisagd.gaussian_restoration import GaussianRestoration
 from multisagd.grid import Axis, Grid
 from multisagd.guidance import Autoguidance, ClassifierFree
-from multisagd.inpainting import inpainting_denoiser, put_back
+from multisagd.inpainting import InpaintingDenoiser, put_back
 from multisagd.integrator import GaussianIntegrator
 from multisagd.inverse import DPS, PiGDM
 from multisagd.likelihood import bits_per_dimension, log_likelihood
@@ -88,6 +88,7 @@ __all__ = [
     "Grid",
     "HarmonicStop",
     "Heun",
+    "InpaintingDenoiser",
     "KarrasSchedule",
     "KarrasWeighting",
     "LaplaceLogSnrTimes",
@@ -133,7 +134,6 @@ __all__ = [
     "Weighting",
     "bits_per_dimension",
     "continued",
-    "inpainting_denoiser",
     "log_likelihood",
     "loss",
     "mix_noise",

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from multisagd import DataStatistics
 from multisagd.condition import AnyCondition
-from multisagd.inpainting import inpainting_denoiser
+from multisagd.inpainting import InpaintingDenoiser
 from multisagd.samplers import Sampler
 from multisagd.sampling import AnyDenoiser
 from multisagd.u_turn import vary
@@ -41,5 +41,5 @@ class Start:
             ValueError: If the strength takes no step, or known values cannot guide the process.
         """
         if self.known is not None:
-            denoiser = inpainting_denoiser(denoiser, self.x0, self.known, self.statistics)
+            denoiser = InpaintingDenoiser(denoiser, self.x0, self.known, self.statistics)
         return vary(denoiser, sampler, self.x0, self.strength, times, seeds, condition)

@@ -4,12 +4,14 @@ import pytest
 import torch
 
 import multisagd as ms
-from multisagd.inpainting import NOISE, inpainting_denoiser, put_back
+from multisagd.inpainting import NOISE, InpaintingDenoiser, put_back
 from multisagd.u_turn import last_steps, vary
 from tests.helpers import dense
 from tests.helpers.stationary import draw_data, half_spectrum, random_statistics
 
 GRID = ms.Grid.of(time=24)
+CIRCLES = [ms.Grid((ms.Axis("time", 24, periodic=True),)),
+           ms.Grid((ms.Axis("lat", 6, periodic=True), ms.Axis("lon", 5, periodic=True)))]  # fmt: skip
 TIMES = ms.time_steps(ms.CosineSchedule(), 8)
 
 
@@ -55,14 +57,14 @@ def test_vary_with_strength_1_draws_the_samples_of_noise_alone():
     torch.testing.assert_close(vary(denoiser, ms.DDIM(eta=1.0), data[1:], 0.5, TIMES, seeds[1:]), some[1:])
 
 
-@pytest.mark.parametrize("grid", [GRID, ms.Grid.of(height=6, width=5)], ids=["1-D", "2-D"])
+@pytest.mark.parametrize("grid", CIRCLES, ids=["1-D", "2-D"])
 def test_inpainting_follows_the_exact_posterior_of_gaussian_data(grid):
     statistics = random_statistics(grid, channels=1)
     data = draw_data(statistics, 1).expand(600, -1, *(-1,) * grid.dimensions).clone()
     known = torch.rand(1, 1, *grid.shape, generator=torch.Generator().manual_seed(0)) < 0.5
     hidden = data.masked_fill(~known, torch.nan)
     everywhere = known.expand(600, *known.shape[1:])
-    guided = inpainting_denoiser(ms.GaussianDenoiser(coloured(grid), statistics), hidden, everywhere, statistics)
+    guided = InpaintingDenoiser(ms.GaussianDenoiser(coloured(grid), statistics), hidden, everywhere, statistics)
     drawn = ms.sample(guided, ms.DPMSolver(), data.shape, 40, range(600), spacing="log_snr")
     exact = ms.GaussianPosterior(statistics, ms.Masked(known, grid), NOISE * statistics.sigma_data)
     y = hidden.nan_to_num(0.0)
@@ -75,6 +77,37 @@ def test_inpainting_follows_the_exact_posterior_of_gaussian_data(grid):
     assert torch.equal(kept[:, ~known[0]], drawn[:, ~known[0]])
 
 
+@pytest.mark.parametrize("length", [4.0, 16.0])
+def test_inpainting_does_not_join_the_ends_of_an_axis(length):
+    """An AR(1) process, whose two ends are far apart, with its exact denoiser as a dense matrix."""
+    size, count = 64, 800
+    steps = torch.arange(size, dtype=torch.float64)
+    covariance = torch.exp(-(steps[:, None] - steps).abs() / length)
+    root = torch.linalg.cholesky(covariance).T
+    data = dense.random(count, 1, size, seed=1) @ root
+    statistics = ms.DataStatistics.measure([dense.random(3000, 1, size, seed=2) @ root], ms.Grid.of(time=size))
+    process = ms.Process(ms.CosineSchedule(), ms.SpectralCovariance(ms.Flat(), statistics.grid)).double()
+
+    class Exact:
+        def __init__(self) -> None:
+            self.process = process
+
+        def __call__(self, x_t, t, condition=None):
+            a, b = process.schedule.alpha_sigma(t[:1].double())
+            return x_t @ torch.linalg.solve(a**2 * covariance + b**2 * torch.eye(size).double(), a * covariance).to(x_t)
+
+    known = (torch.arange(size) < size // 2).expand(count, 1, size)
+    guided = InpaintingDenoiser(Exact(), data, known, statistics)
+    times = ms.time_steps(process.schedule, 15, "log_snr", ends=(-7.0, 9.0))
+    x = ms.sample(guided, ms.DPMSolver(sde=True), data.shape, 15, range(count), times=times)[:, 0].double()
+    half = size // 2
+    gain = covariance[half:, :half] @ torch.linalg.inv(covariance[:half, :half])
+    left = covariance[half:, half:] - gain @ covariance[:half, half:]
+    rest = x[:, half:] - data[:, 0, :half] @ gain.T
+    torch.testing.assert_close(rest.var(0), left.diagonal(), rtol=0.25, atol=0)
+    torch.testing.assert_close((x[:, 0] * x[:, -1]).mean(), covariance[0, -1], rtol=0, atol=0.15)
+
+
 def test_known_values_differ_from_item_to_item():
     statistics = random_statistics(GRID, channels=2)
     data, known = draw_data(statistics, 2), torch.ones(2, 2, 24, dtype=torch.bool)
@@ -83,7 +116,7 @@ def test_known_values_differ_from_item_to_item():
     denoiser = ms.GaussianDenoiser(coloured(GRID), statistics)
 
     def drawn(some: slice) -> torch.Tensor:
-        guided = inpainting_denoiser(denoiser, data[some], known[some], statistics)
+        guided = InpaintingDenoiser(denoiser, data[some], known[some], statistics)
         return ms.sample(guided, ms.DDIM(eta=1.0), data[some].shape, 10, [5, 6][some], spacing="log_snr")
 
     both = drawn(slice(None))
