@@ -60,7 +60,9 @@ class InpaintingDenoiser(PiGDM):
         at = self.process.coefficients(t, residual)
         moved = self.measurement.adjoint(self.solved(residual, at))
         correction = filter_grid(moved, self.power(at).to(moved), grid.dimensions)
-        return x0, correction[(..., *(slice(0, size) for size in x0.shape[2:]))]
+        for axis, size in enumerate(x0.shape[2:], start=2):
+            correction = correction.narrow(axis, 0, size)
+        return x0, correction
 
 
 def put_back(sample: Tensor, x0: Tensor, known: Tensor) -> Tensor:

@@ -1,5 +1,7 @@
 """Windows that overlap join without a seam: exactly for any numbers, and in law for Gaussian data."""
 
+import itertools
+
 import pytest
 import torch
 from torch import Tensor
@@ -12,21 +14,20 @@ CASES = [(0, 30), (3, 30), (9, 30), (20, 30), (0, 8), (3, 8), (30, 30)]
 """Numbers of samples that are given and that there are in the end, for windows of 8 samples that overlap by 5."""
 
 
-@pytest.mark.parametrize(("given", "length"), CASES)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.uint8])
-def test_continued_counts_on_from_what_is_known(given, length, dtype):
-    numbers: list[int] = []
+def test_continued_counts_on_from_what_is_known():
+    for (given, length), dtype in itertools.product(CASES, (torch.float32, torch.uint8)):
+        numbers: list[int] = []
 
-    def draw(known: Tensor | None, number: int) -> Tensor:
-        numbers.append(number)
-        first = 0 if known is None else int(known[0, 0, 0])
-        assert known is None or known.shape[1] <= 5
-        return torch.arange(first, first + 8, dtype=dtype)[None, :, None].expand(2, -1, 3)
+        def draw(known: Tensor | None, number: int, dtype=dtype, numbers=numbers) -> Tensor:
+            numbers.append(number)
+            first = 0 if known is None else int(known[0, 0, 0])
+            assert known is None or known.shape[1] <= 5
+            return torch.arange(first, first + 8, dtype=dtype)[None, :, None].expand(2, -1, 3)
 
-    first = torch.arange(given, dtype=dtype)[None, :, None].expand(2, -1, 3) if given else None
-    data = continued(draw, first, length, 8, 5, axis=1)
-    assert torch.equal(data, torch.arange(length, dtype=dtype)[None, :, None].expand(2, -1, 3))
-    assert numbers == list(range(window_count(given, length, 8, 5)))
+        first = torch.arange(given, dtype=dtype)[None, :, None].expand(2, -1, 3) if given else None
+        data = continued(draw, first, length, 8, 5, axis=1)
+        assert torch.equal(data, torch.arange(length, dtype=dtype)[None, :, None].expand(2, -1, 3))
+        assert numbers == list(range(window_count(given, length, 8, 5)))
 
 
 def test_continued_fades_to_the_new_window_where_it_differs():
