@@ -6,12 +6,14 @@ The result is bool (1 or channels, *grid), True where values are known, as `Moda
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from modalities.array_files import open_arrays
+from modalities.audio import Audio
 from modalities.base import Modality
 from modalities.endings import ending_of
 from modalities.image import Image
@@ -51,6 +53,14 @@ def known_outside(boxes: Sequence[Box], modality: Modality) -> Tensor:
             inside = inside & along.reshape(-1, *(1,) * (grid.dimensions - 1 - number))
         known &= ~inside
     return known
+
+
+def marking_what_lacks(modality: Modality) -> Modality:
+    """Return a modality that reads media shorter than its grid, and whose `mask` says what they lack.
+
+    Sounds and clips of training may be refused, repeated or filled with silence instead (`short`).
+    """
+    return replace(modality, short="mask") if isinstance(modality, Audio | Video) else modality
 
 
 def known_in_file(path: Path, modality: Modality) -> Tensor:

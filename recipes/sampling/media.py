@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from modalities.base import Modality
+from modalities.unknown import marking_what_lacks
 from multisagd.inpainting import put_back
 from recipes.base.errors import RecipeError, as_recipe_error
 from recipes.runs.assembly import Assembly
@@ -169,7 +170,10 @@ class _Reader:
         """Return what `count` samples start from."""
         if source is None:
             return None
-        media, options = media_of(source, self.modality, "initial"), self.options
+        options, reading = self.options, self.modality
+        if isinstance(options.unknown, str) and options.unknown == MISSING:
+            reading = marking_what_lacks(reading)
+        media = media_of(source, reading, "initial")
         turn = _turn(count, len(media.x0))
         known = None
         if options.unknown is not None:

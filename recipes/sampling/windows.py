@@ -15,7 +15,7 @@ from torch import Tensor
 
 from modalities.audio import Audio
 from modalities.derived_conditions import FirstFrames
-from modalities.unknown import known_outside
+from modalities.unknown import known_outside, marking_what_lacks
 from modalities.video import Video
 from multisagd import DataStatistics, Denoiser
 from multisagd.condition import AnyCondition, as_condition, mapped
@@ -122,8 +122,10 @@ class WindowSampler:
         `report` is called with the number of windows drawn so far.
 
         Raises:
-            RecipeError: If the overlap is too short to continue, or sampling fails.
+            RecipeError: If samples are to be refined, the overlap is too short to continue, or sampling fails.
         """
+        if self.request.refinement.iterations:
+            raise RecipeError("overlap and refine exclude each other, as refine starts from noise: set refine=none")
         windows, media, done = self.windows, dict[int, Tensor](), 0
 
         def draw_window(group: list[int], tail: Tensor | None, number: int) -> Tensor:
@@ -158,9 +160,8 @@ class WindowSampler:
                 condition = as_condition(condition, True, True)._replace(dense=dense)
             else:
                 start = Start(given, 1.0, self.statistics, known)
-        x0 = generate(
-            self.denoiser, self.request, modality.tensor_shape, seeds, condition, self.runtime, start=start
-        )  # fmt: skip
+        shape = modality.tensor_shape
+        x0 = generate(self.denoiser, self.request, shape, seeds, condition, self.runtime, start=start)
         if known is not None and self.keep_known:
             x0 = put_back(x0, given, known)
         with as_recipe_error(ValueError):
@@ -272,7 +273,7 @@ def _beginning(path: Path, whole: Audio | Video, key: str, count: int | None) ->
         RecipeError: If it cannot be read, leaves nothing to be drawn, or is shorter than `count`.
     """
     with as_recipe_error(Exception, f"{key}: {path}: "):
-        media: Tensor = whole.load(path, None)
+        media: Tensor = marking_what_lacks(whole).load(path, None)
     if count is not None:
         if media.shape[1] < count:
             raise RecipeError(f"{key}: {path} has {media.shape[1]} samples along time, but {count} are continued")
