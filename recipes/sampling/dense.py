@@ -41,9 +41,9 @@ def check_requested(model: TrainedModel, condition: str | None) -> None:
         return
     if condition is None:
         raise RecipeError(
-            f"this run was trained with a dense condition ({described(model)}): add condition=FOLDER or condition=FILE "
-            f"with {media_in_words(model)}, condition={HELD_OUT} for the conditions of held-out examples, or "
-            f"condition={DROPPED} to draw without"
+            f"this run was trained with a dense condition ({condition_in_words(model)}): add condition=FOLDER or "
+            f"condition=FILE with {media_in_words(model)}, condition={HELD_OUT} for the conditions of held-out "
+            f"examples, or condition={DROPPED} to draw without"
         )
     if condition == DROPPED and not model.config["training"]["condition_dropout"]:
         raise RecipeError(
@@ -52,7 +52,7 @@ def check_requested(model: TrainedModel, condition: str | None) -> None:
         )
 
 
-def described(model: TrainedModel) -> str:
+def condition_in_words(model: TrainedModel) -> str:
     """Return how a model's dense condition is made, as text."""
     target = model.config.get("condition", {}).get("_target_")
     return "files of its own" if target is None else f"{str(target).rsplit('.', 1)[-1]} of the data"
@@ -116,8 +116,8 @@ def dense_rows(
     if unknown is not None:
         if not isinstance(derived, Masked):
             raise RecipeError(
-                f"unknown: this run's condition ({described(model)}) has no unknown part to choose: remove unknown, or "
-                "add initial=FOLDER, of which it is a part"
+                f"unknown: this run's condition ({condition_in_words(model)}) has no unknown part to choose: remove "
+                "unknown, or add initial=FOLDER, of which it is a part"
             )
         media = media_of(source, modality, "condition")
         known = known_values(unknown, modality, media)
