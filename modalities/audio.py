@@ -191,6 +191,11 @@ class Audio(Modality):
         return self.representation.grid(self.samples, self.rate)
 
     @property
+    def reach(self) -> Mapping[str, float]:
+        """How far from its own time a value depends on the sound, in seconds."""
+        return {"time": self.representation.reach(self.rate) / self.rate}
+
+    @property
     def meaningless_axes(self) -> Mapping[str, str]:
         """The axes along which frequencies mean nothing in this representation, each with the remedy."""
         return self.representation.meaningless_axes

@@ -85,6 +85,19 @@ class Modality(ABC):
         return {}
 
     @property
+    def origins(self) -> Mapping[str, float]:
+        """The position of the first sample along each axis, in its unit; it is 0 for axes that are not named."""
+        return {}
+
+    @property
+    def reach(self) -> Mapping[str, float]:
+        """How far from its own position a value of encoded data depends on the media, in the unit of the axis.
+
+        It is 0 for axes that are not named. The values of a spectrogram depend on a window of the sound.
+        """
+        return {}
+
+    @property
     def scalars(self) -> Mapping[str, str]:
         """The names of the numbers that `load` records (see `modalities.scalars`), each with its unit."""
         return {}

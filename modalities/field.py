@@ -109,6 +109,11 @@ class Field(Modality):
         """Return the grid of the axes."""
         return Grid(tuple(Axis(**{k: v for k, v in asdict(axis).items() if k != "start"}) for axis in self.axes))
 
+    @property
+    def origins(self) -> Mapping[str, float]:
+        """The position of the first sample along each axis, in its unit."""
+        return {axis.name: axis.start for axis in self.axes}
+
     def load(self, path: Path, seed: int | None = None) -> Tensor:
         """Read one file with one field.
 

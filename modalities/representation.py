@@ -64,6 +64,10 @@ class Representation(ABC):
     def covered(self, samples: int) -> int:
         """Return the number of points on the time axis whose centre is within the first `samples` samples."""
 
+    def reach(self, rate: int) -> float:
+        """Return how far from its own time a value depends on the sound, in samples; for a waveform it is 0."""
+        return 0.0
+
     @property
     def meaningless_axes(self) -> Mapping[str, str]:
         """The axes along which frequencies mean nothing, each with the remedy; by default there are none.
@@ -143,6 +147,10 @@ class Spectrogram(Representation):
     def covered(self, samples: int) -> int:
         """Return the number of frames that are centred on one of the first `samples` samples."""
         return -(-samples // self.hop)
+
+    def reach(self, rate: int) -> float:
+        """Return half a window, and an eighth, by which `levels` moves windows near an end, in samples."""
+        return self.window / 2 + self.window // 8
 
     def time_axis(self, samples: int, rate: int) -> Axis:
         """Return the axis of frames, `hop` samples apart."""
@@ -407,6 +415,10 @@ class ConstantQ(Representation):
     def covered(self, samples: int) -> int:
         """Return the number of frames that are centred on one of the first `samples` samples."""
         return -(-samples // self.hop)
+
+    def reach(self, rate: int) -> float:
+        """Return half the length of the longest filter, in samples."""
+        return constant_q.extent(*self.settings(rate))[0] / 2
 
     def encode(self, waveform: Tensor, rate: int, length: int | None = None) -> Tensor:
         """Return the constant-Q spectrogram, in which steady sounds have the same level in all frames of the data."""

@@ -2,6 +2,7 @@
 
 from multisagd import loss, networks, seeds
 from multisagd.condition import Condition
+from multisagd.continuation import continued
 from multisagd.corruption import Corruption
 from multisagd.covariance import SpectralCovariance
 from multisagd.denoiser import Denoiser, GaussianDenoiser
@@ -11,6 +12,7 @@ from multisagd.gaussian_posterior import ConditionalGaussianDenoiser, GaussianPo
 from multisagd.gaussian_restoration import GaussianRestoration
 from multisagd.grid import Axis, Grid
 from multisagd.guidance import Autoguidance, ClassifierFree
+from multisagd.inpainting import InpaintingDenoiser, put_back
 from multisagd.integrator import GaussianIntegrator
 from multisagd.inverse import DPS, PiGDM
 from multisagd.likelihood import bits_per_dimension, log_likelihood
@@ -49,7 +51,7 @@ from multisagd.spectrum import Flat, Offset, Outside, Spectrum
 from multisagd.statistics import DataStatistics
 from multisagd.table import Table
 from multisagd.terminal import terminal_snr
-from multisagd.u_turn import u_turn, u_turn_correlation
+from multisagd.u_turn import u_turn, u_turn_correlation, vary
 from multisagd.weighting import (
     KarrasWeighting,
     MinSNR,
@@ -93,6 +95,7 @@ __all__ = [
     "Grid",
     "HarmonicStop",
     "Heun",
+    "InpaintingDenoiser",
     "KarrasSchedule",
     "KarrasWeighting",
     "LaplaceLogSnrTimes",
@@ -138,10 +141,12 @@ __all__ = [
     "VelocityTuned",
     "Weighting",
     "bits_per_dimension",
+    "continued",
     "log_likelihood",
     "loss",
     "mix_noise",
     "networks",
+    "put_back",
     "sample",
     "sample_refined",
     "seeds",
@@ -150,4 +155,5 @@ __all__ = [
     "time_steps",
     "u_turn",
     "u_turn_correlation",
+    "vary",
 ]

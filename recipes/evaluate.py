@@ -51,7 +51,7 @@ from recipes.runs.settings import SampleSettings
 from recipes.runtime.device import Runtime
 from recipes.runtime.distribution import leave
 from recipes.sample import sample
-from recipes.sampling.dense import HELD_OUT
+from recipes.sampling.held_out import HELD_OUT
 from recipes.sampling.sample_files import EVALUATION, TENSORS, samples_seen
 
 MODEL_SETTINGS = {"run_dir", "data", "checkpoint", "weights", "ema"}

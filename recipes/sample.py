@@ -4,7 +4,8 @@ The steps, each with the file that implements it (in recipes/):
 
     open the run or exported model: configuration, metadata, statistics   runs/model.py
     choose the size of the samples                                        sampling/generate.py
-    read dense conditions from files, or from held-out examples           sampling/dense.py
+    read initial media and dense conditions, from files or held-out
+    examples, and what is unknown of them                                 sampling/media.py
     check labels and guidance                                             sampling/condition.py
     read the weights of a checkpoint, or their average                    runs/model.py
     choose the folder; `evaluate` reuses one with the same settings       sampling/sample_files.py
@@ -13,6 +14,8 @@ The steps, each with the file that implements it (in recipes/):
     sampler, steps, guidance and refinement                               sampling/generate.py
     in batches, divided among the processes: draw noise with the run's
     spectrum from each sample's seed, and run the sampler back to x0      sampling/generate.py
+    put the known values of media back                                    sampling/media.py
+    or, with `overlap`, do so for one window after the other              sampling/windows.py
     decode x0 and write one file per sample, all of them as one image,
     the tensors, and sample.json with settings and versions               sampling/sample_files.py
 
@@ -20,13 +23,16 @@ The run's configuration defines the model, and the command defines how to sample
 the seed and its number, so the first 10 samples of count=100 equal those of count=10.
 
 Errors, each reported in one message: a missing run or checkpoint, unknown labels, prompts for a run without text, a
-text encoder other than the run's, a dense condition that is missing, unreadable or not of the run, guidance for a run
+text encoder other than the run's, initial media or a dense condition that is missing, unreadable or not of the run,
+an unknown part that is not one of the media, guidance for a run
 without a condition or trained without condition dropout, a sampler that does not support the run's process, a size that
 the modality does not have, a folder with other files or with symbolic links that point outside the run.
 """
 
 import sys
 from pathlib import Path
+
+import torch
 
 from multisagd.seeds import derive_many
 from recipes.base.progress import Display
@@ -41,9 +47,11 @@ from recipes.runs.settings import SampleSettings
 from recipes.runtime.device import Runtime
 from recipes.runtime.distribution import barrier
 from recipes.sampling.condition import checked_labels, chosen_condition, chosen_prompts
-from recipes.sampling.dense import dense_conditions, save_conditions
+from recipes.sampling.dense import check_requested, save_conditions
 from recipes.sampling.generate import chosen_modality, generate, sampling_request
+from recipes.sampling.media import MediaOptions, SamplingMedia, sampling_media
 from recipes.sampling.sample_files import FOLDER, GRID, already_drawn, check_free, default_folder, write_set
+from recipes.sampling.windows import Windows, WindowSampler
 
 
 def sample(config: Config, reuse: bool = False) -> Path:
@@ -62,8 +70,14 @@ def sample(config: Config, reuse: bool = False) -> Path:
     # is imported.
     model = open_model(settings.run_dir, builder, settings.data, settings.checkpoint)
     assembly = model.assembly(builder)
-    modality = chosen_modality(assembly, settings.sizes)
-    count, dense = dense_conditions(settings, model, assembly, modality)
+    windows = Windows.chosen(settings, assembly)
+    if windows is None:
+        modality = chosen_modality(assembly, settings.sizes)
+        media = sampling_media(MediaOptions.of(settings), model, assembly, modality)
+    else:
+        check_requested(model, settings.condition)
+        modality, media = windows.whole, SamplingMedia(windows.count, windows.conditions())
+    count, dense, joined = media.count, media.dense, None
     prompts = chosen_prompts(settings, model.metadata.get("text") is not None, count)
     labels = checked_labels(model, count, settings.labels, prompts, settings.guidance, dense)
     weights = model.weights(settings.chosen_weights, assembly.check_weight_shapes)
@@ -76,18 +90,26 @@ def sample(config: Config, reuse: bool = False) -> Path:
     )
     denoiser = trained_denoiser(assembly, weights, runtime)
     request = sampling_request(settings, denoiser, model.located, assembly, runtime)
+    media.check(request)
     check_own(out, settings.run_dir)  # no symbolic link may point outside the run's folder
     check_free(out, count, modality.suffixes[0], dense.names)
     seeds = derive_many(settings.seed, "sample", 0, range(count))
-    with Display("sampling", count, quiet=not runtime.main) as display:
-        known = dense.joined(condition.input)
-        x0 = generate(denoiser, request, modality.tensor_shape, seeds, known, runtime, display.update)
+    known = dense.joined(condition.input)
+    with Display("sampling", count if windows is None else windows.total, quiet=not runtime.main) as display:
+        if windows is None:
+            x0 = media.finished(generate(
+                denoiser, request, modality.tensor_shape, seeds, known, runtime, display.update, media.start
+            ))  # fmt: skip
+        else:
+            parts = (denoiser, request, runtime, model.statistics, settings.keep_known, seeds, known)
+            joined = WindowSampler(windows, *parts).draw(display.update)
+            x0 = torch.stack([modality.encode(each) for each in joined])
         barrier()  # only the first process writes; the others may leave now
         if not runtime.main:
             return out
         record = {"samples_seen": weights.samples, "settings": shareable(config), "classes": assembly.classes,
                   "prompts": condition.prompts, "names": dense.names, "versions": versions()}  # fmt: skip
-        write_set(out, modality, x0, seeds, condition.labels, record)
+        write_set(out, modality, x0, seeds, condition.labels, record, joined)
         save_conditions(out, dense)
         display.say(f"{count} samples are in {out / FOLDER}, and as one image in {out / GRID}")
     return out

@@ -295,6 +295,10 @@ class ModelSettings(ModelParts):
         return builder.settings(cls, {key: value for key, value in config.items() if key in own}, "")
 
 
+Box = Mapping[str, tuple[float | None, float | None]]
+"""An interval along each named axis, in its unit; see `modalities.unknown`."""
+
+
 @dataclass(frozen=True)
 class SampleSettings:
     """All keys of `configs/sample.yaml`."""
@@ -327,9 +331,21 @@ class SampleSettings:
     frames: int | None
     scalars: Mapping[str, float] | None
     condition: str | None
+    initial: str | None
+    strength: float | None
+    unknown: str | Box | tuple[Box, ...] | None
+    keep_known: bool
+    overlap: float | None
 
     def __post_init__(self) -> None:
         check_minimum(self, 1, "count", "steps", "batch")
+        check_media(self.initial, self.condition, self.strength, self.unknown)
+        if self.overlap is not None and not 0 < self.overlap < 1:
+            raise ValueError(f"overlap must be a fraction of a window, between 0 and 1, got {self.overlap:g}")
+        if self.overlap is not None and (self.strength, self.unknown) != (None, None):
+            raise ValueError(
+                "overlap continues media, all of which are known: remove strength and unknown, or remove overlap"
+            )
         check_ends(self.ends, self.spacing)
         if self.ends is not None and self.steps_file is not None:
             raise ValueError(
@@ -379,6 +395,19 @@ def check_ends(ends: tuple[float, float] | None, spacing: Spacing | None) -> Non
             "null with coefficients that depend on frequency or noise on a padded grid): set spacing=log_snr or "
             "karras, or ends=null"
         )
+
+
+def check_media(initial: object, condition: object, strength: float | None, unknown: object) -> None:
+    """Raise ValueError if `strength` or `unknown` has no effect with these settings, or the strength is invalid.
+
+    None is a setting that is not given.
+    """
+    if strength is not None and initial is None:
+        raise ValueError(f"strength={strength:g} is how far samples move away from media: add initial=FOLDER or a file")
+    if strength is not None and not 0 < strength <= 1:
+        raise ValueError(f"strength must be above 0 and at most 1, the fraction of the steps taken, got {strength:g}")
+    if unknown is not None and initial is None and condition in (None, "none"):
+        raise ValueError(f"unknown={unknown!s:.80} is a part of media: add initial=FOLDER or a file")
 
 
 def _folder(name: str, path: Path | None) -> None:

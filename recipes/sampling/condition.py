@@ -41,8 +41,7 @@ class DenseConditions:
     """The dense conditions of samples: `dense` (count, channels, *grid or coarser), dimensionless, or None.
 
     `modality` is that of the conditions, which shows them, `names` are the names of the samples, after those of the
-    files of their conditions, and `labels` the class numbers of the held-out examples that these are of; each may be
-    None.
+    files of their media, and `labels` the class numbers of the held-out examples that these are; each may be None.
     """
 
     dense: Tensor | None = None

@@ -1,53 +1,32 @@
 """The dense condition of each sample: from media files, or from the held-out examples of the run."""
 
-import itertools
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from modalities.base import Batch, Dataset, Modality
-from modalities.buckets import reference_bucket
-from modalities.derived_conditions import DerivedCondition
-from modalities.endings import ending_of
-from modalities.file_walk import find_files
+from modalities.base import Modality
+from modalities.derived_conditions import DerivedCondition, FirstFrames, Masked
 from modalities.pairs import check_sizes, read_condition
-from modalities.reading import UnreadableFilesError, read_batch
+from modalities.reading import UnreadableFilesError
 from multisagd.seeds import derive
 from recipes.base.errors import RecipeError, as_recipe_error
-from recipes.config.build import Builder
-from recipes.data.dataset import build_data
-from recipes.data.extents import FILES, Record, of_reference_size
-from recipes.data.order import Order
-from recipes.data.parts import NOTHING_HELD_OUT, hold_out
 from recipes.runs.assembly import Assembly, build_derived_condition
 from recipes.runs.model import TrainedModel
-from recipes.runs.settings import SampleSettings, TrainSettings
 from recipes.sampling.condition import DenseConditions
+from recipes.sampling.held_out import HELD_OUT, HeldOut
+from recipes.sampling.media_files import Media, NamedFiles, media_of_tensor, read_media
 from recipes.sampling.sample_files import CONDITIONS, save_grid
+from recipes.sampling.unknown import Unknown, known_values
 
-HELD_OUT, DROPPED = "held_out", "none"
-"""Values of the setting `condition` that are not files: those of held-out examples, and no condition."""
-COUNT = 64
-"""Number of samples, unless it is given or there is one for each file; also of conditions that are shown."""
-LONGEST_NAME = 200
-"""Maximum number of bytes of the name of a sample, of which the last ones are kept."""
-
-
-@dataclass(frozen=True)
-class MediaFiles:
-    """Files of conditions, by names for the samples that are drawn with them."""
-
-    named: Mapping[str, Path]
-
-    def names(self, count: int) -> list[str]:
-        """Return the names of `count` samples, which have the files in turn."""
-        rounds = -(-count // len(self.named))
-        pairs = itertools.product(range(rounds), self.named)
-        return [name if rounds == 1 else f"{name}_{turn}" for turn, name in itertools.islice(pairs, count)]
+DROPPED = "none"
+"""Value of the setting `condition` for samples without a condition."""
+SHOWN = 64
+"""Maximum number of conditions in an image."""
+Source = Tensor | NamedFiles | HeldOut
+"""What media are read from."""
 
 
 def check_requested(model: TrainedModel, condition: str | None) -> None:
@@ -62,9 +41,9 @@ def check_requested(model: TrainedModel, condition: str | None) -> None:
         return
     if condition is None:
         raise RecipeError(
-            f"this run was trained with a dense condition ({described(model)}): add condition=FOLDER or condition=FILE "
-            f"with {media_in_words(model)}, condition={HELD_OUT} for the conditions of held-out examples, or "
-            f"condition={DROPPED} to draw without"
+            f"this run was trained with a dense condition ({condition_in_words(model)}): add condition=FOLDER or "
+            f"condition=FILE with {media_in_words(model)}, condition={HELD_OUT} for the conditions of held-out "
+            f"examples, or condition={DROPPED} to draw without"
         )
     if condition == DROPPED and not model.config["training"]["condition_dropout"]:
         raise RecipeError(
@@ -73,7 +52,7 @@ def check_requested(model: TrainedModel, condition: str | None) -> None:
         )
 
 
-def described(model: TrainedModel) -> str:
+def condition_in_words(model: TrainedModel) -> str:
     """Return how a model's dense condition is made, as text."""
     target = model.config.get("condition", {}).get("_target_")
     return "files of its own" if target is None else f"{str(target).rsplit('.', 1)[-1]} of the data"
@@ -122,40 +101,59 @@ def stated_modality(model: TrainedModel, assembly: Assembly, samples: Modality) 
     return stated
 
 
-def media_files(path: Path, modality: Modality) -> MediaFiles:
-    """Return the file at a path, or those under a folder that the modality reads, with a name for each.
+def dense_rows(
+    source: Source, unknown: Unknown | None, model: TrainedModel, assembly: Assembly,
+    modality: Modality, seed: int,
+) -> DenseConditions:  # fmt: skip
+    """Return dense conditions (rows, channels, *grid or coarser), from files, a tensor, or held-out examples.
 
-    The name is the path under the folder without its ending, with _ for /.
+    With `unknown`, for runs with condition=masked, they are the media without their unknown part.
 
     Raises:
-        RecipeError: If there is no such file, or two have one name.
+        RecipeError: If they cannot be read, or not for this model.
     """
-    with as_recipe_error(OSError, "condition: "):
-        if path.is_dir():
-            root, files = path, find_files(path, modality.suffixes).media
-        elif ending_of(path.name, modality.suffixes) and path.is_file():
-            root, files = path.parent, [path.name]
-        else:
-            problem = "is not a file that is read" if path.exists() else "does not exist"
-            known = ", ".join(modality.suffixes)
-            raise RecipeError(f"condition={path} {problem}: choose a folder, or a file that ends in {known}")
-    named: dict[str, Path] = {}
-    for file in files:
-        stem = file[: len(file) - len(ending_of(file, modality.suffixes))].replace("/", "_")
-        name = stem.encode("utf-8", "surrogateescape")[-LONGEST_NAME:].decode("utf-8", "ignore")
-        if name in named:
-            raise RecipeError(f"condition: {named[name]} and {root / file} would give samples of one name: rename one")
-        named[name] = root / file
-    return MediaFiles(named)
+    derived = build_derived_condition(assembly.settings.condition, modality, assembly.builder)
+    if unknown is not None:
+        if not isinstance(derived, Masked):
+            raise RecipeError(
+                f"unknown: this run's condition ({condition_in_words(model)}) has no unknown part to choose: remove "
+                "unknown, or add initial=FOLDER, of which it is a part"
+            )
+        media = media_of(source, modality, "condition")
+        known = known_values(unknown, modality, media)
+        return DenseConditions(media.x0.masked_fill(~known, torch.nan), modality)
+    if isinstance(source, Tensor):
+        if not len(source):
+            raise RecipeError("condition: the tensor has no rows, one for each condition")
+        return DenseConditions(source)
+    if isinstance(source, HeldOut):
+        if source.dense is None:
+            raise RecipeError(
+                f"condition={HELD_OUT}: the held-out examples have no conditions any more: restore data.condition_root"
+            )
+        return DenseConditions(source.dense, source.conditions)
+    reading = condition_modality(model, assembly, modality)
+    return DenseConditions(_read_conditions(source, reading, derived, seed), reading)
 
 
-def read_media(files: Sequence[Path], modality: Modality, derived: DerivedCondition | None, seed: int) -> Tensor:
+def media_of(source: Source, modality: Modality, key: str) -> Media:
+    """Return the media of a source; `key` is the setting, for messages.
+
+    Raises:
+        RecipeError: If they cannot be read, or a tensor has another shape than one of the modality's media.
+    """
+    if isinstance(source, Tensor):
+        return media_of_tensor(source, modality, key)
+    return source.media if isinstance(source, HeldOut) else read_media(source, modality, key)
+
+
+def _read_conditions(files: NamedFiles, modality: Modality, derived: DerivedCondition | None, seed: int) -> Tensor:
     """Return the conditions in files, or those derived from them: (files, channels, *grid or coarser), dimensionless.
 
     Raises RecipeError if a file cannot be read; the message names it.
     """
     conditions = []
-    for number, path in enumerate(files):
+    for number, path in enumerate(files.paths):
         with as_recipe_error((ValueError, OSError, UnreadableFilesError), "condition: "):
             condition = read_condition(path, modality, None)
             if derived is not None:
@@ -164,113 +162,9 @@ def read_media(files: Sequence[Path], modality: Modality, derived: DerivedCondit
     return torch.stack(conditions)
 
 
-def held_out_batch(
-    settings: SampleSettings, model: TrainedModel, assembly: Assembly, modality: Modality, count: int
-) -> tuple[Batch, Modality | None]:
-    """Return held-out examples of a run for `count` samples, at the size of the modality, with their conditions.
-
-    The second result is the modality of the conditions.
-
-    Raises:
-        RecipeError: If the run has no held-out examples, its data cannot be read, or the size does not fit conditions.
-    """
-    if model.exported is not None:
-        raise RecipeError(
-            f"condition={HELD_OUT}: {model.folder} is an exported model, which has no data: add condition=FOLDER"
-        )
-    stated_modality(model, assembly, modality)
-    build_derived_condition(assembly.settings.condition, modality, assembly.builder)  # refuses sizes that do not fit
-    run = assembly.builder.settings(TrainSettings, model.located, "")
-    known, other = (Record(settings.run_dir / name) for name in FILES)
-    dataset = build_data(run.data, run.corruption, run.seed, assembly.modality, assembly.builder, known)
-    held_out = hold_out(dataset, run, assembly.builder, other).held_out
-    if held_out is None:
-        raise RecipeError(f"condition={HELD_OUT}: {NOTHING_HELD_OUT}; or add condition=FOLDER")
-    examples = assembly.conditioned(of_sample_size(held_out, modality, settings.sizes))
-    indices = Order(len(examples), derive(settings.seed, "condition")).indices(0, min(count, len(examples)))
-    with as_recipe_error(UnreadableFilesError):
-        parts = [read_batch(examples, indices[start : start + COUNT]) for start in range(0, len(indices), COUNT)]
-    dense, labels = [part.dense for part in parts], [part.labels for part in parts]
-    turn = torch.arange(count) % len(indices)
-
-    if all(each is None for each in dense):
-        raise RecipeError(
-            f"condition={HELD_OUT}: the held-out examples have no conditions any more: restore data.condition_root"
-        )
-
-    def whole(tensors: Sequence[Tensor | None]) -> Tensor | None:
-        given = [each for each in tensors if each is not None]
-        return torch.cat(given)[turn] if len(given) == len(tensors) else None
-
-    return Batch(parts[0].x0, labels=whole(labels), dense=whole(dense)), examples.condition_modality
-
-
-def of_sample_size(dataset: Dataset, modality: Modality, sizes: Mapping[str, Any]) -> Dataset:
-    """Return examples at the size of a modality: those of its bucket, or all if a size was requested."""
-    if sizes:
-        return dataset.with_modality(modality)
-    return dataset if reference_bucket(dataset) is dataset else of_reference_size(dataset)
-
-
-def dense_conditions(
-    settings: SampleSettings, model: TrainedModel, assembly: Assembly, modality: Modality
-) -> tuple[int, DenseConditions]:
-    """Return the number of samples, and their dense conditions.
-
-    Without `settings.count`, there is one sample for each file, or else `COUNT`. More samples than files have the files
-    in turn.
-
-    Raises:
-        RecipeError: If a condition is requested that the model does not take, or lacks, or cannot be read.
-    """
-    check_requested(model, settings.condition)
-    if settings.condition in (None, DROPPED):
-        return settings.count or COUNT, DenseConditions()
-    if settings.condition == HELD_OUT:
-        count = settings.count or COUNT
-        batch, shown = held_out_batch(settings, model, assembly, modality, count)
-        own = batch.labels if assembly.classes is not None and settings.labels == "all" else None
-        return count, DenseConditions(batch.dense, shown, labels=None if own is None else own.tolist())
-    conditions = from_files(Path(str(settings.condition)), model, assembly, modality, settings.count, settings.seed)
-    return len(conditions.names or ()), conditions
-
-
-def from_files(
-    path: Path, model: TrainedModel, assembly: Assembly, modality: Modality, count: int | None, seed: int
-) -> DenseConditions:
-    """Return the conditions of `count` samples, or as many as there are files, from the files at a path in turn.
-
-    Raises:
-        RecipeError: If they cannot be read, or not for this model.
-    """
-    reading = condition_modality(model, assembly, modality)
-    files = media_files(path, reading)
-    paths, count = list(files.named.values()), count or len(files.named)
-    derived = build_derived_condition(assembly.settings.condition, modality, assembly.builder)
-    dense = read_media(paths[:count], reading, derived, seed)
-    return DenseConditions(dense[torch.arange(count) % len(dense)], reading, files.names(count))
-
-
-def pipeline_conditions(
-    condition: str | Path | Tensor | None, model: TrainedModel, builder: Builder, modality: Modality, count: int,
-    seed: int,
-) -> DenseConditions:  # fmt: skip
-    """Return the dense conditions of `count` samples that a pipeline draws, in turn from files or rows of a tensor.
-
-    A tensor is (conditions, channels, *grid or coarser), dimensionless.
-
-    Raises:
-        RecipeError: If a condition is requested that the model does not take, or lacks, or cannot be read.
-    """
-    named = "a tensor" if isinstance(condition, Tensor) else condition
-    check_requested(model, None if named is None else str(named))
-    if condition is None or named == DROPPED:
-        return DenseConditions()
-    if isinstance(condition, Tensor):
-        if not len(condition):
-            raise RecipeError("condition: the tensor has no rows, one for each condition")
-        return DenseConditions(condition[torch.arange(count) % len(condition)])
-    return from_files(Path(condition), model, model.assembly(builder), modality, count, seed)
+def is_part_of_data(assembly: Assembly) -> bool:
+    """Whether the known values of a run's dense condition are values of the data, at the same points."""
+    return isinstance(assembly.derived_condition(), FirstFrames | Masked)
 
 
 def save_conditions(out: Path, conditions: DenseConditions) -> None:
@@ -283,7 +177,7 @@ def save_conditions(out: Path, conditions: DenseConditions) -> None:
     if conditions.dense is None or conditions.modality is None:
         return
     with as_recipe_error(ValueError, "the samples are complete, but their conditions cannot be shown: "):
-        media = pictured(conditions.dense[:COUNT], conditions.modality)
+        media = pictured(conditions.dense[:SHOWN], conditions.modality)
         save_grid(conditions.modality, media, out / CONDITIONS, None)
 
 

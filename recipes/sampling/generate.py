@@ -32,6 +32,7 @@ from recipes.runs.assembly import Assembly, check_refinement, check_sampler
 from recipes.runs.settings import Guidance, SampleSettings, TrainSettings, check_ends
 from recipes.runtime.device import Runtime
 from recipes.runtime.distribution import gathered, is_first
+from recipes.sampling.start import Start
 
 NO_REFINEMENT = Refinement(Flat(), iterations=0)
 HIDDEN = 0.05
@@ -191,14 +192,15 @@ def band_residual(
 @torch.no_grad()
 def generate(
     denoiser: Denoiser, request: SamplingRequest, shape: Sequence[int], seeds: Sequence[int],
-    condition: AnyCondition, runtime: Runtime, report: Callable[[int], None] | None = None,
+    condition: AnyCondition, runtime: Runtime, report: Callable[[int], None] | None = None, start: Start | None = None,
 ) -> Tensor:  # fmt: skip
     """Return one sample per seed, `(len(seeds), *shape)` float32 on the CPU, `shape` being (channels, *grid).
 
     `condition` is one class number per seed, int64 `(len(seeds),)`, or text embeddings `(len(seeds), tokens, width)`,
     or a `Condition` of these and scalars; None means no condition. Samples of a restoring denoiser are completed by
     `multisagd.finishing`. `report` is called with the number of samples drawn so far. Each rank draws a part of the
-    samples, and every rank returns all of them.
+    samples, and every rank returns all of them. With a `start`, samples begin at its media, without
+    refinement.
 
     Raises:
         ValueError: If the number of conditions differs from the number of seeds.
@@ -218,21 +220,24 @@ def generate(
     with as_recipe_error(ValueError):
         times = step_times(denoiser, request)
     parts = []
-    for start in range(0, per_rank, request.batch):
-        indices = own_indices[start : start + request.batch]
+    for first in range(0, per_rank, request.batch):
+        indices = own_indices[first : first + request.batch]
         batch_seeds = [seeds[index] for index in indices]
         part = mapped(mapped(condition, itemgetter(indices)), runtime.put)
         try:
             with runtime.autocast():
-                x0 = sample_refined(
-                    guided, request.sampler, (len(indices), *shape), request.steps, batch_seeds, request.refinement,
-                    condition=part, spacing=request.spacing or "time", times=times,
-                )  # fmt: skip
+                if start is not None:
+                    x0 = start.taken(indices, runtime.put).draw(guided, request.sampler, times, batch_seeds, part)
+                else:
+                    x0 = sample_refined(
+                        guided, request.sampler, (len(indices), *shape), request.steps, batch_seeds, request.refinement,
+                        condition=part, spacing=request.spacing or "time", times=times,
+                    )  # fmt: skip
                 if isinstance(denoiser, RestoringDenoiser):
                     x0 = finish(denoiser, x0, part, request.residual, batch_seeds)
         except (ValueError, ArithmeticError) as error:  # invalid settings of the process or the sampler
             raise RecipeError(f"sampling failed with these settings: {error}") from error
         parts.append(x0.float().cpu())
         if report is not None:
-            report(min(len(seeds), (start + len(indices)) * runtime.process.world))
+            report(min(len(seeds), (first + len(indices)) * runtime.process.world))
     return torch.cat(gathered(torch.cat(parts)))[: len(seeds)]

@@ -149,9 +149,9 @@ def stems(count: int) -> list[str]:
 
 def write_set(
     out: Path, modality: Modality, x0: Tensor, seeds: Sequence[int], labels: Sequence[int] | None,
-    made: Mapping[str, Any],
+    made: Mapping[str, Any], media: Sequence[Any] | None = None,
 ) -> None:  # fmt: skip
-    """Write a set of samples x0 `(count, channels, *grid)`, replacing an earlier one.
+    """Write a set of samples x0 `(count, channels, *grid)`, or these `media` of them, replacing an earlier one.
 
     `made` is the record, to which the count and the suffix are added. Its `classes` are the names that `labels` index,
     its `prompts` are the prompts, and its `names` those of the samples, which are else numbered; each may be None.
@@ -174,7 +174,7 @@ def write_set(
         tensors["labels"] = torch.tensor(labels)
     replace_file(out / TENSORS, lambda path: safetensors.torch.save_file(tensors, path))
     with as_recipe_error(ValueError, after=f". The samples are in {out / TENSORS} as tensors"):
-        media = [modality.decode(each) for each in x0]
+        media = [modality.decode(each) for each in x0] if media is None else media
     names = None if labels is None or classes is None else [classes[label] for label in labels]
     save_grid(modality, media, out / GRID, names)
     files = [f"{stem}{suffix}" for stem in names_of_files or stems(count)]

@@ -31,15 +31,16 @@ from recipes.base.files import check_replaceable
 from recipes.base.progress import Display
 from recipes.config import compose as configuration
 from recipes.config.build import Builder
-from recipes.runs.assembly import check_sampler
+from recipes.runs.assembly import Assembly, check_sampler
 from recipes.runs.model import NOTES, WEIGHTS, Chosen, TrainedModel, open_model, trained_denoiser
 from recipes.runs.run import CORRUPTION, versions
 from recipes.runs.settings import Guidance, Which, Width, chosen_weights, given_sizes
 from recipes.runtime.device import EngineSettings, Runtime
 from recipes.sampling.condition import checked_labels, chosen_condition
-from recipes.sampling.dense import pipeline_conditions
 from recipes.sampling.generate import SamplingRequest, chosen_modality, generate
+from recipes.sampling.media import MediaOptions, sampling_media
 from recipes.sampling.sample_files import EVALUATION, write_set
+from recipes.sampling.unknown import Unknown
 from recipes.sharing.card import CARD, SAMPLES, SPECTRUM, check_license, innermost, write_exported
 from recipes.sharing.hub import local_folder
 
@@ -118,6 +119,12 @@ class SamplingOptions:
     others have their mean in the training data. `condition` is the dense condition, for models that take one: a folder
     of media or one file, which the samples have in turn, or a tensor (conditions, channels, *grid or coarser),
     dimensionless, NaN where it is unknown; "none" draws without one.
+
+    `initial` are media from which samples start: likewise a folder, a file or a tensor (media, channels, *grid), NaN
+    where they lack values. `strength` is the fraction of the steps that is taken (see `multisagd.u_turn.vary`), 0.7 by
+    default, or 1 if a part is `unknown`. That part, which is filled in, is a file as in `multisagd sample`, "missing",
+    a box such as {"width": (8, 16)} in the units of the axes or a list of boxes, or a bool tensor, True for unknown
+    values; all others are put back into the samples at the end, if `keep_known`.
     """
 
     seed: int = 0
@@ -137,11 +144,22 @@ class SamplingOptions:
     frames: int | None = None
     scalars: Mapping[str, float] = field(default_factory=dict)
     condition: str | Path | Tensor | None = None
+    initial: str | Path | Tensor | None = None
+    strength: float | None = None
+    unknown: Unknown | None = None
+    keep_known: bool = True
 
     @property
     def sizes(self) -> dict[str, Any]:
         """The size of the samples, as arguments of `Modality.at`; empty for the model's own size."""
         return given_sizes(self.size, self.seconds, self.frames)
+
+    def media(self, count: int) -> MediaOptions:
+        """Return the media of `count` samples."""
+        own_labels = isinstance(self.labels, str) and self.labels == "all"
+        return MediaOptions(
+            self.initial, self.condition, self.strength, self.unknown, self.keep_known, count, self.seed, own_labels
+        )  # fmt: skip
 
     def seeds_of(self, count: int) -> list[int]:
         """Return the seed of each sample: `seeds` if given, else `count` seeds from the generator or from `seed`."""
@@ -160,7 +178,7 @@ class Pipeline:
     model: TrainedModel
     which: Which | Width
     denoiser: Denoiser
-    modality: Modality
+    assembly: Assembly
     builder: Builder
     runtime: Runtime
     folder: Path
@@ -193,7 +211,12 @@ class Pipeline:
                 which = chosen_weights(weights or "ema", ema)
         assembly = model.assembly(builder)
         denoiser = trained_denoiser(assembly, model.weights(which, assembly.check_weight_shapes), runtime)
-        return cls(model, which, denoiser, assembly.modality, builder, runtime, folder)
+        return cls(model, which, denoiser, assembly, builder, runtime, folder)
+
+    @property
+    def modality(self) -> Modality:
+        """The modality of the samples, at the size of the training data."""
+        return self.assembly.modality
 
     def __repr__(self) -> str:
         """Return a description of the model in a few lines, without its weights."""
@@ -229,10 +252,9 @@ class Pipeline:
         prompts = [given[slot % len(given)] for slot in range(len(seeds))] if given else None
         scale = {"scale": settings.guidance, "interval": settings.guidance_interval}
         guidance = self.builder.settings(Guidance, scale, "guidance")
-        modality = self.modality
-        if settings.sizes:
-            modality = chosen_modality(self.model.assembly(self.builder), settings.sizes)
-        dense = pipeline_conditions(settings.condition, self.model, self.builder, modality, len(seeds), settings.seed)
+        modality = chosen_modality(self.assembly, settings.sizes)
+        media = sampling_media(settings.media(len(seeds)), self.model, self.assembly, modality)
+        dense = media.dense
         labels = checked_labels(self.model, len(seeds), settings.labels, prompts, guidance, dense)
         condition = chosen_condition(
             self.model,
@@ -248,7 +270,8 @@ class Pipeline:
         request = SamplingRequest(sampler, steps, settings.spacing, guidance=guidance, batch=settings.batch)
         shape, known = modality.tensor_shape, dense.joined(condition.input)
         with Display("sampling", len(seeds), quiet=not settings.progress) as display:
-            x0 = generate(self.denoiser, request, shape, seeds, known, self.runtime, display.update)
+            x0 = generate(self.denoiser, request, shape, seeds, known, self.runtime, display.update, media.start)
+        x0 = media.finished(x0)
         classes = self.model.metadata["classes"]
         return PipelineOutput(
             x0, modality, seeds, condition.labels, condition.prompts, None if classes is None else tuple(classes)

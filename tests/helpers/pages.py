@@ -176,6 +176,15 @@ def small_photos(root: Path) -> None:
             picture.resize((picture.width // 2, picture.height // 2)).save(small)
 
 
+def media_to_start_from(root: Path) -> None:
+    """A picture of what is unknown in a photo, and the beginning of a sound."""
+    with Picture.open(root / "photos" / "cat" / "cat_0000.jpg") as photo:
+        mask = Picture.new("L", photo.size)
+    mask.paste(255, (20, 10, 40, 30))
+    mask.save(root / "mask.png")
+    soundfile.write(root / "beginning.wav", 0.1 * np.random.default_rng(0).normal(size=2400), 8000)
+
+
 def kept(root: Path) -> None:
     """Photos as people keep them: nested, with a table, without some captions, and divided by folders."""
     photos(root)
@@ -305,6 +314,7 @@ GIVEN: dict[str, tuple[Callable[[Path], None], ...]] = {
     "docs/tutorials/conditioning.md": (photos, text_encoder),
     "docs/tutorials/conditions.md": (small_photos,),
     "docs/tutorials/data-at-scale.md": (photos, clips, partial(noises, folder="recordings")),
+    "docs/tutorials/from-media.md": (photos, clips, partial(noises, folder="sounds"), media_to_start_from),
     "docs/tutorials/latents.md": (photos, clips, partial(noises, folder="sounds"), autoencoders),
     "docs/tutorials/schedule-design.md": (partial(run, name="mnist"),),
     "docs/tutorials/sizes-and-lengths.md": (photos, clips, partial(noises, folder="sounds")),

@@ -462,3 +462,9 @@ def test_encode_train_and_sample_handle_sounds_and_clips(medium: str, tmp_path: 
     drawn = sampled(tmp_path / "run")
     assert (drawn / "samples" / f"0.{'wav' if medium == 'audio' else 'mp4'}").stat().st_size > 0
     assert (drawn / "grid.png").stat().st_size > 0
+
+    # The last file is too short: its latents are kept, and the others are drawn.
+    short = next((tmp_path / "media").glob("3.[wm]*"))
+    out = sampled(tmp_path / "run", f"initial={short}", "unknown=missing", "count=2")
+    one, two = load_file(out / "samples.safetensors")["x0"]
+    assert torch.equal(one == two, expected.expand(4, *expected.shape))
