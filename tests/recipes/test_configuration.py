@@ -22,6 +22,7 @@ from recipes.config.groups import filled, flatten, groups, of_choice
 from recipes.runs.assembly import axis_notes, build_corruption
 from recipes.runs.model import check_parts, run_settings
 from recipes.runs.run import Run
+from recipes.runs.schedules import build_schedule
 from recipes.runs.settings import SampleSettings, TrainSettings
 
 NEEDED = {
@@ -68,8 +69,9 @@ def build_all(group: str, choice: str, tmp_path: Path) -> None:
     if (corruption := build_corruption(settings.corruption, modality, builder)) is not None:
         parts["corruption"] = corruption
     spectrum = builder.build(settings.spectrum, ms.Spectrum, "spectrum", **parts)
-    schedule = builder.build(settings.schedule, ms.Schedule, "schedule")
-    parts |= {"schedule": schedule, "covariance": ms.SpectralCovariance(spectrum, modality.grid())}
+    covariance = ms.SpectralCovariance(spectrum, modality.grid())
+    schedule = build_schedule(settings.schedule, builder, statistics, covariance)
+    parts |= {"schedule": schedule, "covariance": covariance}
     process = builder.build(settings.process, ms.Process, "process", **parts)
     builder.build(settings.denoiser, ms.Denoiser, "denoiser", network=nn.Identity(), process=process, **parts)
     builder.build(settings.sampler, Sampler, "sampler", statistics=statistics)  # type: ignore[type-abstract]

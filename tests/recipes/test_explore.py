@@ -49,6 +49,7 @@ from recipes.explorer.configuration import (
 from recipes.explorer.media import MEDIA, Example, Sizes, built_in, own_file
 from recipes.explorer.process import SCHEDULES, Pair, build_process, design_steps
 from recipes.explorer.rendering import POINTS, media_table, spectra_charts, steps_chart, thinned
+from recipes.runs.schedules import build_schedule
 
 SMALL = Sizes(image=32, rate=4000, seconds=0.25, frames=8, clip=16)
 SHOWN = [(name, written_as) for name, medium in MEDIA.items() for written_as in medium.representations]
@@ -134,7 +135,8 @@ def test_archive_and_its_command_compose_what_is_shown(medium: str, representati
     assert modality.grid() == subject.grid
     dataset = Builder().build(config["data"], Dataset, "data", modality=modality)  # type: ignore[type-abstract]
     torch.testing.assert_close(dataset.example(3).x0, subject.x0)
-    assert Builder().build(config["schedule"], ms.Schedule, "schedule") == process.schedule
+    schedule = build_schedule(config["schedule"], Builder(), subject.statistics, process.covariance)
+    assert schedule == process.schedule
     power = ms.SpectralCovariance(spectrum_of(config["spectrum"]), modality.grid()).power()
     assert torch.equal(power, process.covariance.power())
 
