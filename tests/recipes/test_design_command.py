@@ -106,7 +106,9 @@ def test_designed_noise_trains_and_samples(tmp_path: Path, noise: str, capsys: p
     run = tmp_path / "run"
     words = [*TINY, f"run_dir={run}", "spectrum=designed", "schedule=designed"]
     config = configuration.load("train", words, out / "config")
-    schedule = TabulatedSchedule(**{k: v for k, v in config["schedule"].items() if k != "_target_"})
+    schedule = TabulatedSchedule(
+        **{k: v for k, v in config["schedule"].items() if k not in ("_target_", "log_snr_range")}
+    )
     steps = DesignedSteps.load(out / "steps.json")
     torch.testing.assert_close(
         schedule.log_snr(torch.linspace(1, 0, 5).double()), torch.tensor(steps.log_snrs).double(), rtol=0, atol=1e-6
