@@ -13,6 +13,7 @@ The steps, each with the file that implements it (in recipes/):
     sampler, steps, guidance and refinement                               sampling/generate.py
     in batches, divided among the processes: draw noise with the run's
     spectrum from each sample's seed, and run the sampler back to x0      sampling/generate.py
+    with rollout=K, take each sample as the condition of the next         sampling/rollout.py
     decode x0 and write one file per sample, all of them as one image,
     the tensors, and sample.json with settings and versions               sampling/sample_files.py
 
@@ -21,13 +22,15 @@ the seed and its number, so the first 10 samples of count=100 equal those of cou
 
 Errors, each reported in one message: a missing run or checkpoint, unknown labels, prompts for a run without text, a
 text encoder other than the run's, a dense condition that is missing, unreadable or not of the run, guidance for a run
-without a condition or trained without condition dropout, a sampler that does not support the run's process, a size that
-the modality does not have, a folder with other files or with symbolic links that point outside the run.
+without a condition or trained without condition dropout, a rollout of samples that cannot be conditions, a sampler that
+does not support the run's process, a size that the modality does not have, a folder with other files or with symbolic
+links that point outside the run.
 """
 
 import sys
 from pathlib import Path
 
+from multisagd.condition import Condition
 from multisagd.seeds import derive_many
 from recipes.base.progress import Display
 from recipes.base.untrusted import check_own
@@ -43,6 +46,7 @@ from recipes.runtime.distribution import barrier
 from recipes.sampling.condition import checked_labels, chosen_condition, chosen_prompts
 from recipes.sampling.dense import dense_conditions, save_conditions
 from recipes.sampling.generate import chosen_modality, generate, sampling_request
+from recipes.sampling.rollout import chosen_rollout
 from recipes.sampling.sample_files import FOLDER, GRID, already_drawn, check_free, default_folder, write_set
 
 
@@ -64,6 +68,8 @@ def sample(config: Config, reuse: bool = False) -> Path:
     assembly = model.assembly(builder)
     modality = chosen_modality(assembly, settings.sizes)
     count, dense = dense_conditions(settings, model, assembly, modality)
+    rollout = chosen_rollout(settings, assembly, modality, dense)
+    saved = modality if rollout is None else rollout.modality
     prompts = chosen_prompts(settings, model.metadata.get("text") is not None, count)
     labels = checked_labels(model, count, settings.labels, prompts, settings.guidance, dense)
     weights = model.weights(settings.chosen_weights, assembly.check_weight_shapes)
@@ -77,17 +83,20 @@ def sample(config: Config, reuse: bool = False) -> Path:
     denoiser = trained_denoiser(assembly, weights, runtime)
     request = sampling_request(settings, denoiser, model.located, assembly, runtime)
     check_own(out, settings.run_dir)  # no symbolic link may point outside the run's folder
-    check_free(out, count, modality.suffixes[0], dense.names)
+    check_free(out, count, saved.suffixes[0], dense.names)
     seeds = derive_many(settings.seed, "sample", 0, range(count))
-    with Display("sampling", count, quiet=not runtime.main) as display:
+    with Display("sampling", count * (settings.rollout or 1), quiet=not runtime.main) as display:
         known = dense.joined(condition.input)
-        x0 = generate(denoiser, request, modality.tensor_shape, seeds, known, runtime, display.update)
+        if rollout is not None and isinstance(known, Condition):
+            x0 = rollout.draw(denoiser, request, settings.seed, known, runtime, display.update)
+        else:
+            x0 = generate(denoiser, request, modality.tensor_shape, seeds, known, runtime, display.update)
         barrier()  # only the first process writes; the others may leave now
         if not runtime.main:
             return out
         record = {"samples_seen": weights.samples, "settings": shareable(config), "classes": assembly.classes,
                   "prompts": condition.prompts, "names": dense.names, "versions": versions()}  # fmt: skip
-        write_set(out, modality, x0, seeds, condition.labels, record)
+        write_set(out, saved, x0, seeds, condition.labels, record)
         save_conditions(out, dense)
         display.say(f"{count} samples are in {out / FOLDER}, and as one image in {out / GRID}")
     return out

@@ -327,9 +327,10 @@ class SampleSettings:
     frames: int | None
     scalars: Mapping[str, float] | None
     condition: str | None
+    rollout: int | None
 
     def __post_init__(self) -> None:
-        check_minimum(self, 1, "count", "steps", "batch")
+        check_minimum(self, 1, "count", "steps", "batch", "rollout")
         check_ends(self.ends, self.spacing)
         if self.ends is not None and self.steps_file is not None:
             raise ValueError(
