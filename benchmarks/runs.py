@@ -26,6 +26,7 @@ from multisagd.seeds import derive_many
 from recipes.base.errors import RecipeError
 from recipes.config import compose as configuration
 from recipes.config.build import Builder
+from recipes.config.resolve import resolved
 from recipes.data.dataset import build_dataset
 from recipes.data.parts import NOTHING_HELD_OUT, hold_out
 from recipes.evaluation.classifier import cached_network, read_dataset
@@ -43,7 +44,7 @@ LEVELS = (-8.0, -6.0, -4.0, -2.0, 0.0, 2.0, 4.0, 6.0, 8.0)
 
 def train_run(run_dir: Path, arguments: list[str], config_dir: Path | None = None) -> None:
     """Train as `multisagd train --config-dir=CONFIG_DIR ARGUMENTS run_dir=RUN_DIR` does, resuming interrupted runs."""
-    train(configuration.load("train", [*arguments, f"run_dir={run_dir}"], config_dir))
+    train(resolved(configuration.load("train", [*arguments, f"run_dir={run_dir}"], config_dir)))
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,8 @@ def forecasts_of(
             len(sequences) - len(usable), len(sequences), reach + 1,
         )  # fmt: skip
     if splits is None:
-        parts = divided(usable, reach, *fractions)
+        # The parts of one field are of the same times, so they are not held out from each other.
+        parts = divided(usable, reach, *fractions, whole=all(len(file.parts) == 1 for file in files))
     else:
         parts = [(each, splits[each[0]]) for each in usable]
     back = range(reach, 0, -lead)

@@ -205,12 +205,15 @@ def cut(sequences: Sequence[range], keys: Sequence[Hashable]) -> list[range]:
     return parts
 
 
-def divided(sequences: Sequence[range], reach: int, validation: float, test: float) -> list[tuple[range, Split]]:
+def divided(
+    sequences: Sequence[range], reach: int, validation: float, test: float, whole: bool = True
+) -> list[tuple[range, Split]]:
     """Divide sequences of positions, in order of time, into parts for training, validation and testing.
 
-    `validation` and `test` are fractions. If there are enough sequences, whole ones are held out: the last ones for
-    testing, and those before them for validation. Otherwise the last part of each is for testing, and the part before
-    it for validation. `reach` is the number of steps from the first known state of a forecast to the forecast itself.
+    `validation` and `test` are fractions. If there are enough sequences, and `whole` is True, whole ones are held out:
+    the last ones for testing, and those before them for validation. Otherwise the last part of each is for testing, and
+    the part before it for validation. `reach` is the number of steps from the first known state of a forecast to the
+    forecast itself.
 
     Raises:
         ValueError: If a fraction is not from 0 to below 1, or a part would be too short for a single forecast.
@@ -222,7 +225,7 @@ def divided(sequences: Sequence[range], reach: int, validation: float, test: flo
         raise ValueError(f"validation={validation:g} and test={test:g} leave nothing to train on")
     fractions: list[tuple[Split, float]] = [("validation", validation), ("test", test)]
     counts = [round(fraction * len(sequences)) for _, fraction in fractions]
-    if all(count or not fraction for count, (_, fraction) in zip(counts, fractions, strict=True)):
+    if whole and all(count or not fraction for count, (_, fraction) in zip(counts, fractions, strict=True)):
         names: list[Split] = ["train"] * (len(sequences) - sum(counts))
         names += [name for count, (name, _) in zip(counts, fractions, strict=True) for _ in range(count)]
         return list(zip(sequences, names, strict=True))

@@ -1,0 +1,191 @@
+"""Forecasts are rolled out with the right law, from files and held-out states, and written with all their times."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+import multisagd as ms
+from modalities.derived_conditions import FirstFrames
+from modalities.forecasts import States
+from multisagd.condition import Condition
+from multisagd.seeds import derive_many
+from recipes.base.errors import RecipeError
+from recipes.config import compose as configuration
+from recipes.config.resolve import resolved
+from recipes.export import export
+from recipes.runtime.device import EngineSettings, Runtime
+from recipes.sample import sample
+from recipes.sampling.generate import SamplingRequest
+from recipes.sampling.rollout import FrameRollout, StateRollout
+from recipes.sharing.pipeline import Pipeline
+from recipes.train import train
+from tests.helpers.dense import radius, stationary
+from tests.helpers.tiny import TINY, assert_same, last_state, tiny_run
+from tests.modalities.test_field_sets import field_of
+
+SOLVER = ["data.trajectories=8", "data.snapshots=6", "data.spin_up=0.5", "data.validation=0.25", "data.test=0.25"]
+FORECAST = ["experiment=field_forecast", "modality.axes={y:16,x:16}", *(w for w in TINY if not w.startswith("modality"))]
+
+
+class AutoregressiveDenoiser(nn.Module):
+    """E[x0 | x_t, known] of states that follow x = a x_before + b x_two_before + e, with e of the given power."""
+
+    def __init__(self, process: ms.Process, grid: ms.Grid, power: np.ndarray, a: float, b: float) -> None:
+        super().__init__()
+        self.process, self.a, self.b = process, a, b
+        self.innovation = ms.GaussianDenoiser(process, stationary(power, grid))
+
+    def forward(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        mean = self.b * condition.dense[:, :1] + self.a * condition.dense[:, 1:]
+        return mean + self.innovation(x_t - self.process.coefficients(t, x_t).a * mean, t)
+
+
+def test_rollout_of_an_autoregressive_model_has_its_law():
+    """Over three steps, the mean is that of the recursion, and the power that of its moving average."""
+    grid, a, b, steps, count = ms.Grid.of(y=6, x=8), 0.7, -0.2, 3, 3000
+    power = 0.3 / (1 + 10 * radius(grid) ** 2)
+    process = ms.Process(ms.CosineSchedule(log_snr_range=(-14, 14)), ms.SpectralCovariance(ms.Flat(), grid))
+    denoiser = AutoregressiveDenoiser(process, grid, power, a, b)
+    request = SamplingRequest(ms.DDIM(), times=ms.sampling.time_steps(process.schedule, 60, "log_snr"), batch=count)
+    known = torch.randn(1, 2, *grid.shape, generator=torch.Generator().manual_seed(0))
+    states = States(field_of_two_axes(grid), count=steps, first=1)
+    rollout = StateRollout(steps, states, (1, *grid.shape))
+    runtime = Runtime.start(EngineSettings(device="cpu", threads=1))
+    reported: list[int] = []
+    condition = Condition(dense=known.expand(count, -1, -1, -1))
+    x0 = rollout.draw(denoiser, request, 5, condition, runtime, reported.append).double()
+    assert x0.shape == (count, steps, *grid.shape)
+    assert reported == [count, 2 * count, 3 * count]
+    weights, expected = [1.0, a, a * a + b], [known[0, 0].double(), known[0, 1].double()]
+    for step in range(steps):
+        expected.append(a * expected[-1] + b * expected[-2])
+        of_step = power * sum(weight**2 for weight in weights[: step + 1])
+        error = torch.fft.rfft2(x0[:, step].mean(0) - expected[-1], norm="ortho").abs().square()
+        assert float((error / torch.as_tensor(of_step) * count).mean()) == pytest.approx(1, abs=0.5)
+        found = torch.fft.rfft2(x0[:, step] - expected[-1], norm="ortho").abs().square().mean(0)
+        torch.testing.assert_close(found, torch.as_tensor(of_step), rtol=0.16, atol=0)
+    # Members keep their own past: the innovation of a step is in the later ones.
+    first, last = (torch.fft.rfft2(x0[:, step] - expected[2 + step], norm="ortho") for step in (0, 2))
+    shared = (first.conj() * last).real.mean() / first.abs().square().mean()
+    assert float(shared) == pytest.approx(a * a + b, abs=0.03)
+
+
+def field_of_two_axes(grid: ms.Grid):
+    from modalities.field import Field
+    from modalities.field_layout import FieldAxis
+    from modalities.variables import Variable
+
+    return Field(tuple(FieldAxis(axis.name, axis.size) for axis in grid.axes), (Variable("value"),))
+
+
+def test_rollout_keeps_missing_values_unknown_and_joins_clips_at_their_frames():
+    dense = torch.zeros(1, 2, 2, 2)
+    dense[0, 1, 0, 0] = torch.nan
+    states = StateRollout(2, States(field_of_two_axes(ms.Grid.of(y=2, x=2)), count=2, first=1), (1, 2, 2))
+    following = states.next_condition(dense, torch.ones(1, 1, 2, 2))
+    assert torch.equal(following[0].isnan(), torch.tensor([[[True, False], [False] * 2]] * 2))
+    assert torch.equal(following[0, 1, 1], torch.ones(2))
+
+    clips = [torch.arange(5.0).view(1, 1, 5, 1) + 3 * step for step in range(3)]
+    frames = FrameRollout(3, states.modality, (1, 5, 1), 2)
+    assert frames.joined(clips).flatten().tolist() == list(range(11))
+    known = frames.next_condition(clips[0], clips[0])
+    assert torch.equal(known[0, 0, :, 0].nan_to_num(-1), torch.tensor([3.0, 4, -1, -1, -1]))
+    assert FirstFrames(2).derive(clips[1][0], states.modality.grid(), 0)[0, :2].equal(known[0, 0, :2][None][0])
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("forecast")
+    train(words(root / "run", root))
+    return root / "run"
+
+
+def words(run_dir: Path, root: Path, *more: str) -> configuration.Config:
+    given = [*FORECAST, *SOLVER, f"data.cache={root}", f"run_dir={run_dir}", "data.history=2", *more]
+    return resolved(configuration.load("train", given))
+
+
+def drawn(run_dir: Path, *more: str) -> tuple[Path, Tensor]:
+    out = sample(configuration.load("sample", [f"run_dir={run_dir}", "steps=2", "engine.threads=1", *more]))
+    return out, load_file(out / "samples.safetensors")["x0"]
+
+
+def test_run_of_forecasts_continues_exactly_and_records_its_known_states(trained: Path, tmp_path: Path) -> None:
+    train(words(tmp_path / "parts", trained.parent, "training.samples=48"))
+    train(words(tmp_path / "parts", trained.parent))
+    assert_same(last_state(tmp_path / "parts"), last_state(trained))
+    condition = json.loads((trained / "run.json").read_text())["condition"]
+    assert condition["channels"] == 2
+    assert (condition["modality"]["count"], condition["modality"]["lead"], condition["modality"]["unit"]) == (2, 0.5, "s")
+    assert (trained / "samples" / "conditions.png").exists()
+
+
+def test_forecasts_from_a_file_are_rolled_out_to_one_file_a_member(trained: Path, tmp_path: Path) -> None:
+    fields = np.random.default_rng(0).normal(size=(5, 16, 16))
+    np.savez(tmp_path / "now.npz", vorticity=fields)
+    now = f"condition={tmp_path / 'now.npz'}"
+    out, rolled = drawn(trained, now, "count=3", "rollout=2", f"out={tmp_path / 'out'}")
+    assert rolled.shape == (3, 2, 16, 16)
+    _, single = drawn(trained, now, "count=3")
+    torch.testing.assert_close(rolled[:, :1], single, rtol=0, atol=1e-5)
+    # The condition of the second step: the present, and the first forecast.
+    np.savez(tmp_path / "next.npz", vorticity=np.stack([fields[-1], 4.6 * rolled[0, 0].double().numpy()]))
+    _, other = drawn(trained, f"condition={tmp_path / 'next.npz'}", "count=1", "seed=7")
+    assert not torch.allclose(other[0], rolled[0, 1:], atol=1e-3)  # with noise of its own
+    with np.load(out / "samples" / "now_1.npz") as file:
+        np.testing.assert_allclose(file["vorticity"], 4.6 * rolled[1], rtol=1e-5, atol=1e-6)
+        assert file["time"].tolist() == [0.5, 1.0]
+    _, more = drawn(trained, now, "count=2", "rollout=3")
+    torch.testing.assert_close(more[:, :2], rolled[:2], rtol=0, atol=1e-5)
+    # What was drawn can be continued.
+    _, later = drawn(trained, f"condition={out / 'samples' / 'now_0.npz'}", "count=1", "rollout=1")
+    assert later.shape == (1, 1, 16, 16)
+    export(configuration.load("export", [f"run_dir={trained}", f"out={tmp_path / 'model'}"]))
+    for folder in (trained, tmp_path / "model"):
+        samples = Pipeline.from_pretrained(folder)(3, 2, condition=tmp_path / "now.npz").samples
+        torch.testing.assert_close(samples, single, rtol=0, atol=1e-5)
+    _, exported = drawn(tmp_path / "model", now, "count=3", "rollout=2")
+    torch.testing.assert_close(exported, rolled, rtol=0, atol=1e-5)
+
+
+def test_forecasts_of_held_out_states_are_rolled_out(trained: Path) -> None:
+    out, rolled = drawn(trained, "condition=held_out", "count=2", "rollout=2")
+    _, single = drawn(trained, "condition=held_out", "count=2")
+    torch.testing.assert_close(rolled[:, :1], single, rtol=0, atol=1e-5)
+    assert (out / "conditions.png").exists()
+    assert len(list((out / "samples").glob("*.npz"))) == 2
+
+
+def test_clips_are_rolled_out_to_longer_ones_from_their_last_frames(tmp_path: Path) -> None:
+    tiny_run(tmp_path / "run", "modality=video", "modality.frames=5", "modality.channels=1", "data=moving_digits",
+             "data.count=60", "condition=first_frames", "condition.count=2", "training.conditional=false")  # fmt: skip
+    out, longer = drawn(tmp_path / "run", "condition=held_out", "count=2", "rollout=3")
+    assert longer.shape == (2, 1, 11, 8, 8)
+    _, single = drawn(tmp_path / "run", "condition=held_out", "count=2")
+    torch.testing.assert_close(longer[:, :, :5], single, rtol=0, atol=1e-5)
+    assert len(list((out / "samples").glob("*.mp4"))) == 2
+
+
+def test_rollout_is_refused_where_samples_cannot_be_conditions(trained: Path, tmp_path: Path) -> None:
+    tiny_run(tmp_path / "plain", "data=digits", "modality.channels=1")
+    tiny_run(tmp_path / "coarse", "data=digits", "modality.channels=1", "condition=coarse", "condition.factor=2")
+    np.savez(tmp_path / "now.npz", vorticity=np.zeros((1, 16, 16)))
+    for message, attempt in (
+        ("rollout=2 needs the states that are known", lambda: drawn(tmp_path / "plain", "rollout=2")),
+        ("samples of this run are not conditions", lambda: drawn(tmp_path / "coarse", "condition=held_out", "rollout=2")),
+        ("rollout must be at least 1", lambda: drawn(trained, "condition=held_out", "rollout=0")),
+        ("it has 1 states, but 2 known ones", lambda: drawn(trained, f"condition={tmp_path / 'now.npz'}")),
+        ("never trained without its condition", lambda: drawn(trained, "condition=none", "rollout=2")),
+    ):
+        with pytest.raises(RecipeError, match=message):
+            attempt()
+
+
+def test_first_steps_of_members_have_seeds_of_their_own():
+    assert len({*derive_many(0, "sample", 0, range(4)), *derive_many(0, "sample", 1, range(4))}) == 8
