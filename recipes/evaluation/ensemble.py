@@ -137,12 +137,13 @@ def item_scores(made: Ensemble, variable: Variable, channels: slice, grid: Grid)
         sums.append(_sums(members, truth, plain, compared))
         valid = None if made.valid is None else made.valid[item, channels]
         for name, x in ((TRUTH, truth[None]), (MEMBERS, members), (MEAN, members.mean(0)[None]), (PLAIN, plain[None])):
-            power, frequency = _ring_power(x, valid, centre, grid)
-            powers[name].append(power)
+            mask = None if valid is None else valid.expand_as(x)
+            transform = next(transforms_about(centre, [(x, mask)], grid))
+            powers[name].append(transform.abs().square().mean((0, 1)))
+    rings = {name: radial_profile(torch.stack(each), grid) for name, each in powers.items()}
     skill, single, of_plain, scored, counted = (torch.stack(each) for each in zip(*sums, strict=True))
-    return Scores(
-        skill, single, of_plain, scored, counted, {name: torch.stack(each) for name, each in powers.items()}, frequency
-    )
+    power = {name: profile.power[:, 1:] for name, profile in rings.items()}
+    return Scores(skill, single, of_plain, scored, counted, power, rings[TRUTH].frequency[1:])
 
 
 def _sums(members: Tensor, truth: Tensor, plain: Tensor, compared: Tensor) -> tuple[Tensor, ...]:
@@ -158,14 +159,6 @@ def _sums(members: Tensor, truth: Tensor, plain: Tensor, compared: Tensor) -> tu
         crps(members[:, None], truth[None])[0][compared].sum(),
         ranks,
     )
-
-
-def _ring_power(x: Tensor, valid: Tensor | None, centre: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
-    """Return the mean power `(rings,)` of x `(count, channels, *grid)` about a constant, and the rings' frequencies."""
-    mask = None if valid is None else valid.expand_as(x)
-    transform = next(transforms_about(centre, [(x, mask)], grid))
-    profile = radial_profile(transform.abs().square().mean((0, 1)), grid)
-    return profile.power[1:], profile.frequency[1:]
 
 
 def score_rows(scores: Scores, made: Ensemble, prefix: str, unit: str, resamples: int) -> list[Row]:

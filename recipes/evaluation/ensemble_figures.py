@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 from torch import Tensor
 
 from modalities.base import Modality
@@ -73,6 +74,8 @@ def draw_scores(found: Mapping[str, Curves], colours: Mapping[str, str], grid: G
     for upper, lower, (name, curves) in zip(above, below, found.items(), strict=True):
         for label, power in curves.power.items():
             draw_power(upper, Profile(curves.frequency, power), label, markersize=4, color=colours[label])
+        for axis in (upper.xaxis, upper.yaxis):
+            axis.set_minor_formatter(NullFormatter())
         upper.set(title=name, xlabel=unit_of(RADIUS, grid))
         _draw_ranks(lower, curves.ranks)
     above[0].set_ylabel("power")
