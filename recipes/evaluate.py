@@ -135,9 +135,10 @@ def draw(settings: EvaluateSettings, config: Config, metrics: Sequence[str]) -> 
     if ensembles := [name for name in metrics if METRICS[name].ensembles]:
         conditions = min(settings.conditions, metadata.get("held_out", settings.conditions))
         same = {"condition": HELD_OUT, "members": settings.members, "count": conditions * (settings.members or 1)}
-        out = None if settings.out is None else str(settings.out / ENSEMBLES)
-        members = sample(sampling | same | {"out": out}, reuse=True)
-        if len(ensembles) == len(metrics):
+        alone = len(ensembles) == len(metrics)
+        out = settings.out if settings.out is None or alone else settings.out / ENSEMBLES
+        members = sample(sampling | same | {"out": None if out is None else str(out)}, reuse=True)
+        if alone:
             return members, members
     if settings.condition is None and dense_channels(metadata) is not None:
         sampling["condition"] = HELD_OUT
