@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from modalities.base import Batch, Dataset, Modality
+from modalities.base import Batch, Dataset, Modality, stack_masks
 from modalities.buckets import reference_bucket
 from modalities.derived_conditions import DerivedCondition
 from modalities.endings import ending_of
@@ -164,12 +164,13 @@ def read_media(files: Sequence[Path], modality: Modality, derived: DerivedCondit
     return torch.stack(conditions)
 
 
-def held_out_batch(
+def held_out_examples(
     settings: SampleSettings, model: TrainedModel, assembly: Assembly, modality: Modality, count: int
 ) -> tuple[Batch, Modality | None]:
-    """Return held-out examples of a run for `count` samples, at the size of the modality, with their conditions.
+    """Return up to `count` held-out examples of a run, at the size of the modality, with their conditions.
 
-    The second result is the modality of the conditions.
+    They are the first ones of an order that depends on `settings.seed`. The second result is the modality of the
+    conditions.
 
     Raises:
         RecipeError: If the run has no held-out examples, its data cannot be read, or the size does not fit conditions.
@@ -191,8 +192,6 @@ def held_out_batch(
     with as_recipe_error(UnreadableFilesError):
         parts = [read_batch(examples, indices[start : start + COUNT]) for start in range(0, len(indices), COUNT)]
     dense, labels = [part.dense for part in parts], [part.labels for part in parts]
-    turn = torch.arange(count) % len(indices)
-
     if all(each is None for each in dense):
         raise RecipeError(
             f"condition={HELD_OUT}: the held-out examples have no conditions any more: restore data.condition_root"
@@ -200,9 +199,12 @@ def held_out_batch(
 
     def whole(tensors: Sequence[Tensor | None]) -> Tensor | None:
         given = [each for each in tensors if each is not None]
-        return torch.cat(given)[turn] if len(given) == len(tensors) else None
+        return torch.cat(given) if len(given) == len(tensors) else None
 
-    return Batch(parts[0].x0, labels=whole(labels), dense=whole(dense)), examples.condition_modality
+    x0 = torch.cat([part.x0 for part in parts])
+    masks = [row for part in parts for row in ([None] * len(part.x0) if part.mask is None else part.mask)]
+    mask = stack_masks(masks, x0.shape[1:])
+    return Batch(x0, whole(labels), mask, dense=whole(dense)), examples.condition_modality
 
 
 def of_sample_size(dataset: Dataset, modality: Modality, sizes: Mapping[str, Any]) -> Dataset:
@@ -217,35 +219,51 @@ def dense_conditions(
 ) -> tuple[int, DenseConditions]:
     """Return the number of samples, and their dense conditions.
 
-    Without `settings.count`, there is one sample for each file, or else `COUNT`. More samples than files have the files
-    in turn.
+    Without `settings.count`, there are `settings.members` samples for each file, or else `COUNT` samples. More samples
+    than files have the files in turn.
 
     Raises:
         RecipeError: If a condition is requested that the model does not take, or lacks, or cannot be read.
     """
     check_requested(model, settings.condition)
+    members = settings.members
     if settings.condition in (None, DROPPED):
+        if members is not None:
+            raise RecipeError(
+                f"members={members}: without a dense condition, samples have nothing in common: set members=null, or "
+                f"condition=FOLDER or {HELD_OUT} for a run that was trained with one"
+            )
         return settings.count or COUNT, DenseConditions()
     if settings.condition == HELD_OUT:
-        count = settings.count or COUNT
-        batch, shown = held_out_batch(settings, model, assembly, modality, count)
+        each = members or 1
+        count = settings.count or max(1, COUNT // each) * each
+        batch, shown = held_out_examples(settings, model, assembly, modality, count // each)
+        turn = torch.arange(count) % len(batch.x0)
         own = batch.labels if assembly.classes is not None and settings.labels == "all" else None
-        return count, DenseConditions(batch.dense, shown, labels=None if own is None else own.tolist())
-    conditions = from_files(Path(str(settings.condition)), model, assembly, modality, settings.count, settings.seed)
+        dense = None if batch.dense is None else batch.dense[turn]
+        return count, DenseConditions(dense, shown, labels=None if own is None else own[turn].tolist())
+    path = Path(str(settings.condition))
+    conditions = from_files(path, model, assembly, modality, settings.count, settings.seed, members)
     return len(conditions.names or ()), conditions
 
 
 def from_files(
-    path: Path, model: TrainedModel, assembly: Assembly, modality: Modality, count: int | None, seed: int
-) -> DenseConditions:
-    """Return the conditions of `count` samples, or as many as there are files, from the files at a path in turn.
+    path: Path, model: TrainedModel, assembly: Assembly, modality: Modality, count: int | None, seed: int,
+    members: int | None = None,
+) -> DenseConditions:  # fmt: skip
+    """Return the conditions of `count` samples, or `members` for each file, from the files at a path in turn.
+
+    With both, only the first `count / members` files are used.
 
     Raises:
         RecipeError: If they cannot be read, or not for this model.
     """
     reading = condition_modality(model, assembly, modality)
     files = media_files(path, reading)
-    paths, count = list(files.named.values()), count or len(files.named)
+    each = members or 1
+    if count is not None and members is not None:
+        files = MediaFiles(dict(itertools.islice(files.named.items(), count // each)))
+    paths, count = list(files.named.values()), count or each * len(files.named)
     derived = build_derived_condition(assembly.settings.condition, modality, assembly.builder)
     dense = read_media(paths[:count], reading, derived, seed)
     return DenseConditions(dense[torch.arange(count) % len(dense)], reading, files.names(count))

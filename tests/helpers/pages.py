@@ -97,8 +97,8 @@ SMALL = {
     ],
     "sample": ["count=4", "batch=4", *ONE_CORE],
     "evaluate": [
-        "samples=40", "steps=1", "splits=2", "bootstrap=2", "bands=2", "directions=8", "neighbours.items=20",
-        "neighbours.examples=200", *CLASSIFIER, *ONE_CORE,
+        "samples=40", "conditions=2", "members=2", "steps=1", "splits=2", "bootstrap=2", "bands=2", "directions=8",
+        "neighbours.items=20", "neighbours.examples=200", *CLASSIFIER, *ONE_CORE,
     ],
     "inspect": ["training.statistics=8", "count=2", *ONE_CORE],
     "analyze": ["training.statistics=64", *ONE_CORE],
