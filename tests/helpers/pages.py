@@ -117,6 +117,10 @@ MEDIA = {
     "experiment=video_moving_digits": ["modality.size=16"],
     "experiment=video_clips_cached": ["modality.modality.size=8", "modality.modality.frames=5"],
     "experiment=image_folder": ["modality.size=16"],
+    "experiment=video_predict": ["modality.size=16", "modality.frames=6"],
+    "data=vorticity_forecast": [
+        "data.trajectories=10", "data.snapshots=6", "data.interval=0.05", "data.spin_up=0.05", "data.cache=fields",
+    ],
     "data=vorticity": [
         "data.trajectories=20",
         "data.snapshots=10",
@@ -142,6 +146,8 @@ def quick(command: str, words: Sequence[str]) -> list[str]:
             small += TEN_CLASSES
         if not {"network=diffusers", "experiment=adopted"} & set(words):
             small += TRANSFORMER if "network=transformer" in words else UNET
+    if command == "sample" and any(word.startswith("members=") for word in words):
+        small.append("members=2")
     if command == "sample" and not any(word.startswith("steps_file=") for word in words):
         small.append("steps=2")
     return small
