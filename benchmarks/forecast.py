@@ -55,8 +55,10 @@ SHOWN = (1, 4, 8)
 PICTURED, PICTURED_MEMBERS = (1, 2, 4, 8), 3
 MODEL, SOLVER, PERSISTENCE, CLIMATOLOGY = "model", "solver", "persistence", "climatology"
 REFERENCES = (SOLVER, PERSISTENCE, CLIMATOLOGY)
-SMALL = ("network.width=8", "network.heads=1", "network.multipliers=[1,1]", "training.warmup=1", "training.statistics=16",
-         "data.trajectories=20", "data.snapshots=4", "data.spin_up=0.5")  # fmt: skip
+SMALL = (
+    "network.width=8", "network.heads=1", "network.multipliers=[1,1]", "training.warmup=1", "training.statistics=16",
+    "data.trajectories=20", "data.snapshots=4", "data.spin_up=0.5",
+)  # fmt: skip
 
 
 def words(seed: int, samples: int, options: argparse.Namespace) -> list[str]:
@@ -180,8 +182,8 @@ def table(path: Path) -> str:
         lines += [f"| {name} | {' | '.join(cells)} |"] if own else []
     first = models[0]
     text = (
-        f"{samples:,} training samples, {first['starts']} present states, {first['members']} members; in 1/s except the "
-        "ratio; mean ± standard deviation over seeds (`python -m benchmarks.forecast`)."
+        f"{samples:,} training samples, {first['starts']} present states, {first['members']} members; in 1/s except "
+        "the ratio; mean ± standard deviation over seeds (`python -m benchmarks.forecast`)."
     )
     return "\n".join([*lines, "", text])
 
@@ -205,21 +207,20 @@ def picture(options: argparse.Namespace, samples: int, path: Path) -> None:
     solver = futures(data, now, MEMBERS, steps, "solver")[:, 0]
     named = {"truth": truth}
     named |= {f"member {number + 1}": drawn[number] for number in range(PICTURED_MEMBERS)}
-    fields = {name: [seen[0], *(each[lead - 1] for lead in PICTURED if lead <= steps)] for name, each in named.items()}
-    spreads = {"spread, model": drawn.std(0), "spread, solver": solver.std(0)}
-    draw(fields, {name: [each[lead - 1] for lead in PICTURED if lead <= steps] for name, each in spreads.items()}, data, path)
+    chosen = [lead - 1 for lead in PICTURED if lead <= steps]
+    fields = {name: [seen[0], *each[chosen]] for name, each in named.items()}
+    spreads = {"spread, model": drawn.std(0)[chosen], "spread, solver": solver.std(0)[chosen]}
+    draw(fields, spreads, data, path)
 
 
-def draw(
-    fields: Mapping[str, Sequence[Tensor]], spreads: Mapping[str, Sequence[Tensor]], data: Vorticity, path: Path
-) -> None:
+def draw(fields: Mapping[str, Sequence[Tensor]], spreads: Mapping[str, Tensor], data: Vorticity, path: Path) -> None:
     """Draw rows of fields, the present first, and of spreads of ensembles, which begin after the present."""
     columns = len(next(iter(fields.values())))
     figure = Figure(figsize=(1.6 * columns + 1, 1.6 * (len(fields) + len(spreads))), layout="constrained")
     plots = figure.subplots(len(fields) + len(spreads), columns, squeeze=False)
     times = [0.0, *(lead * data.interval for lead in PICTURED)]
     largest = float(torch.stack([each for row in fields.values() for each in row]).abs().max())
-    widest = float(torch.stack([each for row in spreads.values() for each in row]).max())
+    widest = max(float(row.max()) for row in spreads.values())
     for row, (name, values) in zip(plots[: len(fields)], fields.items(), strict=True):
         for plot, value in zip(row, values, strict=True):
             shown = plot.imshow(value.numpy(), cmap="RdBu_r", vmin=-largest, vmax=largest)

@@ -127,8 +127,9 @@ class Arrays(MediaFiles):
         self._annotate(read)
         self._forecasts: Forecasts | None = None
         if lead is not None:
-            fractions = tuple(HELD_OUT if each is None else each for each in (validation, test))
-            self._keep(forecasts_of(self.files, self._starts, self.splits, self.listed_groups, lead, history, fractions))
+            fractions = HELD_OUT if validation is None else validation, HELD_OUT if test is None else test
+            given = self.splits, self.listed_groups
+            self._keep(forecasts_of(self.files, self._starts, *given, lead, history, fractions))
         self.report = FileReport(len(self), max_unreadable)
 
     def _kind(self) -> Field | Image:

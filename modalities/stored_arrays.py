@@ -1,4 +1,4 @@
-"""What a dataset of array files knows about each file: its examples, and the parts into which a long field is divided."""
+"""What a dataset of array files knows about each file: its examples, and the parts of a field that is long."""
 
 from __future__ import annotations
 

@@ -51,14 +51,15 @@ class Rollout(ABC):
         """
         dense = condition.dense
         assert dense is not None
-        count, samples = len(dense), []
+        count, samples = len(dense), list[Tensor]()
+
+        def report_all(drawn: int) -> None:
+            report(len(samples) * count + drawn)
+
         for step in range(self.steps):
             seeds = derive_many(seed, "sample", step, range(count))
             known = condition._replace(dense=dense)
-            before = step * count
-            x0 = generate(
-                denoiser, request, self.shape, seeds, known, runtime, lambda drawn, before=before: report(before + drawn)
-            )
+            x0 = generate(denoiser, request, self.shape, seeds, known, runtime, report_all)
             samples.append(x0)
             dense = self.next_condition(dense, x0)
         return self.joined(samples)

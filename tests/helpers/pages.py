@@ -119,7 +119,11 @@ MEDIA = {
     "experiment=image_folder": ["modality.size=16"],
     "experiment=video_predict": ["modality.size=16", "modality.frames=6"],
     "data=vorticity_forecast": [
-        "data.trajectories=10", "data.snapshots=6", "data.interval=0.05", "data.spin_up=0.05", "data.cache=fields",
+        "data.trajectories=10",
+        "data.snapshots=6",
+        "data.interval=0.05",
+        "data.spin_up=0.05",
+        "data.cache=fields",
     ],
     "data=vorticity": [
         "data.trajectories=20",

@@ -11,9 +11,11 @@ from torch import Tensor, nn
 
 import multisagd as ms
 from modalities.derived_conditions import FirstFrames
+from modalities.field import Field
+from modalities.field_layout import FieldAxis
 from modalities.forecasts import States
+from modalities.variables import Variable
 from multisagd.condition import Condition
-from multisagd.seeds import derive_many
 from recipes.base.errors import RecipeError
 from recipes.config import compose as configuration
 from recipes.config.resolve import resolved
@@ -26,11 +28,14 @@ from recipes.sharing.pipeline import Pipeline
 from recipes.train import train
 from tests.helpers.dense import radius, stationary
 from tests.helpers.tiny import TINY, assert_same, last_state, tiny_run
-from tests.modalities.test_field_sets import field_of
 
 SOLVER = ["data.trajectories=8", "data.snapshots=6", "data.spin_up=0.5", "data.validation=0.25", "data.test=0.25"]
-FORECAST = ["experiment=field_forecast", "modality.axes={y:16,x:16}", "training.learning_rate_schedule=constant",
-            *(w for w in TINY if not w.startswith("modality"))]
+FORECAST = [
+    "experiment=field_forecast",
+    "modality.axes={y:16,x:16}",
+    "training.learning_rate_schedule=constant",
+    *(w for w in TINY if not w.startswith("modality")),
+]
 
 
 class AutoregressiveDenoiser(nn.Module):
@@ -76,11 +81,7 @@ def test_rollout_of_an_autoregressive_model_has_its_law():
     assert float(shared) == pytest.approx(a * a + b, abs=0.03)
 
 
-def field_of_two_axes(grid: ms.Grid):
-    from modalities.field import Field
-    from modalities.field_layout import FieldAxis
-    from modalities.variables import Variable
-
+def field_of_two_axes(grid: ms.Grid) -> Field:
     return Field(tuple(FieldAxis(axis.name, axis.size) for axis in grid.axes), (Variable("value"),))
 
 
@@ -122,8 +123,8 @@ def test_run_of_forecasts_continues_exactly_and_records_its_known_states(trained
     train(words(tmp_path / "parts", trained.parent))
     assert_same(last_state(tmp_path / "parts"), last_state(trained))
     condition = json.loads((trained / "run.json").read_text())["condition"]
-    assert condition["channels"] == 2
-    assert (condition["modality"]["count"], condition["modality"]["lead"], condition["modality"]["unit"]) == (2, 0.5, "s")
+    known = condition["modality"]
+    assert (condition["channels"], known["count"], known["lead"], known["unit"]) == (2, 2, 0.5, "s")
     assert (trained / "samples" / "conditions.png").exists()
 
 
@@ -177,16 +178,13 @@ def test_rollout_is_refused_where_samples_cannot_be_conditions(trained: Path, tm
     tiny_run(tmp_path / "plain", "data=digits", "modality.channels=1")
     tiny_run(tmp_path / "coarse", "data=digits", "modality.channels=1", "condition=coarse", "condition.factor=2")
     np.savez(tmp_path / "now.npz", vorticity=np.zeros((1, 16, 16)))
+    coarse = ["condition=held_out", "rollout=2"]
     for message, attempt in (
         ("rollout=2 needs the states that are known", lambda: drawn(tmp_path / "plain", "rollout=2")),
-        ("samples of this run are not conditions", lambda: drawn(tmp_path / "coarse", "condition=held_out", "rollout=2")),
+        ("samples of this run are not conditions", lambda: drawn(tmp_path / "coarse", *coarse)),
         ("rollout must be at least 1", lambda: drawn(trained, "condition=held_out", "rollout=0")),
         ("it has 1 states, but 2 known ones", lambda: drawn(trained, f"condition={tmp_path / 'now.npz'}")),
         ("never trained without its condition", lambda: drawn(trained, "condition=none", "rollout=2")),
     ):
         with pytest.raises(RecipeError, match=message):
             attempt()
-
-
-def test_first_steps_of_members_have_seeds_of_their_own():
-    assert len({*derive_many(0, "sample", 0, range(4)), *derive_many(0, "sample", 1, range(4))}) == 8
