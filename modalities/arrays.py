@@ -336,7 +336,15 @@ class Arrays(MediaFiles):
     def fingerprint(self) -> str:
         """A hash of the files' paths below the root, numbers of examples, and of all annotations."""
         files = [[file.name, file.stored, file.parts] for file in self.files]
-        facts = [files, self.classes, self._labels, self.texts, self.splits, self.listed_groups, list(self._positions)]
+        facts: list[Any] = [
+            files,
+            self.classes,
+            self._labels,
+            self.texts,
+            self.splits,
+            self.listed_groups,
+            list(self._positions),
+        ]
         facts += [] if self.lead is None else [self.lead, self.history]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 

@@ -171,7 +171,7 @@ class States(Modality):
 
 def check_timeless(modality: Field) -> None:
     """Raise ValueError if time is an axis or a variable of a field, so that it does not number states."""
-    names = [each.name for each in (*modality.axes, *modality.variables)]
+    names = [*(axis.name for axis in modality.axes), *(variable.name for variable in modality.variables)]
     if TIME in [name.lower() for name in names]:
         raise ValueError(
             "forecasts are of fields without an axis or variable named time, because time numbers their states: remove "

@@ -18,8 +18,13 @@ from modalities.variables import Variable
 from multisagd.condition import Condition
 from recipes.base.errors import RecipeError
 from recipes.config import compose as configuration
+from recipes.config.build import Builder
 from recipes.config.resolve import resolved
+from recipes.data.dataset import configured_data
+from recipes.data.parts import hold_out
+from recipes.evaluate import evaluate
 from recipes.export import export
+from recipes.runs.settings import TrainSettings
 from recipes.runtime.device import EngineSettings, Runtime
 from recipes.sample import sample
 from recipes.sampling.generate import SamplingRequest
@@ -162,6 +167,19 @@ def test_forecasts_of_held_out_states_are_rolled_out(trained: Path) -> None:
     torch.testing.assert_close(rolled[:, :1], single, rtol=0, atol=1e-5)
     assert (out / "conditions.png").exists()
     assert len(list((out / "samples").glob("*.npz"))) == 2
+
+
+def test_evaluate_compares_forecasts_with_persistence(trained: Path) -> None:
+    small = ["metrics=[ensemble]", "conditions=8", "members=2", "steps=1", "bootstrap=2", "engine.threads=1"]
+    report = evaluate(configuration.load("evaluate", [f"run_dir={trained}", *small]))
+    values = {row["name"]: row["value"] for row in report["results"]["ensemble"]["rows"]}
+    settings = Builder().settings(TrainSettings, words(trained, trained.parent), "")
+    held_out = hold_out(configured_data(settings, Builder()), settings, Builder()).held_out
+    assert held_out is not None
+    batch = held_out.batch(range(8))
+    assert batch.dense is not None
+    expected = 4.6 * (batch.x0 - batch.dense[:, 1:]).square().mean().sqrt()
+    assert values["error of persistence"] == pytest.approx(float(expected), rel=1e-4)
 
 
 def test_clips_are_rolled_out_to_longer_ones_from_their_last_frames(tmp_path: Path) -> None:
