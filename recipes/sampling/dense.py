@@ -14,6 +14,7 @@ from modalities.buckets import reference_bucket
 from modalities.derived_conditions import DerivedCondition
 from modalities.endings import ending_of
 from modalities.file_walk import find_files
+from modalities.forecasts import States
 from modalities.pairs import check_sizes, read_condition
 from modalities.reading import UnreadableFilesError, read_batch
 from multisagd.seeds import derive
@@ -62,7 +63,7 @@ def check_requested(model: TrainedModel, condition: str | None) -> None:
         return
     if condition is None:
         raise RecipeError(
-            f"this run was trained with a dense condition ({described(model)}): add condition=FOLDER or condition=FILE "
+            f"this run was trained with a dense condition ({condition_in_words(model)}): add condition=FOLDER or condition=FILE "
             f"with {media_in_words(model)}, condition={HELD_OUT} for the conditions of held-out examples, or "
             f"condition={DROPPED} to draw without"
         )
@@ -73,9 +74,12 @@ def check_requested(model: TrainedModel, condition: str | None) -> None:
         )
 
 
-def described(model: TrainedModel) -> str:
+def condition_in_words(model: TrainedModel) -> str:
     """Return how a model's dense condition is made, as text."""
     target = model.config.get("condition", {}).get("_target_")
+    stated = (model.metadata.get("condition") or {}).get("modality") or {}
+    if str(stated.get("_target_")).endswith(f".{States.__name__}"):
+        return "the states before a forecast"
     return "files of its own" if target is None else f"{str(target).rsplit('.', 1)[-1]} of the data"
 
 

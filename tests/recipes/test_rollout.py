@@ -154,6 +154,7 @@ def test_forecasts_from_a_file_are_rolled_out_to_one_file_a_member(trained: Path
     _, later = drawn(trained, f"condition={out / 'samples' / 'now_0.npz'}", "count=1", "rollout=1")
     assert later.shape == (1, 1, 16, 16)
     export(configuration.load("export", [f"run_dir={trained}", f"out={tmp_path / 'model'}"]))
+    assert "a dense condition, from the states before a forecast" in (tmp_path / "model" / "README.md").read_text()
     for folder in (trained, tmp_path / "model"):
         samples = Pipeline.from_pretrained(folder)(3, 2, condition=tmp_path / "now.npz").samples
         torch.testing.assert_close(samples, single, rtol=0, atol=1e-5)
