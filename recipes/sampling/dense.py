@@ -63,9 +63,9 @@ def check_requested(model: TrainedModel, condition: str | None) -> None:
         return
     if condition is None:
         raise RecipeError(
-            f"this run was trained with a dense condition ({condition_in_words(model)}): add condition=FOLDER or condition=FILE "
-            f"with {media_in_words(model)}, condition={HELD_OUT} for the conditions of held-out examples, or "
-            f"condition={DROPPED} to draw without"
+            f"this run was trained with a dense condition ({condition_in_words(model)}): add condition=FOLDER or "
+            f"condition=FILE with {media_in_words(model)}, condition={HELD_OUT} for the conditions of held-out "
+            f"examples, or condition={DROPPED} to draw without"
         )
     if condition == DROPPED and not model.config["training"]["condition_dropout"]:
         raise RecipeError(
