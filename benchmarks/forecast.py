@@ -174,7 +174,7 @@ def table(path: Path) -> str:
     leads = [lead for lead in SHOWN if lead <= count]
     heads = [f"{name}, {lead * step:g} s" for lead in leads for name in ("CRPS", "error", "spread/error")]
     lines = [f"| forecast | {' | '.join(heads)} |", f"|---|{'---|' * len(heads)}"]
-    kinds: dict[str, list[dict[str, Any]]] = {f"trained model ({len(models)} seeds)": models}
+    kinds: dict[str, list[dict[str, Any]]] = {f"trained model ({len(models)} seed{'s' * (len(models) > 1)})": models}
     for name in REFERENCES:
         kinds[name] = [row for row in found if row["arm"]["forecast"] == name][-1:]
     for name, own in kinds.items():
@@ -226,8 +226,8 @@ def draw(fields: Mapping[str, Sequence[Tensor]], spreads: Mapping[str, Tensor], 
             shown = plot.imshow(value.numpy(), cmap="RdBu_r", vmin=-largest, vmax=largest)
         row[0].set_ylabel(name)
     figure.colorbar(shown, ax=list(plots[: len(fields), -1]), label="vorticity (1/s)")
-    for row, (name, values) in zip(plots[len(fields) :], spreads.items(), strict=True):
-        for plot, value in zip(row[1:], values, strict=True):
+    for row, (name, found) in zip(plots[len(fields) :], spreads.items(), strict=True):
+        for plot, value in zip(row[1:], found, strict=True):
             shown = plot.imshow(value.numpy(), cmap="viridis", vmin=0, vmax=widest)
         row[0].set_ylabel(name)
         row[0].set_facecolor("0.95")
