@@ -106,6 +106,10 @@ SMALL = {
     "encode": ["passes=1", *ONE_CORE],
 }  # fmt: skip
 """By command; the others are quick without."""
+TURBULENCE = [
+    "data.trajectories=20", "data.snapshots=10", "data.interval=0.05", "data.spin_up=0.05", "data.test=0.5",
+    "data.cache=fields",
+]  # fmt: skip
 MEDIA = {
     "experiment=audio_notes": ["modality.seconds=0.064"],
     "experiment=audio_clips": ["modality.seconds=0.3"],
@@ -117,14 +121,8 @@ MEDIA = {
     "experiment=video_moving_digits": ["modality.size=16"],
     "experiment=video_clips_cached": ["modality.modality.size=8", "modality.modality.frames=5"],
     "experiment=image_folder": ["modality.size=16"],
-    "data=vorticity": [
-        "data.trajectories=20",
-        "data.snapshots=10",
-        "data.interval=0.05",
-        "data.spin_up=0.05",
-        "data.test=0.5",
-        "data.cache=fields",
-    ],
+    "data=vorticity": TURBULENCE,
+    "experiment=field_superresolve": TURBULENCE,
 }
 """By option: smaller data, the same in all commands of a page."""
 EVERY = ("log", "validation", "samples", "checkpoint")
