@@ -17,8 +17,9 @@ from recipes.evaluate import evaluate
 from recipes.train import train
 
 IMAGES = Path(__file__).parent / "images"
-RECIPES = ("field_superresolve", "image_superresolve", "image_inpaint")
-WIDTH = 860
+RECIPES = {"field_superresolve": ["sampler=dpm_solver"], "image_superresolve": [], "image_inpaint": []}
+"""Each with its settings of sampling."""
+WIDTH = 1000
 """Maximum width of a picture, in pixels."""
 
 
@@ -26,13 +27,19 @@ def scores(recipe: str, seed: int, runs: Path) -> dict[str, float]:
     """Train and evaluate a recipe, and return the values of its rows; the first seed draws the picture."""
     run_dir = runs / f"{recipe}_{seed}"
     train(configuration.load("train", [f"experiment={recipe}", f"run_dir={run_dir}", f"seed={seed}", "report=false"]))
-    report = evaluate(configuration.load("evaluate", [f"run_dir={run_dir}", "metrics=[ensemble]"]))
+    words = [f"run_dir={run_dir}", "metrics=[ensemble]", *RECIPES[recipe]]
+    report = evaluate(configuration.load("evaluate", words))
     if seed == 0:
-        with PIL.Image.open(Path(report["samples"]).with_name("evaluate_ensemble.png")) as picture:
-            drawn = picture.convert("RGB")
-        drawn.thumbnail((WIDTH, WIDTH))
-        drawn.quantize(128).save(IMAGES / f"restoration_{recipe}.png", optimize=True)
+        reduce(Path(report["samples"]).with_name("evaluate_ensemble.png"), IMAGES / f"restoration_{recipe}.png")
     return {row["name"]: row["value"] for row in report["results"]["ensemble"]["rows"]}
+
+
+def reduce(figure: Path, path: Path) -> None:
+    """Write a figure as a small picture."""
+    with PIL.Image.open(figure) as picture:
+        drawn = picture.convert("RGB")
+    drawn.thumbnail((WIDTH, WIDTH))
+    drawn.quantize(128).save(path, optimize=True)
 
 
 def table(recipe: str, found: list[dict[str, float]]) -> str:

@@ -106,6 +106,10 @@ SMALL = {
     "encode": ["passes=1", *ONE_CORE],
 }  # fmt: skip
 """By command; the others are quick without."""
+TURBULENCE = [
+    "data.trajectories=20", "data.snapshots=10", "data.interval=0.05", "data.spin_up=0.05", "data.test=0.5",
+    "data.cache=fields",
+]  # fmt: skip
 MEDIA = {
     "experiment=audio_notes": ["modality.seconds=0.064"],
     "experiment=audio_clips": ["modality.seconds=0.3"],
@@ -119,21 +123,11 @@ MEDIA = {
     "experiment=image_folder": ["modality.size=16"],
     "experiment=video_predict": ["modality.size=16", "modality.frames=6"],
     "data=vorticity_forecast": [
-        "data.trajectories=10",
-        "data.snapshots=6",
-        "data.interval=0.05",
-        "data.spin_up=0.05",
-        "data.cache=fields",
+        "data.trajectories=10", "data.snapshots=6", "data.interval=0.05", "data.spin_up=0.05", "data.cache=fields",
     ],
-    "data=vorticity": [
-        "data.trajectories=20",
-        "data.snapshots=10",
-        "data.interval=0.05",
-        "data.spin_up=0.05",
-        "data.test=0.5",
-        "data.cache=fields",
-    ],
-}
+    "data=vorticity": TURBULENCE,
+    "experiment=field_superresolve": TURBULENCE,
+}  # fmt: skip
 """By option: smaller data, the same in all commands of a page."""
 EVERY = ("log", "validation", "samples", "checkpoint")
 TEN_CLASSES = ["training.samples=64", "training.batch=32", *(f"every.{each}=64" for each in EVERY)]
