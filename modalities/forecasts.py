@@ -39,7 +39,7 @@ class States(Modality):
     `first` is the number of leads from the present to the first of them. The last of the known states is the present
     (first = 1 - count), and the first of a forecast is one lead later (first = 1). Files have a dimension `time`;
     `load` reads the last states of a file, as many as are known. In memory, states are a float64 tensor (states,
-    variables, *grid) in the units of the variables.
+    variables, *grid) in the units of the variables. As text, they are described as the condition of a forecast.
 
     Raises:
         ValueError: If there is no state or more than 64 before the present, the lead is not positive, or an axis or
@@ -73,6 +73,10 @@ class States(Modality):
         target = f"{type(self).__module__}.{type(self).__qualname__}"
         own = {name: getattr(self, name) for name in ("count", "lead", "unit", "first")}
         return {"_target_": target, "modality": dict(modality), **own}
+
+    def __str__(self) -> str:
+        lead = f"{self.lead:g} {self.unit}" if self.unit else f"{self.lead:g} step{'s' * (self.lead != 1)}"
+        return f"the state {lead} before it" if self.count == 1 else f"{self.count} states, {lead} apart and before it"
 
     @property
     def channels(self) -> int:

@@ -123,8 +123,11 @@ def drawn(run_dir: Path, *more: str) -> tuple[Path, Tensor]:
     return out, load_file(out / "samples.safetensors")["x0"]
 
 
-def test_run_of_forecasts_continues_exactly_and_records_its_known_states(trained: Path, tmp_path: Path) -> None:
+def test_run_of_forecasts_continues_exactly_and_records_its_known_states(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     train(words(tmp_path / "parts", trained.parent, "training.samples=48"))
+    assert "a dense condition of 2 channels: 2 states, 0.5 s apart and before it" in capsys.readouterr().out
     train(words(tmp_path / "parts", trained.parent))
     assert_same(last_state(tmp_path / "parts"), last_state(trained))
     condition = json.loads((trained / "run.json").read_text())["condition"]
