@@ -95,6 +95,11 @@ class EvaluateSettings(SampleSettings):
             )
         if self.reference is not None and self.reference < 4:
             raise ValueError(f"reference must be null, or at least 4 real examples, got {self.reference}")
+        if self.rollout is not None:
+            raise ValueError(
+                f"rollout={self.rollout}: evaluate compares single samples with examples: remove it, and compare the "
+                "files of `multisagd sample rollout=…` with what followed"
+            )
         if min(self.conditions, self.members or 0) < 2:
             raise ValueError(
                 f"ensembles need at least 2 conditions of 2 members, got conditions={self.conditions} and "

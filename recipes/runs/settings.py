@@ -332,8 +332,6 @@ class SampleSettings:
 
     def __post_init__(self) -> None:
         check_minimum(self, 1, "count", "steps", "batch", "members", "rollout")
-        if self.members is not None and (self.count or self.members) % self.members:
-            raise ValueError(f"count={self.count} is not a whole multiple of members={self.members}: change one")
         check_ends(self.ends, self.spacing)
         if self.ends is not None and self.steps_file is not None:
             raise ValueError(

@@ -231,6 +231,8 @@ def dense_conditions(
     """
     check_requested(model, settings.condition)
     members = settings.members
+    if members is not None and (settings.count or members) % members:
+        raise RecipeError(f"count={settings.count} is not a whole multiple of members={members}: change one")
     if settings.condition in (None, DROPPED):
         if members is not None:
             raise RecipeError(

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -173,10 +174,13 @@ def test_forecasts_of_held_out_states_are_rolled_out(trained: Path) -> None:
     assert len(list((out / "samples").glob("*.npz"))) == 2
 
 
-def test_evaluate_compares_forecasts_with_persistence(trained: Path) -> None:
+def evaluated(run_dir: Path, *more: str) -> dict[str, Any]:
     small = ["metrics=[ensemble]", "conditions=8", "members=2", "steps=1", "bootstrap=2", "engine.threads=1"]
-    report = evaluate(configuration.load("evaluate", [f"run_dir={trained}", *small]))
-    values = {row["name"]: row["value"] for row in report["results"]["ensemble"]["rows"]}
+    return evaluate(configuration.load("evaluate", [f"run_dir={run_dir}", *small, *more]))
+
+
+def test_evaluate_compares_forecasts_with_persistence(trained: Path) -> None:
+    values = {row["name"]: row["value"] for row in evaluated(trained)["results"]["ensemble"]["rows"]}
     settings = Builder().settings(TrainSettings, words(trained, trained.parent), "")
     held_out = hold_out(configured_data(settings, Builder()), settings, Builder()).held_out
     assert held_out is not None
@@ -206,6 +210,7 @@ def test_rollout_is_refused_where_samples_cannot_be_conditions(trained: Path, tm
         ("samples of this run are not conditions", lambda: drawn(tmp_path / "coarse", *coarse)),
         ("rollout must be at least 1", lambda: drawn(trained, "condition=held_out", "rollout=0")),
         ("it has 1 states, but 2 known ones", lambda: drawn(trained, f"condition={tmp_path / 'now.npz'}")),
+        ("rollout=2: evaluate compares single samples", lambda: evaluated(trained, "rollout=2")),
         ("never trained without its condition", lambda: drawn(trained, "condition=none", "rollout=2")),
     ):
         with pytest.raises(RecipeError, match=message):
