@@ -25,7 +25,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from benchmarks.rows import RESULTS, append, between, missing, parsed, rows, tutorial_parser
-from benchmarks.runs import spread, train_run
+from benchmarks.runs import configured, spread, train_run
 from modalities.base import Modality
 from modalities.field_sets import Vorticity
 from modalities.forecasts import States
@@ -35,7 +35,6 @@ from multisagd.metrics.ensemble import crps, spread_and_skill
 from multisagd.seeds import derive
 from recipes.config import compose as configuration
 from recipes.config.build import Builder
-from recipes.config.resolve import resolved
 from recipes.data.dataset import configured_data
 from recipes.runs.model import open_model, trained_denoiser
 from recipes.runs.run import versions
@@ -68,9 +67,9 @@ def words(seed: int, samples: int, options: argparse.Namespace) -> list[str]:
     return [*found, *SMALL, f"data.cache={options.work}"] if options.shrink > 1 else found
 
 
-def configured(arguments: Sequence[str]) -> Vorticity:
+def solved(arguments: list[str]) -> Vorticity:
     """Return the data that arguments of `multisagd train` configure."""
-    config = resolved(configuration.load("train", [*arguments, "run_dir=none"]))
+    config = configured([*arguments, "run_dir=none"])
     data = configured_data(Builder().settings(TrainSettings, config, ""), Builder())
     assert isinstance(data, Vorticity)
     return data
@@ -139,7 +138,7 @@ def measure(arm: Mapping[str, Any], options: argparse.Namespace) -> dict[str, An
     """Make and judge one forecast; the folder of a run remains, and is continued if training was interrupted."""
     samples = arm["samples"]
     arguments = words(arm["seed"] or 0, samples, options)
-    data = configured(arguments)
+    data = solved(arguments)
     starts, members, steps = (3, 2, 2) if options.shrink > 1 else (STARTS, MEMBERS, STEPS)
     now = present(data, starts)
     truth = futures(data, now, 1, steps, "truth")[0]
@@ -199,7 +198,7 @@ def picture(options: argparse.Namespace, samples: int, path: Path) -> None:
     arm = {"forecast": MODEL, "seed": options.seeds[0], "samples": samples}
     folder = run_folder(arm, options)
     arguments = words(arm["seed"], samples, options)
-    data = configured(arguments)
+    data = solved(arguments)
     now, steps = present(data, 1), 2 if options.shrink > 1 else STEPS
     seen = resampled(now, data.size, data.solver.largest)
     truth = futures(data, now, 1, steps, "truth")[0, 0]

@@ -26,6 +26,7 @@ from multisagd.seeds import derive_many
 from recipes.base.errors import RecipeError
 from recipes.config import compose as configuration
 from recipes.config.build import Builder
+from recipes.config.compose import Config
 from recipes.config.resolve import resolved
 from recipes.data.dataset import build_dataset
 from recipes.data.parts import NOTHING_HELD_OUT, hold_out
@@ -44,7 +45,12 @@ LEVELS = (-8.0, -6.0, -4.0, -2.0, 0.0, 2.0, 4.0, 6.0, 8.0)
 
 def train_run(run_dir: Path, arguments: list[str], config_dir: Path | None = None) -> None:
     """Train as `multisagd train --config-dir=CONFIG_DIR ARGUMENTS run_dir=RUN_DIR` does, resuming interrupted runs."""
-    train(resolved(configuration.load("train", [*arguments, f"run_dir={run_dir}"], config_dir)))
+    train(configured([*arguments, f"run_dir={run_dir}"], config_dir))
+
+
+def configured(arguments: list[str], config_dir: Path | None = None) -> Config:
+    """Return the configuration of `multisagd train --config-dir=CONFIG_DIR ARGUMENTS`, complete as the command's."""
+    return resolved(configuration.load("train", arguments, config_dir))
 
 
 @dataclass(frozen=True)
@@ -187,7 +193,7 @@ class Run:
 
 def configured_data(arguments: list[str], builder: Builder, seed: int | None = None) -> tuple[Dataset, Dataset | None]:
     """Return what `real_data` returns for a run of `multisagd train ARGUMENTS`, which need not exist."""
-    config = configuration.load("train", [*arguments, "run_dir=none"])
+    config = configured([*arguments, "run_dir=none"])
     settings = builder.settings(TrainSettings, config if seed is None else {**config, "seed": seed}, "")
     modality = builder.build(settings.modality, Modality, "modality")  # type: ignore[type-abstract]
     parts = hold_out(build_dataset(settings.data, modality, builder), settings, builder)
