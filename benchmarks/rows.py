@@ -50,13 +50,16 @@ def between(text: str, begin: str, end: str, content: str) -> str:
     return pattern.sub(lambda _: f"{begin}\n\n{content}\n\n{end}", text)
 
 
-def tutorial_parser(description: str | None, samples: int, seeds: list[int], work: Path) -> argparse.ArgumentParser:
-    """Return the parser of a benchmark that trains on recordings and writes a table into a tutorial."""
+def tutorial_parser(
+    description: str | None, samples: int, seeds: list[int], work: Path, recordings: bool = True
+) -> argparse.ArgumentParser:
+    """Return the parser of a benchmark that trains, on recordings or other data, and writes a table into a tutorial."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--samples", type=int, default=samples, help="training samples of each run")
     parser.add_argument("--seeds", type=int, nargs="+", default=seeds)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--root", type=Path, help="folder of recordings, instead of that of the experiment")
+    if recordings:
+        parser.add_argument("--root", type=Path, help="folder of recordings, instead of that of the experiment")
     parser.add_argument("--work", type=Path, default=work)
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--shrink", type=int, default=1, metavar="FACTOR")

@@ -7,46 +7,38 @@ import hashlib
 import json
 import math
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from itertools import accumulate, product
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, Self, cast
 
+import torch
+from torch import Tensor
+
 from modalities.array_cache import OPEN_FILES, WINDOW, OpenFiles
 from modalities.array_files import array_paths, open_arrays, stored_files
+from modalities.array_forecasts import Forecasts, forecasts_of
 from modalities.base import Groups, Modality
 from modalities.byte_ranges import Source, local
-from modalities.field import Field
+from modalities.field import Field, Series
 from modalities.field_layout import Placement, check_spacing, place
+from modalities.forecasts import States, check_timeless, checked_reach
 from modalities.image import Image
 from modalities.labels import number
 from modalities.latent import Latent
 from modalities.named_arrays import ANNOTATIONS, ArrayFile
 from modalities.pixel_arrays import pixels_of, place_images
 from modalities.reading import FileReport, MediaFiles, UnreadableFilesError
+from modalities.scalars import positions, recording
 from modalities.splits import named_split
+from modalities.stored_arrays import Stored, divided_field, part_counts
+from modalities.time_sequences import times_of
 from multisagd.libraries import BrokenLibraryError
 
 MAX_EXAMPLES = 1 << 26
 """Maximum number of examples in a file, because a small file can state any number of them."""
-Bounds = tuple[tuple[int, int], ...]
-
-
-@dataclass(frozen=True)
-class Stored:
-    """One file: the number of its examples, the parts into which each is divided, and how many are stored together."""
-
-    path: Path
-    name: str
-    stored: int
-    parts: tuple[Bounds | None, ...]
-    chunk: int
-
-    @property
-    def count(self) -> int:
-        """Number of examples of the dataset in this file."""
-        return self.stored * len(self.parts)
+HELD_OUT = 0.1
+"""Fraction of the states that is held out of forecasts for validation, and for testing, if none is set."""
 
 
 class Arrays(MediaFiles):
@@ -60,6 +52,11 @@ class Arrays(MediaFiles):
 
     Examples are read on demand. An unreadable one is reported and replaced by another, as in `Folder`.
 
+    With a `lead`, an example is a forecast (see `modalities.forecasts`): its condition are the `history` states up to
+    `lead` steps before it, read at the same place. Time is the dimension that numbers examples, or the one named time;
+    files with one field each follow each other in the order of their names. Splits consist of whole sequences or blocks
+    of time, unless the file states them.
+
     Args:
         modality: converts the values.
         root: a file, a zarr store, or a folder or pattern (`data/*.nc`) of these.
@@ -70,14 +67,19 @@ class Arrays(MediaFiles):
             there is such an array. None: no classes.
         captions: name of the array of captions. "auto": `captions`, `caption`, `texts` or `text`. None: no captions.
         split: name of the array of splits: train, validation or test. "auto": `split` or `splits`. None: no splits.
-        group: name of the array of group names, for validation.group=manifest. "auto": `group` or `groups`.
+        group: name of the array of group names, for validation.group=manifest. "auto": `group` or `groups`. Forecasts
+            stay within a group.
         max_unreadable: maximum fraction of unreadable examples.
         threads: number of threads that read a batch.
+        lead: number of steps in time from the present state to the forecast. None: examples have no condition.
+        history: number of known states: the present one, and others `lead` steps before each other.
+        validation: fraction of the states, in order of time, that is held out of forecasts for validation; None: 0.1.
+        test: fraction that is held out for testing; None: 0.1.
 
     Raises:
         FileNotFoundError: If `root` stands for nothing.
         ValueError: If a file is refused, lacks a variable or an axis, or its annotations do not match its examples; the
-            message names it.
+            message names it. Also if forecasts are impossible, because states are too few or not evenly spaced in time.
     """
 
     def __init__(
@@ -92,11 +94,17 @@ class Arrays(MediaFiles):
         group: str | None = "auto",
         max_unreadable: float = 0.05,
         threads: int = 4,
+        lead: int | None = None,
+        history: int = 1,
+        validation: float | None = None,
+        test: float | None = None,
     ) -> None:
         self.modality, self.root, self.threads = modality, Path(root), threads
         self.array, self.example_axis = array, example_axis
         self._files = OpenFiles(self._placed)
         self._kind()
+        self.lead, self.history = lead, history
+        self._check_forecasts(validation, test)
         annotated = {"labels": labels, "captions": captions, "split": split, "group": group}
         read: dict[str, list[list[str]]] = {key: [] for key in annotated}
         self.files: list[Stored] = []
@@ -116,8 +124,13 @@ class Arrays(MediaFiles):
                 raise ValueError(f"{path}: {error}") from error
         self._starts = list(accumulate((file.count for file in self.files), initial=0))
         self._positions: Sequence[int] = range(self._starts[-1])
-        self.report = FileReport(len(self), max_unreadable)
         self._annotate(read)
+        self._forecasts: Forecasts | None = None
+        if lead is not None:
+            fractions = HELD_OUT if validation is None else validation, HELD_OUT if test is None else test
+            given = self.splits, self.listed_groups
+            self._keep(forecasts_of(self.files, self._starts, *given, lead, history, fractions))
+        self.report = FileReport(len(self), max_unreadable)
 
     def _kind(self) -> Field | Image:
         """Return the modality that converts values, which a latent modality contains."""
@@ -128,6 +141,20 @@ class Arrays(MediaFiles):
                 "data=folder"
             )
         return inner
+
+    def _check_forecasts(self, validation: float | None, test: float | None) -> None:
+        """Raise ValueError if settings of forecasts are invalid, or do not fit the modality."""
+        if self.lead is None:
+            if self.history != 1 or validation is not None or test is not None:
+                raise ValueError(
+                    "history, validation and test are for forecasts: set lead, or hold out examples with "
+                    "validation.holdout"
+                )
+            return
+        checked_reach(self.lead, self.history)
+        if not isinstance(self.modality, Field) or isinstance(self.modality, Series):
+            raise ValueError(f"lead={self.lead}: forecasts are of fields (modality=field): set lead=null")
+        check_timeless(self.modality)
 
     def _placed(self, path: Path) -> Placement:
         return self._placement(open_arrays(path))
@@ -155,15 +182,51 @@ class Arrays(MediaFiles):
         if not placement.count:
             raise ValueError(f"it has no examples: {source.array.shown}")
         divided = placement.count == 1 and isinstance(kind, Field)
-        many = math.prod(_counts(placement.sizes, kind.grid().shape)) if divided else placement.count
+        many = math.prod(part_counts(placement.sizes, kind.grid().shape)) if divided else placement.count
         if many > MAX_EXAMPLES:
             raise ValueError(
                 f"it states {many:,} examples, more than the limit of {MAX_EXAMPLES:,}: {source.array.shown}. Divide it"
             )
-        parts = _parts(placement.sizes, kind.grid().shape) if divided else (None,)
+        parts = divided_field(placement.sizes, kind.grid().shape) if divided else (None,)
         chunk = source.array.chunk if source.examples and source.examples[0] == 0 else 1
         # Only if the first dimension alone numbers examples, those of a chunk follow each other.
-        return Stored(path, name, placement.count, parts, chunk if len(source.examples) == 1 else 1)
+        times = None if self.lead is None else times_of(file, placement)
+        return Stored(path, name, placement.count, parts, chunk if len(source.examples) == 1 else 1, times)
+
+    def _keep(self, forecasts: Forecasts) -> None:
+        """Reduce the dataset to the examples that are forecasts, and set their splits."""
+        self._forecasts, self._positions = forecasts, sorted(forecasts.known)
+        self.splits = [forecasts.splits[position] for position in self._positions]
+        if self.listed_groups is not None:
+            self.listed_groups = [self.listed_groups[position] for position in self._positions]
+
+    @property
+    def condition_modality(self) -> Modality | None:
+        """The known states of forecasts, or None if examples have no condition."""
+        forecasts = self._forecasts
+        if forecasts is None or not isinstance(self.modality, Field):
+            return None
+        return States.known(self.modality, self.history, forecasts.lead, forecasts.unit)
+
+    def condition(self, index: int, seed: int | None, scalars: Mapping[str, float]) -> Tensor | None:
+        """Return the known states of one forecast, (states × variables, *grid), NaN where values are missing.
+
+        Raises:
+            ValueError: If one of them has infinite values, or values in another window than the example only.
+        """
+        if self._forecasts is None:
+            return None
+        states = []
+        for position in self._forecasts.known[self._positions[index]]:
+            with recording() as own:
+                media = self._load_at(position, seed)
+            if positions(own) != positions(scalars):
+                raise ValueError("a state before it has no values at the same place: choose smaller windows")
+            encoded, mask = self.modality.encode(media), self.modality.mask(media)
+            if bool(encoded.isinf().any()):
+                raise ValueError("a state before it contains infinity")
+            states.append(encoded if mask is None else encoded.masked_fill(~mask, torch.nan))
+        return torch.cat(states)
 
     def _annotate(self, read: dict[str, list[list[str]]]) -> None:
         """Set classes, captions, splits and groups from those of the files."""
@@ -205,7 +268,11 @@ class Arrays(MediaFiles):
             UnreadableFilesError: If its file cannot be opened any more.
             Exception: If its values cannot be read.
         """
-        file, position = self._find(index)
+        return self._load_at(self._positions[index], seed)
+
+    def _load_at(self, whole: int, seed: int | None) -> Any:
+        """Return the values of the example at a position in the whole dataset; see `load`."""
+        file, position = self._find_at(whole)
         example, part = divmod(position, len(file.parts))
         try:
             placement = self._files.placement(file.path)
@@ -269,28 +336,25 @@ class Arrays(MediaFiles):
     def fingerprint(self) -> str:
         """A hash of the files' paths below the root, numbers of examples, and of all annotations."""
         files = [[file.name, file.stored, file.parts] for file in self.files]
-        facts = [files, self.classes, self._labels, self.texts, self.splits, self.listed_groups, list(self._positions)]
+        facts: list[Any] = [
+            files,
+            self.classes,
+            self._labels,
+            self.texts,
+            self.splits,
+            self.listed_groups,
+            list(self._positions),
+        ]
+        facts += [] if self.lead is None else [self.lead, self.history]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
     def _find(self, index: int) -> tuple[Stored, int]:
         """Return the file of an example, and the position of the example in it."""
-        position = self._positions[index]
-        file = bisect_right(self._starts, position) - 1
-        return self.files[file], position - self._starts[file]
+        return self._find_at(self._positions[index])
 
-
-def _parts(sizes: Sequence[int], grid: Sequence[int]) -> tuple[Bounds, ...]:
-    """Divide a long field into parts of at least two grids along each axis; return their bounds along all axes."""
-    along = [
-        [(number * size // count, (number + 1) * size // count) for number in range(count)]
-        for size, count in zip(sizes, _counts(sizes, grid), strict=True)
-    ]
-    return tuple(product(*along))
-
-
-def _counts(sizes: Sequence[int], grid: Sequence[int]) -> list[int]:
-    """Return the number of parts along each axis."""
-    return [max(1, size // (2 * length)) for size, length in zip(sizes, grid, strict=True)]
+    def _find_at(self, whole: int) -> tuple[Stored, int]:
+        file = bisect_right(self._starts, whole) - 1
+        return self.files[file], whole - self._starts[file]
 
 
 def _annotation(file: ArrayFile, key: str, chosen: str | None, described: Stored) -> list[str] | None:

@@ -20,8 +20,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from modalities.base import Batch, Dataset, Example, Split, pair
+from modalities.base import Batch, Dataset, Example, Modality, Split, pair
 from modalities.field import Field
+from modalities.forecasts import States, checked_reach
 from modalities.navier_stokes import EXACT, NavierStokes, RingForcing, resampled
 from modalities.user_cache import user_cache
 from multisagd.files import check_file
@@ -155,6 +156,9 @@ class Vorticity(Dataset):
     trajectories are held out: the last ones are for testing, and those before them for validation. With an augmentation
     seed, an example is shifted, rotated by right angles and reflected at random, which are symmetries of the equations.
 
+    With a `lead`, an example is a forecast (see `modalities.forecasts`): its condition are the `history` snapshots up
+    to `lead` intervals before it, changed by the same symmetry.
+
     Args:
         modality: a `Field` of one variable, in 1/s, on two periodic axes of equal size; they determine the square.
         trajectories: number of independent solutions.
@@ -172,6 +176,8 @@ class Vorticity(Dataset):
         seed: random seed.
         cache: folder in which the simulation is stored (None: the user's cache folder).
         trusted: False if the settings came with another person's run: nothing is then written.
+        lead: number of intervals from the present state to the forecast. None: fields have no condition.
+        history: number of known states: the present one, and others `lead` intervals before each other.
 
     Raises:
         ValueError: If the modality does not fit, or a setting is out of range.
@@ -197,6 +203,8 @@ class Vorticity(Dataset):
         seed: int = 0,
         cache: Path | None = None,
         trusted: bool = True,
+        lead: int | None = None,
+        history: int = 1,
     ) -> None:
         self.modality: Field = _check_field(modality, "vorticities")
         (size, side), other = ((axis.size, axis.size * axis.spacing) for axis in modality.axes)
@@ -235,13 +243,37 @@ class Vorticity(Dataset):
         self.size, self.snapshots, self.trajectories = size, snapshots, trajectories
         self.interval, self.spin_up, self.initial, self.wavenumbers = interval, spin_up, initial, (low, high)
         self.seed, self.cache, self.trusted = seed, cache, trusted
+        first = self._number_of_known(lead, history)
         counts = {"train": trajectories - sum(held), "validation": held[0], "test": held[1]}
         names: list[Split] = ["train", "validation", "test"]
         self.splits: Sequence[Split] | None = None
-        if sum(held):
-            self.splits = [name for name in names for _ in range(counts[name] * snapshots)]
-        self.numbers: Sequence[int] = range(trajectories * snapshots)
+        if sum(held) or lead is not None:
+            self.splits = [name for name in names for _ in range(counts[name] * (snapshots - first))]
+        self.numbers: Sequence[int] = [n for n in range(trajectories * snapshots) if n % snapshots >= first]
         self._kept = _Kept()
+
+    def _number_of_known(self, lead: int | None, history: int) -> int:
+        """Set how far back the known states of a forecast are, and return the number of snapshots before the first one.
+
+        Raises ValueError if the snapshots are too few.
+        """
+        self.back: tuple[int, ...] = ()
+        if lead is None:
+            if history != 1:
+                raise ValueError(f"history={history} is for forecasts: set lead")
+            return 0
+        reach = checked_reach(lead, history)
+        if reach >= self.snapshots:
+            raise ValueError(
+                f"lead={lead} and history={history} need at least {reach + 1} snapshots, got snapshots={self.snapshots}"
+            )
+        self.back = tuple(range(reach, 0, -lead))
+        return reach
+
+    @property
+    def condition_modality(self) -> Modality | None:
+        """The known states of forecasts, or None if fields have no condition."""
+        return States.known(self.modality, len(self.back), self.back[-1] * self.interval, "s") if self.back else None
 
     @staticmethod
     def _held_out(name: str, fraction: float, trajectories: int) -> int:
@@ -256,8 +288,10 @@ class Vorticity(Dataset):
         """Return one field; see `Dataset.example`."""
         if not 0 <= index < len(self):
             raise IndexError(f"index {index} is out of range for a dataset of {len(self)} fields")
-        field = self.fields().flatten(0, 1)[self.numbers[index]]
-        return Example(self.modality.encode((field if seed is None else random_symmetry(field, seed))[None]))
+        fields = self.fields().flatten(0, 1)[[self.numbers[index] - back for back in (*self.back, 0)]]
+        changed = [each if seed is None else random_symmetry(each, seed) for each in fields]
+        *known, x0 = [self.modality.encode(each[None]) for each in changed]
+        return Example(x0, condition=torch.cat(known) if known else None)
 
     def label(self, index: int) -> int | None:
         """Return None: the fields have no classes."""
@@ -266,7 +300,7 @@ class Vorticity(Dataset):
     def fields(self) -> Tensor:
         """Return all simulated fields in 1/s, float32 `(trajectories, snapshots, y, x)`.
 
-        Successive snapshots of a trajectory are pairs of a state and a later one.
+        Successive snapshots of a trajectory are pairs of a state and a later one, which a `lead` makes of them.
         """
         with self._kept.lock:
             if self._kept.fields is None:
@@ -338,7 +372,7 @@ class Vorticity(Dataset):
     @property
     def fingerprint(self) -> str:
         """A hash of the settings of the simulation, the splits and the numbers of the fields."""
-        record = [self._key(), self.splits, list(self.numbers)]
+        record = [self._key(), self.splits, list(self.numbers), *([self.back] if self.back else [])]
         return hashlib.sha256(json.dumps(record).encode()).hexdigest()
 
 

@@ -231,7 +231,8 @@ def _axis_names(array: NamedArray, data: Settings) -> list[str]:
     names = [
         name for name in by_name if name != examples and name.lower() not in EXAMPLE_DIMENSIONS and sizes[name] != 1
     ]
-    if in_arrays and examples is not None and len(names) > 2 and names[0].lower() == "time":
+    numbered = len(names) > 2 or (len(names) > 1 and data.get("lead") is not None)
+    if in_arrays and examples is not None and numbered and names[0].lower() == "time":
         names = names[1:]
     if not 1 <= len(names) <= 3:
         raise UnusableFileError(

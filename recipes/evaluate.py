@@ -5,7 +5,8 @@ The steps, each with the file that implements it (in recipes/):
     open the run's data, and choose the metrics that can be computed      evaluation/sets.py, evaluation/metrics.py
     draw samples in all processes, with the dense conditions of held-out
     examples if the run has some, unless they exist already or
-    `samples_from` names others                                           sample.py
+    `samples_from` names others; for ensembles, several for each of some
+    held-out examples                                                     sample.py
     round the samples as if they had been saved to files                  evaluation/sets.py
     gather real examples of the same classes: a reference, and as many
     others as there are samples                                           evaluation/sets.py
@@ -22,6 +23,8 @@ Outputs, next to the samples:
     evaluate_classes.png      the classes that a classifier assigns to the samples
     evaluate_rings.png, evaluate_distribution.png, evaluate_increments.png, evaluate_coherence.png
                               for fields: power, values, structure functions and correlation of every variable
+    evaluate_ensemble.png, evaluate_ensemble_scores.png
+                              for runs with a dense condition: samples next to the truth; power and ranks
     evaluate_neighbours.png   the samples nearest to a training example, each followed by that example
 
 Errors, each reported in one message: a missing run, metrics requested by name that do not exist or cannot be computed
@@ -31,7 +34,9 @@ weight files that contain anything other than tensors.
 
 import json
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 from recipes.base.errors import RecipeError
@@ -43,9 +48,10 @@ from recipes.config.addresses import shareable
 from recipes.config.build import Builder
 from recipes.config.compose import Config
 from recipes.data.parts import NOTHING_HELD_OUT
+from recipes.evaluation.metric_table import METRICS
 from recipes.evaluation.metrics import choose_metrics, compute_metrics
 from recipes.evaluation.sets import as_files, check_enough, gather, load_samples, real_data
-from recipes.evaluation.task import EvaluateSettings, Task, remarks, scores, show
+from recipes.evaluation.task import EvaluateSettings, Result, Task, remarks, scores, show
 from recipes.runs.run import Run, dense_channels, versions
 from recipes.runs.settings import SampleSettings
 from recipes.runtime.device import Runtime
@@ -54,8 +60,10 @@ from recipes.sample import sample
 from recipes.sampling.held_out import HELD_OUT
 from recipes.sampling.sample_files import EVALUATION, TENSORS, samples_seen
 
-MODEL_SETTINGS = {"run_dir", "data", "checkpoint", "weights", "ema"}
-"""Settings of `sample` that identify the evaluated model; the record omits the other sampling settings."""
+RECORDED = {"run_dir", "data", "checkpoint", "weights", "ema", "members"}
+"""Settings of `sample` in the record: those that identify the evaluated model, and the size of ensembles."""
+ENSEMBLES = "ensembles"
+"""Folder of the samples for ensembles, in the folder `out` of the others."""
 
 
 def evaluate(config: Config) -> dict[str, Any]:
@@ -76,11 +84,9 @@ def evaluate(config: Config) -> dict[str, Any]:
         raise RecipeError(f"reference_split=test: {NOTHING_HELD_OUT}, or set reference_root to a folder of test data")
     check_enough(real)
 
-    sampling = {field.name: config[field.name] for field in fields(SampleSettings)}
-    if settings.condition is None and dense_channels(Run(settings.run_dir).noted_metadata) is not None:
-        sampling["condition"] = HELD_OUT
-    recorded = [field.name for field in fields(EvaluateSettings) if field.name not in sampling.keys() - MODEL_SETTINGS]
-    path = settings.samples_from or sample(sampling, reuse=True)  # in all processes
+    of_sampling = {field.name for field in fields(SampleSettings)}
+    recorded = [field.name for field in fields(EvaluateSettings) if field.name not in of_sampling - RECORDED]
+    path, members = draw(settings, config, metrics)  # in all processes
     leave()  # only the first process continues
     if not runtime.main:
         return {}
@@ -92,7 +98,7 @@ def evaluate(config: Config) -> dict[str, Any]:
     with Display("reading samples", len(x0)) as display:
         rounded = as_files(real.modality, x0, display.update)
     sets = gather(real, rounded, labels, settings.reference)
-    task = Task(settings, runtime, train, test, sets, path.parent)
+    task = Task(settings, runtime, train, test, sets, path.parent, members)
     results = compute_metrics(task, metrics, unavailable)
     report: dict[str, Any] = {
         "scores": scores(results) | {"count": sets.count, "reference_count": sets.reference_count},
@@ -108,13 +114,44 @@ def evaluate(config: Config) -> dict[str, Any]:
     }  # fmt: skip
     out = path.with_name(EVALUATION)
     write_text(out, json.dumps(report, indent=1, ensure_ascii=False))
-    against = f"{sets.reference_count:,} real examples, and real examples against {sets.count:,} others"
-    show(f"{sets.count:,} samples against {against}", results, remarks(task, results, unavailable))
+    show(title(task, results), results, remarks(task, results, unavailable))
     if seen is not None:
         print(f"the samples are from the checkpoint after {seen:,} samples seen")
     print(f"the results are also in {out}, with {', '.join(task.figures) or 'no figures'} next to it")
     stored: dict[str, Any] = as_stored(report)
     return stored
+
+
+def draw(settings: EvaluateSettings, config: Config, metrics: Sequence[str]) -> tuple[Path, Path | None]:
+    """Draw samples unless they exist; return their folder or file, and the folder of samples for ensembles or None.
+
+    If only ensembles are evaluated, there are no other samples.
+
+    Raises:
+        RecipeError: If samples cannot be drawn.
+    """
+    sampling = {field.name: config[field.name] for field in fields(SampleSettings)} | {"members": None}
+    metadata, members = Run(settings.run_dir).noted_metadata, None
+    if ensembles := [name for name in metrics if METRICS[name].ensembles]:
+        conditions = min(settings.conditions, metadata.get("held_out", settings.conditions))
+        same = {"condition": HELD_OUT, "members": settings.members, "count": conditions * (settings.members or 1)}
+        alone = len(ensembles) == len(metrics)
+        out = settings.out if settings.out is None or alone else settings.out / ENSEMBLES
+        members = sample(sampling | same | {"out": None if out is None else str(out)}, reuse=True)
+        if alone:
+            return members, members
+    if settings.condition is None and dense_channels(metadata) is not None:
+        sampling["condition"] = HELD_OUT
+    return settings.samples_from or sample(sampling, reuse=True), members
+
+
+def title(task: Task, results: Mapping[str, Result]) -> str:
+    """Return the title of the table of results."""
+    sets = task.sets
+    if results and all(METRICS[name].ensembles for name in results):
+        return "samples against the held-out examples whose conditions they were drawn with"
+    against = f"{sets.reference_count:,} real examples, and real examples against {sets.count:,} others"
+    return f"{sets.count:,} samples against {against}"
 
 
 main = command("evaluate", evaluate)

@@ -16,6 +16,7 @@ The steps, each with the file that implements it (in recipes/):
     spectrum from each sample's seed, and run the sampler back to x0      sampling/generate.py
     put the known values of media back                                    sampling/media.py
     or, with `overlap`, do so for one window after the other              sampling/windows.py
+    with rollout=K, take each sample as the condition of the next         sampling/rollout.py
     decode x0 and write one file per sample, all of them as one image,
     the tensors, and sample.json with settings and versions               sampling/sample_files.py
 
@@ -24,8 +25,8 @@ the seed and its number, so the first 10 samples of count=100 equal those of cou
 
 Errors, each reported in one message: a missing run or checkpoint, unknown labels, prompts for a run without text, a
 text encoder other than the run's, initial media or a dense condition that is missing, unreadable or not of the run,
-an unknown part that is not one of the media, guidance for a run
-without a condition or trained without condition dropout, a sampler that does not support the run's process, a size that
+an unknown part that is not one of the media, guidance for a run without a condition or trained without condition
+dropout, a rollout of samples that cannot be conditions, a sampler that does not support the run's process, a size that
 the modality does not have, a folder with other files or with symbolic links that point outside the run.
 """
 
@@ -34,6 +35,7 @@ from pathlib import Path
 
 import torch
 
+from multisagd.condition import Condition
 from multisagd.seeds import derive_many
 from recipes.base.progress import Display
 from recipes.base.untrusted import check_own
@@ -50,6 +52,7 @@ from recipes.sampling.condition import checked_labels, chosen_condition, chosen_
 from recipes.sampling.dense import check_requested, save_conditions
 from recipes.sampling.generate import chosen_modality, generate, sampling_request
 from recipes.sampling.media import MediaOptions, SamplingMedia, sampling_media
+from recipes.sampling.rollout import chosen_rollout
 from recipes.sampling.sample_files import FOLDER, GRID, already_drawn, check_free, default_folder, write_set
 from recipes.sampling.windows import Windows, WindowSampler
 
@@ -70,7 +73,7 @@ def sample(config: Config, reuse: bool = False) -> Path:
     # is imported.
     model = open_model(settings.run_dir, builder, settings.data, settings.checkpoint)
     assembly = model.assembly(builder)
-    windows = Windows.chosen(settings, assembly)
+    windows = Windows.chosen(settings, model, assembly)
     if windows is None:
         modality = chosen_modality(assembly, settings.sizes)
         media = sampling_media(MediaOptions.of(settings), model, assembly, modality)
@@ -78,6 +81,8 @@ def sample(config: Config, reuse: bool = False) -> Path:
         check_requested(model, settings.condition)
         modality, media = windows.whole, SamplingMedia(windows.count, windows.conditions())
     count, dense, joined = media.count, media.dense, None
+    rollout = chosen_rollout(settings, modality, dense)
+    saved = modality if rollout is None else rollout.modality
     prompts = chosen_prompts(settings, model.metadata.get("text") is not None, count)
     labels = checked_labels(model, count, settings.labels, prompts, settings.guidance, dense)
     weights = model.weights(settings.chosen_weights, assembly.check_weight_shapes)
@@ -92,24 +97,27 @@ def sample(config: Config, reuse: bool = False) -> Path:
     request = sampling_request(settings, denoiser, model.located, assembly, runtime)
     media.check(request)
     check_own(out, settings.run_dir)  # no symbolic link may point outside the run's folder
-    check_free(out, count, modality.suffixes[0], dense.names)
+    check_free(out, count, saved.suffixes[0], dense.names)
     seeds = derive_many(settings.seed, "sample", 0, range(count))
     known = dense.joined(condition.input)
-    with Display("sampling", count if windows is None else windows.total, quiet=not runtime.main) as display:
-        if windows is None:
-            x0 = media.finished(generate(
-                denoiser, request, modality.tensor_shape, seeds, known, runtime, display.update, media.start
-            ))  # fmt: skip
-        else:
+    total = count * (settings.rollout or 1) if windows is None else windows.total
+    with Display("sampling", total, quiet=not runtime.main) as display:
+        if windows is not None:
             parts = (denoiser, request, runtime, model.statistics, settings.keep_known, seeds, known)
             joined = WindowSampler(windows, *parts).draw(display.update)
             x0 = torch.stack([modality.encode(each) for each in joined])
+        elif rollout is not None and isinstance(known, Condition):
+            x0 = rollout.draw(denoiser, request, settings.seed, known, runtime, display.update)
+        else:
+            x0 = media.finished(generate(
+                denoiser, request, modality.tensor_shape, seeds, known, runtime, display.update, media.start
+            ))  # fmt: skip
         barrier()  # only the first process writes; the others may leave now
         if not runtime.main:
             return out
         record = {"samples_seen": weights.samples, "settings": shareable(config), "classes": assembly.classes,
                   "prompts": condition.prompts, "names": dense.names, "versions": versions()}  # fmt: skip
-        write_set(out, modality, x0, seeds, condition.labels, record, joined)
+        write_set(out, saved, x0, seeds, condition.labels, record, joined)
         save_conditions(out, dense)
         display.say(f"{count} samples are in {out / FOLDER}, and as one image in {out / GRID}")
     return out

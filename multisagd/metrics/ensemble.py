@@ -52,16 +52,34 @@ def spread_and_skill(members: Tensor, observed: Tensor, mask: Tensor | None = No
     Raises:
         ValueError: If there are fewer than two members, shapes do not match, or all points are masked.
     """
-    members, observed = _checked(members, observed)
-    variance, squared = members.var(0), (members.mean(0) - observed).square()
-    if mask is not None:
-        kept = mask.expand_as(observed)
-        variance, squared = variance[kept], squared[kept]
-    if not variance.numel():
+    sums = skill_sums(members, observed, mask).sum(0)
+    if not sums[0]:
         raise ValueError("there are no points to compare: all are masked")
-    spread, skill = float(variance.mean().sqrt()), float(squared.mean().sqrt())
-    count = len(members)
-    return SpreadSkill(spread, skill, ((count + 1) / count) ** 0.5 * spread / skill if skill else float("nan"))
+    return spread_skill(sums, len(members))
+
+
+def skill_sums(members: Tensor, observed: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Return sums over the points of every item, float64 `(batch, 3)`, from which `spread_skill` follows.
+
+    They are the number of points, and the sums of the variance of members and of the squared error of their mean, in
+    the squared unit of the data. Sums over items are the sums of all of them.
+
+    Raises:
+        ValueError: If there are fewer than two members, or shapes do not match.
+    """
+    members, observed = _checked(members, observed)
+    kept = torch.ones_like(observed) if mask is None else mask.expand_as(observed).to(observed.dtype)
+    terms = kept, members.var(0).where(kept > 0, 0.0), (members.mean(0) - observed).square().where(kept > 0, 0.0)
+    return torch.stack([each.reshape(len(observed), -1).sum(1) for each in terms], dim=1)
+
+
+def spread_skill(sums: Tensor, members: int) -> SpreadSkill:
+    """Return the spread, skill and ratio that follow from the sums `(3,)` of `skill_sums` for this number of members.
+
+    All are NaN if no point was summed.
+    """
+    spread, skill = (float(each) for each in (sums[1:] / sums[0]).sqrt())
+    return SpreadSkill(spread, skill, ((members + 1) / members) ** 0.5 * spread / skill if skill else float("nan"))
 
 
 def rank_histogram(members: Tensor, observed: Tensor, mask: Tensor | None = None) -> Tensor:

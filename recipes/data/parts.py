@@ -192,7 +192,7 @@ def check_kept(dataset: Dataset, written: str) -> None:
     if columns and is_first():
         log.warning("%s do not keep these columns of the manifest: %s", written, ", ".join(columns))
     if dataset.condition_modality is not None:
-        raise RecipeError(f"{written} do not keep the conditions of examples: remove data.condition_root")
+        raise RecipeError(f"{written} do not keep the conditions of examples: remove data.condition_root or data.lead")
     if dataset.weights is not None:
         raise RecipeError(f"{written} do not keep the proportions of a mixture: remove data.weights and data.repeats")
     if dataset.splits is not None:

@@ -16,13 +16,15 @@ class Metric:
 
     `compute`, in the form `module:function`, takes a `Task` and returns a `Result`. `unavailable_reason`, in the same
     form, takes the training data and the settings, and returns why the metric is unavailable or None; metrics that are
-    always available have "" instead. `library` is a module that only this metric needs, or "".
+    always available have "" instead. `library` is a module that only this metric needs, or "". A metric of `ensembles`
+    compares several samples for each of some held-out examples with that example, instead of sets with sets.
     """
 
     description: str
     compute: str
     unavailable_reason: str = ""
     library: str = ""
+    ensembles: bool = False
 
 
 METRICS = {
@@ -73,6 +75,10 @@ METRICS = {
     "likelihood": Metric(
         "bits per dimension of held-out data", "recipes.evaluation.likelihood:likelihood",
         "recipes.evaluation.likelihood:likelihood_unavailable",
+    ),
+    "ensemble": Metric(
+        "several samples for each of some dense conditions, compared with the truth",
+        "recipes.evaluation.ensemble:ensemble", "recipes.evaluation.ensemble:ensemble_unavailable", ensembles=True,
     ),
 }  # fmt: skip
 """The metrics for `metrics=[…]`, in the order of computation."""

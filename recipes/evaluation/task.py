@@ -69,6 +69,7 @@ class EvaluateSettings(SampleSettings):
     """All keys of `configs/evaluate.yaml`: the keys of `configs/sample.yaml`, and the evaluation settings."""
 
     samples: int
+    conditions: int
     samples_from: Path | None
     reference: int | None
     reference_split: Literal["train", "test"]
@@ -94,6 +95,16 @@ class EvaluateSettings(SampleSettings):
             )
         if self.reference is not None and self.reference < 4:
             raise ValueError(f"reference must be null, or at least 4 real examples, got {self.reference}")
+        if self.rollout is not None:
+            raise ValueError(
+                f"rollout={self.rollout}: evaluate compares single samples with examples: remove it, and compare the "
+                "files of `multisagd sample rollout=…` with what followed"
+            )
+        if min(self.conditions, self.members or 0) < 2:
+            raise ValueError(
+                f"ensembles need at least 2 conditions of 2 members, got conditions={self.conditions} and "
+                f"members={self.members}"
+            )
 
     @property
     def uses_test_data(self) -> bool:
@@ -140,7 +151,8 @@ def mean_and_std(values: Sequence[float]) -> tuple[float, float | None]:
 class Task:
     """The run being evaluated, and the sets of examples to compare.
 
-    Figures are written to `folder`, which contains the samples; `figures` lists their names.
+    Figures are written to `folder`, which contains the samples; `figures` lists their names. `members` is the folder of
+    the samples for metrics of ensembles, or None if there are none.
     """
 
     settings: EvaluateSettings
@@ -149,6 +161,7 @@ class Task:
     test: Dataset | None
     sets: Sets
     folder: Path
+    members: Path | None = None
     figures: list[str] = field(default_factory=list)
 
     @property
@@ -256,7 +269,9 @@ def remarks(task: Task, results: Mapping[str, Result], unavailable: Mapping[str,
         f"{sets.count:,} samples. Fractions in other classes are too large. KID and the errors of single bands have no "
         "bias. Compare only values for equal counts.",
     ]
-    if sets.count < sets.requested:
+    if all(METRICS[name].ensembles for name in results):
+        lines = []  # no sets are compared
+    elif sets.count < sets.requested:
         of = "" if sets.labels is None else " of their classes"
         lines.append(
             f"note: {sets.count:,} of {sets.requested:,} samples were compared: there are too few real examples{of}"

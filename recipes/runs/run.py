@@ -283,6 +283,8 @@ def check_metadata(metadata: Mapping[str, Any]) -> None:
         require(_is_list_of_strings([each["name"], each["unit"]]), "scalars")
         require(all(type(each[key]) is float and math.isfinite(each[key]) for key in ("mean", "std")), "scalars")
         require(each["std"] > 0, "scalars")
+    held_out = metadata.get("held_out", 0)
+    require(type(held_out) is int and held_out >= 0, "number of held-out examples")
     condition = metadata.get("condition")
     require(condition is None or (isinstance(condition, dict) and condition.keys() == {"channels", "modality"}), DENSE)
     if condition is not None:

@@ -336,9 +336,11 @@ class SampleSettings:
     unknown: str | Box | tuple[Box, ...] | None
     keep_known: bool
     overlap: float | None
+    members: int | None
+    rollout: int | None
 
     def __post_init__(self) -> None:
-        check_minimum(self, 1, "count", "steps", "batch")
+        check_minimum(self, 1, "count", "steps", "batch", "members", "rollout")
         check_media(self.initial, self.condition, self.strength, self.unknown)
         if self.overlap is not None and not 0 < self.overlap < 1:
             raise ValueError(f"overlap must be a fraction of a window, between 0 and 1, got {self.overlap:g}")
@@ -346,6 +348,10 @@ class SampleSettings:
             raise ValueError(
                 "overlap continues media, all of which are known: remove strength and unknown, or remove overlap"
             )
+        if self.overlap is not None and (self.members, self.rollout) != (None, None):
+            raise ValueError("overlap draws one sample for each file, in windows: remove members and rollout")
+        if self.rollout is not None and self.initial is not None:
+            raise ValueError("rollout starts from the states in condition: remove initial, or remove rollout")
         check_ends(self.ends, self.spacing)
         if self.ends is not None and self.steps_file is not None:
             raise ValueError(

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from modalities.base import Modality
 from modalities.derived_conditions import DerivedCondition, FirstFrames, Masked
+from modalities.forecasts import States
 from modalities.pairs import check_sizes, read_condition
 from modalities.reading import UnreadableFilesError
 from multisagd.seeds import derive
@@ -55,6 +56,9 @@ def check_requested(model: TrainedModel, condition: str | None) -> None:
 def condition_in_words(model: TrainedModel) -> str:
     """Return how a model's dense condition is made, as text."""
     target = model.config.get("condition", {}).get("_target_")
+    stated = (model.metadata.get("condition") or {}).get("modality") or {}
+    if str(stated.get("_target_")).endswith(f".{States.__name__}"):
+        return "the states before a forecast"
     return "files of its own" if target is None else f"{str(target).rsplit('.', 1)[-1]} of the data"
 
 

@@ -53,13 +53,14 @@ class MediaOptions:
     count: int | None = None
     seed: int = 0
     own_labels: bool = True
+    members: int | None = None
 
     @classmethod
     def of(cls, settings: SampleSettings) -> Self:
         """Return the options in the settings of a command."""
         return cls(
             settings.initial, settings.condition, settings.strength, settings.unknown, settings.keep_known,
-            settings.count, settings.seed, settings.labels == "all",
+            settings.count, settings.seed, settings.labels == "all", settings.members,
         )  # fmt: skip
 
 
@@ -89,8 +90,8 @@ class SamplingMedia:
 def sampling_media(options: MediaOptions, model: TrainedModel, assembly: Assembly, modality: Modality) -> SamplingMedia:
     """Return the media of samples.
 
-    Without `options.count`, there is one sample for each file, or else `COUNT`. More samples than media have the media
-    in turn.
+    Without `options.count`, there are `options.members` samples (by default one) for each file, or else `COUNT`
+    samples. More samples than media have the media in turn; with both, only the first `count / members` media are used.
 
     Raises:
         RecipeError: If media are requested that the model does not take, or lacks, or that cannot be read.
@@ -100,9 +101,11 @@ def sampling_media(options: MediaOptions, model: TrainedModel, assembly: Assembl
     _check(options, assembly)
     reader = _Reader(options, model, assembly, modality)
     files = {key: reader.files(key) for key in ("initial", "condition")}
-    naming = paired(files["initial"], files["condition"])
-    count = options.count or (COUNT if naming is None else len(naming.named))
-    sources = {key: reader.source(key, files[key], count) for key in files}
+    naming, each = paired(files["initial"], files["condition"]), options.members or 1
+    count = options.count or (max(1, COUNT // each) * each if naming is None else each * len(naming.named))
+    rows = count if options.members is None else count // each
+    naming = None if naming is None else naming.first(rows)
+    sources = {key: reader.source(key, files[key], rows) for key in files}
     start = reader.start(sources["initial"], count)
     dense = reader.dense(sources["condition"], count)
     labels = [each.labels for each in sources.values() if isinstance(each, HeldOut) and each.labels is not None]
@@ -122,6 +125,7 @@ def _check(options: MediaOptions, assembly: Assembly) -> None:
     """
     with as_recipe_error(ValueError):
         check_media(options.initial, options.condition, options.strength, options.unknown)
+    _check_members(options)
     if options.initial is None:
         return
     if assembly.corruption() is not None:
@@ -133,6 +137,24 @@ def _check(options: MediaOptions, assembly: Assembly) -> None:
         raise RecipeError(
             "unknown: the noise of this run is drawn on a larger grid (padding), so known values cannot guide it: "
             "train without padding, or with condition=masked"
+        )
+
+
+def _check_members(options: MediaOptions) -> None:
+    """Check that samples can be drawn in ensembles of `options.members`.
+
+    Raises:
+        RecipeError: If their count is another, or the members of an ensemble have nothing in common.
+    """
+    members = options.members
+    if members is None:
+        return
+    if (options.count or members) % members:
+        raise RecipeError(f"count={options.count} is not a whole multiple of members={members}: change one")
+    if options.initial is None and (options.condition is None or str(options.condition) == DROPPED):
+        raise RecipeError(
+            f"members={members}: without media, samples have nothing in common: set members=null, add initial=FOLDER, "
+            f"or condition=FOLDER or {HELD_OUT} for a run that was trained with a dense condition"
         )
 
 

@@ -24,12 +24,13 @@ from multisagd.inpainting import put_back
 from multisagd.seeds import derive
 from recipes.base.errors import RecipeError, as_recipe_error
 from recipes.runs.assembly import Assembly
+from recipes.runs.model import TrainedModel
 from recipes.runs.settings import SampleSettings
 from recipes.runtime.device import Runtime
 from recipes.sampling.condition import DenseConditions
 from recipes.sampling.dense import DROPPED
 from recipes.sampling.generate import SamplingRequest, chosen_modality, generate
-from recipes.sampling.held_out import HELD_OUT
+from recipes.sampling.held_out import HELD_OUT, read_held_out
 from recipes.sampling.media_files import COUNT, named_files
 from recipes.sampling.start import Start
 
@@ -42,7 +43,8 @@ class Windows:
     """Samples of the modality `whole`, drawn in windows of the modality `window` that overlap by `overlap` samples.
 
     `firsts` are the media that the samples begin with, each (channels, time, ...), or None; `names` are the names of
-    the samples, or None. `native` says whether the network has learned to continue (condition=first_frames).
+    the samples, or None. `native` says whether the network has learned to continue (condition=first_frames). `labels`
+    are the classes of held-out examples, or None.
     """
 
     window: Audio | Video
@@ -52,9 +54,10 @@ class Windows:
     firsts: Sequence[Tensor] | None = None
     names: list[str] | None = None
     native: bool = False
+    labels: list[int] | None = None
 
     @classmethod
-    def chosen(cls, settings: SampleSettings, assembly: Assembly) -> Self | None:
+    def chosen(cls, settings: SampleSettings, model: TrainedModel, assembly: Assembly) -> Self | None:
         """Return the windows that a command asks for, or None if it does not.
 
         Raises:
@@ -77,7 +80,12 @@ class Windows:
         if given is None or given == DROPPED:
             return plan
         if given == HELD_OUT:
-            raise RecipeError(f"{key}={HELD_OUT} and overlap exclude each other: add {key}=FOLDER or a file")
+            held_out = read_held_out(model, assembly, window, plan.count, settings.seed, key)
+            own = held_out.labels if settings.labels == "all" else None
+            turn = [number % len(held_out.media.x0) for number in range(plan.count)]
+            media = [_of_example(each, window, overlap if native else None) for each in held_out.media.x0]
+            labels = None if own is None else [int(own[number]) for number in turn]
+            return replace(plan, firsts=[media[number] for number in turn], labels=labels)
         files = named_files(Path(given), whole.suffixes, key)
         count = settings.count or len(files.named)
         media = [_beginning(path, whole, key, overlap if native else None) for path in files.first(count).paths]
@@ -87,9 +95,9 @@ class Windows:
     def conditions(self) -> DenseConditions:
         """Return the names of the samples, and the dense conditions of their first windows, if there are any."""
         if self.firsts is None or not self.native:
-            return DenseConditions(names=self.names)
+            return DenseConditions(names=self.names, labels=self.labels)
         x0, known = beginning(torch.stack(list(self.firsts)), self.window)
-        return DenseConditions(x0.masked_fill(~known, torch.nan), self.window, self.names)
+        return DenseConditions(x0.masked_fill(~known, torch.nan), self.window, self.names, self.labels)
 
     @property
     def lengths(self) -> list[int]:
@@ -166,6 +174,12 @@ class WindowSampler:
             x0 = put_back(x0, given, known)
         with as_recipe_error(ValueError):
             return torch.stack([modality.decode(each) for each in x0])
+
+
+def _of_example(x0: Tensor, window: Audio | Video, length: int | None) -> Tensor:
+    """Return the first `length` samples (None: all) of an encoded example (channels, *grid) as a medium."""
+    medium: Tensor = window.decode(x0)
+    return medium if length is None else medium[:, :length]
 
 
 def beginning(media: Tensor, window: Audio | Video) -> tuple[Tensor, Tensor]:

@@ -36,6 +36,7 @@ from recipes.runs.assembly import Assembly, process_notes
 from recipes.runs.metrics import inner, number
 from recipes.runs.model import TrainedModel, TrainedWeights, write_model
 from recipes.runs.settings import Which, Width, chosen_weights
+from recipes.sampling.dense import condition_in_words
 from recipes.sampling.sample_files import EVALUATION
 
 CARD, SPECTRUM, SAMPLES = "README.md", "spectrum.png", "samples.png"
@@ -158,6 +159,7 @@ def text_of_the_card(
         size=" × ".join(str(axis.size) for axis in grid.axes),
         text=model.metadata.get("text"),
         dense=described(model.config.get("condition") or {}),
+        given=condition_in_words(model),
         examples=inner(model.metadata, "data").get("examples", "unknown number of"),
         corrupted=subject.assembly.corruption() is not None,
         noise=in_words(process),

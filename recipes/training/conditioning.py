@@ -181,8 +181,8 @@ def dense_condition(
         return None if given is None else given.channels, None
     if given is not None:
         raise RecipeError(
-            "the examples have conditions of their own (data.condition_root), and condition=… derives others from "
-            "them: remove one of the two"
+            "the examples have conditions of their own (data.condition_root or data.lead), and condition=… derives "
+            "others from them: remove one of the two"
         )
     if settings.corruption.get("_target_") is not None:
         raise RecipeError(

@@ -13,6 +13,7 @@ from torch import nn
 
 from modalities.base import Dataset, Modality
 from modalities.buckets import bucketed
+from modalities.forecasts import States
 from modalities.wrapped import Restored
 from multisagd import Corruption, DataStatistics, Denoiser, GaussianRestoration, Process, SpectralTimes
 from multisagd.analysis.design import wanted_ends
@@ -257,6 +258,8 @@ def introduction(job: Job, data: TrainingData, model: TrainingModel) -> Iterator
         condition = f" with captions, encoded by {data.condition.encoder.name}"
     if data.condition.dense is not None:
         condition += f", each with a dense condition of {channels_in_words(data.condition.dense)}"
+        known = training.condition_modality
+        condition += f": {known}" if isinstance(known, States) else ""
     yield (
         f"{again}{len(training):,} examples{condition} ({data.parts}, statistics of {data.statistics.count:,}), "
         f"{model.parameters:,} parameters, on {job.runtime.describe()}"

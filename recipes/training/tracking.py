@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from modalities.forecasts import States
 from multisagd.libraries import importing
 from recipes.base.commands import setting
 from recipes.base.errors import RecipeError
@@ -57,7 +58,9 @@ def write_record(job: Job, data: TrainingData, model: TrainingModel, checkpoints
         replace_file(run_dir / RESTORATION, data.restoration.save)
     if data.corruption is not None and not begun:
         replace_file(run_dir / CORRUPTION, data.corruption.save)
-    metadata = data.condition.metadata(data.captions, modality_of_conditions(job.settings.data))
+    given = data.training.condition_modality
+    known = given.described(job.settings.modality) if isinstance(given, States) else None
+    metadata = data.condition.metadata(data.captions, known or modality_of_conditions(job.settings.data))
     metadata |= {"parameters": model.parameters, "data": data_metadata(data.dataset)}
     if data.parts.separate is not None:
         metadata["validation"] = data_metadata(data.parts.separate)

@@ -97,8 +97,8 @@ SMALL = {
     ],
     "sample": ["count=4", "batch=4", *ONE_CORE],
     "evaluate": [
-        "samples=40", "steps=1", "splits=2", "bootstrap=2", "bands=2", "directions=8", "neighbours.items=20",
-        "neighbours.examples=200", *CLASSIFIER, *ONE_CORE,
+        "samples=40", "conditions=2", "members=2", "steps=1", "splits=2", "bootstrap=2", "bands=2", "directions=8",
+        "neighbours.items=20", "neighbours.examples=200", *CLASSIFIER, *ONE_CORE,
     ],
     "inspect": ["training.statistics=8", "count=2", *ONE_CORE],
     "analyze": ["training.statistics=64", *ONE_CORE],
@@ -106,6 +106,10 @@ SMALL = {
     "encode": ["passes=1", *ONE_CORE],
 }  # fmt: skip
 """By command; the others are quick without."""
+TURBULENCE = [
+    "data.trajectories=20", "data.snapshots=10", "data.interval=0.05", "data.spin_up=0.05", "data.test=0.5",
+    "data.cache=fields",
+]  # fmt: skip
 MEDIA = {
     "experiment=audio_notes": ["modality.seconds=0.064"],
     "experiment=audio_clips": ["modality.seconds=0.3"],
@@ -117,15 +121,13 @@ MEDIA = {
     "experiment=video_moving_digits": ["modality.size=16"],
     "experiment=video_clips_cached": ["modality.modality.size=8", "modality.modality.frames=5"],
     "experiment=image_folder": ["modality.size=16"],
-    "data=vorticity": [
-        "data.trajectories=20",
-        "data.snapshots=10",
-        "data.interval=0.05",
-        "data.spin_up=0.05",
-        "data.test=0.5",
-        "data.cache=fields",
+    "experiment=video_predict": ["modality.size=16", "modality.frames=6"],
+    "data=vorticity_forecast": [
+        "data.trajectories=10", "data.snapshots=6", "data.interval=0.05", "data.spin_up=0.05", "data.cache=fields",
     ],
-}
+    "data=vorticity": TURBULENCE,
+    "experiment=field_superresolve": TURBULENCE,
+}  # fmt: skip
 """By option: smaller data, the same in all commands of a page."""
 EVERY = ("log", "validation", "samples", "checkpoint")
 TEN_CLASSES = ["training.samples=64", "training.batch=32", *(f"every.{each}=64" for each in EVERY)]
@@ -142,6 +144,8 @@ def quick(command: str, words: Sequence[str]) -> list[str]:
             small += TEN_CLASSES
         if not {"network=diffusers", "experiment=adopted"} & set(words):
             small += TRANSFORMER if "network=transformer" in words else UNET
+    if command == "sample" and any(word.startswith("members=") for word in words):
+        small.append("members=2")
     if command == "sample" and not any(word.startswith("steps_file=") for word in words):
         small.append("steps=2")
     return small
