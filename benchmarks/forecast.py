@@ -41,7 +41,7 @@ from recipes.runs.run import versions
 from recipes.runs.settings import SampleSettings, TrainSettings
 from recipes.runtime.device import EngineSettings, Runtime
 from recipes.sampling.generate import sampling_request
-from recipes.sampling.rollout import StateRollout
+from recipes.sampling.rollout import Rollout
 
 EXPERIMENT = "forecasts"
 DOCS = Path(__file__).parents[1] / "docs"
@@ -102,7 +102,7 @@ def forecasts(folder: Path, now: Tensor, members: int, steps: int, threads: int)
     assert isinstance(known, States)
     denoiser = trained_denoiser(assembly, model.weights("ema", assembly.check_weight_shapes), runtime)
     request = sampling_request(settings, denoiser, model.located, assembly, runtime)
-    rollout = StateRollout(steps, known.forecast(steps), known.modality.tensor_shape)
+    rollout = Rollout(steps, known.forecast(steps), known.modality.tensor_shape)
     condition = torch.stack([known.encode(each[None, None]) for each in now]).repeat(members, 1, 1, 1)
     x0 = rollout.draw(denoiser, request, 0, Condition(dense=condition), runtime, lambda _: None)
     drawn = torch.stack([rollout.modality.decode(each)[:, 0] for each in x0])

@@ -81,7 +81,7 @@ class Windows:
             return plan
         if given == HELD_OUT:
             held_out = read_held_out(model, assembly, window, plan.count, settings.seed, key)
-            own = held_out.labels if settings.labels == "all" else None
+            own = held_out.labels if settings.labels == "all" and assembly.classes is not None else None
             turn = [number % len(held_out.media.x0) for number in range(plan.count)]
             media = [_of_example(each, window, overlap if native else None) for each in held_out.media.x0]
             labels = None if own is None else [int(own[number]) for number in turn]

@@ -188,7 +188,8 @@ def test_held_out_clips_are_continued_in_windows(tmp_path: Path) -> None:
     out, x0 = drawn(tmp_path / "run", *longer)
     assert x0.shape == (2, 1, 11, 8, 8)
     _, single = drawn(tmp_path / "run", "condition=held_out", "count=2")
-    torch.testing.assert_close(x0[:, :, :3], single[:, :, :3], rtol=0, atol=0.01)  # the rest fades into the next window
+    # Known frames are rounded to those of files, and the last ones fade into the next window.
+    torch.testing.assert_close(x0[:, :, :3], single[:, :, :3], rtol=0, atol=0.15)
     assert len(list((out / "samples").glob("*.mp4"))) == 2
 
 
