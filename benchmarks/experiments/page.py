@@ -124,11 +124,11 @@ def summary(measured: list[Results], reasons: list[str]) -> list[str]:
     said = ["**No verdicts yet**: " + "; ".join(reasons) + "."] if reasons else ["All controls passed."]
     for results in measured:
         name = f"[{results.experiment.title}](#{anchor(results.experiment.title)})"
-        for tested in results.tested:
-            if (tested.arm, tested.other) in results.experiment.headline:
-                answered = tested.paired.enough and not isnan(tested.paired.p)
-                answer = sentence(results, tested, not reasons) if answered else "not measured yet."
-                said.append(f"{name}: {answer}")
+        named = [each for each in results.tested if (each.arm, each.other) in results.experiment.headline]
+        answered = [each for each in named if each.paired.enough and not isnan(each.paired.p)]
+        said += [f"{name}: {sentence(results, each, not reasons)}" for each in answered]
+        if missing := [f"`{each.arm}` against `{each.other}`" for each in named if each not in answered]:
+            said.append(f"{name}: not measured yet{'' if not answered else ': ' + ', '.join(missing)}.")
     return said
 
 
