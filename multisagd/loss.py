@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -98,40 +98,42 @@ class LogNormalTimes:
 
 
 @dataclass(frozen=True)
-class SpectralTimes:
-    """Draw log-SNRs over the range that the spectra of data and noise need, so that every frequency is learned.
+class OctaveTimes:
+    """Draw log-SNRs at which a random frequency of the data emerges from the noise, every octave equally often.
 
-    The log-SNR is normally distributed about the middle of `ends`, which are `deviations` standard deviations away from
-    it. If the ends are None, `over` gives them; training takes those of `wanted_ends` for its data.
+    `log_snrs` are those at which equally likely frequencies have as much power as the noise (`octave_log_snrs`); one of
+    them is drawn, with a logistic deviation of this `scale`. So each octave of the data has the same number of training
+    examples, however quiet it is. If `log_snrs` is None, `of` gives them; training takes those of its data.
 
     Raises:
-        ValueError: If the ends do not increase, or `deviations` is not positive.
+        ValueError: If there are no log-SNRs, or the scale is not positive.
     """
 
-    ends: tuple[float, float] | None = None
-    deviations: float = 2.0
+    log_snrs: tuple[float, ...] | None = None
+    scale: float = 1.5
 
     def __post_init__(self) -> None:
-        if self.ends is not None and not self.ends[0] < self.ends[1]:
-            raise ValueError(f"ends must increase, got {self.ends}")
-        if not self.deviations > 0:
-            raise ValueError(f"deviations must be positive, got {self.deviations}")
+        if self.log_snrs is not None and not self.log_snrs:
+            raise ValueError("log_snrs must have at least one number; None stands for those of the data")
+        if not self.scale > 0:
+            raise ValueError(f"scale must be positive, got {self.scale}")
 
-    def over(self, ends: tuple[float, float]) -> SpectralTimes:
-        """Return these times for a range of log-SNRs, unless they have one of their own."""
-        return self if self.ends is not None else replace(self, ends=ends)
+    def of(self, log_snrs: Sequence[float]) -> OctaveTimes:
+        """Return these times for the log-SNRs of some data, unless they have some already."""
+        return self if self.log_snrs is not None else replace(self, log_snrs=tuple(log_snrs))
 
     def __call__(self, uniform: Tensor, schedule: Schedule) -> Tensor:
         """Map uniform numbers to times, in the same shape, within the schedule's range.
 
         Raises:
-            ValueError: If there are no ends.
+            ValueError: If there are no log-SNRs.
         """
-        if self.ends is None:
-            raise ValueError("these times need the range of log-SNRs of the data: pass ends, or call over(ends)")
-        low, high = self.ends
-        deviation = (high - low) / (2 * self.deviations)
-        return schedule.time((low + high) / 2 - deviation * torch.special.ndtri(uniform))
+        if self.log_snrs is None:
+            raise ValueError("these times need the log-SNRs of the data: pass log_snrs, or call of(...)")
+        centres = uniform.new_tensor(self.log_snrs)
+        place = uniform * len(centres)
+        drawn = place.long().clamp(0, len(centres) - 1)
+        return schedule.time(centres[drawn] + self.scale * torch.logit(place - drawn, eps=1e-9))
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from modalities.base import Dataset, Modality
 from modalities.buckets import bucketed
 from modalities.forecasts import States
 from modalities.wrapped import Restored
-from multisagd import Corruption, DataStatistics, Denoiser, GaussianRestoration, Process, SpectralTimes
-from multisagd.analysis.design import wanted_ends
+from multisagd import Corruption, DataStatistics, Denoiser, GaussianRestoration, OctaveTimes, Process
+from multisagd.analysis.octaves import octave_log_snrs
 from multisagd.condition import AnyCondition
 from multisagd.ema import PowerEMA
 from multisagd.networks.cost import training_flops
@@ -227,17 +227,17 @@ def prepare_model(job: Job, data: TrainingData, state: State | None) -> Training
 
 
 def with_times(settings: TrainSettings, statistics: DataStatistics, process: Process) -> TrainSettings:
-    """Return settings whose training times know the range of log-SNRs of the data, if they need it.
+    """Return settings whose training times know the log-SNRs of the data, if they need them.
 
     Raises:
-        RecipeError: If the data or the noise have no such range.
+        RecipeError: If the data or the noise have no such log-SNRs.
     """
     times = settings.loss.times
-    if not isinstance(times, SpectralTimes) or times.ends is not None:
+    if not isinstance(times, OctaveTimes) or times.log_snrs is not None:
         return settings
     with as_recipe_error(ValueError, "loss.times: "):
-        ends = wanted_ends(statistics, process)
-    return replace(settings, loss=replace(settings.loss, times=times.over(ends)))
+        times = times.of(octave_log_snrs(statistics, process))
+    return replace(settings, loss=replace(settings.loss, times=times))
 
 
 def mean_flops(network: nn.Module, buckets: Sequence[Dataset]) -> int | None:

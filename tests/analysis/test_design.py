@@ -21,6 +21,8 @@ from multisagd.analysis.design import (
     spectral_ends,
 )
 from multisagd.analysis.joint import FLOOR, design_joint
+from multisagd.analysis.octaves import octave_log_snrs
+from multisagd.analysis.profiles import radial_profile
 from multisagd.analysis.recommend import CAUTION, Limits, recommend
 from multisagd.analysis.transfer import error_budget, transfer_function
 from tests.helpers import dense
@@ -318,6 +320,26 @@ def test_spectral_ends_reach_the_quietest_frequency_but_not_rounding_errors(grid
     power[power < 1e-5 * power.max()] = 1e-16 * power.max()
     empty = ms.DataStatistics(statistics.mean, power, grid, 100)
     assert spectral_ends(empty, process, 0.05)[1] == pytest.approx(-math.log(0.05e-6 * float(power.max())))
+
+
+@pytest.mark.parametrize("grid", [ms.Grid.of(time=128), ms.Grid.of(y=64, x=63), ms.Grid.of(t=15, y=16, x=16)])
+def test_octave_log_snrs_are_where_noise_has_the_power_of_the_data(grid: ms.Grid) -> None:
+    """Even in log-SNR for a power law, zero for noise like the data, and no further than rounding errors."""
+    radius = grid.radius().double()
+    power = torch.where(radius > 0, radius.clamp(min=1e-9) ** -3.0, 0.0)[None]
+    statistics = ms.DataStatistics(torch.zeros(1, *grid.shape).double(), power, grid, 100)
+    found = torch.tensor(octave_log_snrs(statistics, process_of(statistics), 9))
+    low, high = radius[radius > 0].min(), radius.max()
+    expected = torch.linspace(3 * float(low.log()), 3 * float(high.log()), 9)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1)  # rings have a width
+    alike = octave_log_snrs(statistics, process_of(statistics, statistics.spectrum()), 9)
+    scale = float(grid.mean(power))
+    torch.testing.assert_close(torch.tensor(alike), torch.full((9,), -math.log(scale)), rtol=0, atol=1e-6)
+    empty = ms.DataStatistics(statistics.mean, torch.where(radius > high / 2, 1e-16, 1.0)[None] * power, grid, 100)
+    strongest = float(radial_profile(power[0], grid).power[1:].max())
+    assert octave_log_snrs(empty, process_of(statistics))[-1] == pytest.approx(6 * math.log(10) - math.log(strongest))
+    with pytest.raises(ValueError, match="no power where there is noise"):
+        octave_log_snrs(ms.DataStatistics(statistics.mean, 0 * power, grid, 100), process_of(statistics))
 
 
 def test_trajectory_regular_finds_the_least_sum_of_errors() -> None:

@@ -102,23 +102,24 @@ def test_training_times_have_their_distributions(schedule):
     log_snr = np.sort(schedule.log_snr(ms.LaplaceLogSnrTimes(0.5, 0.6)(uniform, schedule)).numpy())
     laplace = np.sort(scipy.stats.laplace.ppf(uniform.numpy(), 0.5, 0.6))
     np.testing.assert_allclose(log_snr, laplace, rtol=1e-6, atol=1e-6)
-    spectral = ms.SpectralTimes(deviations=2.5).over((-4.0, 6.0))
-    log_snr = np.sort(schedule.log_snr(spectral(uniform, schedule)).numpy())
-    np.testing.assert_allclose(log_snr, np.sort(scipy.stats.norm.ppf(uniform.numpy(), 1, 2)), rtol=1e-6, atol=1e-6)
-    assert spectral.over((0.0, 1.0)) == spectral, "their own ends are kept"
+    octaves = ms.OctaveTimes(scale=0.5).of((1.0, 3.0, 8.0))
+    log_snr = np.sort(schedule.log_snr(octaves(uniform, schedule)).numpy())
+    mixture = np.mean([scipy.stats.logistic.cdf(log_snr, centre, 0.5) for centre in (1, 3, 8)], 0)
+    np.testing.assert_allclose(mixture, uniform.numpy(), atol=1e-3)
+    assert octaves.of((0.0, 1.0)) == octaves, "their own log-SNRs are kept"
     extreme = torch.tensor([1e-12, 0.5, 1 - 1e-12], dtype=torch.float64)
-    for distribution in (ms.LogitNormalTimes(), ms.LogNormalTimes(), ms.LaplaceLogSnrTimes(), spectral):
+    for distribution in (ms.LogitNormalTimes(), ms.LogNormalTimes(), ms.LaplaceLogSnrTimes(), octaves):
         t = distribution(extreme, schedule)
         assert ((t >= 0) & (t <= 1)).all(), distribution
         assert schedule.log_snr(t).isfinite().all(), distribution
 
 
-def test_spectral_times_need_a_range():
+def test_octave_times_need_log_snrs():
     schedule, uniform = ms.CosineSchedule(), torch.rand(3)
     assert_refused(
-        ("pass ends, or call over", lambda: ms.SpectralTimes()(uniform, schedule)),
-        ("ends must increase", lambda: ms.SpectralTimes((2.0, 2.0))),
-        ("deviations must be positive", lambda: ms.SpectralTimes(deviations=0)),
+        ("pass log_snrs, or call of", lambda: ms.OctaveTimes()(uniform, schedule)),
+        ("at least one number", lambda: ms.OctaveTimes(())),
+        ("scale must be positive", lambda: ms.OctaveTimes(scale=0)),
     )
 
 

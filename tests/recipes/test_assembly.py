@@ -15,6 +15,7 @@ from modalities.base import Dataset, Modality
 from modalities.image import Image
 from modalities.image_sets import Digits
 from modalities.representation import LogMel, Stft
+from multisagd.analysis.octaves import octave_log_snrs
 from multisagd.data_spectra import DataPower
 from multisagd.ema import PowerEMA
 from multisagd.samplers import Sampler
@@ -23,6 +24,7 @@ from recipes.base.errors import RecipeError
 from recipes.config import compose as configuration
 from recipes.config.build import Builder
 from recipes.config.groups import groups
+from recipes.config.resolve import resolved
 from recipes.data.dataset import measure
 from recipes.runs.assembly import Assembly, axis_notes, check_refinement, process_notes
 from recipes.runs.schedules import build_schedule, spectral_range
@@ -31,6 +33,7 @@ from recipes.runtime.device import Runtime
 from recipes.sampling.generate import SamplingRequest, generate, step_times
 from recipes.train import train
 from recipes.training.learner import Learner
+from recipes.training.setup import with_times
 from tests.helpers.every_modality import AXES, MODALITIES, NETWORKS, save_clips
 
 # A hum below Nyquist of the time axis, and a width that its clips can resolve.
@@ -328,3 +331,21 @@ def test_schedules_reach_as_far_as_the_data_need_and_never_less_than_20(size: tu
         assert given.log_snr_range == (-9, 9)
     empty = ms.DataStatistics(torch.zeros(1, *size).double(), 0 * power, grid, 9)
     assert spectral_range(empty, white) == (-20, 20)
+
+
+def test_octave_times_learn_the_log_snrs_of_the_data() -> None:
+    words = ["experiment=field_generate", "denoiser=spectral", "loss=octaves", "run_dir=none"]
+    config = resolved(configuration.load("train", words))
+    settings = Builder().settings(TrainSettings, config, "")
+    grid = ms.Grid.of(y=16, x=16)
+    power = 10 ** (-9.0 * grid.radius().double() / float(grid.radius().max()))[None]
+    statistics = ms.DataStatistics(torch.zeros(1, 16, 16).double(), power, grid, 9)
+    process = ms.Process(ms.CosineSchedule(), ms.SpectralCovariance(ms.Flat(), grid))
+    times = with_times(settings, statistics, process).loss.times
+    assert isinstance(times, ms.OctaveTimes)
+    assert times.log_snrs == octave_log_snrs(statistics, process)
+    own = replace(settings, loss=replace(settings.loss, times=ms.OctaveTimes((1.0,))))
+    assert with_times(own, statistics, process) is own
+    empty = ms.DataStatistics(statistics.mean, 0 * power, grid, 9)
+    with pytest.raises(RecipeError, match=r"loss\.times: the data have no power"):
+        with_times(settings, empty, process)
