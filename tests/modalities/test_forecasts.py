@@ -13,7 +13,7 @@ from modalities.field import Field, Series
 from modalities.field_layout import FieldAxis
 from modalities.field_saving import WRITERS
 from modalities.field_sets import Vorticity, random_symmetry
-from modalities.forecasts import States
+from modalities.forecasts import States, divided
 from modalities.image import Image
 from modalities.navier_stokes import resampled
 from modalities.reading import UnreadableFilesError
@@ -103,6 +103,13 @@ def test_forecasts_stay_within_sequences_of_which_whole_ones_are_held_out(tmp_pa
     assert len(dataset) == count * (length - 1)
     numbers = {split: {state // length for state in states} for split, states in states_by_split(dataset).items()}
     assert numbers == {"train": {*range(8)}, "validation": {8}, "test": {9}}
+
+
+def test_divided_leaves_sequences_to_train_on():
+    """Two of three halves are two, so that whole sequences would all be held out: their last blocks are instead."""
+    parts = divided([range(0, 20), range(20, 40), range(40, 60)], 1, 0.5, 0.3)
+    assert [(part.start, part.stop) for part, split in parts if split == "train"] == [(0, 4), (20, 24), (40, 44)]
+    assert {split for _, split in divided([range(0, 20), range(20, 40)], 1, 0.45, 0)} == {"train", "validation"}
 
 
 def test_forecasts_within_splits_that_the_file_states(tmp_path, caplog):
@@ -201,7 +208,9 @@ def test_forecasts_refuse_what_is_not_evenly_spaced_in_time(tmp_path):
         ("without an axis or variable named time", lambda: States(Field((FieldAxis("time", 4),), (Variable("x"),)))),
         ("1 states, but 2 known ones", lambda: known.load(tmp_path / "gap" / "0.nc")),
         ("not a whole multiple: resample", lambda: known.load(written("four.nc", 0, 4))),
+        ("times are in month, but .* are 6 hour apart", lambda: known.load(written("late.nc", 0, 6, unit="month"))),
         ("expected 1 to 64 known states", lambda: States(DENSITY, first=-64)),
+        ("expected 1 to 64 known states", lambda: States(DENSITY, count=10**9)),
         ("has 3 sequences of states", lambda: known.load(written_runs(tmp_path / "runs.npz"))),
         ("states are written as nc, npz, npy", lambda: known.save(torch.ones(2, 1, 4, 4), tmp_path / "a.csv")),
     )
