@@ -176,8 +176,13 @@ def test_run_with_masked_condition_fills_in_the_given_part_and_keeps_the_rest(ph
     assert not torch.allclose(free[..., ~hidden], filled[..., ~hidden], atol=1e-2)
     _, random = drawn(tmp_path / "run", f"condition={photos}")
     assert 0.2 < (random == media).float().mean() < 0.95
-    rows = Pipeline.from_pretrained(tmp_path / "run")(3, 4, condition=media, unknown=hidden).samples
+    pipeline = Pipeline.from_pretrained(tmp_path / "run")
+    rows = pipeline(3, 4, condition=media, unknown=hidden).samples
     torch.testing.assert_close(rows, filled, rtol=0, atol=1e-5)
+    # Coarser conditions cannot be put back into samples, which is said before any is drawn.
+    with pytest.raises(RecipeError, match="or set keep_known=false"):
+        pipeline(3, 4, condition=media[..., ::2, ::2])
+    assert pipeline(3, 4, condition=media[..., ::2, ::2], keep_known=False).samples.shape == media.shape
 
 
 def test_fields_keep_known_values_in_their_units_and_lack_none_any_more(tmp_path):
