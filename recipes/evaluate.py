@@ -62,8 +62,8 @@ from recipes.sampling.sample_files import EVALUATION, TENSORS, samples_seen
 
 RECORDED = {"run_dir", "data", "checkpoint", "weights", "ema", "members"}
 """Settings of `sample` in the record: those that identify the evaluated model, and the size of ensembles."""
-ENSEMBLES = "ensembles"
-"""Folder of the samples for ensembles, in the folder `out` of the others."""
+ENSEMBLES = "_ensembles"
+"""What the name of the folder of samples for ensembles has after that of the folder `out` of the others."""
 
 
 def evaluate(config: Config) -> dict[str, Any]:
@@ -131,21 +131,19 @@ def draw(settings: EvaluateSettings, config: Config, metrics: Sequence[str]) -> 
         RecipeError: If samples cannot be drawn.
     """
     sampling = {field.name: config[field.name] for field in fields(SampleSettings)} | {"members": None}
-    metadata = Run(settings.run_dir).noted_metadata
-    ensembles = [name for name in metrics if METRICS[name].ensembles]
-    alone, path = bool(metrics) and len(ensembles) == len(metrics), settings.samples_from
-    # Before those for ensembles, whose folder is in this one: samples are written to an empty folder only.
-    if path is None and not alone:
-        dense = settings.condition is None and dense_channels(metadata) is not None
-        path = sample(sampling | ({"condition": HELD_OUT} if dense else {}), reuse=True)
-    if not ensembles:
-        assert path is not None
-        return path, None
-    conditions = min(settings.conditions, metadata.get("held_out", settings.conditions))
-    same = {"condition": HELD_OUT, "members": settings.members, "count": conditions * (settings.members or 1)}
-    out = settings.out if settings.out is None or alone else settings.out / ENSEMBLES
-    members = sample(sampling | same | {"out": None if out is None else str(out)}, reuse=True)
-    return path or members, members
+    metadata, members = Run(settings.run_dir).noted_metadata, None
+    if ensembles := [name for name in metrics if METRICS[name].ensembles]:
+        conditions = min(settings.conditions, metadata.get("held_out", settings.conditions))
+        same = {"condition": HELD_OUT, "members": settings.members, "count": conditions * (settings.members or 1)}
+        alone = len(ensembles) == len(metrics)
+        # Not in the folder of the others, which must be empty before they are written.
+        out = settings.out if settings.out is None or alone else settings.out.parent / f"{settings.out.name}{ENSEMBLES}"
+        members = sample(sampling | same | {"out": None if out is None else str(out)}, reuse=True)
+        if alone:
+            return members, members
+    if settings.condition is None and dense_channels(metadata) is not None:
+        sampling["condition"] = HELD_OUT
+    return settings.samples_from or sample(sampling, reuse=True), members
 
 
 def title(task: Task, results: Mapping[str, Result]) -> str:

@@ -192,7 +192,7 @@ def test_evaluate_judges_sets_and_ensembles_together(refined: Path, tmp_path: Pa
     words = "metrics=[sliced,ensemble]", "samples=8", "conditions=100", "members=2", f"out={tmp_path / 'both'}"
     report = evaluated(refined, *words)
     assert Path(report["samples"]).parent == tmp_path / "both"
-    assert (tmp_path / "both" / "ensembles" / "samples.safetensors").is_file()
+    assert (tmp_path / "both_ensembles" / "samples.safetensors").is_file()
     assert list(report["results"]) == ["sliced", "ensemble"]
     assert report["counts"]["asked"] == 8
     result = report["results"]["ensemble"]
