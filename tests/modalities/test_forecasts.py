@@ -174,10 +174,13 @@ def test_forecasts_refuse_what_is_not_evenly_spaced_in_time(tmp_path):
         return Arrays(DENSITY, root, **{"lead": 1, "validation": 0, "test": 0, **settings})
 
     forward = written("forward.nc", 0, 6)
-    for folder, starts in (("gap", (0, 1, 3)), ("names", (1, 0, 2))):
+    for folder, starts in (("gap", (0, 1, 3)), ("names", (1, 0, 2)), ("dates", (0, 0, 0)), ("units", (0, 1)),
+                           ("some", (0, 2))):  # fmt: skip
         (tmp_path / folder).mkdir()
         for number, start in enumerate(starts):
             written(f"{folder}/{number}.nc", start, 1, count=1)
+    written("units/2.nc", 2, 1, count=1, unit="day")
+    np.savez(tmp_path / "some" / "2.npz", density=np.ones((4, 4)))
     (tmp_path / "steps").mkdir()
     written("steps/1.nc", 0, 1)
     written("steps/2.nc", 0, 3)
@@ -196,6 +199,9 @@ def test_forecasts_refuse_what_is_not_evenly_spaced_in_time(tmp_path):
         ("not known which is time: rename it", lambda: forecasts(tmp_path / "unknown.nc")),
         ("not evenly spaced in time in the order of their names", lambda: forecasts(tmp_path / "gap")),
         ("not evenly spaced in time in the order of their names", lambda: forecasts(tmp_path / "names")),
+        ("all files in .*dates have the time 0, perhaps since another date", lambda: forecasts(tmp_path / "dates")),
+        ("or in different units: add the coordinate time", lambda: forecasts(tmp_path / "units")),
+        ("only some of the files in .*some state their time", lambda: forecasts(tmp_path / "some")),
         ("are 1 hour and 3 hour apart", lambda: forecasts(tmp_path / "steps")),
         ("need 7 states in a row, but the data have at most 6", lambda: forecasts(forward, lead=3, history=2)),
         ("are for test, but one forecast needs 2", lambda: forecasts(forward, test=0.2)),
