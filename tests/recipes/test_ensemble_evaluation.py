@@ -171,7 +171,10 @@ def evaluated(run_dir: Path, *words: str) -> dict[str, Any]:
 
 
 def test_evaluate_draws_and_judges_ensembles_of_held_out_conditions(refined: Path) -> None:
-    report = evaluated(refined, "metrics=[ensemble]")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("recipes.evaluate.gather", lambda *_: pytest.fail("real examples are read for nothing"))
+        report = evaluated(refined, "metrics=[ensemble]")
+    assert report["counts"] == {"asked": 6, "compared": 6, "reference": 0, "real": 0}
     folder = Path(report["samples"]).parent
     settings = json.loads((folder / "sample.json").read_text())["settings"]
     assert (settings["count"], settings["members"], settings["condition"]) == (6, 2, "held_out")
