@@ -102,7 +102,7 @@ class SpectralTimes:
     """Draw log-SNRs over the range that the spectra of data and noise need, so that every frequency is learned.
 
     The log-SNR is normally distributed about the middle of `ends`, which are `deviations` standard deviations away from
-    it. If the ends are None, `over` gives them; training takes those of `wanted_ends` for its data.
+    it. If the ends are None, `over` gives them; training takes those of `spectral_ends` for its data.
 
     Raises:
         ValueError: If the ends do not increase, or `deviations` is not positive.

@@ -16,7 +16,7 @@ from modalities.buckets import bucketed
 from modalities.forecasts import States
 from modalities.wrapped import Restored
 from multisagd import Corruption, DataStatistics, Denoiser, GaussianRestoration, Process, SpectralTimes
-from multisagd.analysis.design import wanted_ends
+from multisagd.analysis.design import spectral_ends
 from multisagd.condition import AnyCondition
 from multisagd.ema import PowerEMA
 from multisagd.networks.cost import training_flops
@@ -229,6 +229,8 @@ def prepare_model(job: Job, data: TrainingData, state: State | None) -> Training
 def with_times(settings: TrainSettings, statistics: DataStatistics, process: Process) -> TrainSettings:
     """Return settings whose training times know the range of log-SNRs of the data, if they need it.
 
+    It ends where the schedule does: beyond, a large part of the times would be the first or the last one.
+
     Raises:
         RecipeError: If the data or the noise have no such range.
     """
@@ -236,8 +238,8 @@ def with_times(settings: TrainSettings, statistics: DataStatistics, process: Pro
     if not isinstance(times, SpectralTimes) or times.ends is not None:
         return settings
     with as_recipe_error(ValueError, "loss.times: "):
-        ends = wanted_ends(statistics, process)
-    return replace(settings, loss=replace(settings.loss, times=times.over(ends)))
+        own = times.over(spectral_ends(statistics, process))
+    return replace(settings, loss=replace(settings.loss, times=own))
 
 
 def mean_flops(network: nn.Module, buckets: Sequence[Dataset]) -> int | None:

@@ -31,6 +31,7 @@ from recipes.runtime.device import Runtime
 from recipes.sampling.generate import SamplingRequest, generate, step_times
 from recipes.train import train
 from recipes.training.learner import Learner
+from recipes.training.setup import with_times
 from tests.helpers.every_modality import AXES, MODALITIES, NETWORKS, save_clips
 
 # A hum below Nyquist of the time axis, and a width that its clips can resolve.
@@ -328,3 +329,21 @@ def test_schedules_reach_as_far_as_the_data_need_and_never_less_than_20(size: tu
         assert given.log_snr_range == (-9, 9)
     empty = ms.DataStatistics(torch.zeros(1, *size).double(), 0 * power, grid, 9)
     assert spectral_range(empty, white) == (-20, 20)
+
+
+def test_whitened_losses_train_over_the_range_of_the_data_as_far_as_the_schedule_goes() -> None:
+    grid = ms.Grid.of(y=8, x=8)
+    power = 10 ** (-9.3 * grid.radius().double()[None] / float(grid.radius().max()))
+    statistics = ms.DataStatistics(torch.zeros(1, 8, 8).double(), power, grid, 9)
+    white = ms.SpectralCovariance(ms.Flat(), grid)
+    config = configuration.load("train", ["experiment=field_generate", "loss=whitened", "run_dir=none"])
+    settings = Builder().settings(TrainSettings, config, "")
+    needed = (math.log(0.01), -math.log(0.01 * 10**-9.3))
+    uniform = torch.rand(1000, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    for schedule, last in ((build_schedule(config["schedule"], Builder(), statistics, white), needed[1]),
+                           (ms.KarrasSchedule(sigma_min=0.01), -2 * math.log(0.01))):  # fmt: skip
+        times = with_times(settings, statistics, ms.Process(schedule, white)).loss.times
+        assert isinstance(times, ms.SpectralTimes)
+        assert times.ends == pytest.approx((needed[0], last))
+        # Hardly any time is an end of the schedule.
+        assert float((schedule.log_snr(times(uniform, schedule)) > last - 1e-6).double().mean()) < 0.05
