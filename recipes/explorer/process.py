@@ -23,7 +23,7 @@ from recipes.explorer.media import Example
 from recipes.runs.schedules import build_schedule
 
 SAMPLER = DPMSolver()
-"""For which steps are designed and noise is recommended: the one of `multisagd sample`."""
+"""For which steps are designed and noise is recommended: the default of `multisagd design`, too."""
 TIMES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 """Noise levels shown side by side."""
 SCHEDULES = ("cosine", "linear", "sigmoid", "flow", "karras")
