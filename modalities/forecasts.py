@@ -53,7 +53,7 @@ class States(Modality):
     first: int = 0
 
     def __post_init__(self) -> None:
-        if self.count < 1 or -self.first >= MAX_HISTORY:
+        if self.count < 1 or -self.first >= MAX_HISTORY or (self.first <= 0 and self.count > MAX_HISTORY):
             raise ValueError(f"expected 1 to {MAX_HISTORY} known states, got count={self.count} and first={self.first}")
         if not 0 < self.lead < float("inf"):
             raise ValueError(f"lead must be positive and finite, got {self.lead}")
@@ -132,10 +132,18 @@ class States(Modality):
             return torch.stack([self.modality.excerpt(placement, number, None) for number in known])
 
     def _steps(self, times: Times) -> int:
-        """Return the number of a file's steps between two states. Raises UnusableFileError if it is not whole."""
-        comparable = times.unit == self.unit or {times.unit, self.unit} <= SECONDS.keys()
-        if times.spacing is None or not comparable or self.count == 1:
+        """Return the number of a file's steps between two states.
+
+        Raises UnusableFileError if it is not whole, or the unit of its times is not one of those of the lead.
+        """
+        if times.spacing is None or self.count == 1:
             return 1
+        if times.unit != self.unit and not {times.unit, self.unit} <= SECONDS.keys():
+            raise UnusableFileError(
+                f"its times are in {times.unit or 'steps'}, but known states are {self.lead:g} {self.unit or 'steps'} "
+                f"apart: convert its times to {self.unit or 'steps'}, or remove them if all of its states are so far "
+                "apart"
+            )
         scale = 1.0 if times.unit == self.unit else SECONDS[times.unit] / SECONDS[self.unit]
         steps = self.lead / (times.spacing * scale)
         if steps < 1 - UNEVEN or abs(steps - round(steps)) > UNEVEN:
@@ -229,7 +237,8 @@ def divided(
         raise ValueError(f"validation={validation:g} and test={test:g} leave nothing to train on")
     fractions: list[tuple[Split, float]] = [("validation", validation), ("test", test)]
     counts = [round(fraction * len(sequences)) for _, fraction in fractions]
-    if whole and all(count or not fraction for count, (_, fraction) in zip(counts, fractions, strict=True)):
+    enough = sum(counts) < len(sequences)
+    if whole and enough and all(count or not fraction for count, (_, fraction) in zip(counts, fractions, strict=True)):
         names: list[Split] = ["train"] * (len(sequences) - sum(counts))
         names += [name for count, (name, _) in zip(counts, fractions, strict=True) for _ in range(count)]
         return list(zip(sequences, names, strict=True))

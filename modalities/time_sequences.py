@@ -94,7 +94,8 @@ def joined(
     into which each field is divided. The other results are the step in time and its unit, as for `step_of`.
 
     Raises:
-        ValueError: If the files of a folder are not in order of time, evenly spaced, or of one size.
+        ValueError: If the files of a folder are not in order of time, evenly spaced, or of one size, or only some of
+            them state times, or in different units.
     """
     sequences: list[range] = []
     steps: list[Times] = []
@@ -105,13 +106,29 @@ def joined(
             raise ValueError(f"the fields in {folder or 'the folder'} differ in size: use fields of one size")
         end = starts[numbers[-1]] + count
         sequences += [range(starts[numbers[0]] + part, end, count) for part in range(count)]
-        stated = [start for number in numbers if (start := times[number].start) is not None]
-        gaps = [later - earlier for earlier, later in pairwise(stated)]
-        if len(stated) == len(numbers) > 1:
-            if min(gaps) <= 0 or max(gaps) - min(gaps) > DIFFERENT * max(gaps):
-                raise ValueError(
-                    f"the files in {folder or 'the folder'} are not evenly spaced in time in the order of their names: "
-                    "rename them so that they are, or put what follows a gap into another folder"
-                )
-            steps.append(Times((range(2),), stated[0], gaps[0], times[numbers[0]].unit))
+        steps += _steps_between([times[number] for number in numbers], folder or "the folder")
     return sequences, *step_of(steps)
+
+
+def _steps_between(files: Sequence[Times], folder: str) -> list[Times]:
+    """Return the step from one file with one field to the next, if they state times. Raises ValueError as `joined`."""
+    starts = [file.start for file in files if file.start is not None]
+    if not starts or len(files) < 2:
+        return []
+    if len(starts) < len(files) or len({file.unit for file in files}) > 1:
+        raise ValueError(
+            f"only some of the files in {folder} state their time, or in different units: add the coordinate {TIME} to "
+            "all, in one unit, or remove it from all"
+        )
+    gaps = [later - earlier for earlier, later in pairwise(starts)]
+    if not any(gaps):
+        raise ValueError(
+            f"all files in {folder} have the time {starts[0]:g}, perhaps since another date in each: write times since "
+            f"one date, or remove the coordinate {TIME} if the files are evenly spaced in the order of their names"
+        )
+    if min(gaps) <= 0 or max(gaps) - min(gaps) > DIFFERENT * max(gaps):
+        raise ValueError(
+            f"the files in {folder} are not evenly spaced in time in the order of their names: rename them so that "
+            "they are, or put what follows a gap into another folder"
+        )
+    return [Times((range(2),), starts[0], gaps[0], files[0].unit)]

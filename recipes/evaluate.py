@@ -50,7 +50,7 @@ from recipes.config.compose import Config
 from recipes.data.parts import NOTHING_HELD_OUT
 from recipes.evaluation.metric_table import METRICS
 from recipes.evaluation.metrics import choose_metrics, compute_metrics
-from recipes.evaluation.sets import as_files, check_enough, gather, load_samples, real_data
+from recipes.evaluation.sets import as_files, check_enough, gather, load_samples, only_samples, real_data
 from recipes.evaluation.task import EvaluateSettings, Result, Task, remarks, scores, show
 from recipes.runs.run import Run, dense_channels, versions
 from recipes.runs.settings import SampleSettings
@@ -62,8 +62,8 @@ from recipes.sampling.sample_files import EVALUATION, TENSORS, samples_seen
 
 RECORDED = {"run_dir", "data", "checkpoint", "weights", "ema", "members"}
 """Settings of `sample` in the record: those that identify the evaluated model, and the size of ensembles."""
-ENSEMBLES = "ensembles"
-"""Folder of the samples for ensembles, in the folder `out` of the others."""
+ENSEMBLES = "_ensembles"
+"""What the name of the folder of samples for ensembles has after that of the folder `out` of the others."""
 
 
 def evaluate(config: Config) -> dict[str, Any]:
@@ -95,9 +95,12 @@ def evaluate(config: Config) -> dict[str, Any]:
         check_own(path.parent, settings.run_dir)  # someone else's run may contain symbolic links that point outside it
     seen = samples_seen(path.parent)
     x0, labels = load_samples(path, real, None if settings.samples_from is None else settings.samples)
-    with Display("reading samples", len(x0)) as display:
-        rounded = as_files(real.modality, x0, display.update)
-    sets = gather(real, rounded, labels, settings.reference)
+    if path.parent == members:
+        sets = only_samples(x0, labels)  # no sets are compared, so no real examples are read
+    else:
+        with Display("reading samples", len(x0)) as display:
+            rounded = as_files(real.modality, x0, display.update)
+        sets = gather(real, rounded, labels, settings.reference)
     task = Task(settings, runtime, train, test, sets, path.parent, members)
     results = compute_metrics(task, metrics, unavailable)
     report: dict[str, Any] = {
@@ -136,7 +139,8 @@ def draw(settings: EvaluateSettings, config: Config, metrics: Sequence[str]) -> 
         conditions = min(settings.conditions, metadata.get("held_out", settings.conditions))
         same = {"condition": HELD_OUT, "members": settings.members, "count": conditions * (settings.members or 1)}
         alone = len(ensembles) == len(metrics)
-        out = settings.out if settings.out is None or alone else settings.out / ENSEMBLES
+        # Not in the folder of the others, which must be empty before they are written.
+        out = settings.out if settings.out is None or alone else settings.out.parent / f"{settings.out.name}{ENSEMBLES}"
         members = sample(sampling | same | {"out": None if out is None else str(out)}, reuse=True)
         if alone:
             return members, members

@@ -17,11 +17,12 @@ def octave_log_snrs(statistics: DataStatistics, process: Process, count: int = 6
 
     The frequencies lie between the lowest and the highest ring of the grid (`radial_profile`); their powers are
     averaged over channels and interpolated on logarithmic axes. Rings more than 120 dB below the strongest have only
-    rounding errors, and count as 60 dB below it. Rings without noise do not matter.
+    rounding errors, and count as 60 dB below it. Rings without noise do not matter, nor do log-SNRs that the schedule
+    does not reach: a large part of the times drawn there would be its first or last one.
 
     Raises:
-        ValueError: If the process is incompatible with the statistics (see `Spectra.of`), or the data have no power
-            where there is noise.
+        ValueError: If the process is incompatible with the statistics (see `Spectra.of`), the data have no power where
+            there is noise, or the schedule reaches none of the log-SNRs.
     """
     spectra = Spectra.of(statistics, process)
     data, noise = (radial_profile(each.mean(0), statistics.grid) for each in (spectra.data, spectra.noise))
@@ -32,4 +33,9 @@ def octave_log_snrs(statistics: DataStatistics, process: Process, count: int = 6
     ratio = torch.where(ratio > ROUNDING * ratio.max(), ratio, IGNORED * ratio.max())[used].log()
     octaves = data.frequency[used].log()
     places = np.linspace(float(octaves[0]), float(octaves[-1]), count)
-    return tuple((-np.interp(places, octaves.numpy(), ratio.numpy())).tolist())
+    found = -np.interp(places, octaves.numpy(), ratio.numpy())
+    first, last = process.schedule.log_snr(torch.tensor([1.0, 0.0], dtype=torch.float64)).tolist()
+    found = found[(found > first) & (found < last)]
+    if not len(found):
+        raise ValueError(f"the schedule, from log-SNR {first:.3g} to {last:.3g}, reaches no frequency of the data")
+    return tuple(found.tolist())

@@ -43,6 +43,11 @@ def ensemble_unavailable(train: Dataset, settings: EvaluateSettings) -> str | No
         )
     if settings.samples_from is not None:
         return "it draws samples of its own: remove samples_from"
+    if settings.initial is not None:
+        return (
+            "its samples are drawn from noise, with the condition of the example that they are compared with: "
+            "remove initial"
+        )
     held_out = metadata.get("held_out", 0)
     if held_out < 2:
         return NOTHING_HELD_OUT if not held_out else "the run has only one held-out example: hold out more"

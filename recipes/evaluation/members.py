@@ -15,6 +15,7 @@ from recipes.config.build import Builder
 from recipes.evaluation.sets import as_files, load_samples
 from recipes.evaluation.task import Task
 from recipes.runs.model import open_model
+from recipes.sampling.dense import dense_rows
 from recipes.sampling.generate import chosen_modality
 from recipes.sampling.held_out import read_held_out
 from recipes.sampling.sample_files import TENSORS
@@ -60,7 +61,9 @@ def read_ensemble(task: Task) -> Ensemble:
     x0 = load_samples(Path(task.members) / TENSORS, task.train)[0]
     held_out = read_held_out(model, assembly, modality, settings.conditions, settings.seed, "condition")
     media, items = held_out.media, len(held_out.media.x0)
-    condition = held_out.dense if held_out.dense is not None else torch.full_like(media.x0, torch.nan)
+    rows = dense_rows(held_out, settings.unknown, model, assembly, modality, settings.seed)
+    assert rows.dense is not None
+    condition = rows.dense
     # If there are fewer held-out examples than requested, some have more samples.
     x0 = x0[: items * (settings.members or 1)]
     with Display("reading ensembles", len(x0)) as display:

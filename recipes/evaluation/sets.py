@@ -97,6 +97,11 @@ class Sets:
         return torch.randperm(self.count, generator=generator)[:count].sort().values
 
 
+def only_samples(samples: Tensor, labels: Tensor | None) -> Sets:
+    """Return samples `(count, channels, *grid)` for metrics that compare no sets, without real examples."""
+    return Sets(samples, samples[:0], (len(samples),), (0,), None, labels, len(samples))
+
+
 def gather(real: Dataset, samples: Tensor, labels: Tensor | None, reference: int | None = None) -> Sets:
     """Return samples `(count, channels, *grid)` together with real examples of the same classes.
 

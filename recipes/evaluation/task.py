@@ -87,6 +87,11 @@ class EvaluateSettings(SampleSettings):
     classifier: Training
 
     def __post_init__(self) -> None:
+        if self.overlap is not None:
+            raise ValueError(
+                f"overlap={self.overlap:g}: evaluate compares samples that are drawn at once with examples of their "
+                "length: remove it"
+            )
         super().__post_init__()
         if self.samples < 4 or self.splits < 1 or self.bootstrap < 0 or min(self.bands, self.directions) < 1:
             raise ValueError(

@@ -149,7 +149,7 @@ class Panel:
         link = (
             f'<a class="download" download="{configuration.FOLDER}.zip" href="{source}">Download '
             f"{configuration.FOLDER}.zip</a>: the spectrum, the training command, and the designed steps for "
-            "<code>multisagd sample steps_file=…</code>"
+            "<code>multisagd sample sampler=dpm_solver steps_file=…</code>"
         )
         return [f"<h3>Steps designed from the spectrum</h3>{chart}", link]
 

@@ -11,7 +11,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from multisagd import DDIM, DataStatistics, Flat, Process, SpectralCovariance, seeds
+from multisagd import DataStatistics, DPMSolver, Flat, Process, SpectralCovariance, seeds
 from multisagd.analysis import design
 from multisagd.analysis.recommend import Recommendation, recommend
 from multisagd.analysis.transfer import transfer_function
@@ -22,6 +22,8 @@ from recipes.explorer.configuration import Settings, build_spectrum
 from recipes.explorer.media import Example
 from recipes.runs.schedules import build_schedule
 
+SAMPLER = DPMSolver()
+"""For which steps are designed and noise is recommended: the default of `multisagd design`, too."""
 TIMES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 """Noise levels shown side by side."""
 SCHEDULES = ("cosine", "linear", "sigmoid", "flow", "karras")
@@ -33,10 +35,9 @@ def build_process(settings: Settings, example: Example, group: Mapping[str, Any]
 
     Raises RecipeError if the spectrum is invalid, or ValueError if it has no power on the grid.
     """
-    schedule_group = of_choice("schedule", settings.schedule)
+    schedule = of_choice("schedule", settings.schedule) | {"shift": settings.shift}
     covariance = SpectralCovariance(build_spectrum(group, example), example.grid)
-    group = schedule_group | {"shift": settings.shift}
-    return Process(build_schedule(group, Builder(), example.statistics, covariance), covariance)
+    return Process(build_schedule(schedule, Builder(), example.statistics, covariance), covariance)
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +79,7 @@ class Pair:
 class Designed:
     """Designed steps, and for them and for the baselines, by name, the increasing log-SNRs and the error.
 
-    The error is DDIM's 2-Wasserstein distance on Gaussian data, relative to the data's standard deviation.
+    The error is the sampler's 2-Wasserstein distance on Gaussian data, relative to the data's standard deviation.
     """
 
     steps: design.DesignedSteps
@@ -87,13 +88,14 @@ class Designed:
 
 
 def design_steps(example: Example, process: Process, steps: int) -> Designed:
-    """Return the steps that minimise DDIM's error on Gaussian data with the example's spectrum.
+    """Return the steps that minimise the sampler's error on Gaussian data with the example's spectrum.
 
     The baselines are equal steps of the process's schedule and of the cosine schedule. Raises ValueError if there is
     noise at frequencies without data power.
     """
     statistics, small = _small(example, process)
-    best = design.design_schedule(statistics, small, steps, ends=design.spectral_ends(statistics, small), restarts=1)
+    ends = design.spectral_ends(statistics, small)
+    best = design.design_schedule(statistics, small, steps, sampler=SAMPLER, ends=ends, restarts=1)
     between = small.schedule.log_snr(torch.tensor([1.0, 0.0], dtype=torch.float64)).clamp(*design.ENDS)
     compared = {"designed": torch.tensor(best.log_snrs, dtype=torch.float64)}
     for name, schedule in (("cosine", CosineSchedule()), ("chosen schedule", small.schedule)):
@@ -104,7 +106,7 @@ def design_steps(example: Example, process: Process, steps: int) -> Designed:
     errors = {}
     for name, log_snrs in compared.items():
         with torch.no_grad():
-            transfer = transfer_function(DDIM(), small, small.schedule.time(log_snrs), statistics)
+            transfer = transfer_function(SAMPLER, small, small.schedule.time(log_snrs), statistics)
             errors[name] = design.errors(transfer)["relative"]
     return Designed(best, {name: each.tolist() for name, each in compared.items()}, errors)
 
@@ -115,7 +117,8 @@ def recommend_noise(example: Example, process: Process, steps: int) -> Recommend
     Raises the same errors as `recommend`.
     """
     statistics, small = _small(example, process)
-    return recommend(statistics, process.schedule, steps, ends=design.spectral_ends(statistics, small), restarts=1)
+    ends = design.spectral_ends(statistics, small)
+    return recommend(statistics, process.schedule, steps, sampler=SAMPLER, ends=ends, restarts=1)
 
 
 def _small(example: Example, process: Process) -> tuple[DataStatistics, Process]:

@@ -225,7 +225,14 @@ class _Reader:
             return None
         if start is not None and start.known is not None:
             return start.x0.masked_fill(~start.known, torch.nan)
-        return dense if dense is not None and is_part_of_data(self.assembly) else None
+        if dense is None or not is_part_of_data(self.assembly):
+            return None
+        if tuple(dense.shape[1:]) != self.modality.tensor_shape:
+            raise RecipeError(
+                f"condition: the known values are of shape {tuple(dense.shape[1:])}, but the samples of "
+                f"{self.modality.tensor_shape}: pass values of that shape, or set keep_known=false"
+            )
+        return dense
 
 
 def _turn(count: int, rows: int) -> Tensor:

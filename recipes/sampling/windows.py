@@ -83,7 +83,10 @@ class Windows:
             held_out = read_held_out(model, assembly, window, plan.count, settings.seed, key)
             own = held_out.labels if settings.labels == "all" and assembly.classes is not None else None
             turn = [number % len(held_out.media.x0) for number in range(plan.count)]
-            media = [_of_example(each, window, overlap if native else None) for each in held_out.media.x0]
+            examples = held_out.media
+            masks = [None] * len(examples.x0) if examples.present is None else examples.present
+            media = [medium_of(*each, window) for each in zip(examples.x0, masks, strict=True)]
+            media = [_cut(each, overlap, f"{key}={HELD_OUT}: an example") for each in media] if native else media
             labels = None if own is None else [int(own[number]) for number in turn]
             return replace(plan, firsts=[media[number] for number in turn], labels=labels)
         files = named_files(Path(given), whole.suffixes, key)
@@ -176,10 +179,19 @@ class WindowSampler:
             return torch.stack([modality.decode(each) for each in x0])
 
 
-def _of_example(x0: Tensor, window: Audio | Video, length: int | None) -> Tensor:
-    """Return the first `length` samples (None: all) of an encoded example (channels, *grid) as a medium."""
+def medium_of(x0: Tensor, present: Tensor | None, window: Audio | Video) -> Tensor:
+    """Return an encoded example (channels, *grid) as a medium (channels, time, ...), without padding at its end.
+
+    `present` is bool (1 or channels, *grid), False for padding, or None if there is none. A sound may lose its last
+    samples, fewer than the distance of two points on the axis of time.
+    """
     medium: Tensor = window.decode(x0)
-    return medium if length is None else medium[:, :length]
+    if present is None:
+        return medium
+    axis = window.grid().axis(time_axis(window))
+    other = [each for each in range(present.dim()) if each != 1 + window.grid().names.index(axis.name)]
+    last = int(present.any(other).nonzero().max()) if bool(present.any()) else 0
+    return medium[:, : 1 + round(last * axis.spacing * rate_of(window))]
 
 
 def beginning(media: Tensor, window: Audio | Video) -> tuple[Tensor, Tensor]:
@@ -289,12 +301,17 @@ def _beginning(path: Path, whole: Audio | Video, key: str, count: int | None) ->
     with as_recipe_error(Exception, f"{key}: {path}: "):
         media: Tensor = marking_what_lacks(whole).load(path, None)
     if count is not None:
-        if media.shape[1] < count:
-            raise RecipeError(f"{key}: {path} has {media.shape[1]} samples along time, but {count} are continued")
-        return media[:, :count]
+        return _cut(media, count, f"{key}: {path}")
     if media.shape[1] >= length_of(whole):
         raise RecipeError(f"{key}: {path} is at least as long as the samples: increase {_key(whole)}")
     return media
+
+
+def _cut(media: Tensor, count: int, name: str) -> Tensor:
+    """Return the first `count` samples of media (channels, time, ...); RecipeError if there are fewer."""
+    if media.shape[1] < count:
+        raise RecipeError(f"{name} has {media.shape[1]} samples along time, but {count} are continued")
+    return media[:, :count]
 
 
 def _key(modality: Audio | Video) -> str:

@@ -13,7 +13,7 @@ from modalities.field import Field, Series
 from modalities.field_layout import FieldAxis
 from modalities.field_saving import WRITERS
 from modalities.field_sets import Vorticity, random_symmetry
-from modalities.forecasts import States
+from modalities.forecasts import States, divided
 from modalities.image import Image
 from modalities.navier_stokes import resampled
 from modalities.reading import UnreadableFilesError
@@ -105,6 +105,13 @@ def test_forecasts_stay_within_sequences_of_which_whole_ones_are_held_out(tmp_pa
     assert numbers == {"train": {*range(8)}, "validation": {8}, "test": {9}}
 
 
+def test_divided_leaves_sequences_to_train_on():
+    """Two of three halves are two, so that whole sequences would all be held out: their last blocks are instead."""
+    parts = divided([range(0, 20), range(20, 40), range(40, 60)], 1, 0.5, 0.3)
+    assert [(part.start, part.stop) for part, split in parts if split == "train"] == [(0, 4), (20, 24), (40, 44)]
+    assert {split for _, split in divided([range(0, 20), range(20, 40)], 1, 0.45, 0)} == {"train", "validation"}
+
+
 def test_forecasts_within_splits_that_the_file_states(tmp_path, caplog):
     splits = np.array(["train"] * 9 + ["test"] + ["validation"] * 5 + ["train"] * 5)
     dataset = of_file(tmp_path, numbered(20), arrays={"split": splits}, lead=1)
@@ -167,10 +174,13 @@ def test_forecasts_refuse_what_is_not_evenly_spaced_in_time(tmp_path):
         return Arrays(DENSITY, root, **{"lead": 1, "validation": 0, "test": 0, **settings})
 
     forward = written("forward.nc", 0, 6)
-    for folder, starts in (("gap", (0, 1, 3)), ("names", (1, 0, 2))):
+    for folder, starts in (("gap", (0, 1, 3)), ("names", (1, 0, 2)), ("dates", (0, 0, 0)), ("units", (0, 1)),
+                           ("some", (0, 2))):  # fmt: skip
         (tmp_path / folder).mkdir()
         for number, start in enumerate(starts):
             written(f"{folder}/{number}.nc", start, 1, count=1)
+    written("units/2.nc", 2, 1, count=1, unit="day")
+    np.savez(tmp_path / "some" / "2.npz", density=np.ones((4, 4)))
     (tmp_path / "steps").mkdir()
     written("steps/1.nc", 0, 1)
     written("steps/2.nc", 0, 3)
@@ -189,6 +199,9 @@ def test_forecasts_refuse_what_is_not_evenly_spaced_in_time(tmp_path):
         ("not known which is time: rename it", lambda: forecasts(tmp_path / "unknown.nc")),
         ("not evenly spaced in time in the order of their names", lambda: forecasts(tmp_path / "gap")),
         ("not evenly spaced in time in the order of their names", lambda: forecasts(tmp_path / "names")),
+        ("all files in .*dates have the time 0, perhaps since another date", lambda: forecasts(tmp_path / "dates")),
+        ("or in different units: add the coordinate time", lambda: forecasts(tmp_path / "units")),
+        ("only some of the files in .*some state their time", lambda: forecasts(tmp_path / "some")),
         ("are 1 hour and 3 hour apart", lambda: forecasts(tmp_path / "steps")),
         ("need 7 states in a row, but the data have at most 6", lambda: forecasts(forward, lead=3, history=2)),
         ("are for test, but one forecast needs 2", lambda: forecasts(forward, test=0.2)),
@@ -201,7 +214,9 @@ def test_forecasts_refuse_what_is_not_evenly_spaced_in_time(tmp_path):
         ("without an axis or variable named time", lambda: States(Field((FieldAxis("time", 4),), (Variable("x"),)))),
         ("1 states, but 2 known ones", lambda: known.load(tmp_path / "gap" / "0.nc")),
         ("not a whole multiple: resample", lambda: known.load(written("four.nc", 0, 4))),
+        ("times are in month, but .* are 6 hour apart", lambda: known.load(written("late.nc", 0, 6, unit="month"))),
         ("expected 1 to 64 known states", lambda: States(DENSITY, first=-64)),
+        ("expected 1 to 64 known states", lambda: States(DENSITY, count=10**9)),
         ("has 3 sequences of states", lambda: known.load(written_runs(tmp_path / "runs.npz"))),
         ("states are written as nc, npz, npy", lambda: known.save(torch.ones(2, 1, 4, 4), tmp_path / "a.csv")),
     )

@@ -344,6 +344,10 @@ def test_octave_times_learn_the_log_snrs_of_the_data() -> None:
     times = with_times(settings, statistics, process).loss.times
     assert isinstance(times, ms.OctaveTimes)
     assert times.log_snrs == octave_log_snrs(statistics, process)
+    short = ms.Process(ms.KarrasSchedule(), process.covariance)
+    cut = with_times(settings, statistics, short).loss.times
+    assert isinstance(cut, ms.OctaveTimes)
+    assert cut.log_snrs == tuple(each for each in times.log_snrs if each < float(short.schedule.log_snr(0.0)))
     own = replace(settings, loss=replace(settings.loss, times=ms.OctaveTimes((1.0,))))
     assert with_times(own, statistics, process) is own
     empty = ms.DataStatistics(statistics.mean, 0 * power, grid, 9)

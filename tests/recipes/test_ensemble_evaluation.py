@@ -171,7 +171,10 @@ def evaluated(run_dir: Path, *words: str) -> dict[str, Any]:
 
 
 def test_evaluate_draws_and_judges_ensembles_of_held_out_conditions(refined: Path) -> None:
-    report = evaluated(refined, "metrics=[ensemble]")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("recipes.evaluate.gather", lambda *_: pytest.fail("real examples are read for nothing"))
+        report = evaluated(refined, "metrics=[ensemble]")
+    assert report["counts"] == {"asked": 6, "compared": 6, "reference": 0, "real": 0}
     folder = Path(report["samples"]).parent
     settings = json.loads((folder / "sample.json").read_text())["settings"]
     assert (settings["count"], settings["members"], settings["condition"]) == (6, 2, "held_out")
@@ -188,8 +191,11 @@ def test_evaluate_draws_and_judges_ensembles_of_held_out_conditions(refined: Pat
     assert 0 < rows["error of bicubic interpolation"] < 1
 
 
-def test_evaluate_judges_sets_and_ensembles_together(refined: Path) -> None:
-    report = evaluated(refined, "metrics=[sliced,ensemble]", "samples=8", "conditions=100", "members=2")
+def test_evaluate_judges_sets_and_ensembles_together(refined: Path, tmp_path: Path) -> None:
+    words = "metrics=[sliced,ensemble]", "samples=8", "conditions=100", "members=2", f"out={tmp_path / 'both'}"
+    report = evaluated(refined, *words)
+    assert Path(report["samples"]).parent == tmp_path / "both"
+    assert (tmp_path / "both_ensembles" / "samples.safetensors").is_file()
     assert list(report["results"]) == ["sliced", "ensemble"]
     assert report["counts"]["asked"] == 8
     result = report["results"]["ensemble"]
@@ -197,11 +203,32 @@ def test_evaluate_judges_sets_and_ensembles_together(refined: Path) -> None:
     assert "only 40 held-out examples" in result["notes"][1]
 
 
+def test_evaluate_compares_ensembles_where_the_chosen_part_is_unknown(tmp_path: Path) -> None:
+    """The part of `unknown` replaces the one that condition=masked hides at random."""
+    run_dir = tmp_path / "masked"
+    tiny_run(run_dir, "condition=masked", "every.validation=0", "every.samples=0", "training.samples=16")
+    made: list[Ensemble] = []
+
+    def kept(_: Task, ensemble: Ensemble, figure: str) -> Result:
+        made.append(ensemble)
+        return Result(())
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(judge, "judged", kept)
+        evaluated(run_dir, "metrics=[ensemble]", "condition=held_out", "unknown={width:[4,null]}")
+    expected = torch.zeros(8, 8, dtype=torch.bool)
+    expected[:, 4:] = True
+    assert torch.equal(made[0].compared, expected.expand_as(made[0].truth))
+    assert torch.equal(made[0].members[..., :4], made[0].truth[None, ..., :4].expand_as(made[0].members[..., :4]))
+
+
 def test_evaluate_refuses_ensembles_that_cannot_be_drawn(refined: Path, tmp_path: Path) -> None:
     tiny_run(tmp_path / "plain", "every.validation=0", "every.samples=0", "training.samples=16")
     for message, run_dir, words in (
         ("the run has no dense condition: train with condition=coarse", tmp_path / "plain", []),
         ("remove samples_from", refined, [f"samples_from={tmp_path}"]),
+        ("remove initial", refined, ["initial=held_out"]),
+        ("overlap=0.5: evaluate compares", refined, ["overlap=0.5"]),
         ("at least 2 conditions of 2 members", refined, ["members=1"]),
     ):
         with pytest.raises(RecipeError, match=message):

@@ -329,6 +329,7 @@ def test_design_steps_beat_every_schedule_and_are_charted(schedule: str) -> None
     process = build_process(chosen(subject, "white", schedule=schedule), subject, {"_target_": "multisagd.Flat"})
     designed = design_steps(subject, process, 8)
     assert designed.errors["designed"] < 0.97 * designed.errors["cosine"]
+    assert "DPMSolver" in designed.steps.sampler, "noise is recommended for it, too"
     assert all(a < b for each in designed.log_snrs.values() for a, b in itertools.pairwise(each))
     assert designed.log_snrs["designed"] == pytest.approx(list(designed.steps.log_snrs))
 

@@ -11,7 +11,9 @@ from PIL import Image as Picture
 from safetensors.torch import load_file
 from torch import Tensor
 
+from modalities.audio import Audio
 from modalities.base import Modality
+from modalities.representation import Stft, Waveform
 from modalities.unknown import marking_what_lacks
 from modalities.video import Video
 from recipes.base.errors import RecipeError
@@ -20,6 +22,7 @@ from recipes.config.build import Builder
 from recipes.config.resolve import resolved
 from recipes.runs.model import open_model
 from recipes.sample import sample
+from recipes.sampling.windows import medium_of
 from recipes.sharing.pipeline import Pipeline
 from recipes.train import train
 from tests.helpers.tiny import tiny_run, tiny_words
@@ -173,8 +176,13 @@ def test_run_with_masked_condition_fills_in_the_given_part_and_keeps_the_rest(ph
     assert not torch.allclose(free[..., ~hidden], filled[..., ~hidden], atol=1e-2)
     _, random = drawn(tmp_path / "run", f"condition={photos}")
     assert 0.2 < (random == media).float().mean() < 0.95
-    rows = Pipeline.from_pretrained(tmp_path / "run")(3, 4, condition=media, unknown=hidden).samples
+    pipeline = Pipeline.from_pretrained(tmp_path / "run")
+    rows = pipeline(3, 4, condition=media, unknown=hidden).samples
     torch.testing.assert_close(rows, filled, rtol=0, atol=1e-5)
+    # Coarser conditions cannot be put back into samples, which is said before any is drawn.
+    with pytest.raises(RecipeError, match="or set keep_known=false"):
+        pipeline(3, 4, condition=media[..., ::2, ::2])
+    assert pipeline(3, 4, condition=media[..., ::2, ::2], keep_known=False).samples.shape == media.shape
 
 
 def test_fields_keep_known_values_in_their_units_and_lack_none_any_more(tmp_path):
@@ -243,6 +251,20 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Any:
         return made[name]
 
     return run
+
+
+@pytest.mark.parametrize(("representation", "hop"), [(Waveform(), 1), (Stft(window=32, hop=8), 8)])
+def test_medium_of_a_padded_example_ends_where_its_data_end(representation, hop):
+    """Silence that fills an example up is not what its sound is continued from."""
+    modality = Audio(rate=1000, seconds=0.256, representation=representation)
+    sound = torch.randn(1, 131, generator=torch.Generator().manual_seed(0)) / 10
+    x0, present = modality.encode(sound), modality.mask(sound)
+    medium = medium_of(x0, present, modality)
+    assert 131 - hop < medium.shape[1] <= 131
+    # The last values of a spectrogram depend on what follows.
+    certain = 131 if hop == 1 else 131 - 32
+    torch.testing.assert_close(medium[:, :certain], sound[:, :certain], rtol=0, atol=1e-4)
+    assert medium_of(x0, None, modality).shape == (1, 256)
 
 
 @pytest.mark.slow

@@ -99,7 +99,10 @@ def poison(*poisoned: int, value: float = math.nan) -> Iterator[None]:
 
 @pytest.mark.parametrize("words", [
     pytest.param([], id="plain"),
-    pytest.param(["spectrum=power_law", "training.accumulation=4", "engine.workers=2"], id="shaped, accumulated"),
+    pytest.param(
+        ["spectrum=power_law", "denoiser=spectral", "loss=octaves", "training.accumulation=4", "engine.workers=2"],
+        id="shaped, octaves, accumulated",
+    ),
     pytest.param(["denoiser=karras", "loss=karras", *TRANSFORMER, "network.dropout=0.1"], id="karras, transformer"),
 ])  # fmt: skip
 def test_train_continues_bit_exactly(tmp_path: Path, words: list[str]) -> None:
