@@ -76,7 +76,7 @@ def skill_sums(members: Tensor, observed: Tensor, mask: Tensor | None = None) ->
 def spread_skill(sums: Tensor, members: int) -> SpreadSkill:
     """Return the spread, skill and ratio that follow from the sums `(3,)` of `skill_sums` for this number of members.
 
-    All are NaN if no point was summed.
+    All are scalars, spread and skill in the unit of the data, and NaN if no point was summed.
     """
     spread, skill = (float(each) for each in (sums[1:] / sums[0]).sqrt())
     return SpreadSkill(spread, skill, ((members + 1) / members) ** 0.5 * spread / skill if skill else float("nan"))

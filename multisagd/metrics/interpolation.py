@@ -20,6 +20,8 @@ ACCURACY = 1e-8
 def cubic_interpolation(coarse: Tensor, sizes: Sequence[int], periodic: Sequence[bool]) -> Tensor:
     """Return coarse values on a finer grid of these sizes, by cubic interpolation along each axis.
 
+    `coarse` is (items, channels, *coarse sizes) and the result (items, channels, *sizes), in the same unit.
+
     In two dimensions this is the bicubic interpolation of `torch.nn.functional.interpolate`. A coarse sample is at the
     centre of the samples that it stands for. Beyond its ends, a periodic axis continues at the other end, and any other
     axis repeats its last value.
@@ -48,6 +50,8 @@ def cubic_interpolation(coarse: Tensor, sizes: Sequence[int], periodic: Sequence
 
 def linear_fill(x: Tensor, periodic: Sequence[bool]) -> Tensor:
     """Return data with each unknown value (NaN) equal to the mean of its neighbours on the grid.
+
+    x is (items, channels, *grid) in any unit, and so is the result.
 
     In one dimension this is linear interpolation, and the last known value beyond it; in more, the solution of the
     discrete Laplace equation, which minimises the squared differences between neighbours. A channel of an item without
@@ -93,7 +97,8 @@ def _differences(x: Tensor, periodic: Sequence[bool]) -> Tensor:
 def last_known(x: Tensor) -> Tensor:
     """Return data whose values, unknown (NaN) from some position of the first axis of the grid on, stay constant.
 
-    They keep the last known value of their channel and position on the other axes, or become zero if there is none.
+    They keep the last known value of their channel and position on the other axes, or become zero if there is none. x is
+    (items, channels, *grid) in any unit, and the result has the same shape.
     """
     known = ~x.isnan()
     size = x.shape[2]
