@@ -189,12 +189,14 @@ def test_evaluate_draws_and_judges_ensembles_of_held_out_conditions(refined: Pat
 
 
 def test_evaluate_judges_sets_and_ensembles_together(refined: Path) -> None:
-    report = evaluated(refined, "metrics=[sliced,ensemble]", "samples=8", "conditions=100", "members=2")
+    report = evaluated(refined, "metrics=[sliced,ensemble]", "samples=8", "conditions=100", "members=2",
+                       "reference_split=test")  # fmt: skip
     assert list(report["results"]) == ["sliced", "ensemble"]
     assert report["counts"]["asked"] == 8
     result = report["results"]["ensemble"]
     assert result["conditions"] == 40  # all that are held out
     assert "only 40 held-out examples" in result["notes"][1]
+    assert "reference_split=test has no effect" in result["notes"][2]
 
 
 def test_evaluate_refuses_ensembles_that_cannot_be_drawn(refined: Path, tmp_path: Path) -> None:
