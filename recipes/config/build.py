@@ -259,7 +259,8 @@ def describe(hint: Any) -> str:
         return "a group of keys such as {key: value}"
     if origin in (tuple, list, Sequence):
         parts = get_args(hint)
-        inner = [describe(part) for part in parts if part is not Ellipsis]
+        inner = [f"entries, each {describe(part)}" if get_origin(part) is Literal else describe(part)
+                 for part in parts if part is not Ellipsis]  # fmt: skip
         size = f"{len(parts)} entries: " if origin is tuple and parts and Ellipsis not in parts else ""
         return f"a list of {size}{' and '.join(dict.fromkeys(inner))}" if inner else "a list"
     return names.get(hint, getattr(hint, "__name__", str(hint)))

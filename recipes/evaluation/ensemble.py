@@ -57,11 +57,11 @@ def ensemble(task: Task) -> Result:
         ValueError: If there is nothing to compare, because every value is known or missing.
     """
     result, settings = judged(task, read_ensemble(task), "evaluate_ensemble"), task.settings
-    others = {"condition": settings.condition not in (None, HELD_OUT), "reference_root": settings.reference_root,
-              "reference_split=test": settings.reference_split == "test"}  # fmt: skip
+    usual = {"condition": (None, HELD_OUT), "reference_root": (None,), "reference_split": ("train",)}
     notes = [
-        f"ensemble: {key} has no effect on it: it is always of held-out examples" for key, set_ in others.items() if set_
-    ]
+        f"ensemble: {key}={value} has no effect on this metric, which is always of held-out examples"
+        for key, defaults in usual.items() if (value := getattr(settings, key)) not in defaults
+    ]  # fmt: skip
     return replace(result, notes=(*result.notes, *notes))
 
 

@@ -214,7 +214,7 @@ def test_rollout_is_refused_where_samples_cannot_be_conditions(trained: Path, tm
         ("rollout=2 needs the states that are known", lambda: drawn(tmp_path / "plain", "rollout=2")),
         ("samples of this run are not the conditions", lambda: drawn(tmp_path / "coarse", *coarse)),
         ("rollout must be at least 1", lambda: drawn(trained, "condition=held_out", "rollout=0")),
-        ("it has 1 states, but 2 known ones", lambda: drawn(trained, f"condition={tmp_path / 'now.npz'}")),
+        ("it has 1 state, but 2 known ones", lambda: drawn(trained, f"condition={tmp_path / 'now.npz'}")),
         ("rollout=2: evaluate compares single samples", lambda: evaluated(trained, "rollout=2")),
         ("never trained without its condition", lambda: drawn(trained, "condition=none", "rollout=2")),
         ("for the conditions of held-out examples$", lambda: drawn(trained, "rollout=2")),
