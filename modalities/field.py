@@ -21,6 +21,8 @@ from modalities.base import Modality, UnusableFileError
 from modalities.field_layout import FieldAxis, Placement, check_spacing, listed_arrays, place
 from modalities.field_saving import WRITERS, Format, check_format
 from modalities.field_settings import complete, complete_series
+from modalities.named_arrays import unit_of
+from modalities.remarks import remark
 from modalities.scalars import WINDOW, record
 from modalities.variables import Variable
 from multisagd.addresses import is_address
@@ -126,8 +128,8 @@ class Field(Modality):
             placement = place(file, self.axes, self.variables)
             if placement.count != 1:
                 raise UnusableFileError(
-                    f"it contains {placement.count} examples of the field ({listed_arrays(file)}): read it with "
-                    "data=arrays, or add their dimension to modality.axes"
+                    f"it contains {placement.count} examples of the field ({listed_arrays(file)}): train on it "
+                    "with data=arrays, write one of them to a file of its own, or add their dimension to modality.axes"
                 )
             return self.excerpt(placement, 0, seed)
 
@@ -139,6 +141,7 @@ class Field(Modality):
         Raises:
             ValueError: If all values of the window are missing; with a seed, of several windows.
         """
+        self._remark_units(placement)
         sizes = self.grid().shape
         for attempt in range(WINDOWS if seed is not None else 1):
             starts = []
@@ -151,6 +154,16 @@ class Field(Modality):
                 record(**{f"{WINDOW}{axis.name}": start for axis, start in zip(self.axes, starts, strict=True)})
                 return values
         raise ValueError("all values of the field are missing, at least in this window")
+
+    def _remark_units(self, placement: Placement) -> None:
+        """Remark on variables that a file states in another unit: units have many spellings, so none is refused."""
+        for source, variable in zip(placement.sources, self.variables, strict=True):
+            stated = source.array.unit if source.channel is None else ""
+            if stated and variable.unit and unit_of(stated) != unit_of(variable.unit):
+                remark(
+                    f"{variable.name} is in {stated} in the file, but in {variable.unit} in modality.variables; values "
+                    "are not converted"
+                )
 
     def encode(self, media: Tensor) -> Tensor:
         """Convert values (variables, *grid) in their units to float32; missing values become 0.

@@ -216,7 +216,10 @@ class Vorticity(Dataset):
                 f"this size in total, got {trajectories} and {snapshots}"
             )
         if min(interval, spin_up) <= 0 or not math.isfinite(interval + spin_up + initial) or initial < 0:
-            raise ValueError("interval and spin_up must be positive, initial must not be negative, and all finite")
+            raise ValueError(
+                "interval and spin_up must be positive, initial must not be negative, and all finite, got "
+                f"interval={interval:g}, spin_up={spin_up:g} and initial={initial:g}"
+            )
         held = [
             self._held_out(name, value, trajectories) for name, value in (("validation", validation), ("test", test))
         ]

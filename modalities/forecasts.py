@@ -125,8 +125,8 @@ class States(Modality):
             back = self._steps(times) * (self.count - 1)
             if back >= len(sequence):
                 raise UnusableFileError(
-                    f"it has {len(sequence)} states, but {self.count} known ones that are {self.lead:g} "
-                    f"{self.unit or 'steps'} apart are needed, which span {back + 1}"
+                    f"it has {len(sequence)} state{'s' * (len(sequence) != 1)}, but {self.count} known ones that are "
+                    f"{self.lead:g} {self.unit or 'steps'} apart are needed, which span {back + 1}"
                 )
             known = sequence[len(sequence) - 1 - back :: self._steps(times)]
             return torch.stack([self.modality.excerpt(placement, number, None) for number in known])

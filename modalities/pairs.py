@@ -120,12 +120,13 @@ def read_condition(
         raise
     except Exception as error:  # decoders raise many kinds of errors, and users' modalities may raise any
         kind = UnusableFileError if isinstance(error, UnusableFileError) else ValueError
-        raise kind(f"its condition {path}: {type(error).__name__}: {error}") from error
+        known = "" if kind is UnusableFileError else f"{type(error).__name__}: "
+        raise kind(f"the condition {path}: {known}{error}") from error
     for name, here in positions(scalars or {}).items():
         there = own.get(name, here)
         if not math.isclose(here, there, rel_tol=0, abs_tol=POSITIONS.get(name, 0.0)):
             raise ValueError(
-                f"its condition {path} was read at another place ({name} {there:g}, not {here:g}), because the files "
+                f"the condition {path} was read at another place ({name} {there:g}, not {here:g}), because the files "
                 "differ in size or duration, or only one is silent or has no values at this place: mend the files (for "
                 "sounds, silence_db=null also reads silence), or name the modality of the conditions "
                 "(condition_modality), with which both are read from their middle"

@@ -88,8 +88,10 @@ def known_in_file(path: Path, modality: Modality) -> Tensor:
     return known.expand(1, *modality.grid().shape)
 
 
-def check_same_place(mask: Path, media: Path, modality: Modality) -> None:
+def check_same_place(mask: Path, media: Path | None, modality: Modality) -> None:
     """Check that a picture of what is unknown is cropped like the media in a file: it has their size, or the grid's.
+
+    Without a file, the media have the size of the grid already.
 
     Raises:
         ValueError: If it has another size, or a size cannot be read.
@@ -98,8 +100,16 @@ def check_same_place(mask: Path, media: Path, modality: Modality) -> None:
         return check_same_place(mask, media, modality.modality)
     if not isinstance(modality, Image | Video) or not ending_of(mask.name, SUFFIXES):
         return None
-    size, extent = image_size(mask, modality.max_pixels), modality.extent(media)
-    if size not in ((extent.height, extent.width), modality.grid().shape[-2:]):
+    size, samples = image_size(mask, modality.max_pixels), modality.grid().shape[-2:]
+    if media is None:
+        if size != samples:
+            raise ValueError(
+                f"it has {size[1]} × {size[0]} pixels, but the samples have {samples[1]} × {samples[0]}: draw it in "
+                "their size, because the media are not files of the same size"
+            )
+        return None
+    extent = modality.extent(media)
+    if size not in ((extent.height, extent.width), samples):
         theirs, own = f"{extent.width} × {extent.height}", f"{size[1]} × {size[0]}"
         raise ValueError(
             f"it has {own} pixels, but {media} has {theirs}: they would be cropped at different places. Draw it in the "

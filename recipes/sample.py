@@ -119,7 +119,8 @@ def sample(config: Config, reuse: bool = False) -> Path:
                   "prompts": condition.prompts, "names": dense.names, "versions": versions()}  # fmt: skip
         write_set(out, saved, x0, seeds, condition.labels, record, joined)
         save_conditions(out, dense)
-        display.say(f"{count} samples are in {out / FOLDER}, and as one image in {out / GRID}")
+        counted = f"{count} samples are" if count > 1 else "1 sample is"
+        display.say(f"{counted} in {out / FOLDER}, and as one image in {out / GRID}")
     return out
 
 

@@ -258,8 +258,11 @@ def describe(hint: Any) -> str:
     if origin in (dict, Mapping):
         return "a group of keys such as {key: value}"
     if origin in (tuple, list, Sequence):
-        inner = [describe(part) for part in get_args(hint) if part is not Ellipsis]
-        return f"a list of {' and '.join(dict.fromkeys(inner))}" if inner else "a list"
+        parts = get_args(hint)
+        inner = [f"entries, each {describe(part)}" if get_origin(part) is Literal else describe(part)
+                 for part in parts if part is not Ellipsis]  # fmt: skip
+        size = f"{len(parts)} entries: " if origin is tuple and parts and Ellipsis not in parts else ""
+        return f"a list of {size}{' and '.join(dict.fromkeys(inner))}" if inner else "a list"
     return names.get(hint, getattr(hint, "__name__", str(hint)))
 
 

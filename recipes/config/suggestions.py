@@ -128,7 +128,7 @@ def unreadable(argument: str, reason: str) -> str:
         return f"{problem}: one equals sign is enough"
     if value.startswith("~"):
         return f"{problem}: ~ is not expanded here; write {key}=$HOME{value[1:]}"
-    if re.fullmatch(r"\(.*\)", value):
+    if re.fullmatch(r"\(.*,.*\)", value):
         return f"{problem}: a list is written {key}=[{value[1:-1]}]"
     for opening, closing in ("[]", "{}"):
         if value.count(opening) != value.count(closing):

@@ -208,8 +208,8 @@ def _given_parts(dataset: Dataset, splits: Sequence[str], settings: TrainSetting
     for key, value in ((ROOT, settings.validation.root), (GROUP, settings.validation.group)):
         if value is not None:
             raise RecipeError(
-                f"{key}={value}, but the data come with splits (folders, or the column split of a manifest), which "
-                "define the validation data: remove one of them"
+                f"{key}={value}, but the data come with splits (folders, the column split of a manifest, or those of "
+                "forecasts, data.lead), which define the validation data: remove one of them"
             )
 
     def part(name: str) -> Dataset | None:

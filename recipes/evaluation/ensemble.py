@@ -5,7 +5,7 @@ The rows are for every variable in its unit, or for all channels of other data: 
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -26,6 +26,7 @@ from recipes.evaluation.members import Ensemble, read_ensemble
 from recipes.evaluation.task import EvaluateSettings, Result, Row, Task
 from recipes.plotting.figures import REAL, SAMPLES
 from recipes.runs.run import Run, dense_channels
+from recipes.sampling.held_out import HELD_OUT
 
 QUIET = -40.0
 """Rings of frequency with less power than this, in dB relative to the strongest one, are not judged."""
@@ -60,7 +61,13 @@ def ensemble(task: Task) -> Result:
     Raises:
         ValueError: If there is nothing to compare, because every value is known or missing.
     """
-    return judged(task, read_ensemble(task), "evaluate_ensemble")
+    result, settings = judged(task, read_ensemble(task), "evaluate_ensemble"), task.settings
+    usual = {"condition": (None, HELD_OUT), "reference_root": (None,), "reference_split": ("train",)}
+    notes = [
+        f"ensemble: {key}={value} has no effect on this metric, which is always of held-out examples"
+        for key, defaults in usual.items() if (value := getattr(settings, key)) not in defaults
+    ]  # fmt: skip
+    return replace(result, notes=(*result.notes, *notes))
 
 
 def judged(task: Task, made: Ensemble, figure: str) -> Result:
@@ -92,8 +99,8 @@ def judged(task: Task, made: Ensemble, figure: str) -> Result:
     count = len(made.truth)
     notes = [
         f"ensemble: errors are root mean squares over {where} of {count} held-out examples, with {len(made.members)} "
-        f"samples for each; ± is a standard error over these examples; rings with less than {QUIET:g} dB of the "
-        "strongest one do not count"
+        f"samples for each; ± is a standard error over these examples; rings more than {-QUIET:g} dB below the "
+        "strongest one are ignored"
     ]
     if count < task.settings.conditions:
         notes.append(f"there are only {count} held-out examples, not {task.settings.conditions} (conditions)")

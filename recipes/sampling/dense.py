@@ -18,7 +18,7 @@ from recipes.runs.assembly import Assembly, build_derived_condition
 from recipes.runs.model import TrainedModel
 from recipes.sampling.condition import DenseConditions
 from recipes.sampling.held_out import HELD_OUT, HeldOut
-from recipes.sampling.media_files import Media, NamedFiles, media_of_tensor, read_media
+from recipes.sampling.media_files import Media, NamedFiles, media_of_tensor, read_media, told_remarks
 from recipes.sampling.sample_files import CONDITIONS, save_grid
 from recipes.sampling.unknown import Unknown, known_values
 
@@ -40,13 +40,14 @@ def check_requested(model: TrainedModel, condition: str | None) -> None:
         if condition not in (None, DROPPED):
             raise RecipeError(f"condition={condition}: this run was trained without a dense condition: remove it")
         return
+    dropped = bool(model.config["training"]["condition_dropout"])
     if condition is None:
         raise RecipeError(
             f"this run was trained with a dense condition ({condition_in_words(model)}): add condition=FOLDER or "
-            f"condition=FILE with {media_in_words(model)}, condition={HELD_OUT} for the conditions of held-out "
-            f"examples, or condition={DROPPED} to draw without"
+            f"condition=FILE with {media_in_words(model)}, or condition={HELD_OUT} for the conditions of held-out "
+            f"examples{f', or condition={DROPPED} to draw without' * dropped}"
         )
-    if condition == DROPPED and not model.config["training"]["condition_dropout"]:
+    if condition == DROPPED and not dropped:
         raise RecipeError(
             f"condition={DROPPED}: this run was never trained without its condition (training.condition_dropout=0): "
             "add condition=FOLDER"
@@ -158,7 +159,7 @@ def _read_conditions(files: NamedFiles, modality: Modality, derived: DerivedCond
     """
     conditions = []
     for number, path in enumerate(files.paths):
-        with as_recipe_error((ValueError, OSError, UnreadableFilesError), "condition: "):
+        with as_recipe_error((ValueError, OSError, UnreadableFilesError)), told_remarks("condition", path):
             condition = read_condition(path, modality, None)
             if derived is not None:
                 condition = derived.derive(condition, modality.grid(), derive(seed, "condition", number))

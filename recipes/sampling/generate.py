@@ -10,8 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from modalities.audio import Audio
 from modalities.base import Modality
 from modalities.reading import UnreadableFilesError
+from modalities.video import Video
 from multisagd import Denoiser, Flat, Process, RestoringDenoiser
 from multisagd.analysis.design import DesignedSteps, spectral_ends
 from multisagd.condition import AnyCondition, batch_size, mapped, says_what_is_shown
@@ -82,12 +84,15 @@ def chosen_modality(assembly: Assembly, sizes: Mapping[str, Any]) -> Modality:
             f"{' and '.join(sizes)}: a run on corrupted data is sampled at its own size only, because the corruption "
             "is known on one grid: remove the size"
         )
+    continued = isinstance(trained, Audio | Video) and sizes.keys() <= {"seconds", "frames"}
+    hint = "; add overlap=FRACTION to draw them in windows of the length of training" * continued
     for axis, *sides in zip(grid.axes, *(each.grid().shape for each in trained.in_buckets()), strict=True):
         if is_first() and not min(sides) / FAR <= axis.size <= FAR * max(sides):
             log.warning(
-                "%s has %d points, but %d to %d in training: far from these sizes, samples may repeat themselves or "
-                "lack an overall layout",
-                axis.name, axis.size, min(sides), max(sides),
+                "%s has %d points, but %s in training: far from these sizes, samples may repeat themselves or lack an "
+                "overall layout%s",
+                axis.name, axis.size, " to ".join(map(str, sorted({min(sides), max(sides)}))),
+                hint * (axis.size > max(sides)),
             )  # fmt: skip
     return modality
 
@@ -107,6 +112,11 @@ def sampling_request(
     check_refinement(refinement, process.grid)
     designed = designed_steps(settings.steps_file, process)
     times = None if designed is None else designed.times(process.schedule)
+    if designed is not None and designed.sampler != str(sampler) and is_first():
+        log.warning(
+            "steps_file: these steps were designed for %.80r, not for %s: use the same sampler in `design` and here",
+            designed.sampler, sampler,
+        )  # fmt: skip
     request = SamplingRequest(
         sampler, settings.steps, settings.spacing, settings.ends, times, settings.guidance, refinement,
         batch=settings.batch,

@@ -1,7 +1,9 @@
 """The media that samples are drawn with: the files, the names that samples have after them, and encoded media."""
 
 import itertools
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -13,12 +15,16 @@ from modalities.base import Modality, stack_masks
 from modalities.endings import ending_of
 from modalities.file_walk import find_files
 from modalities.reading import UnreadableFilesError
+from modalities.remarks import collecting
 from recipes.base.errors import RecipeError, as_recipe_error
+from recipes.runtime.distribution import is_first
 
 COUNT = 64
 """Number of samples, unless it is given or there is one for each file."""
 LONGEST_NAME = 200
 """Maximum number of bytes of the name of a sample, of which the last ones are kept."""
+
+log = logging.getLogger("multisagd")
 
 
 @dataclass(frozen=True)
@@ -65,7 +71,7 @@ def read_media(files: NamedFiles, modality: Modality, key: str) -> Media:
     encoded, masks = [], []
     for path in files.paths:
         # Decoders raise many kinds of errors, and a user's modality may raise any.
-        with as_recipe_error((Exception, UnreadableFilesError), f"{key}: {path}: "):
+        with as_recipe_error((Exception, UnreadableFilesError), f"{key}: {path}: "), told_remarks(key, path):
             media = modality.load(path, None)
             x0, mask = modality.encode(media), modality.mask(media)
             if not bool(x0.isfinite().all()):
@@ -73,6 +79,15 @@ def read_media(files: NamedFiles, modality: Modality, key: str) -> Media:
         encoded.append(x0)
         masks.append(mask)
     return Media(torch.stack(encoded), stack_masks(masks, encoded[0].shape), files)
+
+
+@contextmanager
+def told_remarks(key: str, path: Path) -> Iterator[None]:
+    """Log what readers remark about a file of media, such as another unit; `key` is the setting."""
+    with collecting() as found:
+        yield
+    for text in sorted(found) if is_first() else ():
+        log.warning("%s: %s: %s", key, path, text)
 
 
 def media_of_tensor(values: Tensor, modality: Modality, key: str) -> Media:

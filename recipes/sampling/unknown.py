@@ -55,9 +55,10 @@ def known_values(unknown: Unknown, modality: Modality, media: Media) -> Tensor:
 def _known_in_files(path: Path, modality: Modality, files: NamedFiles | None) -> Tensor:
     """Return the known values that a file states for all media, or the files of a folder for those of their names."""
     masks = named_files(path, MASKS, "unknown")
+    pairs: list[tuple[Path, Path | None]]
     if not path.is_dir():
         chosen = masks.paths
-        pairs = [(chosen[0], each) for each in files.paths] if files is not None else []
+        pairs = [(chosen[0], each) for each in (files.paths if files is not None else [None])]
     elif files is None:
         raise RecipeError(f"unknown={path} is a folder, but the media are not files of the same names: choose one file")
     else:

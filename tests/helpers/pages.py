@@ -121,7 +121,7 @@ MEDIA = {
     "experiment=video_moving_digits": ["modality.size=16"],
     "experiment=video_clips_cached": ["modality.modality.size=8", "modality.modality.frames=5"],
     "experiment=image_folder": ["modality.size=16"],
-    "experiment=video_predict": ["modality.size=16", "modality.frames=6"],
+    "experiment=video_predict": ["modality.size=16", "modality.frames=8", "condition.count=2"],
     "data=vorticity_forecast": [
         "data.trajectories=10", "data.snapshots=6", "data.interval=0.05", "data.spin_up=0.05", "data.cache=fields",
     ],

@@ -205,7 +205,7 @@ def test_folder_reads_both_files_from_the_middle_with_another_modality_of_condit
 def test_folder_names_missing_repeated_and_damaged_conditions(pairs):
     real, negative = pairs / "real", pairs / "negative"
     (negative / "b" / "3.bmp").write_bytes(b"damaged")
-    with pytest.raises(UnreadableFilesError, match=r"its condition .*negative/b/3\.bmp"):
+    with pytest.raises(UnreadableFilesError, match=r"the condition .*negative/b/3\.bmp"):
         Folder(Image(8, 1), real, condition_root=negative, max_unreadable=0.0).batch(range(6))
     Picture.new("L", (8, 8)).save(negative / "a" / "0.png")
     assert_refused(

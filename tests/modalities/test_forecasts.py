@@ -212,7 +212,7 @@ def test_forecasts_refuse_what_is_not_evenly_spaced_in_time(tmp_path):
         ("forecasts are of fields", lambda: Arrays(Image(size=4), forward, lead=1)),
         ("forecasts are of fields", lambda: Arrays(series, forward, lead=1)),
         ("without an axis or variable named time", lambda: States(Field((FieldAxis("time", 4),), (Variable("x"),)))),
-        ("1 states, but 2 known ones", lambda: known.load(tmp_path / "gap" / "0.nc")),
+        ("1 state, but 2 known ones", lambda: known.load(tmp_path / "gap" / "0.nc")),
         ("not a whole multiple: resample", lambda: known.load(written("four.nc", 0, 4))),
         ("times are in month, but .* are 6 hour apart", lambda: known.load(written("late.nc", 0, 6, unit="month"))),
         ("expected 1 to 64 known states", lambda: States(DENSITY, first=-64)),

@@ -72,6 +72,8 @@ def test_pictures_are_cropped_like_the_media_and_white_is_unknown(tmp_path: Path
     Picture.new("RGB", (12, 9)).save(tmp_path / "other.png")
     with pytest.raises(ValueError, match=r"12 × 8 pixels, but .*other\.png has 12 × 9"):
         check_same_place(tmp_path / "mask.png", tmp_path / "other.png", Image(size=8))
+    with pytest.raises(ValueError, match=r"12 × 8 pixels, but the samples have 8 × 8: draw it in their size"):
+        check_same_place(tmp_path / "mask.png", None, Image(size=8))  # held-out media, cropped already
     with pytest.raises(ValueError, match=r"use a \.npy file of shape 6 × 4, or intervals"):
         known_in_file(tmp_path / "mask.png", FIELD)
 

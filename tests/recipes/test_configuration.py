@@ -342,7 +342,7 @@ def test_settings_converts_values_to_their_types() -> None:
         ("count", 1.5, "count: expected a whole number, got 1.5"),
         ("count", True, "count: expected a whole number"),
         ("kind", "c", "kind: expected one of a, b, got 'c'"),
-        ("pair", [1, 2, 3], "pair: expected a list of a number"),
+        ("pair", [1, 2, 3], "pair: expected a list of 2 entries: a number"),
         ("names", "x", "names: expected a list of text, got 'x'"),
         ("maybe", "x", "maybe: expected a whole number or null"),
         ("maybe", {"a": 1}, "maybe: expected a whole number or null, got a group of keys"),

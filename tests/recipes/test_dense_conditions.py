@@ -126,7 +126,7 @@ def test_sample_refuses_conditions_that_are_missing_or_that_the_run_does_not_tak
         ("trained without a dense condition", lambda: drawn(tmp_path / "plain", "condition=x")),
         ("does not exist", lambda: drawn(trained, "condition=nowhere")),
         ("samples of one name", lambda: drawn(trained, f"condition={tmp_path / 'twice'}")),
-        (r"its condition .*broken\.png", lambda: drawn(trained, f"condition={tmp_path / 'broken.png'}")),
+        (r"^the condition .*broken\.png", lambda: drawn(trained, f"condition={tmp_path / 'broken.png'}")),
         ("requires labels, prompts or a dense", lambda: drawn(trained, "condition=none", "labels=null")),
         ("no rows", lambda: Pipeline.from_pretrained(trained)(condition=torch.zeros(0, 1, 4, 4))),
     )
@@ -163,6 +163,7 @@ def test_training_refuses_conditions_that_do_not_fit(pairs, tmp_path):
         ("exclude each other", lambda: run("condition=masked", "corruption=band")),
         (r"conditions have the grid \(3, 3\)", lambda: run(*other, SMALL.replace("size:4", "size:3"))),
         ("there is no such choice; did you mean 'image'", lambda: run(*other, SMALL.replace("y:image", "y:imag"))),
+        ("expected a list of entries, each one of boxes", lambda: run("condition=masked", "condition.hidden=half")),
         ("expected the settings of a modality", lambda: run(*other, "data.condition_modality=image")),
         (r"validation.root=.*which those in another folder lack", lambda: run(*pairs, f"validation.root={tmp_path}")),
         (

@@ -127,11 +127,15 @@ def test_designed_schedule_keeps_the_path(tmp_path: Path) -> None:
         assert built.path == path
 
 
-def test_sample_takes_designed_steps_and_the_gaussian_sampler(tmp_path: Path) -> None:
+def test_sample_takes_designed_steps_and_the_gaussian_sampler(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     out, run = designed(tmp_path, "ends=[-8,8]"), tmp_path / "run"
     tiny_run(run, "schedule=flow")
     words = ["sampler=dpm_solver", f"steps_file={out / 'steps.json'}"]
     assert sampled(run, words[0]) != sampled(run, *words)
+    assert "steps_file" not in caplog.text
+    sampled(run, "sampler=heun", words[1])
+    assert "these steps were designed for 'DPMSolver" in caplog.text
+    assert "not for Heun" in caplog.text
     assert (sampled(run, "sampler=gaussian", "steps=3") / "grid.png").exists()
     DesignedSteps((-25.0, 0.0, 8.0), "w2", "DDIM", 0.0).save(tmp_path / "short.json")
     with pytest.raises(RecipeError, match="steps_file: the steps go from log-SNR"):

@@ -193,6 +193,7 @@ def test_evaluate_draws_and_judges_ensembles_of_held_out_conditions(refined: Pat
 
 def test_evaluate_judges_sets_and_ensembles_together(refined: Path, tmp_path: Path) -> None:
     words = "metrics=[sliced,ensemble]", "samples=8", "conditions=100", "members=2", f"out={tmp_path / 'both'}"
+    words += ("reference_split=test",)
     report = evaluated(refined, *words)
     assert Path(report["samples"]).parent == tmp_path / "both"
     assert (tmp_path / "both_ensembles" / "samples.safetensors").is_file()
@@ -201,6 +202,7 @@ def test_evaluate_judges_sets_and_ensembles_together(refined: Path, tmp_path: Pa
     result = report["results"]["ensemble"]
     assert result["conditions"] == 40  # all that are held out
     assert "only 40 held-out examples" in result["notes"][1]
+    assert "reference_split=test has no effect" in result["notes"][2]
 
 
 def test_evaluate_compares_ensembles_where_the_chosen_part_is_unknown(tmp_path: Path) -> None:

@@ -154,6 +154,8 @@ def test_media_that_do_not_fit_are_refused(trained):
 def test_media_that_cannot_be_read_are_named(trained, photos, tmp_path):
     (tmp_path / "masks").mkdir()
     Picture.new("L", (12, 8), 255).save(tmp_path / "masks" / "a.png")
+    with pytest.raises(RecipeError, match=r"unknown: .*a\.png: it has 12 × 8 pixels, but the samples have 8 × 8"):
+        drawn(trained, "initial=held_out", f"unknown={tmp_path / 'masks' / 'a.png'}")
     with pytest.raises(RecipeError, match=r"no file for b, c"):
         drawn(trained, f"initial={photos}", f"unknown={tmp_path / 'masks'}")
     (photos / "b.png").write_bytes(b"no picture")

@@ -31,6 +31,7 @@ MISTAKES = [
     # quotation, lists and paths
     (["train", "training.betas=[0.9,", "0.99]"], "that contains spaces, as in 'training.betas=[0.9, 0.99]'"),
     (["train", "modality.size=(48,64)"], "a list is written modality.size=[48,64]"),
+    (["train", "validation.group=(x)"], """'validation.group="(x)"'"""),
     (["train", "training.samples=1,000"], "a number without commas"),
     (["train", "data.root=it's"], """for the shell: 'data.root="it'"'"'s"'"""),
     (["train", "data.root=~/photos"], "write data.root=$HOME/photos"),

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import xarray
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -157,6 +158,17 @@ def test_forecasts_from_a_file_are_rolled_out_to_one_file_a_member(trained: Path
     torch.testing.assert_close(exported, rolled, rtol=0, atol=1e-5)
 
 
+def test_forecasts_from_a_file_in_another_unit_come_with_a_warning(
+    trained: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    fields = np.random.default_rng(0).normal(size=(2, 16, 16))
+    for unit, warnings in (("1/s", 0), ("1/hour", 1)):
+        states = xarray.Dataset({"vorticity": (("time", "y", "x"), fields, {"units": unit})})
+        states.to_netcdf(tmp_path / "now.nc", engine="h5netcdf")
+        drawn(trained, f"condition={tmp_path / 'now.nc'}")
+        assert caplog.text.count("vorticity is in 1/hour in the file, but in 1/s in modality.variables") == warnings
+
+
 def test_forecasts_of_held_out_states_are_rolled_out(trained: Path) -> None:
     out, rolled = drawn(trained, "condition=held_out", "count=2", "rollout=2")
     _, single = drawn(trained, "condition=held_out", "count=2")
@@ -202,9 +214,10 @@ def test_rollout_is_refused_where_samples_cannot_be_conditions(trained: Path, tm
         ("rollout=2 needs the states that are known", lambda: drawn(tmp_path / "plain", "rollout=2")),
         ("samples of this run are not the conditions", lambda: drawn(tmp_path / "coarse", *coarse)),
         ("rollout must be at least 1", lambda: drawn(trained, "condition=held_out", "rollout=0")),
-        ("it has 1 states, but 2 known ones", lambda: drawn(trained, f"condition={tmp_path / 'now.npz'}")),
+        ("it has 1 state, but 2 known ones", lambda: drawn(trained, f"condition={tmp_path / 'now.npz'}")),
         ("rollout=2: evaluate compares single samples", lambda: evaluated(trained, "rollout=2")),
         ("never trained without its condition", lambda: drawn(trained, "condition=none", "rollout=2")),
+        ("for the conditions of held-out examples$", lambda: drawn(trained, "rollout=2")),
     ):
         with pytest.raises(RecipeError, match=message):
             attempt()

@@ -180,7 +180,8 @@ def test_sample_draws_from_the_chosen_checkpoint(
     monkeypatch.setattr("recipes.sample.generate", lambda *_: pytest.fail("they exist"))
     for number, drawn in ((48, early), (96, last)):
         config = configuration.load("evaluate", [*words, f"checkpoint={number}"])
-        assert sample({field.name: config[field.name] for field in fields(SampleSettings)}, reuse=True) == drawn
+        sampling = {field.name: config[field.name] for field in fields(SampleSettings)} | {"members": None}
+        assert sample(sampling, reuse=True) == drawn
 
 
 def test_sample_refuses_mistakes_and_guides_only_models_trained_without_some_labels(copy: Path) -> None:
