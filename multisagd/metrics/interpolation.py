@@ -97,8 +97,8 @@ def _differences(x: Tensor, periodic: Sequence[bool]) -> Tensor:
 def last_known(x: Tensor) -> Tensor:
     """Return data whose values, unknown (NaN) from some position of the first axis of the grid on, stay constant.
 
-    They keep the last known value of their channel and position on the other axes, or become zero if there is none. x is
-    (items, channels, *grid) in any unit, and the result has the same shape.
+    They keep the last known value of their channel and position on the other axes, or become zero if there is none.
+    x is (items, channels, *grid) in any unit, and the result has the same shape.
     """
     known = ~x.isnan()
     size = x.shape[2]
