@@ -58,6 +58,8 @@ def speed(path: Path) -> str:
     said = [
         "## Time of a training step compared with diffusers'",
         "*How long does a step take with the same network and data? Medians of paired, interleaved steps.*",
+        "In diffusers' loop the network has one output for each channel, which its loss needs; ours has three "
+        "(`denoiser=dual`).",
     ]
     if not lines:
         return "\n\n".join([*said, f"**Not measured.** Run `{command}` to measure it."])

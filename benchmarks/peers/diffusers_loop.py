@@ -131,6 +131,8 @@ class DiffusersLoop:
         noisy = self.scheduler.add_noise(x0, noise, timesteps.to(self.device))
         levels = self.levels[timesteps].to(self.device)
         made = self.network(noisy, levels, self._condition(batch))
+        if made.shape != x0.shape:  # the loss would broadcast
+            raise ValueError(f"the network returns {tuple(made.shape)} for data of shape {tuple(x0.shape)}")
         loss = self._loss(made, x0, noise, timesteps.to(self.device))
         loss.backward()
         nn.utils.clip_grad_norm_(self.network.parameters(), self.training.clip)

@@ -24,17 +24,18 @@ BATCHES = 50
 """Number of batches prepared beforehand and used in turn, so that no step waits for data."""
 
 
-def compare_speed(setting: Setting, coloured: Setting, repeats: int) -> dict[str, Any]:
+def compare_speed(setting: Setting, coloured: Setting, plain: Setting, repeats: int) -> dict[str, Any]:
     """Time whole steps (loss, gradient, clipping, optimiser, average of weights) of our training and of diffusers.
 
-    `coloured` is one of our settings with different noise. Returns medians in milliseconds, and quartiles of the ratio
-    of paired times: above 1, ours is faster.
+    `coloured` is one of our settings with different noise, and `plain` one whose network has a single output for each
+    channel, as diffusers' loss needs. Returns medians in milliseconds, and quartiles of the ratio of paired times: above
+    1, ours is faster.
     """
     made = list(itertools.islice(setting.batches(), BATCHES))
     white, shaped = (itertools.cycle(made) for _ in range(2))
     theirs = itertools.cycle(made)
     ours, ours_coloured = setting.learner(), coloured.learner()
-    loop = DiffusersLoop.of(setting, Peer())
+    loop = DiffusersLoop.of(plain, Peer())
     times = interleave(
         {
             "ours, white": lambda: ours.step([next(white)]),
@@ -58,7 +59,8 @@ def measure(threads: int, repeats: int, path: Path = RESULTS) -> None:
     for arm in missing(EXPERIMENT, [{"size": "cpu", "threads": threads}], path):
         arguments = experiments()[CONTROLS].arguments("white", 0, CPU)
         coloured = Setting.of([*arguments, "spectrum=power_law"], threads)
-        append(EXPERIMENT, arm, compare_speed(Setting.of(arguments, threads), coloured, repeats), path)
+        plain = Setting.of([*arguments, "denoiser=velocity"], threads)
+        append(EXPERIMENT, arm, compare_speed(Setting.of(arguments, threads), coloured, plain, repeats), path)
 
 
 def show(path: Path = RESULTS) -> None:

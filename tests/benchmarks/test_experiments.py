@@ -283,6 +283,12 @@ def test_peer_starts_from_our_network_and_data() -> None:
     assert not equal_parameters(learner.network, loop.network)
 
 
+def test_peer_refuses_a_network_with_further_outputs() -> None:
+    made = setting(8, "denoiser=dual")
+    with pytest.raises(ValueError, match=r"returns \(8, [23], 8, 8\) for data"):
+        DiffusersLoop.of(made, Peer()).step(next(made.batches()))
+
+
 def test_min_snr_loss_of_peers_is_the_same_for_noise_and_v() -> None:
     made, losses = setting(8), []
     x0, noise, guess = (dense.random(16, 1, 8, 8, seed=seed).float() for seed in range(3))
