@@ -28,8 +28,8 @@ def compare_speed(setting: Setting, coloured: Setting, plain: Setting, repeats: 
     """Time whole steps (loss, gradient, clipping, optimiser, average of weights) of our training and of diffusers.
 
     `coloured` is one of our settings with different noise, and `plain` one whose network has a single output for each
-    channel, as diffusers' loss needs. Returns medians in milliseconds, and quartiles of the ratio of paired times: above
-    1, ours is faster.
+    channel, as diffusers' loss needs. Returns medians in milliseconds, and quartiles of the ratio of paired times:
+    above 1, ours is faster.
     """
     made = list(itertools.islice(setting.batches(), BATCHES))
     white, shaped = (itertools.cycle(made) for _ in range(2))
