@@ -13,6 +13,7 @@ from statistics import fmean
 import PIL.Image
 
 from recipes.config import compose as configuration
+from recipes.config.resolve import resolved
 from recipes.evaluate import evaluate
 from recipes.train import train
 
@@ -26,7 +27,8 @@ WIDTH = 1000
 def scores(recipe: str, seed: int, runs: Path) -> dict[str, float]:
     """Train and evaluate a recipe, and return the values of its rows; the first seed draws the picture."""
     run_dir = runs / f"{recipe}_{seed}"
-    train(configuration.load("train", [f"experiment={recipe}", f"run_dir={run_dir}", f"seed={seed}", "report=false"]))
+    words = [f"experiment={recipe}", f"run_dir={run_dir}", f"seed={seed}", "report=false"]
+    train(resolved(configuration.load("train", words)))
     words = [f"run_dir={run_dir}", "metrics=[ensemble]", *RECIPES[recipe]]
     report = evaluate(configuration.load("evaluate", words))
     if seed == 0:
