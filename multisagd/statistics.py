@@ -27,8 +27,8 @@ from multisagd.masked_power import MaskCount, masked_power
 from multisagd.table import Table
 
 FORMAT_VERSION = 1
-ROUNDING = 120.0
-"""Decibels below the strongest frequency at which power is a rounding error."""
+ROUNDING = 1e-12
+"""Power relative to that of the strongest frequency, below which it is a rounding error."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,7 +120,7 @@ class DataStatistics:
         Frequencies more than 120 dB below the strongest have no power but rounding errors, and are ignored.
         """
         largest = float(self.power.max())
-        above = self.power[self.power > largest * 10 ** (-ROUNDING / 10)]
+        above = self.power[self.power > largest * ROUNDING]
         return 10 * math.log10(largest / float(above.min())) if len(above) else 0.0
 
     @property

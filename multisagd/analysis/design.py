@@ -23,7 +23,7 @@ from multisagd.files import read_json
 from multisagd.process import Process
 from multisagd.samplers import DDIM, Sampler
 from multisagd.schedule import Schedule
-from multisagd.statistics import DataStatistics
+from multisagd.statistics import ROUNDING, DataStatistics
 
 Objective = Literal["w2", "kl", "l1"]
 FORMAT = "multisagd steps 1"
@@ -114,9 +114,9 @@ class DesignedSteps:
             raise ValueError(f"{path} is not a file of designed steps: {error}") from error
 
 
-ROUNDING, IGNORED = 1e-12, 1e-6
-"""Power relative to that of the strongest frequency: below the first it is a rounding error, and counts as the second,
-so that steps are not placed at its log-SNRs."""
+IGNORED = 1e-6
+"""Power relative to that of the strongest frequency as which rounding errors count, so that steps are not placed at
+their log-SNRs."""
 ENDS = (-math.log(1e4 - 1), math.log(1e4 - 1))
 """Default ends of a design: ᾱ = 1e-4, where noise hides the data, and ᾱ = 0.9999, where it is invisible."""
 

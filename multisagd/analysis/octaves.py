@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from multisagd.analysis.design import IGNORED, ROUNDING
+from multisagd.analysis.design import IGNORED
 from multisagd.analysis.profiles import radial_profile
 from multisagd.analysis.transfer import Spectra
 from multisagd.process import Process
-from multisagd.statistics import DataStatistics
+from multisagd.statistics import ROUNDING, DataStatistics
 
 
 def octave_log_snrs(statistics: DataStatistics, process: Process, count: int = 64) -> tuple[float, ...]:
