@@ -22,6 +22,7 @@ from multisagd.analysis.profiles import Profile, axis_profile, radial_profile
 from multisagd.metrics import frechet_distance
 from multisagd.metrics.feature_network import FeatureNetwork, read_samples
 from multisagd.samplers import Sampler
+from multisagd.sampling import Spacing
 from multisagd.seeds import derive_many
 from recipes.base.errors import RecipeError
 from recipes.config import compose as configuration
@@ -110,12 +111,15 @@ class Run:
 
     def draw(
         self, sampler: Sampler, steps: int, seed: int, count: int, times: Tensor | None,
-        guidance: Guidance | None = None,
+        guidance: Guidance | None = None, spacing: Spacing | None = None,
     ) -> Tensor:  # fmt: skip
-        """Draw samples at these times (None: those of `multisagd sample`), cycling through the classes."""
+        """Draw samples at these times, cycling through the classes.
+
+        Without times, they have this spacing; without both, they are those of `multisagd sample`.
+        """
         shape = (self.statistics.mean.shape[0], *self.statistics.grid.shape)
         seeds = derive_many(seed, "sample", 0, range(count))
-        request = SamplingRequest(sampler, steps, times=times, guidance=guidance or Guidance(), batch=500)
+        request = SamplingRequest(sampler, steps, spacing, times=times, guidance=guidance or Guidance(), batch=500)
         return generate(self.denoiser, request, shape, seeds, self.labels(count), self.runtime)
 
     def judge(self, x0: Tensor, labels: Tensor | None = None) -> dict[str, float]:

@@ -14,10 +14,13 @@ from typing import Any, Literal, get_args
 import yaml
 
 from benchmarks.experiments.metrics import metric
+from benchmarks.experiments.statistics import ENOUGH
 
 FOLDER = Path(__file__).parent
 REAL = "real data"
 """The arm without training: other real examples in place of samples, which give the noise floor of every metric."""
+FEW = 3
+"""Number of seeds of an arm in `few`."""
 CPU = "cpu"
 """The size of `base`, at which all experiments are run."""
 Expected = Literal["found", "silent"]
@@ -32,6 +35,8 @@ class Experiment:
     `base` and `arms` contain arguments of `multisagd train`; `sizes` contains those that replace them at another size.
     Each run draws `count` samples in `steps` steps of two samplers and compares them with `reference` clean examples,
     at the end of training and at `points`, fractions of it; at its end, also in the numbers of steps in `more_steps`.
+    With `even_in_time`, samples are also drawn in `steps` steps that are even in time. Arms in `few` are trained with
+    `FEW` seeds, for an ablation, and their comparisons have no verdict.
     `likelihood` is the number of held-out items whose likelihood is computed. `against` has the arms with which each
     arm is compared seed by seed, by the metric `primary`; the comparisons in `headline` answer the question, and are in
     the summary of its `page`. Arms in `plain` are trained by `plain_loop`. `without` contains further arms without
@@ -40,7 +45,8 @@ class Experiment:
 
     Raises:
         ValueError: If an arm or a comparison does not exist, the primary metric is unknown, the points are not
-            multiples of the first or reach the end, or the number of training samples is not given.
+            multiples of the first or reach the end, the number of training samples is not given, or a comparison in
+            `headline` has an arm in `few`.
     """
 
     name: str
@@ -59,6 +65,8 @@ class Experiment:
     reference: int = 5000
     points: tuple[float, ...] = (0.25, 0.5)
     likelihood: int = 128
+    even_in_time: bool = False
+    few: tuple[str, ...] = ()
     plain: tuple[str, ...] = ()
     without: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     expected: Mapping[str, Expected] = field(default_factory=dict)
@@ -66,6 +74,7 @@ class Experiment:
 
     def __post_init__(self) -> None:
         named = {*self.against, *(other for each in self.against.values() for other in each), *self.plain}
+        named |= set(self.few)
         if unknown := {*named, *self.expected} - {*self.arms, *self.without}:
             raise ValueError(f"{self.name}: there are no arms {sorted(unknown)}")
         if unequal := [arm for arm in self.expected if len(self.against.get(arm, ())) != 1]:
@@ -74,6 +83,8 @@ class Experiment:
             raise ValueError(f"{self.name}: expected must be found or silent, got {sorted(wrong)}")
         if unplanned := set(self.headline) - set(self.comparisons):
             raise ValueError(f"{self.name}: the comparisons {sorted(unplanned)} of the headline are not in against")
+        if undecided := [pair for pair in self.headline if set(pair) & set(self.few)]:
+            raise ValueError(f"{self.name}: {undecided} in the headline have arms of {FEW} seeds, so no verdict")
         if self.page not in get_args(Page):
             raise ValueError(f"{self.name}: page must be one of {', '.join(get_args(Page))}, got {self.page!r}")
         metric(self.primary)
@@ -99,7 +110,7 @@ class Experiment:
         content["against"] = _against(content["against"], content["arms"])
         content["sizes"] = {size: _size(path.parent, name) for size, name in content.get("sizes", {}).items()}
         content["headline"] = tuple((arm, other) for arm, other in content.get("headline", ()))
-        for name in {"base", "points", "plain", "more_steps"} & content.keys():
+        for name in {"base", "points", "plain", "more_steps", "few"} & content.keys():
             content[name] = tuple(content[name])
         return cls(name=path.stem, **content)
 
@@ -140,6 +151,10 @@ class Experiment:
     def untrained(self) -> tuple[str, ...]:
         """The arms that consist of real examples instead of samples."""
         return (*self.without, REAL)
+
+    def seeds(self, arm: str) -> int:
+        """Return the number of seeds that an arm needs."""
+        return FEW if arm in self.few else ENOUGH
 
     @property
     def comparisons(self) -> list[tuple[str, str]]:

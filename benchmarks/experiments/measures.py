@@ -20,6 +20,7 @@ from benchmarks.runs import Run
 from multisagd import Band, DataStatistics, Grid, Outside, SpectralCovariance, Spectrum
 from multisagd.metrics.axes import mean_difference, neighbour_differences
 from multisagd.samplers import Sampler
+from multisagd.sampling import Spacing
 from recipes.config import compose as configuration
 from recipes.config.build import Builder
 from recipes.evaluation.likelihood import BitsPerDimension
@@ -72,6 +73,9 @@ def judge(experiment: Experiment, run: Run, arguments: list[str], seed: int) -> 
         str(number): {name: judged(drawn(run, name, number, seed, count), labels) for name in CHOICES}
         for number in experiment.more_steps
     }
+    if experiment.even_in_time:
+        even = {name: drawn(run, name, steps, seed, count, "time") for name in CHOICES}
+        values["even_in_time"] = {name: judged(each, labels) for name, each in even.items()}
     values["points"] = {}
     for samples in points(run.folder, run.samples_seen, experiment.points):
         early = drawn(run.at(samples), AT_POINTS, steps, seed, count)
@@ -91,11 +95,11 @@ def conditions(experiment: Experiment, run: Run) -> dict[str, Any]:
     return {"count": experiment.count, "steps": experiment.steps} | run.conditions()
 
 
-def drawn(run: Run, name: str, steps: int, seed: int, count: int) -> Tensor:
-    """Draw samples from a run by one of the samplers, at the times that `multisagd sample` chooses."""
+def drawn(run: Run, name: str, steps: int, seed: int, count: int, spacing: Spacing | None = None) -> Tensor:
+    """Draw samples from a run by one of the samplers, by default at the times that `multisagd sample` chooses."""
     config = configuration.load("sample", [f"sampler={CHOICES[name]}", "run_dir=none"])["sampler"]
     sampler = Builder().build(config, Sampler, "sampler", statistics=run.statistics)  # type: ignore[type-abstract]
-    return run.draw(sampler, steps, seed, count, None)
+    return run.draw(sampler, steps, seed, count, None, spacing=spacing)
 
 
 def points(folder: Path, end: int, fractions: Sequence[float]) -> list[int]:

@@ -97,6 +97,11 @@ def at_steps(steps: int, key: str) -> str:
     return f"at_steps.{steps}.{key}"
 
 
+def even_in_time(key: str) -> str:
+    """Return the key of a metric of samples whose steps are even in time."""
+    return f"even_in_time.{key}"
+
+
 def flat(row: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
     """Return the finite numbers of a row; numbers in nested mappings have keys such as `sde.frechet_distance`."""
     values: dict[str, float] = {}

@@ -103,11 +103,15 @@ class Results:
     def tested(self) -> list[Comparison]:
         """All comparisons by the primary metric, also those without rows.
 
-        The p-values of planned comparisons are corrected for their number. A silent control has one test of its own.
+        The p-values of planned comparisons are corrected for their number. A silent control has one test of its own,
+        and arms of few seeds have none.
         """
         found = [Comparison(arm, other, self.primary, self.compared(arm, other, self.primary))
                  for arm, other in self.experiment.comparisons]  # fmt: skip
-        alone = [self.experiment.expected.get(each.arm) == "silent" for each in found]
+        few = set(self.experiment.few)
+        alone = [
+            self.experiment.expected.get(each.arm) == "silent" or bool(few & {each.arm, each.other}) for each in found
+        ]
         family = [each for each, own in zip(found, alone, strict=True) if not own]
         p_values = iter(holm([each.paired.p if each.paired.enough else float("nan") for each in family]))
         return [

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from benchmarks.experiments import measures
-from benchmarks.experiments.design import Experiment, run_folder
+from benchmarks.experiments.design import FEW, Experiment, run_folder
 from benchmarks.experiments.plain_loop import train_plain
 from benchmarks.pool import completed, processes
 from benchmarks.rows import RESULTS, append, missing
@@ -67,7 +67,8 @@ def jobs(chosen: Iterable[Experiment], options: Options, results: Path = RESULTS
             names = [*experiment.arms, *experiment.untrained]
             wanted = [
                 {"arm": arm, "size": options.size, "seed": seed}
-                for arm in names if options.arms is None or arm in options.arms
+                for arm in names
+                if (arm not in experiment.few or seed < FEW) and (options.arms is None or arm in options.arms)
             ]  # fmt: skip
             for row in missing(experiment.name, wanted, results):
                 trained = row["arm"] if row["arm"] in experiment.arms else next(iter(experiment.arms))
@@ -109,7 +110,8 @@ def _judged(
     run = read[judges]
     if arm in experiment.untrained:
         return measures.judge_real(experiment, run, arguments, arm, seed)
-    how = (experiment.steps, experiment.more_steps, experiment.count, experiment.points, experiment.likelihood)
+    how = (experiment.steps, experiment.more_steps, experiment.count, experiment.points, experiment.likelihood,
+           experiment.even_in_time)  # fmt: skip
     same = repr((judges, how, measures.watched(experiment, arguments)))
     if same not in known:
         known[same], x0 = measures.judge(experiment, run, arguments, seed)

@@ -9,14 +9,12 @@ from math import exp, isnan, sqrt
 from statistics import mean, stdev
 
 from benchmarks.experiments.design import CPU, REAL, Experiment
-from benchmarks.experiments.metrics import BY_STEPS, SAMPLERS, Metric, at_steps, other_sampler
+from benchmarks.experiments.metrics import BY_STEPS, SAMPLERS, Metric, at_steps, even_in_time, other_sampler
 from benchmarks.experiments.omission import CLEAN, bands, fractions
 from benchmarks.experiments.plots import Picture
 from benchmarks.experiments.reading import Comparison, Results, control
 from benchmarks.experiments.statistics import ENOUGH, Paired
 
-SEEDS = range(ENOUGH)
-"""The seeds that `python -m benchmarks.experiments` trains by default."""
 NOT_RUN = "<!-- not run: trains for minutes to hours -->"
 """The reason why the tests of the docs do not run the commands on the page."""
 NO_VERDICT = "none, because of the controls"
@@ -111,9 +109,12 @@ def table(results: Results) -> str:
 
 
 def by_steps(results: Results) -> str:
-    """Return the table of the metrics in `BY_STEPS` for every number of steps, or nothing if there is only one."""
+    """Return the table of the metrics in `BY_STEPS` for every number of steps, or nothing if there is only one way.
+
+    The last column has steps that are even in time, if the experiment has them.
+    """
     experiment = results.experiment
-    if not experiment.more_steps:
+    if not experiment.more_steps and not experiment.even_in_time:
         return ""
     numbers = sorted({experiment.steps, *experiment.more_steps})
     lines = []
@@ -122,10 +123,13 @@ def by_steps(results: Results) -> str:
             continue
         for arm, seeds in results.numbers.items():
             keys = [metric.key if each == experiment.steps else at_steps(each, metric.key) for each in numbers]
+            keys += [even_in_time(metric.key)] * experiment.even_in_time
             cells = [with_error([row[key] for row in seeds.values() if key in row]) for key in keys]
-            if any(cells[:-1]):
+            # Real examples have only one value.
+            if sum(map(bool, cells)) > 1:
                 lines.append([metric.title, arm, *cells])
-    return markdown(["metric", "arm", *(f"{each} steps" for each in numbers)], lines) if lines else ""
+    heads = [f"{each} steps" for each in numbers] + [f"{experiment.steps}, even in time"] * experiment.even_in_time
+    return markdown(["metric", "arm", *heads], lines) if lines else ""
 
 
 def effect(metric: Metric, paired: Paired) -> str:
@@ -251,7 +255,8 @@ def missing(results: Results) -> str:
     gaps, diverged = dict[tuple[int, ...], list[str]](), dict[tuple[int, ...], list[str]]()
     for arm in (*experiment.arms, *experiment.untrained):
         rows = results.raw.get(arm, {})
-        gaps.setdefault(tuple(seed for seed in SEEDS if seed not in rows), []).append(f"`{arm}`")
+        wanted = range(experiment.seeds(arm))
+        gaps.setdefault(tuple(seed for seed in wanted if seed not in rows), []).append(f"`{arm}`")
         diverged.setdefault(tuple(seed for seed, row in rows.items() if "error" in row), []).append(f"`{arm}`")
     lines = [f"**Training diverged**: {_listed(diverged)}."] if any(diverged) else []
     lines += [f"**Not measured**: {_listed(gaps)}. `{command}` measures what is missing."] if any(gaps) else []

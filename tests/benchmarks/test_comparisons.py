@@ -136,6 +136,7 @@ def test_experiments_share_equal_runs_and_refuse_invalid_files(tmp_path: Path) -
         ("expected: {c: found}", "no arms"), ("primary: sde.beauty", "unknown metric"),
         ("points: [0.25, 0.6]", "multiples of the first"), ("expected: {a: found}", "one arm to be compared with"),
         ("expected: {b: seen}", "found or silent"), ("base: []", "must contain training.samples"),
+        ("few: [c]", "no arms"), ("few: [a]\nheadline: [[b, a]]", "3 seeds, so no verdict"),
     ):  # fmt: skip
         path = tmp_path / "e.yaml"
         path.write_text(f"{text}{added}\n")
@@ -228,7 +229,7 @@ def test_runner_measures_each_arm_once(tiny: Experiment, tmp_path: Path) -> None
 @pytest.mark.slow
 def test_runner_takes_the_axes_of_fields_from_their_data(tmp_path: Path) -> None:
     tiny = replace(
-        experiments()["fields_two_phase"].shrunk(750), arms={"white": ()}, against={}, headline=(), steps=2,
+        experiments()["fields_two_phase"].shrunk(750), arms={"white": ()}, against={}, headline=(), few=(), steps=2,
         more_steps=(1,), points=(), count=20, reference=40, likelihood=2, without={},
     )  # fmt: skip
     tiny = replace(tiny, base=(*tiny.base, "modality.axes={y:16,x:16}", "validation.holdout=200"))
@@ -236,9 +237,18 @@ def test_runner_takes_the_axes_of_fields_from_their_data(tmp_path: Path) -> None
     assert runner.run_all([tiny], runner.Options(work=tmp_path), results) == []
     measured = {row["arm"]["arm"]: row for row in rows(tiny.name, results)}
     assert set(measured) == {"white", REAL}
+    assert measured["white"]["even_in_time"]["ode"]["rings_rms_db"] != measured["white"]["ode"]["rings_rms_db"]
     assert measured["white"]["bits_per_dimension"] is not None
     for each in (measured["white"]["sde"], measured["white"]["at_steps"]["1"]["ode"]):
         assert each["rings_rms_db"] > measured[REAL]["sde"]["rings_rms_db"] > 0
+
+
+def test_arms_of_few_seeds_are_trained_with_few(tiny: Experiment, tmp_path: Path) -> None:
+    options = runner.Options(seeds=tuple(range(6)))
+    planned = runner.jobs([replace(tiny, few=("omitting",))], options, tmp_path / "r.jsonl")
+    seeds = [row["seed"] for job in planned for _, row in job.rows if row["arm"] == "omitting"]
+    assert seeds == [0, 1, 2]
+    assert sum(row["arm"] == "white" for job in planned for _, row in job.rows) == 6
 
 
 def test_runner_records_divergence_and_goes_on_after_errors(

@@ -71,6 +71,9 @@ def test_verdict_needs_six_seeds_and_a_corrected_p_value(tmp_path: Path) -> None
     # All five planned comparisons count, also the one without rows.
     smallest = min(tested.values(), key=lambda each: each.paired.p if each.paired.count else 1)
     assert smallest.corrected == pytest.approx(5 * smallest.paired.p)
+    # Arms of few seeds are not planned to have a verdict, so they do not count.
+    fewer = Results.read(replace(LAW, few=("slope -.5",), headline=()), CPU, path).tested
+    assert min(each.corrected for each in fewer if each.corrected) == pytest.approx(4 * smallest.paired.p)
     few = tmp_path / "few.jsonl"
     write(few, LAW.name, {"white": 1.0, WHOLE: 0.5}, seeds=ENOUGH - 1)
     results = read(few)
@@ -273,10 +276,14 @@ def test_table_by_steps_has_every_number_of_steps(tmp_path: Path) -> None:
     path = tmp_path / "r.jsonl"
     write(path, LAW.name, {"white": 1.0}, seeds=2)
     more = json.loads(path.read_text().splitlines()[0])
-    path.write_text(json.dumps(more | {"at_steps": {"5": {"sde": {"frechet_distance": 4.25}}}}) + "\n")
+    judged = {"sde": {"frechet_distance": 4.25}}
+    path.write_text(json.dumps(more | {"at_steps": {"5": judged}, "even_in_time": judged}) + "\n")
     results = Results.read(replace(LAW, more_steps=(5,)), CPU, path)
     table = sections.by_steps(results)
     value = f"{more['sde']['frechet_distance']:.3f}"
     assert f"| Fréchet distance, SDE | white | 4.250 | {value} |" in table
     assert "| metric | arm | 5 steps | 20 steps |" in table
     assert sections.by_steps(Results.read(LAW, CPU, path)) == ""
+    table = sections.by_steps(Results.read(replace(LAW, even_in_time=True), CPU, path))
+    assert f"| Fréchet distance, SDE | white | {value} | 4.250 |" in table
+    assert "| metric | arm | 20 steps | 20, even in time |" in table
