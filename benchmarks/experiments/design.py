@@ -36,7 +36,8 @@ class Experiment:
     Each run draws `count` samples in `steps` steps of two samplers and compares them with `reference` clean examples,
     at the end of training and at `points`, fractions of it; at its end, also in the numbers of steps in `more_steps`.
     With `even_in_time`, samples are also drawn in `steps` steps that are even in time. Arms in `few` are trained with
-    `FEW` seeds, for an ablation, and their comparisons have no verdict.
+    `FEW` seeds, for an ablation, and judged only at the end and in `steps` steps; their comparisons have no verdict. If
+    there are such arms, the seeds from `FEW` on of the others are judged in the same way.
     `likelihood` is the number of held-out items whose likelihood is computed. `against` has the arms with which each
     arm is compared seed by seed, by the metric `primary`; the comparisons in `headline` answer the question, and are in
     the summary of its `page`. Arms in `plain` are trained by `plain_loop`. `without` contains further arms without
@@ -155,6 +156,12 @@ class Experiment:
     def seeds(self, arm: str) -> int:
         """Return the number of seeds that an arm needs."""
         return FEW if arm in self.few else ENOUGH
+
+    def judged(self, arm: str, seed: int) -> Experiment:
+        """Return the experiment with what the run of an arm is judged by: for an ablation, fewer ways to sample."""
+        if arm in self.few or (self.few and seed >= FEW):
+            return replace(self, points=(), more_steps=(), even_in_time=False)
+        return self
 
     @property
     def comparisons(self) -> list[tuple[str, str]]:

@@ -100,10 +100,11 @@ def _judged(
     each: Row, job: Job, folder: Path, threads: int, read: dict[str, Run], known: dict[str, dict[str, Any]]
 ) -> dict[str, Any]:
     """Return the values of a row; runs that were read, and values of rows judged equally, are kept for later rows."""
-    (experiment, row), arguments = each, list(job.arguments)
-    arm, seed, reference = row["arm"], row["seed"], experiment.reference
+    (whole, row), arguments = each, list(job.arguments)
+    arm, seed = row["arm"], row["seed"]
+    experiment, reference = whole.judged(arm, seed), whole.reference
     # All arms of an experiment are judged by the same data, also one that is trained on others.
-    data = [*experiment.arguments(next(iter(experiment.arms)), seed, row["size"]), *PERMISSION]
+    data = [*whole.arguments(next(iter(whole.arms)), seed, row["size"]), *PERMISSION]
     judges = repr((data, reference))
     if judges not in read:
         read[judges] = Run.load(folder, reference, threads, ALLOW, data)

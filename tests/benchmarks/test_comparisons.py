@@ -249,6 +249,11 @@ def test_arms_of_few_seeds_are_trained_with_few(tiny: Experiment, tmp_path: Path
     seeds = [row["seed"] for job in planned for _, row in job.rows if row["arm"] == "omitting"]
     assert seeds == [0, 1, 2]
     assert sum(row["arm"] == "white" for job in planned for _, row in job.rows) == 6
+    ablation = replace(tiny, few=("omitting",), even_in_time=True)
+    for arm, seed, whole in (("white", 0, True), ("white", 3, False), ("omitting", 0, False)):
+        each = ablation.judged(arm, seed)
+        assert bool(each.points) == bool(each.more_steps) == each.even_in_time == whole, (arm, seed)
+    assert tiny.judged("white", 3) == tiny
 
 
 def test_runner_records_divergence_and_goes_on_after_errors(
