@@ -38,18 +38,20 @@ class Point:
 
 @dataclass(frozen=True)
 class SamplerState:
-    """The state of a sampling run: x at a point, and the last two estimates of x0, the latest last."""
+    """The state of a sampling run after `number` steps: x at a point, and the last two estimates of x0 in order."""
 
     x: Tensor
     point: Point
     estimates: tuple[tuple[Point, Tensor], ...] = ()
+    number: int = 0
 
     def moved(self, x: Tensor, point: Point, *estimates: tuple[Point, Tensor]) -> SamplerState:
         """Return the state with x `(batch, channels, *grid)` at the next point, in the units of the data.
 
         `estimates` of x0 are appended; the last two are kept.
         """
-        return replace(self, x=x, point=point, estimates=(*self.estimates, *estimates)[-2:])
+        estimates = (*self.estimates, *estimates)[-2:]
+        return replace(self, x=x, point=point, estimates=estimates, number=self.number + 1)
 
 
 @dataclass(frozen=True)

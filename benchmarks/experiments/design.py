@@ -21,6 +21,8 @@ REAL = "real data"
 """The arm without training: other real examples in place of samples, which give the noise floor of every metric."""
 FEW = 3
 """Number of seeds of an arm in `few`."""
+CALIBRATION = 256
+"""Number of samples by which samplers are calibrated."""
 CPU = "cpu"
 """The size of `base`, at which all experiments are run."""
 Expected = Literal["found", "silent"]
@@ -35,9 +37,10 @@ class Experiment:
     `base` and `arms` contain arguments of `multisagd train`; `sizes` contains those that replace them at another size.
     Each run draws `count` samples in `steps` steps of two samplers and compares them with `reference` clean examples,
     at the end of training and at `points`, fractions of it; at its end, also in the numbers of steps in `more_steps`.
-    With `even_in_time`, samples are also drawn in `steps` steps that are even in time. Arms in `few` are trained with
-    `FEW` seeds, for an ablation, and judged only at the end and in `steps` steps; their comparisons have no verdict. If
-    there are such arms, the seeds from `FEW` on of the others are judged in the same way.
+    With `even_in_time`, samples are also drawn in `steps` steps that are even in time, and with `calibrated`, by
+    samplers whose power is corrected after every step. Arms in `few` are trained with `FEW` seeds, for an ablation, and
+    judged only at the end and in `steps` steps; their comparisons have no verdict. If there are such arms, the seeds
+    from `FEW` on of the others are judged in the same way.
     `likelihood` is the number of held-out items whose likelihood is computed. `against` has the arms with which each
     arm is compared seed by seed, by the metric `primary`; the comparisons in `headline` answer the question, and are in
     the summary of its `page`. Arms in `plain` are trained by `plain_loop`. `without` contains further arms without
@@ -67,6 +70,7 @@ class Experiment:
     points: tuple[float, ...] = (0.25, 0.5)
     likelihood: int = 128
     even_in_time: bool = False
+    calibrated: bool = False
     few: tuple[str, ...] = ()
     plain: tuple[str, ...] = ()
     without: Mapping[str, tuple[float, float]] = field(default_factory=dict)

@@ -13,19 +13,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.experiments.design import CPU, REAL, Experiment
+from benchmarks.experiments.design import CALIBRATION, CPU, REAL, Experiment
 from benchmarks.experiments.fields import field_errors
 from benchmarks.experiments.metrics import SAMPLERS
 from benchmarks.runs import Run
 from multisagd import Band, DataStatistics, Grid, Outside, SpectralCovariance, Spectrum
+from multisagd.calibration import calibrate
 from multisagd.metrics.axes import mean_difference, neighbour_differences
 from multisagd.samplers import Sampler
 from multisagd.sampling import Spacing
+from multisagd.seeds import derive_many
 from recipes.config import compose as configuration
 from recipes.config.build import Builder
 from recipes.evaluation.likelihood import BitsPerDimension
 from recipes.evaluation.sets import fixed_order
 from recipes.runs.checkpoint import Checkpoints, samples_of
+from recipes.sampling.generate import SamplingRequest, step_times
 
 CHOICES = {"ode": "dpm_solver", "sde": "dpm_solver_sde"}
 """The choices of `sampler=` by their keys in a row; steps are at the times that `multisagd sample` chooses."""
@@ -76,6 +79,9 @@ def judge(experiment: Experiment, run: Run, arguments: list[str], seed: int) -> 
     if experiment.even_in_time:
         even = {name: drawn(run, name, steps, seed, count, "time") for name in CHOICES}
         values["even_in_time"] = {name: judged(each, labels) for name, each in even.items()}
+    if experiment.calibrated:
+        drawn_so = {name: drawn_calibrated(run, name, steps, seed, count) for name in CHOICES}
+        values["calibrated"] = {name: judged(each, labels) for name, each in drawn_so.items()}
     values["points"] = {}
     for samples in points(run.folder, run.samples_seen, experiment.points):
         early = drawn(run.at(samples), AT_POINTS, steps, seed, count)
@@ -97,9 +103,22 @@ def conditions(experiment: Experiment, run: Run) -> dict[str, Any]:
 
 def drawn(run: Run, name: str, steps: int, seed: int, count: int, spacing: Spacing | None = None) -> Tensor:
     """Draw samples from a run by one of the samplers, by default at the times that `multisagd sample` chooses."""
+    return run.draw(_sampler(run, name), steps, seed, count, None, spacing=spacing)
+
+
+def drawn_calibrated(run: Run, name: str, steps: int, seed: int, count: int) -> Tensor:
+    """Draw samples as `drawn` does, from a run without classes, by a sampler that is calibrated with other samples."""
+    sampler = _sampler(run, name)
+    times = step_times(run.denoiser, SamplingRequest(sampler, steps))
+    seeds = derive_many(0, "calibration", 0, range(CALIBRATION))
+    with torch.no_grad():
+        sampler = calibrate(sampler, run.denoiser, run.statistics, times, seeds, run.labels(CALIBRATION))
+    return run.draw(sampler, steps, seed, count, times)
+
+
+def _sampler(run: Run, name: str) -> Sampler:
     config = configuration.load("sample", [f"sampler={CHOICES[name]}", "run_dir=none"])["sampler"]
-    sampler = Builder().build(config, Sampler, "sampler", statistics=run.statistics)  # type: ignore[type-abstract]
-    return run.draw(sampler, steps, seed, count, None, spacing=spacing)
+    return Builder().build(config, Sampler, "sampler", statistics=run.statistics)  # type: ignore[type-abstract]
 
 
 def points(folder: Path, end: int, fractions: Sequence[float]) -> list[int]:

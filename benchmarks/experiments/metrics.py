@@ -102,6 +102,11 @@ def even_in_time(key: str) -> str:
     return f"even_in_time.{key}"
 
 
+def calibrated(key: str) -> str:
+    """Return the key of a metric of samples of a calibrated sampler."""
+    return f"calibrated.{key}"
+
+
 def flat(row: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
     """Return the finite numbers of a row; numbers in nested mappings have keys such as `sde.frechet_distance`."""
     values: dict[str, float] = {}

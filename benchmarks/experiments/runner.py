@@ -112,7 +112,7 @@ def _judged(
     if arm in experiment.untrained:
         return measures.judge_real(experiment, run, arguments, arm, seed)
     how = (experiment.steps, experiment.more_steps, experiment.count, experiment.points, experiment.likelihood,
-           experiment.even_in_time)  # fmt: skip
+           experiment.even_in_time, experiment.calibrated)  # fmt: skip
     same = repr((judges, how, measures.watched(experiment, arguments)))
     if same not in known:
         known[same], x0 = measures.judge(experiment, run, arguments, seed)

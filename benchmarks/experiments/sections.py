@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from math import exp, isnan, sqrt
 from statistics import mean, stdev
 
-from benchmarks.experiments.design import CPU, REAL, Experiment
-from benchmarks.experiments.metrics import BY_STEPS, SAMPLERS, Metric, at_steps, even_in_time, other_sampler
+from benchmarks.experiments.design import CALIBRATION, CPU, REAL, Experiment
+from benchmarks.experiments.metrics import BY_STEPS, SAMPLERS, Metric, at_steps, calibrated, even_in_time, other_sampler
 from benchmarks.experiments.omission import CLEAN, bands, fractions
 from benchmarks.experiments.plots import Picture
 from benchmarks.experiments.reading import Comparison, Results, control
@@ -34,7 +35,8 @@ def section(experiment: Experiment, measured: Sequence[Results], verdicts: bool)
             said.append(f"### At the size `{results.size}`")
         if results.raw:
             picture = drawn(results)
-            said += [conditions(results), table(results), by_steps(results), comparisons(results, verdicts)]
+            said += [conditions(results), table(results), calibrated_table(results), by_steps(results)]
+            said.append(comparisons(results, verdicts))
             said.append(recovered(results))
             if picture.panels:
                 pictures.append(picture)
@@ -106,6 +108,24 @@ def table(results: Results) -> str:
         name = f"*{arm}, the noise floor*" if arm == REAL else arm
         lines.append([name, *(with_error(cell) for cell in cells), str(len(seeds))])
     return markdown(["arm", *(metric.title for metric in results.metrics), "seeds"], lines)
+
+
+def calibrated_table(results: Results) -> str:
+    """Return the table of the metrics of samples by calibrated samplers, or nothing if there are none."""
+    metrics = [replace(each, key=calibrated(each.key)) for each in results.metrics]
+    found = {key for seeds in results.numbers.values() for row in seeds.values() for key in row}
+    if not (metrics := [each for each in metrics if each.key in found]):
+        return ""
+    arms = {
+        arm: seeds for arm, seeds in results.numbers.items() if any(metrics[0].key in row for row in seeds.values())
+    }
+    lines = [
+        [arm, *(with_error([row[each.key] for row in seeds.values() if each.key in row]) for each in metrics)]
+        for arm, seeds in arms.items()
+    ]
+    return f"With `calibration={CALIBRATION}`, which corrects the power in every ring after each step:\n\n" + markdown(
+        ["arm", *(each.title for each in metrics)], lines
+    )
 
 
 def by_steps(results: Results) -> str:

@@ -100,6 +100,11 @@ def unit_of(along: str, grid: Grid) -> str:
     return f"cycles per {'sample' if along == RADIUS else grid.axis(along).unit}"
 
 
+def ring_indices(grid: Grid, rings: int | None = None) -> Tensor:
+    """Return the index of the point of `radial_profile` to which each frequency belongs, int64 `(*half_shape,)`."""
+    return _rings(grid, rings)[0]
+
+
 def _rings(grid: Grid, rings: int | None) -> tuple[Tensor, Tensor]:
     """Return the index of each bin's ring, counted without empty rings, and the mean radius of each ring."""
     radius = grid.radius(factors={axis.name: axis.spacing for axis in grid.axes})

@@ -287,3 +287,6 @@ def test_table_by_steps_has_every_number_of_steps(tmp_path: Path) -> None:
     table = sections.by_steps(Results.read(replace(LAW, even_in_time=True), CPU, path))
     assert f"| Fréchet distance, SDE | white | {value} | 4.250 |" in table
     assert "| metric | arm | 20 steps | 20, even in time |" in table
+    assert sections.calibrated_table(results) == ""
+    path.write_text(json.dumps(more | {"calibrated": judged}) + "\n")
+    assert "| white | 4.250 |" in sections.calibrated_table(Results.read(LAW, CPU, path))

@@ -1,0 +1,154 @@
+"""Keep the power of samples right: correct it after every step to what the forward process has at that time.
+
+At every frequency, x at a time has the power `a² C + b² W`, where C is the power of the data and W that of the noise.
+The states of a sampler have another power, as its steps are finite and the network errs. The error of a step is small,
+but every later step starts from it: a network that sees too little of a coarse structure adds too little of the fine
+structure that belongs to it. This is called exposure bias, and remedies scale the predicted noise (arXiv 2308.15321) or
+two bands of a wavelet transform (2507.10072) by numbers that are tuned. Here nothing is tuned, because the power is
+known: `calibrate` measures the power of the sampler's own states, and returns a sampler that multiplies each ring of
+frequency, after every step, by the factor that it lacks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from multisagd.analysis.profiles import radial_profile, ring_indices
+from multisagd.condition import AnyCondition, mapped
+from multisagd.covariance import from_half_spectrum, to_half_spectrum
+from multisagd.grid import Grid
+from multisagd.process import Process
+from multisagd.samplers import Model, Point, Sampler, SamplerState
+from multisagd.sampling import AnyDenoiser, sample
+from multisagd.statistics import DataStatistics
+
+
+@dataclass(frozen=True, eq=False)
+class Calibrated:
+    """Take the steps of another sampler, and multiply every ring of frequency by a factor after each.
+
+    `gains` (steps, channels, rings), dimensionless, are those of the times at which they were measured, so a run has to
+    have as many steps. The deviation from `mean` (channels, *grid), in the units of the data, is multiplied. Items do
+    not depend on one another.
+
+    Raises:
+        ValueError: From `step`, if there are more steps, or x has another grid or other channels.
+    """
+
+    sampler: Sampler
+    gains: Tensor
+    mean: Tensor
+    grid: Grid
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether steps need noise."""
+        return self.sampler.stochastic
+
+    def step(self, state: SamplerState, then: Point, model: Model, noise: Tensor | None) -> SamplerState:
+        """Take one step and correct it; see `Sampler.step` for shapes and units."""
+        if model.steps != len(self.gains):
+            raise ValueError(f"calibrated for {len(self.gains)} steps, got {model.steps}: calibrate for these steps")
+        moved = self.sampler.step(state, then, model, noise)
+        deviation = _deviation(moved.x, then, self.mean, model.process, self.grid)
+        gain = self.gains[state.number][:, ring_indices(self.grid)].to(deviation.device, deviation.real.dtype)
+        return replace(moved, x=_restored(deviation * gain, then, self.mean, model.process, self.grid, moved.x))
+
+    def __str__(self) -> str:
+        """Return the sampler's own description."""
+        return f"{self.sampler}, calibrated"
+
+
+def calibrate(
+    sampler: Sampler,
+    denoiser: AnyDenoiser,
+    statistics: DataStatistics,
+    times: Tensor,
+    seeds: Sequence[int],
+    condition: AnyCondition = None,
+    *,
+    batch: int = 64,
+) -> Calibrated:
+    """Return a sampler whose states have the power of the forward process, measured on one sample for each seed.
+
+    The factors are those at the decreasing `times` (steps + 1,), on the grid of the data's `statistics`. A `condition`
+    has one entry for each seed, and its values must be as frequent as in the data, because it is the power of all data
+    that is compared. The relative error of a ring's power is about 1/√n, where n is the number of seeds multiplied by
+    that of the ring's frequencies. `batch` states at a time are passed to the network.
+
+    Frequencies without power in data and noise are not changed.
+
+    Raises:
+        ValueError: From `sample`; or if the statistics have another grid than the process.
+    """
+    process, grid = denoiser.process, statistics.grid
+    if grid.shape != process.grid.shape:
+        raise ValueError(f"the statistics have the grid {grid.shape}, but the process has {process.grid.shape}")
+    measuring = _Measuring(sampler, statistics, [])
+    shape = (len(seeds), statistics.mean.shape[0], *grid.shape)
+    sample(_InParts(denoiser, batch), measuring, shape, len(times) - 1, seeds, condition, times=times)
+    return Calibrated(sampler, torch.stack(measuring.gains), statistics.mean, grid)
+
+
+@dataclass(frozen=True, eq=False)
+class _Measuring:
+    """Take the steps of another sampler, correct the power of the whole batch, and append the factors to `gains`."""
+
+    sampler: Sampler
+    statistics: DataStatistics
+    gains: list[Tensor]
+
+    @property
+    def stochastic(self) -> bool:
+        return self.sampler.stochastic
+
+    def step(self, state: SamplerState, then: Point, model: Model, noise: Tensor | None) -> SamplerState:
+        mean, grid = self.statistics.mean, self.statistics.grid
+        moved = self.sampler.step(state, then, model, noise)
+        deviation = _deviation(moved.x, then, mean, model.process, grid)
+        power = deviation.abs().double().square().mean(0).cpu() / grid.numel
+        a, b = (each[0].cpu().double() for each in (then.at.a, then.at.b))
+        expected = a**2 * self.statistics.power.cpu() + b**2 * model.process.covariance.power(grid.shape).cpu()
+        wanted, found = (radial_profile(each, grid).power for each in (expected, power))
+        gain = torch.where((wanted > 0) & (found > 0), (wanted / found.clamp(min=1e-300)).sqrt(), 1.0)
+        self.gains.append(gain)
+        factor = gain[:, ring_indices(grid)].to(deviation.device, deviation.real.dtype)
+        return replace(moved, x=_restored(deviation * factor, then, mean, model.process, grid, moved.x))
+
+
+@dataclass(frozen=True, eq=False)
+class _InParts:
+    """A denoiser that passes `batch` items at a time to another one."""
+
+    denoiser: AnyDenoiser
+    batch: int
+
+    @property
+    def process(self) -> Process:
+        return self.denoiser.process
+
+    def __call__(self, x: Tensor, t: Tensor, condition: AnyCondition = None) -> Tensor:
+        parts = [slice(start, start + self.batch) for start in range(0, len(x), self.batch)]
+        return torch.cat([self.denoiser(x[p], t[p], mapped(condition, lambda each, p=p: each[p])) for p in parts])
+
+
+def _deviation(x: Tensor, at: Point, mean: Tensor, process: Process, grid: Grid) -> Tensor:
+    """Return the amplitudes (batch, channels, *half_shape) of a state's deviation from the mean at that time."""
+    if x.shape[1] != mean.shape[0] or (process.modulation is None and x.shape[2:] != grid.shape):
+        raise ValueError(f"calibrated for {mean.shape[0]} channels on {grid.shape}, got x of shape {tuple(x.shape)}")
+    a = at.at.a.to(x.real.dtype)
+    if process.modulation is None:
+        return to_half_spectrum(x - a * mean.to(x), grid.dimensions)
+    return x - a * to_half_spectrum(mean.to(x.device, x.real.dtype), grid.dimensions)
+
+
+def _restored(deviation: Tensor, at: Point, mean: Tensor, process: Process, grid: Grid, like: Tensor) -> Tensor:
+    """Undo `_deviation`: return the state, shaped like `like`."""
+    a = at.at.a.to(like.real.dtype)
+    if process.modulation is None:
+        return a * mean.to(like) + from_half_spectrum(deviation, grid.shape).to(like)
+    return deviation + a * to_half_spectrum(mean.to(like.device, like.real.dtype), grid.dimensions)
