@@ -1,6 +1,7 @@
 """Diffusion models whose forward noise is shaped in frequency, on grids of any number of dimensions."""
 
 from multisagd import loss, networks, seeds
+from multisagd.calibration import Calibrated, calibrate
 from multisagd.condition import Condition
 from multisagd.continuation import continued
 from multisagd.corruption import Corruption
@@ -72,6 +73,7 @@ __all__ = [
     "Axis",
     "Band",
     "Blur",
+    "Calibrated",
     "ClassifierFree",
     "ColorShift",
     "Condition",
@@ -141,6 +143,7 @@ __all__ = [
     "VelocityTuned",
     "Weighting",
     "bits_per_dimension",
+    "calibrate",
     "continued",
     "log_likelihood",
     "loss",

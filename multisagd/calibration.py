@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from operator import itemgetter
 
 import torch
 from torch import Tensor
@@ -23,7 +24,7 @@ from multisagd.covariance import from_half_spectrum, to_half_spectrum
 from multisagd.grid import Grid
 from multisagd.process import Process
 from multisagd.samplers import Model, Point, Sampler, SamplerState
-from multisagd.sampling import AnyDenoiser, sample
+from multisagd.sampling import AnyDenoiser, Callback, sample
 from multisagd.statistics import DataStatistics
 
 
@@ -72,13 +73,15 @@ def calibrate(
     condition: AnyCondition = None,
     *,
     batch: int = 64,
+    callback: Callback | None = None,
 ) -> Calibrated:
     """Return a sampler whose states have the power of the forward process, measured on one sample for each seed.
 
     The factors are those at the decreasing `times` (steps + 1,), on the grid of the data's `statistics`. A `condition`
     has one entry for each seed, and its values must be as frequent as in the data, because it is the power of all data
     that is compared. The relative error of a ring's power is about 1/√n, where n is the number of seeds multiplied by
-    that of the ring's frequencies. `batch` states at a time are passed to the network.
+    that of the ring's frequencies. `batch` states at a time are passed to the network;
+    `callback` is as in `sample`.
 
     Frequencies without power in data and noise are not changed.
 
@@ -90,7 +93,9 @@ def calibrate(
         raise ValueError(f"the statistics have the grid {grid.shape}, but the process has {process.grid.shape}")
     measuring = _Measuring(sampler, statistics, [])
     shape = (len(seeds), statistics.mean.shape[0], *grid.shape)
-    sample(_InParts(denoiser, batch), measuring, shape, len(times) - 1, seeds, condition, times=times)
+    sample(
+        _InParts(denoiser, batch), measuring, shape, len(times) - 1, seeds, condition, times=times, callback=callback
+    )
     return Calibrated(sampler, torch.stack(measuring.gains), statistics.mean, grid)
 
 
@@ -131,9 +136,9 @@ class _InParts:
     def process(self) -> Process:
         return self.denoiser.process
 
-    def __call__(self, x: Tensor, t: Tensor, condition: AnyCondition = None) -> Tensor:
-        parts = [slice(start, start + self.batch) for start in range(0, len(x), self.batch)]
-        return torch.cat([self.denoiser(x[p], t[p], mapped(condition, lambda each, p=p: each[p])) for p in parts])
+    def __call__(self, x_t: Tensor, t: Tensor, condition: AnyCondition = None) -> Tensor:
+        parts = [slice(start, start + self.batch) for start in range(0, len(x_t), self.batch)]
+        return torch.cat([self.denoiser(x_t[p], t[p], mapped(condition, itemgetter(p))) for p in parts])
 
 
 def _deviation(x: Tensor, at: Point, mean: Tensor, process: Process, grid: Grid) -> Tensor:

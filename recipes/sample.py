@@ -12,6 +12,7 @@ The steps, each with the file that implements it (in recipes/):
     turn labels, or prompts with the run's text encoder, into a tensor    sampling/condition.py
     build the denoiser: network, diffusion process and statistics         runs/assembly.py
     sampler, steps, guidance and refinement                               sampling/generate.py
+    with calibration=N, measure and correct the power of the states       sampling/calibration.py
     in batches, divided among the processes: draw noise with the run's
     spectrum from each sample's seed, and run the sampler back to x0      sampling/generate.py
     put the known values of media back                                    sampling/media.py
@@ -26,8 +27,9 @@ the seed and its number, so the first 10 samples of count=100 equal those of cou
 Errors, each reported in one message: a missing run or checkpoint, unknown labels, prompts for a run without text, a
 text encoder other than the run's, initial media or a dense condition that is missing, unreadable or not of the run,
 an unknown part that is not one of the media, guidance for a run without a condition or trained without condition
-dropout, a rollout of samples that cannot be conditions, a sampler that does not support the run's process, a size that
-the modality does not have, a folder with other files or with symbolic links that point outside the run.
+dropout, a rollout of samples that cannot be conditions, a sampler that does not support the run's process,
+a calibration of samples whose power is not known, a size that the modality does not have, a folder with other files or
+with symbolic links that point outside the run.
 """
 
 import sys
@@ -48,6 +50,7 @@ from recipes.runs.run import versions
 from recipes.runs.settings import SampleSettings
 from recipes.runtime.device import Runtime
 from recipes.runtime.distribution import barrier
+from recipes.sampling.calibration import Requested, calibrated
 from recipes.sampling.condition import checked_labels, chosen_condition, chosen_prompts
 from recipes.sampling.dense import check_requested, save_conditions
 from recipes.sampling.generate import chosen_modality, generate, sampling_request
@@ -96,10 +99,13 @@ def sample(config: Config, reuse: bool = False) -> Path:
     denoiser = trained_denoiser(assembly, weights, runtime)
     request = sampling_request(settings, denoiser, model.located, assembly, runtime)
     media.check(request)
+    known = dense.joined(condition.input)
+    request = calibrated(
+        settings.calibration, request, Requested(modality, media, known), denoiser, model, assembly, runtime
+    )
     check_own(out, settings.run_dir)  # no symbolic link may point outside the run's folder
     check_free(out, count, saved.suffixes[0], dense.names)
     seeds = derive_many(settings.seed, "sample", 0, range(count))
-    known = dense.joined(condition.input)
     total = count * (settings.rollout or 1) if windows is None else windows.total
     with Display("sampling", total, quiet=not runtime.main) as display:
         if windows is not None:

@@ -338,8 +338,11 @@ class SampleSettings:
     overlap: float | None
     members: int | None
     rollout: int | None
+    calibration: int | None
 
     def __post_init__(self) -> None:
+        if self.calibration is not None and (self.overlap, self.rollout) != (None, None):
+            raise ValueError("calibration is for samples of a single run of the sampler: remove overlap and rollout")
         check_minimum(self, 1, "count", "steps", "batch", "members", "rollout")
         check_media(self.initial, self.condition, self.strength, self.unknown)
         if self.overlap is not None and not 0 < self.overlap < 1:

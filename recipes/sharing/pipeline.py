@@ -36,6 +36,7 @@ from recipes.runs.model import NOTES, WEIGHTS, Chosen, TrainedModel, open_model,
 from recipes.runs.run import CORRUPTION, versions
 from recipes.runs.settings import Guidance, Which, Width, chosen_weights, given_sizes
 from recipes.runtime.device import EngineSettings, Runtime
+from recipes.sampling.calibration import Requested, calibrated
 from recipes.sampling.condition import checked_labels, chosen_condition
 from recipes.sampling.generate import SamplingRequest, chosen_modality, generate
 from recipes.sampling.media import MediaOptions, sampling_media
@@ -125,6 +126,9 @@ class SamplingOptions:
     default, or 1 if a part is `unknown`. That part, which is filled in, is a file as in `multisagd sample`, "missing",
     a box such as {"width": (8, 16)} in the units of the axes or a list of boxes, or a bool tensor, True for unknown
     values; all others are put back into the samples at the end, if `keep_known`.
+
+    `calibration` is the number of samples by which the sampler is calibrated before (see `multisagd.calibration`), or
+    None.
     """
 
     seed: int = 0
@@ -148,6 +152,7 @@ class SamplingOptions:
     strength: float | None = None
     unknown: Unknown | None = None
     keep_known: bool = True
+    calibration: int | None = None
 
     @property
     def sizes(self) -> dict[str, Any]:
@@ -269,6 +274,10 @@ class Pipeline:
         sampler = self._sampler(settings.sampler)
         request = SamplingRequest(sampler, steps, settings.spacing, guidance=guidance, batch=settings.batch)
         shape, known = modality.tensor_shape, dense.joined(condition.input)
+        request = calibrated(
+            settings.calibration, request, Requested(modality, media, known), self.denoiser, self.model, self.assembly,
+            self.runtime, not settings.progress,
+        )  # fmt: skip
         with Display("sampling", len(seeds), quiet=not settings.progress) as display:
             x0 = generate(self.denoiser, request, shape, seeds, known, self.runtime, display.update, media.start)
         x0 = media.finished(x0)

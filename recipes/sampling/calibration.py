@@ -1,0 +1,100 @@
+"""Calibrate the sampler of a request: correct the power of its states to that of the forward process."""
+
+from dataclasses import dataclass, replace
+
+import torch
+
+from modalities.base import Modality
+from multisagd import Denoiser
+from multisagd.calibration import Calibrated, calibrate
+from multisagd.condition import AnyCondition, Condition, as_condition, mapped
+from multisagd.seeds import derive_many
+from recipes.base.errors import RecipeError, as_recipe_error
+from recipes.base.progress import Display
+from recipes.runs.assembly import Assembly
+from recipes.runs.model import TrainedModel
+from recipes.runtime.device import Runtime
+from recipes.runtime.distribution import broadcast_from_rank0
+from recipes.sampling.generate import SamplingRequest, step_times
+from recipes.sampling.held_out import read_held_out
+from recipes.sampling.media import SamplingMedia
+
+LEAST = 16
+"""Minimum number of samples by which a sampler is calibrated: with fewer, the factors are mostly chance."""
+
+
+@dataclass(frozen=True, eq=False)
+class Requested:
+    """The samples that are requested: their modality, media, and the condition that the network gets."""
+
+    modality: Modality
+    media: SamplingMedia
+    condition: AnyCondition
+
+
+def calibrated(
+    count: int | None, request: SamplingRequest, samples: Requested, denoiser: Denoiser, model: TrainedModel,
+    assembly: Assembly, runtime: Runtime, quiet: bool = False,
+) -> SamplingRequest:  # fmt: skip
+    """Return the request with its sampler calibrated by `count` samples of the run; the same one if `count` is None.
+
+    Samples for the calibration have all classes in turn, or the dense conditions of held-out examples, if the requested
+    samples have such a condition. They depend neither on the seed nor on the number of the requested samples.
+
+    Raises:
+        RecipeError: If the power of such samples is not known, or held-out examples cannot be read.
+    """
+    if count is None:
+        return request
+    _check(count, request, samples, model, assembly)
+    known = _conditions(count, samples, model, assembly)
+    count = len(known.dense) if isinstance(known, Condition) and known.dense is not None else count
+    times, seeds = step_times(denoiser, request), derive_many(0, "calibration", 0, range(count))
+    put = mapped(known, runtime.put)
+    with (
+        Display("calibrating", request.steps, quiet=quiet or not runtime.main) as display,
+        torch.no_grad(), runtime.autocast(), as_recipe_error((ValueError, ArithmeticError), "calibration: "),
+    ):  # fmt: skip
+        sampler = calibrate(
+            request.sampler, denoiser, assembly.statistics, times, seeds, put, batch=request.batch,
+            callback=lambda step, *_: display.update(step),
+        )  # fmt: skip
+    return replace(request, sampler=_shared(sampler), times=times)
+
+
+def _shared(sampler: Calibrated) -> Calibrated:
+    """Return the sampler with the factors of rank 0 on every rank: devices may round differently."""
+    gains = sampler.gains.contiguous()
+    broadcast_from_rank0(gains)
+    return replace(sampler, gains=gains)
+
+
+def _check(count: int, request: SamplingRequest, samples: Requested, model: TrainedModel, assembly: Assembly) -> None:
+    reasons = {
+        f"{count} samples are too few: use {LEAST} or more": count < LEAST,
+        "guidance changes the power of samples, so it is not that of the data: set guidance.scale=1":
+            request.guidance.scale != 1.0,
+        "samples that start from media have another power: remove initial": samples.media.start is not None,
+        "refined samples have another power: set refine=none": request.refinement.iterations > 0,
+        "the power of the data is known at the size of training only: remove the size":
+            samples.modality.grid() != assembly.modality.grid(),
+        "the run was trained on corrupted data, whose power its samples do not have":
+            assembly.corruption() is not None,
+        "the power of samples with prompts is not known": assembly.context is not None,
+        "the power of samples with given scalars is not known": bool(assembly.scalars),
+        "the conditions of held-out examples are needed, but an exported model has no data: use the run":
+            samples.media.dense.dense is not None and model.exported is not None,
+    }  # fmt: skip
+    for reason, applies in reasons.items():
+        if applies:
+            raise RecipeError(f"calibration: {reason}")
+
+
+def _conditions(count: int, samples: Requested, model: TrainedModel, assembly: Assembly) -> AnyCondition:
+    """Return conditions like those of the requested samples, but as frequent as in the data."""
+    given = as_condition(samples.condition, classes=True, text=False)
+    labels = None if given.labels is None else torch.arange(count) % len(assembly.classes or ())
+    if given.dense is None:
+        return labels
+    held_out = read_held_out(model, assembly, samples.modality, count, 0, "calibration")
+    return Condition(None if given.labels is None else held_out.labels, dense=held_out.dense)
