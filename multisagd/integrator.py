@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 
 from multisagd.covariance import from_half_spectrum, to_half_spectrum
-from multisagd.padding import PaddedCovariance
 from multisagd.process import Process
 from multisagd.samplers import Model, Point, SamplerState
 from multisagd.statistics import DataStatistics
@@ -65,8 +64,9 @@ class GaussianIntegrator:
         Raises:
             ValueError: If the process does not meet these conditions.
         """
-        if process.modulation is not None or isinstance(process.covariance, PaddedCovariance):
-            raise ValueError("GaussianIntegrator needs scalar coefficients and noise without padding; use DDIM instead")
+        process.covariance.require_diagonal("GaussianIntegrator (use DDIM instead)")
+        if process.modulation is not None:
+            raise ValueError("GaussianIntegrator needs scalar coefficients; use DDIM instead")
         if not bool((process.covariance.power() > 0).all()):
             raise ValueError("GaussianIntegrator needs noise at every frequency; use DDIM instead")
 

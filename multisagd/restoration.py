@@ -27,7 +27,6 @@ from multisagd.corruption import Corruption
 from multisagd.denoiser import UNIFORM, Denoiser, Preconditioning, PreconditioningKind
 from multisagd.inputs import as_data
 from multisagd.loss import Metric
-from multisagd.padding import PaddedCovariance
 from multisagd.process import Coefficients, Process, Quantity
 from multisagd.recent import Recent
 from multisagd.regularisation import SpectralPenalty
@@ -94,8 +93,7 @@ class RestoringDenoiser(Denoiser):
         super().__init__(network, process, prediction, preconditioning, statistics)
         if preconditioning == "spectral":
             raise ValueError("restoration has its own weights in the band: choose preconditioning none or karras")
-        if isinstance(process.covariance, PaddedCovariance):
-            raise ValueError("restoration needs noise that is diagonal in frequency: remove the padding")
+        process.covariance.require_diagonal("restoration")
         if corruption.grid != process.grid:
             raise ValueError(
                 f"the corruption and the process are on different grids, {corruption.grid.shape} and "

@@ -20,7 +20,6 @@ from multisagd.condition import AnyCondition, batch_size, mapped, says_what_is_s
 from multisagd.finishing import finish, residual_power
 from multisagd.guidance import ClassifierFree
 from multisagd.mixing import Refinement, sample_refined
-from multisagd.padding import PaddedCovariance
 from multisagd.samplers import Sampler
 from multisagd.sampling import AnyDenoiser, Spacing, time_steps
 from multisagd.seeds import derive
@@ -137,7 +136,7 @@ def step_times(denoiser: Denoiser, request: SamplingRequest) -> Tensor:
     process, ends = denoiser.process, request.ends
     if request.times is not None:
         return request.times
-    scalar = process.modulation is None and not isinstance(process.covariance, PaddedCovariance)
+    scalar = process.modulation is None and process.covariance.diagonal
     spacing = request.spacing or ("log_snr" if scalar and denoiser.statistics is not None else "time")
     check_ends(ends, spacing)
     if spacing == "time":
