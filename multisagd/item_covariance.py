@@ -2,10 +2,10 @@
 
 For item i of a batch, `Σ_i = E_i F⁻¹ diag(W_i) F E_i`: stationary noise of power W_i, times an envelope `E_i > 0` on
 the grid. Both are computed from the item's condition by a rule, so training, the prior, scores, losses and likelihoods
-agree about them. `W = 1` is noise that is independent at every point (PriorGrad, arXiv 2106.06406); without an envelope, the
-noise has another spectrum for each item. SpecGrad (arXiv 2203.16749) filters noise with a filter that varies in time;
-in this form, inverse and determinant are exact: `log det Σ_i = 2 Σ log E_i + Σ log W_i`. The level of E and W carries
-information and is not normalised.
+agree about them. `W = 1` is noise that is independent at every point (PriorGrad, arXiv 2106.06406); without an
+envelope, the noise has another spectrum for each item. SpecGrad (arXiv 2203.16749) filters noise with a filter that
+varies in time; in this form, inverse and determinant are exact: `log det Σ_i = 2 Σ log E_i + Σ log W_i`. The level of E
+and W carries information and is not normalised.
 
 With `R = E F⁻¹ w F` and `W = w²`, `Σ = R Rᵀ`. R is not symmetric if E varies.
 """
