@@ -110,7 +110,7 @@ class Covariance(nn.Module):
         return self._filter(x, "whiten")
 
     def whiten_transposed(self, x: Tensor) -> Tensor:
-        """Return `R⁻ᵀ x` for x `(..., *grid)`, shaped like x; it equals `whiten` if R is symmetric."""
+        """Return `R⁻ᵀ x` for x `(..., *grid)`, dimensionless and shaped like x; `whiten` if R is symmetric."""
         return self._filter(x, "whiten")
 
     def apply(self, x: Any) -> Any:

@@ -117,7 +117,7 @@ class ItemCovariance(Covariance):
         return super().sample(seeds, channels, grid_shape)
 
     def whiten_transposed(self, x: Tensor) -> Tensor:
-        """Return `R⁻ᵀ x = E⁻¹ F⁻¹ w⁻¹ F x`, shaped like x `(batch, channels, *grid)`."""
+        """Return `R⁻ᵀ x = E⁻¹ F⁻¹ w⁻¹ F x`, dimensionless, shaped like x `(batch, channels, *grid)`."""
         x, wide = self._checked_data(x)
         return (self._filtered(x.to(wide), "whiten") / self._envelope(wide)).to(x.dtype)
 
@@ -215,6 +215,8 @@ class ConditionedCovariance(Covariance):
     def bound(self, condition: AnyCondition, shape: Sequence[int]) -> ItemCovariance:
         """Return the covariance of a batch of this shape, `(batch, channels, *grid)`, under its condition.
 
+        It is computed, and on the CPU checked, where the condition is, and moved to the device of this covariance.
+
         Raises:
             ValueError: If the condition has no dense part, or not one for each item, if nothing is known of an item, or
                 if the rule refuses the condition or returns a wrong shape.
@@ -239,7 +241,7 @@ class ConditionedCovariance(Covariance):
             if not bool((shared == 1).all()) or (envelope is None and power is None):
                 shared = shared.to(dense.device, wide).expand(len(dense), 1, *grid.half_shape)
                 power = shared if power is None else power * shared
-        return ItemCovariance(grid, envelope, power)
+        return ItemCovariance(grid, envelope, power).to(self._like.device)
 
     def power(self, shape: Sequence[int] | None = None) -> Tensor:
         """Raise an error: the power of each item depends on its condition.
