@@ -29,7 +29,7 @@ from recipes.plotting.curves import Axis, Series, draw, number_text, ordered
 from recipes.plotting.figures import on_logarithmic_axis
 from recipes.reports.page import Block, Budget, Facts, Gallery, Item, Note, Table, failure_note, item
 from recipes.reports.run import MALFORMED, Overview, SampleSet, shortened, shown
-from recipes.runs.assembly import Assembly, process_notes
+from recipes.runs.assembly import Assembly, follows_condition, process_notes
 from recipes.runs.model import check_config, located
 from recipes.runs.run import CORRUPTION, Run
 from recipes.runs.settings import Group, ModelSettings, TrainSettings
@@ -40,6 +40,7 @@ LOG_SNRS = (6.0, 3.0, 0.0, -3.0, -6.0)
 FALLBACK_SAMPLES = 2
 """Number of samples shown at increasing noise levels if there are no data."""
 BATCH = 32
+FOLLOWS = "The noise follows the condition of each example (covariance=…)"
 ABOUT = (
     "Zero frequency, the mean of an example, is shown at half the lowest frequency. The noise is scaled to the data's "
     "variance."

@@ -17,8 +17,8 @@ from modalities.derived_conditions import DerivedCondition, with_derived_conditi
 from modalities.scalars import Scalar
 from modalities.wrapped import with_standardised
 from multisagd import (
-    Corruption,
     ConditionedCovariance,
+    Corruption,
     Covariance,
     CovarianceRule,
     DataStatistics,
@@ -26,7 +26,6 @@ from multisagd import (
     Euler,
     Flat,
     GaussianIntegrator,
-    Grid,
     NoiseFloor,
     PaddedCovariance,
     Process,

@@ -135,8 +135,8 @@ def _check(options: MediaOptions, assembly: Assembly) -> None:
         )
     if options.unknown is not None and follows_condition(assembly.settings.covariance):
         raise RecipeError(
-            "unknown: the noise of this run follows the condition of each sample (covariance=…), so known values cannot "
-            "guide it: train with covariance=shared, or with condition=masked"
+            "unknown: the noise of this run follows the condition of each sample (covariance=…), so known values "
+            "cannot guide it: train with covariance=shared, or with condition=masked"
         )
     if options.unknown is not None and any((assembly.settings.padding or {}).values()):
         raise RecipeError(
