@@ -42,6 +42,7 @@ from recipes.data.dataset import colour_note, configured_data, data_as_trained_o
 from recipes.data.extents import bucket_counts, omitted_counts
 from recipes.data.order import order_of
 from recipes.data.parts import held_out_note, hold_out
+from recipes.data.whitened import noise_notes
 from recipes.plotting.figures import draw_profiles
 from recipes.runs.assembly import Assembly, process_notes
 from recipes.runs.settings import ModelSettings, TrainSettings
@@ -73,6 +74,7 @@ def inspect(config: Config) -> Path:
     assembly = Assembly(ModelSettings.of(config, builder), builder, modality, statistics, dataset.classes)
     process = assembly.process()
     notes = process_notes(process, assembly.denoiser(torch.nn.Identity(), process), statistics, modality)
+    notes += noise_notes(process, assembly.conditioned(dataset), settings.seed, lambda tensor: tensor)
     notes += filter(None, (held_out_note(parts, settings), colour_note(dataset)))
 
     for folder in FOLDERS:  # from an earlier inspection

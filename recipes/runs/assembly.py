@@ -350,12 +350,8 @@ def covariance_notes(process: Process, statistics: DataStatistics, modality: Mod
     """Return warnings about the power of the noise at each frequency, next to that of the data at t = 1."""
     covariance = process.covariance
     if covariance.item_wise:
-        own = axis_notes(covariance.shared.spectrum, modality) if isinstance(covariance, ConditionedCovariance) else []
-        return [
-            *own,
-            "the noise follows the condition of each example, so whether it hides the data at t = 1, where sampling "
-            "starts, is not checked: the schedule's last noise should be loud where conditions are quiet",
-        ]
+        # How loud it is next to the data is measured on examples: `recipes.data.whitened`.
+        return axis_notes(covariance.shared.spectrum, modality) if isinstance(covariance, ConditionedCovariance) else []
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         terminal_snr(process, statistics)

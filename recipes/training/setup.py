@@ -36,6 +36,7 @@ from recipes.config.compose import Config
 from recipes.data import contents, extents
 from recipes.data.dataset import build_data, colour_note, fit_restoration, measure
 from recipes.data.parts import Parts, held_out_note, hold_out, validated
+from recipes.data.whitened import noise_notes
 from recipes.runs.assembly import Assembly, build_corruption, check_sampler, process_notes
 from recipes.runs.checkpoint import Shapes, State
 from recipes.runs.lock import RunLock
@@ -298,7 +299,9 @@ def introduction(job: Job, data: TrainingData, model: TrainingModel) -> Iterator
     denoiser = model.learner.denoiser
     if note := model.learner.decay_note():
         yield f"note: {note}"
-    for note in (*data.notes, *process_notes(denoiser.process, denoiser, data.statistics, data.modality)):
+    main = job.runtime.main  # other processes print nothing
+    followed = noise_notes(denoiser.process, training, job.settings.seed, job.runtime.put) if main else []
+    for note in (*data.notes, *followed, *process_notes(denoiser.process, denoiser, data.statistics, data.modality)):
         yield f"note: {note}"
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 import multisagd as ms
 from multisagd.analysis.transfer import transfer_function
 from multisagd.covariance_rules import interpolated
+from multisagd.integrations.scheduled import ScheduledDenoiser
 from multisagd.seeds import derive
 from tests.helpers import dense
 from tests.helpers.gaussian import RECURSIONS
@@ -266,6 +267,7 @@ def test_item_noise_is_refused_where_it_has_no_meaning():
         (follows, lambda: transfer_function(ms.DDIM(), process, torch.tensor([1.0, 0.0]), statistics)),
         (follows, lambda: ms.sample_refined(estimate, ms.DDIM(), one, 2, [0], ms.Refinement(ms.Flat()))),
         ("before the condition is known", lambda: ms.terminal_snr(process, statistics)),
+        (follows, lambda: ScheduledDenoiser(estimate, None)),
         ("an envelope or a power", lambda: ms.ItemCovariance(LINE)),
         ("expected envelope of shape", lambda: ms.ItemCovariance(LINE, torch.ones(2, 1, 7))),
         ("above 0", lambda: ms.ItemCovariance(LINE, torch.zeros(2, 1, 8))),

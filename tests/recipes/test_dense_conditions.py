@@ -275,7 +275,7 @@ def test_inspect_shows_the_noise_of_examples(tmp_path):
     noise = [np.asarray(Picture.open(folder / "noise" / f"{number}.png"), float) for number in range(2)]
     assert all(each.std() > 5 for each in noise)
     notes = json.loads((folder / "inspect.json").read_text())["notes"]
-    assert any("follows the condition of each example" in note for note in notes)
+    assert any("next to their own noise, 128 examples are hidden below a log-SNR" in note for note in notes)
 
 
 def test_dropped_parts_leave_each_part_alone_for_half_as_many():
