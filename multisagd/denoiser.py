@@ -73,7 +73,7 @@ class Denoiser(nn.Module):
     Raises:
         ValueError: If a prediction is given together with a preconditioning, which fixes it; if either is unknown; if
             the statistics have zero variance; if the floor is not from 0 to 120 dB; or if the preconditioning is
-            spectral and there are no statistics, or the noise is drawn on a padded grid.
+            spectral and there are no statistics, or the noise is not diagonal in frequency.
     """
 
     outputs: ClassVar[int] = 1
@@ -278,7 +278,7 @@ class Denoiser(nn.Module):
 
         Raises:
             ValueError: If the metric is `whitened` without spectral preconditioning, or with a weighting; or if the
-                weighting is per frequency, but the noise is drawn on a padded grid or the process is modulated.
+                weighting is per frequency, but the noise is not diagonal in frequency or the process is modulated.
         """
         log_snr = self.process.schedule.log_snr(as_times(t).double()).to(error)
         if mask is not None:
@@ -319,7 +319,7 @@ class GaussianDenoiser(nn.Module):
     At each frequency it is the Wiener filter `μ + aC/(a²C + V)·(x - aμ)`, with data power C and noise power `V = b²W`.
 
     Raises:
-        ValueError: If noise is drawn on a padded grid, for which this formula does not hold.
+        ValueError: If noise is not diagonal in frequency, so that this formula does not hold.
     """
 
     def __init__(self, process: Process, statistics: DataStatistics) -> None:

@@ -32,7 +32,7 @@ class GaussianIntegrator:
 
     Raises:
         ValueError: From `step`, if the process has coefficients per frequency, its noise has no power at some frequency
-            or is drawn on a padded grid, or the data have a different number of channels.
+            or is not diagonal in frequency, or the data have a different number of channels.
     """
 
     statistics: DataStatistics
@@ -59,7 +59,7 @@ class GaussianIntegrator:
         return state.moved(moved, then, (now, x0))
 
     def check(self, process: Process) -> None:
-        """Check that the process has scalar coefficients and noise at every frequency, without padding.
+        """Check that the process has scalar coefficients and noise at every frequency, diagonal in frequency.
 
         Raises:
             ValueError: If the process does not meet these conditions.

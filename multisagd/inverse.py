@@ -105,8 +105,8 @@ class DPS(_Measured):
     to an `interval` of log-SNR, `TRUSTED` by default; None means no limit.
 
     Raises:
-        ValueError: If the process's noise is drawn on a padded grid, `noise` is negative, or the interval is not
-            increasing.
+        ValueError: If the process's noise is the same for all items, but not diagonal in frequency, `noise` is
+            negative, or the interval is not increasing.
     """
 
     def __init__(

@@ -105,7 +105,7 @@ class NoiseFloor:
 
     Raises:
         ValueError: If the margin is not positive, or the noise has no power at a frequency where the corruption has
-            power, or is drawn on a padded grid.
+            power, or is not diagonal in frequency.
     """
 
     def __init__(

@@ -32,7 +32,7 @@ class ProjectedDenoiser(Denoiser):
     If there is noise at every frequency, it is equivalent to `Denoiser`. For the other arguments see `Denoiser`.
 
     Raises:
-        ValueError: If the arguments are invalid for `Denoiser`, or noise is drawn on a padded grid.
+        ValueError: If the arguments are invalid for `Denoiser`, or noise is not diagonal in frequency.
     """
 
     per_frequency = True

@@ -73,7 +73,7 @@ class RestoringDenoiser(Denoiser):
 
     Raises:
         ValueError: If the arguments are invalid for `Denoiser`; if preconditioning is spectral, the corruption has a
-            different grid, noise is drawn on a padded grid, noise in the band does not stay above the corruption, or
+            different grid, noise is not diagonal in frequency, noise in the band does not stay above the corruption, or
             several channels share the corruption and the band has noise; from `loss`, if there is a penalty, or the
             metric is Mahalanobis and the band is unseen.
     """

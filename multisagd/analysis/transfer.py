@@ -40,8 +40,8 @@ class Spectra:
         """Return the spectra of data and noise on the grid of the statistics, `(channels, *half_shape)`.
 
         Raises:
-            ValueError: If the process and the statistics have different axes, or the noise is drawn on a padded grid
-                and so has no transfer function.
+            ValueError: If the process and the statistics have different axes, or the noise is not diagonal
+                in frequency and so has no transfer function.
         """
         process.covariance.require_diagonal("a transfer function")
         described = [[(axis.name, axis.unit) for axis in grid.axes] for grid in (process.grid, statistics.grid)]
