@@ -1,8 +1,10 @@
 """Runs learn dense conditions with classes, keep what is needed to sample with them, and refuse what does not fit."""
 
 import json
+import math
+import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +16,14 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 import multisagd as ms
+from modalities.base import Dataset, Example
+from modalities.image import Image
 from multisagd import Condition
 from recipes.base.errors import RecipeError
 from recipes.config import compose as configuration
 from recipes.config.build import Builder
 from recipes.config.groups import groups
+from recipes.data.whitened import noise_notes
 from recipes.evaluate import evaluate
 from recipes.export import export
 from recipes.inspect import inspect
@@ -28,6 +33,7 @@ from recipes.sample import sample
 from recipes.sampling.sample_files import recorded_names
 from recipes.sharing.pipeline import Pipeline
 from recipes.training.learner import dropped_parts
+from tests.helpers import dense
 from tests.helpers.tiny import TRANSFORMER, assert_same, read_metrics, tiny_run, tiny_words
 
 BANDS = ["condition=coarse", "condition.factor=2", "covariance=band_spectrum"]
@@ -192,7 +198,8 @@ def test_training_refuses_networks_without_dense_conditions(tmp_path):
         tiny_run(tmp_path / "run", "condition=masked", "network=diffusers")
 
 
-FOLLOWING = ["condition=coarse", "condition.factor=2", "covariance=amplitude_envelope", "covariance.floor=20"]
+FOLLOWING = ["condition=coarse", "condition.factor=2", "covariance=amplitude_envelope", "covariance.floor=20",
+             "sampling.ends=[-6,5]"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -268,6 +275,44 @@ def test_every_covariance_builds_its_rule():
             rule = Builder().build(node, ms.CovarianceRule, "covariance")  # type: ignore[type-abstract]
             envelope, power = rule(torch.zeros(2, 3, 4), ms.Grid.of(time=8))
             assert (envelope is None, power is None) == ("envelope" not in choice, "spectrum" not in choice)
+
+
+class LikeTheirNoise(Dataset):
+    """Pictures of white noise, each times its own amplitudes, which are its condition."""
+
+    classes = None
+
+    def __init__(self) -> None:
+        self.modality = Image(size=8, channels=1)
+
+    @property
+    def condition_modality(self) -> Image:
+        return self.modality
+
+    def __len__(self) -> int:
+        return 128
+
+    def example(self, index: int, seed: int | None = None) -> Example:
+        white, level = dense.random(2, 1, 8, 8, seed=index).float()
+        return Example(level.exp() * white, condition=level.exp())
+
+    def subset(self, indices: Sequence[int]) -> "LikeTheirNoise":
+        raise NotImplementedError
+
+
+def test_noise_notes_name_the_log_snrs_between_which_noise_matters():
+    """Of data like their noise, within the error of 128 examples: where the ratio of powers is 1/20, and 20."""
+    examples = LikeTheirNoise()
+    covariance = ms.ConditionedCovariance(ms.AmplitudeEnvelope(), examples.modality.grid())
+    note, *warnings = noise_notes(ms.Process(ms.CosineSchedule(), covariance), examples, 0, lambda tensor: tensor)
+    low, high = (float(each) for each in re.findall(r"(?:below a log-SNR of|invisible above) (-?[\d.]+\d)", note))
+    assert low == pytest.approx(-math.log(20), abs=0.6)
+    assert high == pytest.approx(math.log(20), abs=0.6)
+    assert not warnings
+    loud = ms.Process(ms.CosineSchedule(log_snr_range=(-1, 20)), covariance)
+    assert "signal remains at t = 1" in noise_notes(loud, examples, 0, lambda tensor: tensor)[1]
+    plain = ms.SpectralCovariance(ms.Flat(), covariance.grid)
+    assert not noise_notes(ms.Process(ms.CosineSchedule(), plain), examples, 0, lambda tensor: tensor)
 
 
 def test_inspect_shows_the_noise_of_examples(tmp_path):
