@@ -109,7 +109,9 @@ def oracle(noise: ms.Spectrum, data: ms.Spectrum, grid: ms.Grid) -> ms.GaussianD
 
 def generate(case: Case, denoiser: ms.GaussianDenoiser, *, wrapped: bool) -> Tensor:
     """Return the power that a scheduler generates, on the half spectrum, coloured or, if not wrapped, unmodified."""
-    grid, noise = denoiser.process.grid, denoiser.process.covariance.spectrum
+    covariance = denoiser.process.covariance
+    assert isinstance(covariance, ms.SpectralCovariance)
+    grid, noise = denoiser.process.grid, covariance.spectrum
     shaped = ShapedNoise(noise if wrapped else ms.Flat(), axes=grid.names)
     scheduler = shape_scheduler(case.make(), shaped) if wrapped else case.make()
     scheduler.set_timesteps(case.steps)

@@ -5,7 +5,8 @@ from multisagd.calibration import Calibrated, calibrate
 from multisagd.condition import Condition
 from multisagd.continuation import continued
 from multisagd.corruption import Corruption
-from multisagd.covariance import SpectralCovariance
+from multisagd.covariance import Covariance, SpectralCovariance
+from multisagd.covariance_rules import AmplitudeEnvelope, BandSpectrum, DecibelEnvelope, EnvelopeAndSpectrum
 from multisagd.denoiser import Denoiser, GaussianDenoiser
 from multisagd.dual import DualDenoiser
 from multisagd.ema import PowerEMA
@@ -16,6 +17,7 @@ from multisagd.guidance import Autoguidance, ClassifierFree
 from multisagd.inpainting import InpaintingDenoiser, put_back
 from multisagd.integrator import GaussianIntegrator
 from multisagd.inverse import DPS, PiGDM
+from multisagd.item_covariance import ConditionedCovariance, CovarianceRule, ItemCovariance
 from multisagd.likelihood import bits_per_dimension, log_likelihood
 from multisagd.loss import (
     LaplaceLogSnrTimes,
@@ -67,23 +69,30 @@ from multisagd.weighting import (
 __all__ = [
     "DDIM",
     "DPS",
+    "AmplitudeEnvelope",
     "Ancestral",
     "Autoguidance",
     "Autoregressive",
     "Axis",
     "Band",
+    "BandSpectrum",
     "Blur",
     "Calibrated",
     "ClassifierFree",
     "ColorShift",
     "Condition",
     "ConditionalGaussianDenoiser",
+    "ConditionedCovariance",
     "Corruption",
     "CosineSchedule",
+    "Covariance",
+    "CovarianceRule",
     "DPMSolver",
     "DataStatistics",
+    "DecibelEnvelope",
     "Denoiser",
     "DualDenoiser",
+    "EnvelopeAndSpectrum",
     "Euler",
     "Exponential",
     "Filtered",
@@ -98,6 +107,7 @@ __all__ = [
     "HarmonicStop",
     "Heun",
     "InpaintingDenoiser",
+    "ItemCovariance",
     "KarrasSchedule",
     "KarrasWeighting",
     "LaplaceLogSnrTimes",

@@ -86,9 +86,12 @@ def calibrate(
     Frequencies without power in data and noise are not changed.
 
     Raises:
-        ValueError: From `sample`; or if the statistics have another grid than the process.
+        ValueError: From `sample`; or if the statistics have another grid than the process, or the noise follows the
+            condition of each item.
     """
     process, grid = denoiser.process, statistics.grid
+    if process.covariance.item_wise:
+        raise ValueError("calibration needs noise with the same power for all items, but it follows their conditions")
     if grid.shape != process.grid.shape:
         raise ValueError(f"the statistics have the grid {grid.shape}, but the process has {process.grid.shape}")
     measuring = _Measuring(sampler, statistics, [])

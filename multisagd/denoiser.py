@@ -15,9 +15,10 @@ replaces b². The skip connection is then the Wiener filter, and for Gaussian da
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +27,6 @@ from multisagd.condition import AnyCondition
 from multisagd.covariance import filter_grid, from_half_spectrum, to_half_spectrum
 from multisagd.inputs import as_data, as_times
 from multisagd.loss import Metric, squared_error
-from multisagd.padding import PaddedCovariance
 from multisagd.process import Coefficients, Process, Quantity, target_weights, x0_weights
 from multisagd.recent import Recent
 from multisagd.regularisation import SpectralPenalty
@@ -73,7 +73,7 @@ class Denoiser(nn.Module):
     Raises:
         ValueError: If a prediction is given together with a preconditioning, which fixes it; if either is unknown; if
             the statistics have zero variance; if the floor is not from 0 to 120 dB; or if the preconditioning is
-            spectral and there are no statistics, or the noise is drawn on a padded grid.
+            spectral and there are no statistics, or the noise is not diagonal in frequency.
     """
 
     outputs: ClassVar[int] = 1
@@ -96,8 +96,8 @@ class Denoiser(nn.Module):
             raise ValueError(f"{preconditioning} preconditioning fixes what the network predicts: omit {prediction=}")
         if preconditioning == "spectral" and statistics is None:
             raise ValueError("spectral preconditioning needs the statistics of the data: pass statistics")
-        if preconditioning == "spectral" and isinstance(process.covariance, PaddedCovariance):
-            raise ValueError("spectral preconditioning needs noise that is diagonal in frequency: remove the padding")
+        if preconditioning == "spectral":
+            process.covariance.require_diagonal("spectral preconditioning")
         if prediction not in (None, "x0", "noise", "v", "flow"):
             raise ValueError(f"unknown prediction {prediction!r}; choose x0, noise, v or flow")
         if floor is None:
@@ -116,6 +116,23 @@ class Denoiser(nn.Module):
             raise ValueError("the statistics have zero variance: measure them on more than one example")
         self._means: Recent[Tensor] = Recent()
         self._powers: Recent[tuple[Tensor, Tensor]] = Recent()
+
+    def bound(self, condition: AnyCondition, shape: Sequence[int]) -> Self:
+        """Return the denoiser with the process of a batch of this shape, under its condition; see `Process.bound`.
+
+        Network and statistics are shared. If training drops conditions, bind the denoiser to the condition of each item
+        before it is dropped, and call `loss` of the result with the dropped one: the noise follows the former.
+
+        Raises:
+            ValueError: If the covariance follows the condition, but cannot be computed from this one.
+        """
+        process = self.process.bound(condition, shape)
+        if process is self.process:
+            return self
+        bound = copy.copy(self)
+        bound._modules = self._modules.copy()  # else this denoiser would get the process, too
+        bound.process = process
+        return bound
 
     def mean_like(self, x: Tensor) -> Tensor:
         """Return the mean of the data, `(channels, *grid)` in the units of x, or a scalar 0 if data are not centred."""
@@ -219,12 +236,14 @@ class Denoiser(nn.Module):
         """Return the loss of each item, shape `(batch,)`, with noise drawn from `seeds`, one per item.
 
         The loss is the mean square of `error` in the metric, weighted by noise level, plus the penalty if there is one.
-        A mask, true where data are valid, excludes padding from the mean.
+        A mask, true where data are valid, excludes padding from the mean. Noise that follows the condition of each item
+        follows `condition`, unless the denoiser is `bound` to another.
         """
         x0 = as_data(x0)
-        noise = self.process.noise(x0.shape, seeds).to(x0)
-        error = self.error(x0, t, noise, condition)
-        loss = self.weigh(error, t, mask, metric, weighting)
+        bound = self.bound(condition, x0.shape)
+        noise = bound.process.noise(x0.shape, seeds).to(x0)
+        error = bound.error(x0, t, noise, condition)
+        loss = bound.weigh(error, t, mask, metric, weighting)
         if penalty is None:
             return loss
         return loss + penalty(x0 + self.x0_error(error, t), x0, self.process.grid, mask)
@@ -259,7 +278,7 @@ class Denoiser(nn.Module):
 
         Raises:
             ValueError: If the metric is `whitened` without spectral preconditioning, or with a weighting; or if the
-                weighting is per frequency, but the noise is drawn on a padded grid or the process is modulated.
+                weighting is per frequency, but the noise is not diagonal in frequency or the process is modulated.
         """
         log_snr = self.process.schedule.log_snr(as_times(t).double()).to(error)
         if mask is not None:
@@ -283,8 +302,9 @@ class Denoiser(nn.Module):
 
     def _weigh_frequencies(self, error: Tensor, log_snr: Tensor, weighting: PerFrequency) -> Tensor:
         """Multiply an error of x0 by the root of the weight at every frequency, 0 where there is no noise."""
-        if isinstance(self.process.covariance, PaddedCovariance) or self.process.modulation is not None:
-            raise ValueError("a weighting per frequency needs a plain process: remove the padding and the modulation")
+        self.process.covariance.require_diagonal("a weighting per frequency")
+        if self.process.modulation is not None:
+            raise ValueError("a weighting per frequency needs scalar coefficients: remove the modulation")
         power = self.process.covariance.power(tuple(error.shape[2:])).to(error)
         levels = log_snr.reshape(-1, *(1,) * (error.dim() - 1)) - torch.where(power > 0, power, 1.0).log()
         weight = weighting(levels, self.sigma_data)
@@ -299,13 +319,12 @@ class GaussianDenoiser(nn.Module):
     At each frequency it is the Wiener filter `μ + aC/(a²C + V)·(x - aμ)`, with data power C and noise power `V = b²W`.
 
     Raises:
-        ValueError: If noise is drawn on a padded grid, for which this formula does not hold.
+        ValueError: If noise is not diagonal in frequency, so that this formula does not hold.
     """
 
     def __init__(self, process: Process, statistics: DataStatistics) -> None:
         super().__init__()
-        if isinstance(process.covariance, PaddedCovariance):
-            raise ValueError("the Wiener filter needs noise that is diagonal in frequency: remove the padding")
+        process.covariance.require_diagonal("the Wiener filter")
         self.process = process
         self.statistics = statistics
 

@@ -96,7 +96,7 @@ class ConditionalGaussianDenoiser(nn.Module):
     power V. Then `E[x0 | x_t, y] = D + P Hᵀ (H P Hᵀ + s²)⁻¹ (y - H D)`. Without a condition, the result is D.
 
     Raises:
-        ValueError: If noise is drawn on a padded grid, for which this formula does not hold.
+        ValueError: If noise is not diagonal in frequency, so that this formula does not hold.
     """
 
     def __init__(self, process: Process, posterior: GaussianPosterior) -> None:

@@ -41,7 +41,7 @@ class InpaintingDenoiser(PiGDM):
     noise of `NOISE`.
 
     Raises:
-        ValueError: If the noise of the process is drawn on a padded grid, or the shapes differ.
+        ValueError: If the noise of the process is not diagonal in frequency, or the shapes differ.
     """
 
     def __init__(self, denoiser: AnyDenoiser, x0: Tensor, known: Tensor, statistics: DataStatistics) -> None:

@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 
 from multisagd.covariance import from_half_spectrum, to_half_spectrum
-from multisagd.padding import PaddedCovariance
 from multisagd.process import Process
 from multisagd.samplers import Model, Point, SamplerState
 from multisagd.statistics import DataStatistics
@@ -33,7 +32,7 @@ class GaussianIntegrator:
 
     Raises:
         ValueError: From `step`, if the process has coefficients per frequency, its noise has no power at some frequency
-            or is drawn on a padded grid, or the data have a different number of channels.
+            or is not diagonal in frequency, or the data have a different number of channels.
     """
 
     statistics: DataStatistics
@@ -60,13 +59,14 @@ class GaussianIntegrator:
         return state.moved(moved, then, (now, x0))
 
     def check(self, process: Process) -> None:
-        """Check that the process has scalar coefficients and noise at every frequency, without padding.
+        """Check that the process has scalar coefficients and noise at every frequency, diagonal in frequency.
 
         Raises:
             ValueError: If the process does not meet these conditions.
         """
-        if process.modulation is not None or isinstance(process.covariance, PaddedCovariance):
-            raise ValueError("GaussianIntegrator needs scalar coefficients and noise without padding; use DDIM instead")
+        process.covariance.require_diagonal("GaussianIntegrator (use DDIM instead)")
+        if process.modulation is not None:
+            raise ValueError("GaussianIntegrator needs scalar coefficients; use DDIM instead")
         if not bool((process.covariance.power() > 0).all()):
             raise ValueError("GaussianIntegrator needs noise at every frequency; use DDIM instead")
 

@@ -24,7 +24,6 @@ from multisagd.covariance import filter_grid
 from multisagd.guidance import Interval
 from multisagd.inputs import as_times
 from multisagd.measurement import Measurement
-from multisagd.padding import PaddedCovariance
 from multisagd.process import Coefficients, Process
 from multisagd.pullback import estimate_and_pullback
 from multisagd.sampling import AnyDenoiser
@@ -48,10 +47,8 @@ class _Measured(nn.Module):
         interval: Interval | None,
     ) -> None:
         super().__init__()
-        if isinstance(denoiser.process.covariance, PaddedCovariance):
-            raise ValueError(
-                "guidance with a measurement needs noise that is diagonal in frequency: remove the padding"
-            )
+        if not denoiser.process.covariance.item_wise:
+            denoiser.process.covariance.require_diagonal("guidance with a measurement")
         if noise < 0:
             raise ValueError(f"the noise of a measurement must be at least 0, got {noise}")
         self.denoiser = denoiser
@@ -85,7 +82,8 @@ class _Measured(nn.Module):
         x0, pullback = estimate_and_pullback(self.denoiser, x_t, t, condition)
         at = self.process.coefficients(t, x_t)
         gradient = pullback(self.measurement.adjoint(self.solved(self.residual(x0), at)))
-        return x0, self.process.scale(self.process.covariance.apply(gradient), at.b**2 / at.a)
+        covariance = self.process.covariance.bound(condition, x_t.shape)
+        return x0, self.process.scale(covariance.apply(gradient), at.b**2 / at.a)
 
     def residual(self, x0: Tensor) -> Tensor:
         """Return the residual of the measurement, `y - H D`, in the shape and units of y."""
@@ -107,8 +105,8 @@ class DPS(_Measured):
     to an `interval` of log-SNR, `TRUSTED` by default; None means no limit.
 
     Raises:
-        ValueError: If the process's noise is drawn on a padded grid, `noise` is negative, or the interval is not
-            increasing.
+        ValueError: If the process's noise is the same for all items, but not diagonal in frequency, `noise` is
+            negative, or the interval is not increasing.
     """
 
     def __init__(
@@ -143,7 +141,8 @@ class PiGDM(_Measured):
     See `DPS` for the other arguments; guidance acts at every log-SNR by default.
 
     Raises:
-        ValueError: If the other arguments are invalid for `DPS`, or a standard deviation is not positive.
+        ValueError: If the other arguments are invalid for `DPS`, the noise follows the condition of each item, or a
+            standard deviation is not positive.
     """
 
     def __init__(
@@ -159,6 +158,7 @@ class PiGDM(_Measured):
         gradient: Interval | None = TRUSTED,
     ) -> None:
         super().__init__(denoiser, measurement, y, noise, scale, interval)
+        denoiser.process.covariance.require_diagonal("ΠGDM (use DPS instead)")
         if not isinstance(prior, DataStatistics) and not prior > 0:
             raise ValueError(f"the standard deviation of the data must be positive, got {prior}")
         self.prior = prior

@@ -10,10 +10,10 @@ determinant and norm. The integrated variable is `z = y √sigmoid(λ)`, the x o
 like r at high noise and would need most of the steps there, whereas z changes only where data and noise mix.
 
 The trace is exact, or estimated by random probes (Hutchinson). `J = Cov[x0 | x_t] Σ⁻¹/r²` is not symmetric under
-coloured noise, but it is similar to the symmetric `S = Σ^{-1/2} J Σ^{1/2}`. Of all matrices similar to J, S has the
-smallest symmetric part, which determines the variance of a probe. So probes are coloured by Σ on one side of J and
-whitened on the other. If the statistics of the data are given, the Jacobian of the Wiener filter, whose trace is known,
-is subtracted, and only the network's difference from it is estimated.
+coloured noise, but for `Σ = R Rᵀ` it is similar to the symmetric `S = R⁻¹ J R`. Of all matrices similar to J, S has the
+smallest symmetric part, which determines the variance of a probe. So a probe v becomes `R v` on one side of J and
+`R⁻ᵀ v` on the other. If the statistics of the data are given, the Jacobian of the Wiener filter, whose trace is known,
+is subtracted, and only the network's difference from it is estimated; this needs noise that is diagonal in frequency.
 """
 
 from __future__ import annotations
@@ -68,6 +68,7 @@ def log_likelihood(
     `probes` is the number of random vectors per item, drawn from its seed; they give the estimate a variance, but no
     bias. If it is None, the trace is exact: this needs no seeds, but one gradient per value of an example. `statistics`
     of the data reduce the variance (the more, the closer the denoiser is to a Wiener filter) and change nothing else.
+    They are not used if the noise is not diagonal in frequency.
 
     The denoiser is called in the dtype of x0 (float32 for integers); the rest is float64. Densities refer to the scale
     of x0: for data multiplied by c, subtract `n log c`, where n is the number of values of an example.
@@ -77,12 +78,15 @@ def log_likelihood(
             power at some frequencies (such data have no density) or is drawn on a padded grid, coefficients depend on
             frequency, or the statistics have a different number of channels.
     """
-    process, x0 = denoiser.process, as_data(x0)
+    x0 = as_data(x0)
+    process = denoiser.process.bound(condition, x0.shape)
     _check(process, x0, steps, seeds, probes)
     grid, n = process.grid.resize(x0.shape[2:]), x0[0].numel()
     covariance = process.covariance
     vectors = list(_exact(x0) if probes is None else _random(process, x0, seeds, probes))
-    known = None if statistics is None or probes is None else _Wiener.of(process, statistics, vectors)
+    known = None
+    if statistics is not None and probes is not None and covariance.diagonal:
+        known = _Wiener.of(process, statistics, vectors)
 
     def slope(log_snr: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
         """Return the derivatives of z and of the log-determinant of y with respect to λ."""
@@ -105,7 +109,7 @@ def log_likelihood(
     x = last[0] / shrink[1] * z
     center = torch.zeros_like(x) if mean is None else last[0] * mean.to(x)
     norm = covariance.mahalanobis(x - center) / last[1] ** 2
-    logdet = x0.shape[1] * covariance.logdet(grid.shape).to(x) + 2 * n * last[1].log()
+    logdet = covariance.logdet(grid.shape, x0.shape[1]).to(x) + 2 * n * last[1].log()
     return determinant - (n * math.log(2 * math.pi) + logdet + norm) / 2
 
 
@@ -172,14 +176,14 @@ def _exact(x0: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
 
 
 def _random(process: Process, x0: Tensor, seeds: Sequence[int], probes: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield random signs, whitened for the left side of the Jacobian and coloured for its right side."""
+    """Yield random signs v as `R⁻ᵀ v` for the left side of the Jacobian, and `R v` for its right side."""
     split = x0.dim() - process.grid.dimensions
     white = SpectralCovariance(Flat(), process.grid).to(x0.device)
     for probe in range(probes):
         probe_seeds = [derive(int(seed), "likelihood", probe) for seed in seeds]
         # The signs of white Gaussian noise are fair and independent, so the usual noise generator is used.
         signs = white.sample(probe_seeds, tuple(x0.shape[1:split]), x0.shape[split:]).sign().double()
-        yield process.covariance.whiten(signs), process.covariance.color(signs)
+        yield process.covariance.whiten_transposed(signs), process.covariance.color(signs)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from multisagd.covariance import SpectralCovariance
+from multisagd.covariance import Covariance
 from multisagd.schedule import Schedule
 from multisagd.seeds import derive
 
@@ -17,7 +17,7 @@ Metric = Literal["euclidean", "mahalanobis", "whitened"]
 
 
 def squared_error(
-    error: Tensor, covariance: SpectralCovariance, metric: Metric = "euclidean", mask: Tensor | None = None
+    error: Tensor, covariance: Covariance, metric: Metric = "euclidean", mask: Tensor | None = None
 ) -> Tensor:
     """Return the mean square of an error `(batch, channels, *grid)` over each item, `(batch,)`, in squared units.
 

@@ -98,9 +98,12 @@ def sample_refined(
     Each sample depends on its seed only. `callback` is called in every round. The result has shape `shape`.
 
     Raises:
-        ValueError: If the arguments are invalid for `sample` or `mix_noise`.
+        ValueError: If the arguments are invalid for `sample` or `mix_noise`, or samples are refined, but the noise
+            follows the condition of each item.
     """
     process = denoiser.process
+    if refinement.iterations and process.covariance.item_wise:
+        process.covariance.require_diagonal("refinement")
     x0 = sample(denoiser, sampler, shape, steps, seeds, condition, spacing=spacing, times=times, callback=callback)
     start = process.schedule.time(torch.tensor([refinement.log_snr], dtype=torch.float64, device="cpu")).clamp(max=1.0)
     later = time_steps(process.schedule, steps, spacing, float(start))

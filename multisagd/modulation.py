@@ -16,7 +16,6 @@ from multisagd.corruption import Corruption
 from multisagd.covariance import SpectralCovariance
 from multisagd.grid import Grid
 from multisagd.inputs import as_times
-from multisagd.padding import PaddedCovariance
 from multisagd.recent import Recent
 from multisagd.schedule import Schedule
 from multisagd.spectrum import Spectrum, even_power
@@ -106,14 +105,13 @@ class NoiseFloor:
 
     Raises:
         ValueError: If the margin is not positive, or the noise has no power at a frequency where the corruption has
-            power, or is drawn on a padded grid.
+            power, or is not diagonal in frequency.
     """
 
     def __init__(
         self, schedule: Schedule, covariance: SpectralCovariance, corruption: Corruption, margin: float = 1.0
     ) -> None:
-        if isinstance(covariance, PaddedCovariance):
-            raise ValueError("a noise floor needs noise that is diagonal in frequency: remove the padding")
+        covariance.require_diagonal("a noise floor")
         if not margin > 0:
             raise ValueError(f"the margin above a corruption must be positive, got {margin}")
         if bool(((corruption.power() > 0) & ~covariance.support()).any()):

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from multisagd.condition import AnyCondition
 from multisagd.denoiser import Denoiser, Preconditioning, PreconditioningKind
-from multisagd.padding import PaddedCovariance
 from multisagd.process import Coefficients, Process, Quantity
 from multisagd.statistics import DataStatistics
 
@@ -33,7 +32,7 @@ class ProjectedDenoiser(Denoiser):
     If there is noise at every frequency, it is equivalent to `Denoiser`. For the other arguments see `Denoiser`.
 
     Raises:
-        ValueError: If the arguments are invalid for `Denoiser`, or noise is drawn on a padded grid.
+        ValueError: If the arguments are invalid for `Denoiser`, or noise is not diagonal in frequency.
     """
 
     per_frequency = True
@@ -49,8 +48,7 @@ class ProjectedDenoiser(Denoiser):
         blind: bool = True,
     ) -> None:
         super().__init__(network, process, prediction, preconditioning, statistics)
-        if isinstance(process.covariance, PaddedCovariance):
-            raise ValueError("noise drawn on a padded grid omits no frequency: remove the padding")
+        process.covariance.require_diagonal("selective omission")
         self.blind = blind
 
     def preconditioning_at(self, at: Coefficients, like: Tensor) -> Preconditioning:

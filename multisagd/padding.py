@@ -49,7 +49,20 @@ class PaddedCovariance(SpectralCovariance):
             noise = noise.narrow(dim, 0, size)
         return noise.contiguous()
 
-    def logdet(self, shape: Sequence[int] | None = None) -> Tensor:
+    @property
+    def diagonal(self) -> bool:
+        """Whether Σ is diagonal in frequency: it is not, because noise is cropped."""
+        return False
+
+    def require_diagonal(self, purpose: str) -> None:
+        """Raise an error, because cropped noise is not diagonal in frequency.
+
+        Raises:
+            ValueError: Always.
+        """
+        raise ValueError(f"{purpose} needs noise that is diagonal in frequency: remove the padding")
+
+    def logdet(self, shape: Sequence[int] | None = None, channels: int = 1) -> Tensor:
         """Raise an error: this scalar, in nats, has no closed form.
 
         Raises:

@@ -17,7 +17,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from multisagd.covariance import SpectralCovariance, from_half_spectrum, to_half_spectrum
+from multisagd.condition import AnyCondition
+from multisagd.covariance import Covariance, from_half_spectrum, to_half_spectrum
 from multisagd.grid import Grid
 from multisagd.inputs import as_times
 from multisagd.schedule import Schedule
@@ -41,12 +42,15 @@ class Process(nn.Module):
     """The forward process of tensors `(batch, channels, *grid)`, from the data at time 0 to the noise at time 1.
 
     Times t are `(batch,)` in [0, 1], or one time for all items, which may be a number; see `multisagd.inputs.as_times`.
+
+    Raises:
+        ValueError: If there is a modulation, but the noise follows the condition of each item.
     """
 
-    def __init__(
-        self, schedule: Schedule, covariance: SpectralCovariance, modulation: Modulation | None = None
-    ) -> None:
+    def __init__(self, schedule: Schedule, covariance: Covariance, modulation: Modulation | None = None) -> None:
         super().__init__()
+        if modulation is not None and covariance.item_wise:
+            covariance.require_diagonal("a process with coefficients per frequency")
         self.schedule = schedule
         self.covariance = covariance
         self.modulation = modulation
@@ -55,6 +59,17 @@ class Process(nn.Module):
     def grid(self) -> Grid:
         """The grid of the covariance."""
         return self.covariance.grid
+
+    def bound(self, condition: AnyCondition, shape: Sequence[int]) -> Process:
+        """Return the process of a batch of this shape, `(batch, channels, *grid)`, under its condition.
+
+        It is this process itself, unless its covariance follows the condition of each item (`ConditionedCovariance`).
+
+        Raises:
+            ValueError: If the covariance follows the condition, but cannot be computed from this one.
+        """
+        covariance = self.covariance.bound(condition, shape)
+        return self if covariance is self.covariance else Process(self.schedule, covariance)
 
     def coefficients(self, t: Tensor | float, like: Tensor) -> Coefficients:
         """Return the coefficients at times t for tensors shaped like `like`, in at least float32, computed in float64.

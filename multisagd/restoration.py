@@ -27,7 +27,6 @@ from multisagd.corruption import Corruption
 from multisagd.denoiser import UNIFORM, Denoiser, Preconditioning, PreconditioningKind
 from multisagd.inputs import as_data
 from multisagd.loss import Metric
-from multisagd.padding import PaddedCovariance
 from multisagd.process import Coefficients, Process, Quantity
 from multisagd.recent import Recent
 from multisagd.regularisation import SpectralPenalty
@@ -74,7 +73,7 @@ class RestoringDenoiser(Denoiser):
 
     Raises:
         ValueError: If the arguments are invalid for `Denoiser`; if preconditioning is spectral, the corruption has a
-            different grid, noise is drawn on a padded grid, noise in the band does not stay above the corruption, or
+            different grid, noise is not diagonal in frequency, noise in the band does not stay above the corruption, or
             several channels share the corruption and the band has noise; from `loss`, if there is a penalty, or the
             metric is Mahalanobis and the band is unseen.
     """
@@ -94,8 +93,7 @@ class RestoringDenoiser(Denoiser):
         super().__init__(network, process, prediction, preconditioning, statistics)
         if preconditioning == "spectral":
             raise ValueError("restoration has its own weights in the band: choose preconditioning none or karras")
-        if isinstance(process.covariance, PaddedCovariance):
-            raise ValueError("restoration needs noise that is diagonal in frequency: remove the padding")
+        process.covariance.require_diagonal("restoration")
         if corruption.grid != process.grid:
             raise ValueError(
                 f"the corruption and the process are on different grids, {corruption.grid.shape} and "

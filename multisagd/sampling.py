@@ -106,6 +106,8 @@ def sample(
 ) -> Tensor:
     """Draw samples of `shape` = (batch, channels, *grid), one seed per item; the same seed gives the same sample.
 
+    Noise that follows the condition of each item (`ConditionedCovariance`) follows `condition`, whatever guidance does.
+
     Decreasing `times` override `steps` and `spacing`. `initial` replaces the prior as x at the first time: to start
     from a noisy example, pass `process.add_noise(x0, t, noise)` with times that start at t. The result, of shape
     `shape`, is x at the last time, including the schedule's noise there, which is negligible at t = 0 except for σ_min
@@ -115,7 +117,7 @@ def sample(
         ValueError: If there is not one seed per item, times are outside [0, 1] or do not decrease, or two times have
             the same (clamped) log-SNR.
     """
-    process = denoiser.process
+    process = denoiser.process.bound(condition, shape)
     seeds = checked_seeds(seeds, *shape[:1])
     times = time_steps(process.schedule, steps, spacing) if times is None else as_times(times).to("cpu", torch.float64)
     if len(times) < 2 or not bool((times[1:] < times[:-1]).all()):

@@ -41,7 +41,7 @@ def u_turn(
         ValueError: If there is not one seed per item, or the time is not in (0, 1].
     """
     x0, times = as_data(x0), time_steps(denoiser.process.schedule, steps, spacing, time)
-    noisy = noised(denoiser.process, x0, times[:1], seeds)
+    noisy = noised(denoiser.process.bound(condition, x0.shape), x0, times[:1], seeds)
     return sample(
         denoiser, sampler, x0.shape, steps, seeds, condition, times=times, initial=noisy, callback=callback
     )  # fmt: skip
@@ -68,7 +68,8 @@ def vary(
         ValueError: If there is not one seed per item, or the strength takes no step or is above 1.
     """
     x0, left = as_data(x0), last_steps(times, strength)
-    initial = None if strength == 1 else noised(denoiser.process, x0, left[:1], seeds)
+    process = denoiser.process.bound(condition, x0.shape)
+    initial = None if strength == 1 else noised(process, x0, left[:1], seeds)
     return sample(
         denoiser, sampler, x0.shape, len(left) - 1, seeds, condition, times=left, initial=initial, callback=callback
     )  # fmt: skip

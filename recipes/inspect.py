@@ -42,6 +42,7 @@ from recipes.data.dataset import colour_note, configured_data, data_as_trained_o
 from recipes.data.extents import bucket_counts, omitted_counts
 from recipes.data.order import order_of
 from recipes.data.parts import held_out_note, hold_out
+from recipes.data.whitened import noise_notes
 from recipes.plotting.figures import draw_profiles
 from recipes.runs.assembly import Assembly, process_notes
 from recipes.runs.settings import ModelSettings, TrainSettings
@@ -73,6 +74,7 @@ def inspect(config: Config) -> Path:
     assembly = Assembly(ModelSettings.of(config, builder), builder, modality, statistics, dataset.classes)
     process = assembly.process()
     notes = process_notes(process, assembly.denoiser(torch.nn.Identity(), process), statistics, modality)
+    notes += noise_notes(process, assembly.conditioned(dataset), settings.seed, lambda tensor: tensor)
     notes += filter(None, (held_out_note(parts, settings), colour_note(dataset)))
 
     for folder in FOLDERS:  # from an earlier inspection
@@ -82,10 +84,13 @@ def inspect(config: Config) -> Path:
     write_text(out / REPORT, "{}")  # marks the folder as an output of this command
     shown = reference_bucket(dataset) or dataset
     report = show_examples(shown, count, settings.seed, out)
-    show_noise(modality, process, statistics, min(count, FILES), settings.seed, out)
-    show_forward(shown, process, settings.seed, out)
-    noise_power = statistics.sigma_data**2 * process.covariance.power()
-    draw_profiles({"data": statistics.power, "noise": noise_power}, modality.grid(), out / "spectrum.png")
+    with as_recipe_error(ValueError, "covariance: "):
+        show_noise(assembly.conditioned(shown), process, statistics, min(count, FILES), settings.seed, out)
+        show_forward(assembly.conditioned(shown), process, settings.seed, out)
+    powers = {"data": statistics.power}
+    if not process.covariance.item_wise:
+        powers["noise"] = statistics.sigma_data**2 * process.covariance.power()
+    draw_profiles(powers, modality.grid(), out / "spectrum.png")
     dataset.save_unreadable(out / "unreadable.json")
     report |= {
         "examples": len(dataset),
@@ -138,14 +143,20 @@ def show_examples(dataset: Dataset, count: int, seed: int, out: Path) -> dict[st
 
 
 def show_noise(
-    modality: Modality, process: Process, statistics: DataStatistics, count: int, seed: int, out: Path
+    dataset: Dataset, process: Process, statistics: DataStatistics, count: int, seed: int, out: Path
 ) -> None:
     """Write noise as media files, with the standard deviation of the data, but without their mean.
 
-    Whoever measures the files expects nothing but the noise in them.
+    Whoever measures the files expects nothing but the noise in them. Noise that follows conditions is that of the
+    examples that are shown.
     """
+    modality = dataset.modality
     noise_seeds = seeds.derive_many(seed, "inspect", 0, range(count))
-    noise = process.noise((count, *modality.tensor_shape), noise_seeds)
+    if process.covariance.item_wise:
+        count = min(count, len(dataset))
+        condition = dataset.batch(order_of(dataset, seed).indices(0, count)).condition()
+        process = process.bound(condition, (count, *modality.tensor_shape))
+    noise = process.noise((count, *modality.tensor_shape), noise_seeds[:count])
     decoded = [within_scale(modality, modality.decode(statistics.sigma_data * each)) for each in noise]
     save_all(modality, decoded, out / "noise")
 
@@ -153,7 +164,8 @@ def show_noise(
 def show_forward(dataset: Dataset, process: Process, seed: int, out: Path) -> None:
     """Plot the first example at increasing times of the forward process."""
     modality = dataset.modality
-    x0 = dataset.batch(order_of(dataset, seed).indices(0, 1)).x0
+    batch = dataset.batch(order_of(dataset, seed).indices(0, 1))
+    x0, process = batch.x0, process.bound(batch.condition(), batch.x0.shape)
     noise = process.noise(x0.shape, [seeds.derive(seed, "inspect", 1)])
     times = torch.tensor(TIMES, dtype=torch.float64).split(1)
     steps = [within_scale(modality, modality.decode(process.in_range(x0, t, noise)[0])) for t in times]

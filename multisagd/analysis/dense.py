@@ -54,6 +54,7 @@ def dense_transfer(sampler: Sampler, process: Process, times: Tensor, data: Dens
         raise ValueError(f"for a grid of {n} samples, the mean must have shape ({n},) and the covariance ({n}, {n})")
     if process.modulation is not None:
         raise ValueError("full matrices require scalar coefficients, but this process modulates them by frequency")
+    process.covariance.require_diagonal("a transfer function")
     steps, eye = len(times) - 1, torch.eye(n, dtype=torch.float64, device="cpu")
     color = process.covariance.color(eye.reshape(n, *shape)).reshape(n, n)  # symmetric: Σ^{1/2}
     noise = color @ color

@@ -17,7 +17,6 @@ from torch import Tensor
 
 from multisagd.grid import Grid
 from multisagd.integrator import GaussianIntegrator
-from multisagd.padding import PaddedCovariance
 from multisagd.process import Process
 from multisagd.samplers import Model, Point, Sampler, SamplerState
 from multisagd.statistics import DataStatistics
@@ -41,14 +40,10 @@ class Spectra:
         """Return the spectra of data and noise on the grid of the statistics, `(channels, *half_shape)`.
 
         Raises:
-            ValueError: If the process and the statistics have different axes, or the noise is drawn on a padded grid
-                and so has no transfer function.
+            ValueError: If the process and the statistics have different axes, or the noise is not diagonal
+                in frequency and so has no transfer function.
         """
-        if isinstance(process.covariance, PaddedCovariance):
-            raise ValueError(
-                "noise drawn on a padded grid is not diagonal in frequency, so it has no transfer function: remove the "
-                "padding"
-            )
+        process.covariance.require_diagonal("a transfer function")
         described = [[(axis.name, axis.unit) for axis in grid.axes] for grid in (process.grid, statistics.grid)]
         if described[0] != described[1]:
             raise ValueError(f"a process on axes {described[0]} is incompatible with statistics on axes {described[1]}")

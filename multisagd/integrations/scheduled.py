@@ -43,12 +43,15 @@ class ScheduledDenoiser(nn.Module):
     and a scheduler: `DDPMPipeline(ScheduledDenoiser(denoiser, scheduler, channels=3), scheduler)`.
 
     Raises:
-        ValueError: From `forward`, if the scheduler's noise levels or prediction are not supported, the scheduler
-            expects its model to predict a variance, or both a class and text are given.
+        ValueError: If noise follows the condition of each item; from `forward`, if the scheduler's noise levels or
+            prediction are not supported, the scheduler expects its model to predict a variance, or both a class and
+            text are given.
     """
 
     def __init__(self, denoiser: AnyDenoiser, scheduler: Any, channels: int | None = None) -> None:
         super().__init__()
+        if denoiser.process.covariance.item_wise:  # which no scheduler draws
+            denoiser.process.covariance.require_diagonal("a model for schedulers of diffusers")
         self.denoiser = denoiser
         self.scheduler = scheduler
         self.config = SimpleNamespace(in_channels=channels, sample_size=denoiser.process.grid.shape)

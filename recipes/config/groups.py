@@ -27,6 +27,7 @@ NAMES = {
     "data": ("datasets", "the source of the examples"),
     "corruption": ("corruptions", "synthetic corruption of a frequency band"),
     "spectrum": ("spectra", "the noise power at each frequency"),
+    "covariance": ("covariances", "whether the noise of each example follows its dense condition"),
     "schedule": ("schedules", "the signal-to-noise ratio as a function of time"),
     "process": ("processes", "whether signal and noise coefficients depend on frequency"),
     "denoiser": ("denoisers", "what the network predicts, and its preconditioning"),

@@ -123,5 +123,6 @@ def recommend_noise(example: Example, process: Process, steps: int) -> Recommend
 
 def _small(example: Example, process: Process) -> tuple[DataStatistics, Process]:
     """Return the statistics and the process on a grid of at most `MAX_FREQUENCIES` frequencies."""
-    statistics = design.on_smaller_grid(example.statistics, MAX_FREQUENCIES)
-    return statistics, Process(process.schedule, SpectralCovariance(process.covariance.spectrum, statistics.grid))
+    statistics, covariance = design.on_smaller_grid(example.statistics, MAX_FREQUENCIES), process.covariance
+    assert isinstance(covariance, SpectralCovariance)  # the explorer builds no other
+    return statistics, Process(process.schedule, SpectralCovariance(covariance.spectrum, statistics.grid))

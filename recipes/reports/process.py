@@ -29,7 +29,7 @@ from recipes.plotting.curves import Axis, Series, draw, number_text, ordered
 from recipes.plotting.figures import on_logarithmic_axis
 from recipes.reports.page import Block, Budget, Facts, Gallery, Item, Note, Table, failure_note, item
 from recipes.reports.run import MALFORMED, Overview, SampleSet, shortened, shown
-from recipes.runs.assembly import Assembly, process_notes
+from recipes.runs.assembly import Assembly, follows_condition, process_notes
 from recipes.runs.model import check_config, located
 from recipes.runs.run import CORRUPTION, Run
 from recipes.runs.settings import Group, ModelSettings, TrainSettings
@@ -40,6 +40,7 @@ LOG_SNRS = (6.0, 3.0, 0.0, -3.0, -6.0)
 FALLBACK_SAMPLES = 2
 """Number of samples shown at increasing noise levels if there are no data."""
 BATCH = 32
+FOLLOWS = "The noise follows the condition of each example (covariance=…)"
 ABOUT = (
     "Zero frequency, the mean of an example, is shown at half the lowest frequency. The noise is scaled to the data's "
     "variance."
@@ -101,6 +102,8 @@ def forward_blocks(
                 blocks.append(Note(f"The run's data are not available. {shortened(error)}"))
         if x0 is None and sets:
             x0, noun = sets[0].read(parts.statistics, FALLBACK_SAMPLES), "Sample"
+        if process.covariance.item_wise:
+            return [*blocks, Note(f"{FOLLOWS}, so no noisy data are shown here; `multisagd inspect` shows some.")]
         if x0 is not None:
             return [*blocks, *_strips(x0, modality, process, parts.settings.seed, budget, noun)]
         command = f"multisagd sample {setting('run_dir', run.folder)}"
@@ -113,6 +116,8 @@ def forward_blocks(
 def _process_blocks(parts: Assembly, process: Process) -> list[Block | None]:
     """Return the blocks that describe a process without data: settings, signal and noise over time, and warnings."""
     grid, schedule = process.grid, process.schedule
+    if process.covariance.item_wise:
+        return [Facts(_described(parts, grid)), Note(f"{FOLLOWS}, so there is no ratio of signal and noise for all.")]
     times = torch.linspace(0.01, 0.99, 33, dtype=torch.float64)
     by_time = [terminal_snr(process, parts.statistics, BANDS, limit=math.inf, time=float(t)) for t in times]
     last = terminal_snr(process, parts.statistics, BANDS, limit=math.inf)
@@ -129,9 +134,6 @@ def _process_blocks(parts: Assembly, process: Process) -> list[Block | None]:
         "log-SNR refers to data of variance one and white noise.",
         Axis("time t, 0 data to 1 noise"), Axis("dB", level=0.0), series,
     )  # fmt: skip
-    groups = [group for group in ("spectrum", "schedule", "process", "padding") if getattr(parts.settings, group)]
-    described = [(group, shown(_in_words(getattr(parts.settings, group)))) for group in groups]
-    described.append(("axes", "; ".join(map(str, grid.axes))))
     rows = [
         (name, number_text(band.snr), number_text(_decibels(band.snr))) for name, band in zip(names, last, strict=True)
     ]
@@ -139,7 +141,17 @@ def _process_blocks(parts: Assembly, process: Process) -> list[Block | None]:
     table = Table("Signal left at t = 1, where sampling starts", header, rows)
     denoiser = parts.denoiser(torch.nn.Identity(), process)
     notes = process_notes(process, denoiser, parts.statistics, parts.modality)
-    return [Facts(described), chart, table, *map(Note, notes)]
+    return [Facts(_described(parts, grid)), chart, table, *map(Note, notes)]
+
+
+def _described(parts: Assembly, grid: Grid) -> list[tuple[str, str]]:
+    """Return the configured parts of the process and its axes, as text."""
+    given = {
+        name: getattr(parts.settings, name) for name in ("spectrum", "covariance", "schedule", "process", "padding")
+    }
+    groups = {name: node for name, node in given.items() if node and (name != "covariance" or follows_condition(node))}
+    described = [(name, shown(_in_words(node))) for name, node in groups.items()]
+    return [*described, ("axes", "; ".join(map(str, grid.axes)))]
 
 
 def _in_words(node: Any) -> str:
@@ -212,7 +224,11 @@ def spectrum_blocks(run: Overview, sets: Sequence[SampleSet], builder: Builder) 
     powers: dict[str, Tensor] = {"data": run.statistics.power}
     notes: list[Block] = []
     try:
-        powers["noise"] = run.statistics.sigma_data**2 * _assembly(run, builder).process().covariance.power()
+        covariance = _assembly(run, builder).process().covariance
+        if covariance.item_wise:
+            notes.append(Note(f"{FOLLOWS}, so its power is not shown."))
+        else:
+            powers["noise"] = run.statistics.sigma_data**2 * covariance.power()
     except MALFORMED as error:
         notes.append(failure_note(error))
     of_samples, problems = sample_powers(run.statistics, sets[:2])

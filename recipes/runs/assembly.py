@@ -17,13 +17,15 @@ from modalities.derived_conditions import DerivedCondition, with_derived_conditi
 from modalities.scalars import Scalar
 from modalities.wrapped import with_standardised
 from multisagd import (
+    ConditionedCovariance,
     Corruption,
+    Covariance,
+    CovarianceRule,
     DataStatistics,
     Denoiser,
     Euler,
     Flat,
     GaussianIntegrator,
-    Grid,
     NoiseFloor,
     PaddedCovariance,
     Process,
@@ -111,14 +113,22 @@ class Assembly:
         dataset = with_standardised(dataset, self.scalars)
         return with_derived_condition(dataset, self.derived_condition(), self.settings.seed)
 
-    def covariance(self, spectrum: Spectrum) -> SpectralCovariance:
-        """Return the covariance of a spectrum on the modality's grid, padded as configured.
+    def covariance(self, spectrum: Spectrum) -> Covariance:
+        """Return the covariance of a spectrum on the modality's grid, padded or following the condition as configured.
 
-        Raises RecipeError if the spectrum or the padding is invalid.
+        Raises RecipeError if the spectrum, the padding or the rule is invalid.
         """
         grid, padding = self.modality.grid(), self.settings.padding or {}
         with as_recipe_error(ValueError, "spectrum: "):
             covariance = SpectralCovariance(spectrum, grid)
+        if follows_condition(self.settings.covariance):
+            if any(padding.values()):
+                raise RecipeError(
+                    "padding and covariance=… exclude each other, because cropped noise has no exact inverse under an "
+                    "envelope: remove one of them"
+                )
+            rule = self.builder.build(self.settings.covariance, CovarianceRule, "covariance")  # type: ignore[type-abstract]
+            return ConditionedCovariance(rule, grid, spectrum)
         if not any(padding.values()):
             return covariance
         if self.settings.loss["metric"] == "mahalanobis":
@@ -249,6 +259,11 @@ class Assembly:
             raise
 
 
+def follows_condition(group: Group) -> bool:
+    """Whether a configuration group `covariance` makes the noise of each example follow its dense condition."""
+    return group.get("_target_") is not None
+
+
 def build_corruption(group: Group, modality: Modality, builder: Builder) -> Corruption | None:
     """Return the corruption that a configuration group describes, or None. Raises RecipeError if it is invalid."""
     if group.get("_target_") is None:
@@ -314,17 +329,7 @@ def check_sampler(sampler: Sampler, process: Process) -> None:
 
 def process_notes(process: Process, denoiser: Denoiser, statistics: DataStatistics, modality: Modality) -> list[str]:
     """Return warnings about a process: its spectrum (`axis_notes`), and t = 1 (pure noise), where sampling starts."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        terminal_snr(process, statistics)
-    notes = axis_notes(process.covariance.spectrum, modality) + [str(warning.message) for warning in caught]
-    power = process.covariance.power()
-    fraction = float(power.flatten()[0]) / process.grid.numel
-    if fraction > LARGE_FRACTION:
-        notes.append(
-            f"zero frequency, the mean of an example, has {fraction:.0%} of the noise's power, leaving little for the "
-            "rest: use a smaller exponent or a higher corner frequency"
-        )
+    notes = covariance_notes(process, statistics, modality)
     end = torch.ones(1, dtype=torch.float64)
     log_snr, sigma = float(process.schedule.log_snr(end)), float(process.schedule.alpha_sigma(end)[1])
     if denoiser.preconditioning == "none" and sigma > LARGE_SIGMA:
@@ -339,6 +344,26 @@ def process_notes(process: Process, denoiser: Denoiser, statistics: DataStatisti
             "choose denoiser=velocity"
         )
     return [*notes, *floor_notes(denoiser, statistics), *last_level_notes(process, statistics)]
+
+
+def covariance_notes(process: Process, statistics: DataStatistics, modality: Modality) -> list[str]:
+    """Return warnings about the power of the noise at each frequency, next to that of the data at t = 1."""
+    covariance = process.covariance
+    if covariance.item_wise:
+        # How loud it is next to the data is measured on examples: `recipes.data.whitened`.
+        return axis_notes(covariance.shared.spectrum, modality) if isinstance(covariance, ConditionedCovariance) else []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        terminal_snr(process, statistics)
+    own = axis_notes(covariance.spectrum, modality) if isinstance(covariance, SpectralCovariance) else []
+    notes = own + [str(warning.message) for warning in caught]
+    fraction = float(covariance.power().flatten()[0]) / process.grid.numel
+    if fraction > LARGE_FRACTION:
+        notes.append(
+            f"zero frequency, the mean of an example, has {fraction:.0%} of the noise's power, leaving little for the "
+            "rest: use a smaller exponent or a higher corner frequency"
+        )
+    return notes
 
 
 def axis_notes(spectrum: Spectrum, modality: Modality) -> list[str]:
@@ -370,7 +395,14 @@ def _without_data(spectrum: Spectrum) -> Spectrum:
     return Flat() if isinstance(inner, (DataPower, Omitting, Rings, Table)) else spectrum
 
 
-def check_refinement(refinement: Refinement, grid: Grid) -> None:
-    """Raise RecipeError if a refinement's low-pass filter is not in [0, 1], or does not fit the axes of the grid."""
+def check_refinement(refinement: Refinement, process: Process) -> None:
+    """Check that samples of a process can be refined.
+
+    Raises:
+        RecipeError: If the low-pass filter is not in [0, 1], or does not fit the axes of the grid, or noise follows the
+            condition of each example.
+    """
     with as_recipe_error(ValueError, "refine: "):
-        power_fraction(refinement.low_pass, grid)
+        if refinement.iterations and process.covariance.item_wise:
+            process.covariance.require_diagonal("refinement")
+        power_fraction(refinement.low_pass, process.grid)

@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from multisagd import DataStatistics, Denoiser, PaddedCovariance, Process
+from multisagd import DataStatistics, Denoiser, Process
 from multisagd.analysis.design import ratio_range
 
 HIDDEN_BELOW = 3
@@ -29,7 +29,7 @@ def floor_notes(denoiser: Denoiser, statistics: DataStatistics) -> list[str]:
 
 def last_level_notes(process: Process, statistics: DataStatistics) -> list[str]:
     """Return a warning if noise hides some frequencies of the data even at the schedule's last log-SNR."""
-    if process.modulation is not None or isinstance(process.covariance, PaddedCovariance):
+    if process.modulation is not None or not process.covariance.diagonal:
         return []
     last = float(process.schedule.log_snr(torch.zeros(1, dtype=torch.float64)))
     needed = -math.log(ratio_range(statistics, process)[0])

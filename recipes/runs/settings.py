@@ -233,6 +233,7 @@ class ModelParts:
     text: Group = field(default_factory=dict)
     condition: Group = field(default_factory=dict)
     corruption: Group = field(default_factory=dict)
+    covariance: Group = field(default_factory=dict)
     padding: Mapping[str, int] | None = None
 
 

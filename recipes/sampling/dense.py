@@ -14,7 +14,7 @@ from modalities.pairs import check_sizes, read_condition
 from modalities.reading import UnreadableFilesError
 from multisagd.seeds import derive
 from recipes.base.errors import RecipeError, as_recipe_error
-from recipes.runs.assembly import Assembly, build_derived_condition
+from recipes.runs.assembly import Assembly, build_derived_condition, follows_condition
 from recipes.runs.model import TrainedModel
 from recipes.sampling.condition import DenseConditions
 from recipes.sampling.held_out import HELD_OUT, HeldOut
@@ -40,12 +40,18 @@ def check_requested(model: TrainedModel, condition: str | None) -> None:
         if condition not in (None, DROPPED):
             raise RecipeError(f"condition={condition}: this run was trained without a dense condition: remove it")
         return
-    dropped = bool(model.config["training"]["condition_dropout"])
+    follows = follows_condition(model.config.get("covariance") or {})
+    dropped = bool(model.config["training"]["condition_dropout"]) and not follows
     if condition is None:
         raise RecipeError(
             f"this run was trained with a dense condition ({condition_in_words(model)}): add condition=FOLDER or "
             f"condition=FILE with {media_in_words(model)}, or condition={HELD_OUT} for the conditions of held-out "
             f"examples{f', or condition={DROPPED} to draw without' * dropped}"
+        )
+    if condition == DROPPED and follows:
+        raise RecipeError(
+            f"condition={DROPPED}: the noise of this run follows the condition of each sample (covariance=…): add "
+            f"condition=FOLDER or condition={HELD_OUT}"
         )
     if condition == DROPPED and not dropped:
         raise RecipeError(

@@ -20,7 +20,6 @@ from multisagd.condition import AnyCondition, batch_size, mapped, says_what_is_s
 from multisagd.finishing import finish, residual_power
 from multisagd.guidance import ClassifierFree
 from multisagd.mixing import Refinement, sample_refined
-from multisagd.padding import PaddedCovariance
 from multisagd.samplers import Sampler
 from multisagd.sampling import AnyDenoiser, Spacing, time_steps
 from multisagd.seeds import derive
@@ -109,7 +108,7 @@ def sampling_request(
     sampler = builder.build(settings.sampler, Sampler, "sampler", statistics=assembly.statistics)  # type: ignore[type-abstract]
     check_sampler(sampler, process)
     refinement = builder.build(settings.refine, Refinement, "refine")
-    check_refinement(refinement, process.grid)
+    check_refinement(refinement, process)
     designed = designed_steps(settings.steps_file, process)
     times = None if designed is None else designed.times(process.schedule)
     if designed is not None and designed.sampler != str(sampler) and is_first():
@@ -137,8 +136,9 @@ def step_times(denoiser: Denoiser, request: SamplingRequest) -> Tensor:
     process, ends = denoiser.process, request.ends
     if request.times is not None:
         return request.times
-    scalar = process.modulation is None and not isinstance(process.covariance, PaddedCovariance)
-    spacing = request.spacing or ("log_snr" if scalar and denoiser.statistics is not None else "time")
+    scalar = process.modulation is None and process.covariance.diagonal
+    even = scalar or process.covariance.item_wise
+    spacing = request.spacing or ("log_snr" if even and denoiser.statistics is not None else "time")
     check_ends(ends, spacing)
     if spacing == "time":
         return time_steps(process.schedule, request.steps)
@@ -218,9 +218,6 @@ def generate(
     """
     if (given := batch_size(condition)) not in (None, len(seeds)):
         raise ValueError(f"expected one condition for each of {len(seeds)} seeds, got {given} conditions")
-    guided: AnyDenoiser = denoiser
-    if request.guidance.scale != 1.0 and says_what_is_shown(condition):
-        guided = ClassifierFree(denoiser, request.guidance.scale, request.guidance.interval)
     # All ranks draw the same number, because gathering sharded weights is collective; the surplus is discarded.
     per_rank = -(-len(seeds) // runtime.process.world)
     own_indices = [
@@ -233,8 +230,12 @@ def generate(
     for first in range(0, per_rank, request.batch):
         indices = own_indices[first : first + request.batch]
         batch_seeds = [seeds[index] for index in indices]
-        part = mapped(mapped(condition, itemgetter(indices)), runtime.put)
+        own = mapped(condition, itemgetter(indices))
+        part = mapped(own, runtime.put)
         try:
+            guided: AnyDenoiser = denoiser.bound(own, (len(indices), *shape))
+            if request.guidance.scale != 1.0 and says_what_is_shown(condition):
+                guided = ClassifierFree(guided, request.guidance.scale, request.guidance.interval)
             with runtime.autocast():
                 if start is not None:
                     x0 = start.taken(indices, runtime.put).draw(guided, request.sampler, times, batch_seeds, part)

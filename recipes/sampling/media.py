@@ -12,7 +12,7 @@ from modalities.base import Modality
 from modalities.unknown import marking_what_lacks
 from multisagd.inpainting import put_back
 from recipes.base.errors import RecipeError, as_recipe_error
-from recipes.runs.assembly import Assembly
+from recipes.runs.assembly import Assembly, follows_condition
 from recipes.runs.model import TrainedModel
 from recipes.runs.settings import SampleSettings, check_media
 from recipes.runtime.distribution import is_first
@@ -132,6 +132,11 @@ def _check(options: MediaOptions, assembly: Assembly) -> None:
         raise RecipeError(
             "initial: a run on corrupted data cannot start from media, because the noise of its process is that of the "
             "corruption: remove initial"
+        )
+    if options.unknown is not None and follows_condition(assembly.settings.covariance):
+        raise RecipeError(
+            "unknown: the noise of this run follows the condition of each sample (covariance=…), so known values "
+            "cannot guide it: train with covariance=shared, or with condition=masked"
         )
     if options.unknown is not None and any((assembly.settings.padding or {}).values()):
         raise RecipeError(

@@ -91,7 +91,9 @@ def write_card(subject: Subject, out: Path) -> None:
     from recipes.plotting.figures import draw_profiles
 
     process, source = subject.assembly.process(), subject.model.folder
-    powers = {"data": subject.model.statistics.power, "noise": process.covariance.power()[None]}
+    powers = {"data": subject.model.statistics.power}
+    if not process.covariance.item_wise:
+        powers["noise"] = process.covariance.power()[None]
     draw_profiles(powers, process.grid, out / SPECTRUM)
     image = last_samples(source, subject.weights.samples, subject.weights.which)
     if image is None:
@@ -258,6 +260,8 @@ def innermost(modality: Any) -> Modality:
 
 def in_words(process: Process) -> str:
     """Describe the noise power relative to white noise, at zero frequency and in three bands."""
+    if process.covariance.item_wise:
+        return "different for each sample, because it follows the sample's dense condition"
     grid, power = process.grid, process.covariance.power()
     radius = grid.radius(factors={axis.name: axis.spacing for axis in grid.axes})
     top, mean = float(radius.max()), float(grid.mean(power))

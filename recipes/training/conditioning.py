@@ -21,7 +21,7 @@ from recipes.base.errors import RecipeError, as_recipe_error, nearest
 from recipes.config.build import Builder
 from recipes.data.dataset import drawn
 from recipes.data.order import TrainingOrder
-from recipes.runs.assembly import build_derived_condition
+from recipes.runs.assembly import build_derived_condition, follows_condition
 from recipes.runs.run import MAX_SCALARS
 from recipes.runs.settings import TrainSettings
 from recipes.runtime.device import Runtime
@@ -151,6 +151,11 @@ def learned_condition(
             "or leave training.conditional at null"
         )
     dense, derived = dense_condition(settings, training, builder)
+    if dense is None and follows_condition(settings.covariance):
+        raise RecipeError(
+            "covariance=… computes the noise of each example from its dense condition, but the examples have none: add "
+            "condition=coarse or pairs of files (data.condition_root), or set covariance=shared"
+        )
     condition = replace(condition, dense=dense, derived=derived, seed=settings.seed)
     if settings.guidance.scale != 1.0 and not condition.learned and dense is None:
         raise RecipeError(

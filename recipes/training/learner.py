@@ -17,13 +17,13 @@ import torch
 from torch import Tensor, nn
 
 from modalities.base import Batch
-from multisagd.condition import AnyCondition, mapped
+from multisagd.condition import AnyCondition, Condition, mapped
 from multisagd.denoiser import Denoiser
 from multisagd.ema import PowerEMA
 from multisagd.loss import stratified_uniform
 from multisagd.seeds import derive, derive_many
 from multisagd.weighting import UncertaintyWeighting
-from recipes.base.errors import RecipeError
+from recipes.base.errors import RecipeError, as_recipe_error
 from recipes.runs.checkpoint import State
 from recipes.runs.learning_rate import LearningRate, Span
 from recipes.runs.settings import TrainSettings
@@ -165,8 +165,9 @@ class Learner:
         mask = None if part.mask is None else put(part.mask)
         noise_seeds = derive_many(self.seed, "noise", number, slots)
         condition = self._condition(part, number, slots)
+        denoiser = self._bound(part)
         with self.runtime.autocast():
-            losses = self.denoiser.loss(
+            losses = denoiser.loss(
                 put(part.x0), t, noise_seeds, condition=condition, mask=mask,
                 metric=loss.metric, weighting=loss.weighting, penalty=loss.penalty,
             )  # fmt: skip
@@ -175,6 +176,16 @@ class Learner:
             # step is taken, does not.
             losses = self.uncertainty(losses, self.denoiser.process.schedule.log_snr(t.double()).to(losses))
         return losses.sum()
+
+    def _bound(self, part: Batch) -> Denoiser:
+        """Return the denoiser with noise that follows the conditions of these examples, none of which is dropped yet.
+
+        Raises RecipeError if the noise cannot be computed from them.
+        """
+        if not self.denoiser.process.covariance.item_wise:
+            return self.denoiser
+        with as_recipe_error(ValueError, "covariance: "):
+            return self.denoiser.bound(Condition(dense=part.dense), part.x0.shape)
 
     def _condition(self, part: Batch, number: int, slots: range) -> AnyCondition:
         """Return text embeddings or labels, and dense conditions, some of them dropped for guidance, and scalars."""

@@ -15,7 +15,15 @@ from modalities.base import Dataset, Modality
 from modalities.buckets import bucketed
 from modalities.forecasts import States
 from modalities.wrapped import Restored
-from multisagd import Corruption, DataStatistics, Denoiser, GaussianRestoration, OctaveTimes, Process
+from multisagd import (
+    Corruption,
+    DataStatistics,
+    Denoiser,
+    GaussianRestoration,
+    OctaveTimes,
+    PerFrequency,
+    Process,
+)
 from multisagd.analysis.octaves import octave_log_snrs
 from multisagd.condition import AnyCondition
 from multisagd.ema import PowerEMA
@@ -28,6 +36,7 @@ from recipes.config.compose import Config
 from recipes.data import contents, extents
 from recipes.data.dataset import build_data, colour_note, fit_restoration, measure
 from recipes.data.parts import Parts, held_out_note, hold_out, validated
+from recipes.data.whitened import noise_notes
 from recipes.runs.assembly import Assembly, build_corruption, check_sampler, process_notes
 from recipes.runs.checkpoint import Shapes, State
 from recipes.runs.lock import RunLock
@@ -111,10 +120,7 @@ def prepare_data(job: Job, begun: bool) -> TrainingData:
     check_score(settings, parts.training, parts.held_out)
     corruption = run.corruption(modality.grid(), settings.corruption) if begun else None
     corruption = corruption or build_corruption(settings.corruption, modality, builder)
-    if not begun:
-        # Errors in the settings are reported before the data are measured, which takes minutes.
-        described, placeholder = ModelSettings.of(job.config, builder), placeholder_statistics(modality)
-        Assembly(described, builder, modality, placeholder, None, None, corruption).process()
+    process = None if begun else checked_process(job, modality, corruption)
     options, restoration = CorruptionOptions.of(settings.corruption, builder), None
     if corruption is not None and options.restored:
         restoration = None if begun else fit_restoration(parts.training, corruption, options, settings.seed)
@@ -130,14 +136,37 @@ def prepare_data(job: Job, begun: bool) -> TrainingData:
     condition = replace(condition, scalars=scalars)
     learned = condition.embedded(training)
     measured_on = None if held_out is None else condition.embedded(validated(held_out, settings))
-    statistics = run.statistics if begun else measured(training, settings, runtime)
     shown, captions = condition.shown(training if held_out is None else held_out, settings.sampling.count)
+    if process is not None:
+        with as_recipe_error(ValueError, "covariance: "):  # if the noise cannot be computed from the conditions
+            process.bound(shown, (settings.sampling.count, *modality.tensor_shape))
+    statistics = run.statistics if begun else measured(training, settings, runtime)
     grey = colour_note(training) if runtime.main and not begun else None
     notes = (changed, held_out_note(parts, settings), grey, condition.note)
     return TrainingData(
         modality, dataset, parts, learned, measured_on, condition, statistics, corruption, restoration, shown, captions,
         tuple(filter(None, notes)),
     )  # fmt: skip
+
+
+def checked_process(job: Job, modality: Modality, corruption: Corruption | None) -> Process:
+    """Return the process of a run before its data are measured, which takes minutes, to report errors in the settings.
+
+    Raises RecipeError if settings are invalid, or noise that follows conditions and another setting exclude each other.
+    """
+    settings, builder = job.settings, job.builder
+    described, placeholder = ModelSettings.of(job.config, builder), placeholder_statistics(modality)
+    assembly = Assembly(described, builder, modality, placeholder, None, None, corruption)
+    process = assembly.process()
+    if process.covariance.item_wise:
+        assembly.denoiser(nn.Identity(), process)
+        check_sampler(builder.build(settings.sampler, Sampler, "sampler", statistics=placeholder), process)  # type: ignore[type-abstract]
+        loss = settings.loss
+        if isinstance(loss.weighting, PerFrequency) or loss.metric == "whitened":
+            with as_recipe_error(ValueError, "loss: "):
+                process.covariance.require_diagonal("a loss per frequency")
+        with_times(settings, placeholder, process)
+    return process
 
 
 def placeholder_statistics(modality: Modality) -> DataStatistics:
@@ -270,7 +299,9 @@ def introduction(job: Job, data: TrainingData, model: TrainingModel) -> Iterator
     denoiser = model.learner.denoiser
     if note := model.learner.decay_note():
         yield f"note: {note}"
-    for note in (*data.notes, *process_notes(denoiser.process, denoiser, data.statistics, data.modality)):
+    main = job.runtime.main  # other processes print nothing
+    followed = noise_notes(denoiser.process, training, job.settings.seed, job.runtime.put) if main else []
+    for note in (*data.notes, *followed, *process_notes(denoiser.process, denoiser, data.statistics, data.modality)):
         yield f"note: {note}"
 
 

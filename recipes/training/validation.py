@@ -84,14 +84,17 @@ def validate_one_size(
             items, counted = (mine, 1.0) if mine else (full_batch[:1], 0.0)
             with as_recipe_error(UnreadableFilesError):
                 batch = read_batch(dataset, items)
-            condition = mapped(batch.condition(conditional), runtime.put)
+            given = batch.condition(conditional)
+            with as_recipe_error(ValueError, "covariance: "):
+                bound = denoiser.bound(given, batch.x0.shape)
+            condition = mapped(given, runtime.put)
             x0, mask = runtime.put(batch.x0), None if batch.mask is None else runtime.put(batch.mask)
-            noise = denoiser.process.noise(x0.shape, derive_many(settings.seed, "validation", number, items))
+            noise = bound.process.noise(x0.shape, derive_many(settings.seed, "validation", number, items))
             t = torch.full((len(items),), time, device=x0.device)
             with runtime.autocast():
-                output_error = denoiser.error(x0, t, noise, condition)
-                values = denoiser.weigh(output_error, t, mask, loss.metric, loss.weighting)
-                error = denoiser.x0_error(output_error, t).double()
+                output_error = bound.error(x0, t, noise, condition)
+                values = bound.weigh(output_error, t, mask, loss.metric, loss.weighting)
+                error = bound.x0_error(output_error, t).double()
             valid = torch.ones_like(error) if mask is None else mask.expand_as(error).double()
             error = error * valid
             dims = tuple(range(-grid.dimensions, 0))

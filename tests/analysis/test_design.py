@@ -161,7 +161,7 @@ def test_transfer_function_refuses_what_has_none() -> None:
     large, other = (process_on(each) for each in (ms.Grid.of(time=2000), ms.Grid.of(width=8)))
     law, large_law = (DenseLaw(torch.zeros(n), torch.eye(n)) for n in (8, 2000))
     assert_refused(
-        ("padded", lambda: transfer_function(DDIM, padded, start, statistics)),
+        ("remove the padding", lambda: transfer_function(DDIM, padded, start, statistics)),
         ("is incompatible", lambda: transfer_function(DDIM, other, start, statistics)),
         ("two times, in decreasing order", lambda: transfer_function(DDIM, process, start.flip(0), statistics)),
         ("nothing to analyse or design", lambda: transfer_function(integrator, process, start, statistics)),

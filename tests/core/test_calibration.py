@@ -8,7 +8,7 @@ import torch
 import multisagd as ms
 from multisagd.calibration import calibrate
 from tests.core.test_samplers import GRIDS, MODULATIONS, PLANE, SCHEDULES, SPECTRA, make
-from tests.helpers.networks import labelled_denoiser
+from tests.helpers.networks import Estimate, labelled_denoiser
 
 SEEDS = list(range(20))
 
@@ -92,5 +92,8 @@ def test_other_steps_and_grids_are_refused():
         ms.sample(denoiser, calibrated, (1, 1, *PLANE.shape), 5, [0])
     with pytest.raises(ValueError, match="calibrated for 1 channels on"):
         ms.sample(denoiser, calibrated, (1, 2, *PLANE.shape), 4, [0], times=times)
+    follows = ms.Process(SCHEDULES["preserving"], ms.ConditionedCovariance(ms.DecibelEnvelope(), PLANE))
+    with pytest.raises(ValueError, match="follows their conditions|follows the condition"):
+        calibrate(ms.DDIM(), Estimate(follows), denoiser.statistics, times, SEEDS)
     with pytest.raises(ValueError, match="the statistics have the grid"):
         calibrate(ms.DDIM(), denoiser, make(GRIDS[3], ms.Flat(), SCHEDULES["flow"]).statistics, times, SEEDS)

@@ -196,9 +196,9 @@ def test_assembly_builds_networks_for_periodic_axes(tmp_path: Path, monkeypatch:
 def test_check_refinement_refuses_one_for_videos_on_images(tmp_path: Path) -> None:
     config = configuration.load("sample", ["refine=free_init", f"run_dir={tmp_path}"])
     refinement = Builder().build(config["refine"], ms.Refinement, "refine")
-    check_refinement(refinement, assembly(tmp_path).modality.grid())
+    check_refinement(refinement, assembly(tmp_path).process())
     with pytest.raises(RecipeError, match="refine: the grid has no axis 'frame'"):
-        check_refinement(refinement, Image().grid())
+        check_refinement(refinement, ms.Process(ms.CosineSchedule(), ms.SpectralCovariance(ms.Flat(), Image().grid())))
 
 
 def test_process_notes_mention_estimates_that_are_doubtful_at_pure_noise() -> None:

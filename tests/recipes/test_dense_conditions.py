@@ -1,29 +1,47 @@
 """Runs learn dense conditions with classes, keep what is needed to sample with them, and refuse what does not fit."""
 
 import json
+import math
+import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image as Picture
 from safetensors.torch import load_file
 from torch import Tensor
 
+import multisagd as ms
+from modalities.base import Dataset, Example
+from modalities.image import Image
+from multisagd import Condition
 from recipes.base.errors import RecipeError
 from recipes.config import compose as configuration
+from recipes.config.build import Builder
+from recipes.config.groups import groups
+from recipes.data.whitened import noise_notes
 from recipes.evaluate import evaluate
 from recipes.export import export
 from recipes.inspect import inspect
+from recipes.report import report
 from recipes.runs.run import check_metadata
 from recipes.sample import sample
 from recipes.sampling.sample_files import recorded_names
 from recipes.sharing.pipeline import Pipeline
 from recipes.training.learner import dropped_parts
-from tests.helpers.tiny import TRANSFORMER, assert_same, read_metrics, tiny_run
+from tests.helpers import dense
+from tests.helpers.tiny import TRANSFORMER, assert_same, read_metrics, tiny_run, tiny_words
 
+BANDS = ["condition=coarse", "condition.factor=2", "covariance=band_spectrum"]
+FREE_INIT = [
+    "refine=free_init",
+    "refine.low_pass.axes=[height,width]",
+    "refine.low_pass.factors={height:1.0,width:1.0}",
+]
 SMALL = "data.condition_modality={modality:image,size:4,channels:1}"
 
 
@@ -178,6 +196,131 @@ def test_training_refuses_conditions_that_do_not_fit(pairs, tmp_path):
 def test_training_refuses_networks_without_dense_conditions(tmp_path):
     with pytest.raises(RecipeError, match="DiffusersNetwork does not accept a dense condition"):
         tiny_run(tmp_path / "run", "condition=masked", "network=diffusers")
+
+
+FOLLOWING = ["condition=coarse", "condition.factor=2", "covariance=amplitude_envelope", "covariance.floor=20",
+             "sampling.ends=[-6,5]"]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def following(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run whose noise follows conditions, half of which the network does not see."""
+    run_dir = tmp_path_factory.mktemp("runs") / "following"
+    tiny_run(run_dir, *FOLLOWING, "training.condition_dropout=0.5")
+    return run_dir
+
+
+def test_run_with_noise_that_follows_conditions_continues_exactly(following, tmp_path):
+    words = [*FOLLOWING, "training.condition_dropout=0.5"]
+    tiny_run(tmp_path / "parts", *words, "training.samples=48")
+    assert_same(tiny_run(tmp_path / "parts", *words), tiny_run(following, *words))
+    with pytest.raises(RecipeError, match=r"covariance\.floor: 20 -> 30"):
+        tiny_run(following, *words, "covariance.floor=30")
+
+
+def test_samples_have_the_noise_of_their_own_condition(following, tmp_path):
+    """The samples of a dark and of a bright condition start from noise whose levels differ by the floor."""
+    export(configuration.load("export", [f"run_dir={following}", f"out={tmp_path / 'model'}"]))
+    assert "with noise that follows the condition" in (tmp_path / "model" / "README.md").read_text()
+    pipeline, values = Pipeline.from_pretrained(tmp_path / "model"), torch.zeros(2, 1, 4, 4)
+    values[1] = 1.0
+    both = pipeline(2, 2, condition=values, guidance=2.0, batch=1, seeds=[5, 5]).samples
+    torch.testing.assert_close(pipeline(2, 2, condition=values, guidance=2.0, seeds=[5, 5]).samples, both)
+    process = pipeline.denoiser.process.bound(Condition(dense=values), (2, 1, 8, 8))
+    levels = process.noise((2, 1, 8, 8), [5, 5]).square().mean((1, 2, 3))
+    assert float(levels[1] / levels[0]) == pytest.approx(100)
+    text = report(configuration.load("report", [f"run_dir={following}"])).read_text()
+    assert "The noise follows the condition of each example" in text
+    unknown = torch.full((1, 1, 4, 4), torch.nan)
+    start, part = torch.zeros(1, 1, 8, 8), {"width": (2, 4)}
+    one = values[:1]
+    assert_refused(
+        ("condition=none: the noise of this run follows", lambda: pipeline(1, 2, condition="none")),
+        ("nothing is known of the dense condition", lambda: pipeline(1, 2, condition=unknown)),
+        ("unknown: the noise of this run", lambda: pipeline(1, 2, condition=one, initial=start, unknown=part)),
+        ("^sampler: GaussianIntegrator", lambda: pipeline(1, 2, condition=one, sampler="gaussian")),
+        ("refine: refinement needs noise", lambda: drawn(following, "condition=held_out", *FREE_INIT)),
+        ("add condition=FOLDER .*or condition=held_out for", lambda: drawn(following)),
+    )
+
+
+def test_training_refuses_noise_that_cannot_follow_conditions(tmp_path):
+    """Before the data are measured."""
+
+    def run(*words: str) -> Any:
+        return tiny_run(tmp_path / "run", *FOLLOWING, *words)
+
+    def under(condition: str) -> Any:
+        return tiny_run(tmp_path / "run", f"condition={condition}", *FOLLOWING[2:])
+
+    assert_refused(
+        ("the examples have none: add", lambda: under("none")),
+        ("some values of the dense condition are unknown", lambda: under("masked")),
+        ("padding and covariance=… exclude", lambda: run("padding={height:4}")),
+        ("^denoiser: spectral preconditioning needs", lambda: run("denoiser=spectral")),
+        ("^process: a process with coefficients per frequency", lambda: run("process=blur")),
+        ("^loss.times: .*follows the condition", lambda: run("loss=octaves")),
+        ("^sampler: GaussianIntegrator", lambda: run("sampler=gaussian")),
+        ("floor must be from 0 to 120 dB", lambda: run("covariance.floor=-3")),
+        ("^covariance: name the axis of the frequencies", lambda: tiny_run(tmp_path / "run", *BANDS)),
+    )
+    assert not (tmp_path / "run" / "statistics.safetensors").exists()
+
+
+def test_every_covariance_builds_its_rule():
+    for choice in groups()["covariance"]:
+        node = configuration.load("train", ["run_dir=.", f"covariance={choice}"])["covariance"]
+        assert (choice == "shared") == (node["_target_"] is None)
+        if choice != "shared":
+            rule = Builder().build(node, ms.CovarianceRule, "covariance")  # type: ignore[type-abstract]
+            envelope, power = rule(torch.zeros(2, 3, 4), ms.Grid.of(time=8))
+            assert (envelope is None, power is None) == ("envelope" not in choice, "spectrum" not in choice)
+
+
+class LikeTheirNoise(Dataset):
+    """Pictures of white noise, each times its own amplitudes, which are its condition."""
+
+    classes = None
+
+    def __init__(self) -> None:
+        self.modality = Image(size=8, channels=1)
+
+    @property
+    def condition_modality(self) -> Image:
+        return self.modality
+
+    def __len__(self) -> int:
+        return 128
+
+    def example(self, index: int, seed: int | None = None) -> Example:
+        white, level = dense.random(2, 1, 8, 8, seed=index).float()
+        return Example(level.exp() * white, condition=level.exp())
+
+    def subset(self, indices: Sequence[int]) -> "LikeTheirNoise":
+        raise NotImplementedError
+
+
+def test_noise_notes_name_the_log_snrs_between_which_noise_matters():
+    """Of data like their noise, within the error of 128 examples: where the ratio of powers is 1/20, and 20."""
+    examples = LikeTheirNoise()
+    covariance = ms.ConditionedCovariance(ms.AmplitudeEnvelope(), examples.modality.grid())
+    note, *warnings = noise_notes(ms.Process(ms.CosineSchedule(), covariance), examples, 0, lambda tensor: tensor)
+    low, high = (float(each) for each in re.findall(r"(?:below a log-SNR of|invisible above) (-?[\d.]+\d)", note))
+    assert low == pytest.approx(-math.log(20), abs=0.6)
+    assert high == pytest.approx(math.log(20), abs=0.6)
+    assert not warnings
+    loud = ms.Process(ms.CosineSchedule(log_snr_range=(-1, 20)), covariance)
+    assert "signal remains at t = 1" in noise_notes(loud, examples, 0, lambda tensor: tensor)[1]
+    plain = ms.SpectralCovariance(ms.Flat(), covariance.grid)
+    assert not noise_notes(ms.Process(ms.CosineSchedule(), plain), examples, 0, lambda tensor: tensor)
+
+
+def test_inspect_shows_the_noise_of_examples(tmp_path):
+    folder = inspect(configuration.load("inspect", tiny_words(tmp_path / "inspected", *FOLLOWING, "count=2")))
+    noise = [np.asarray(Picture.open(folder / "noise" / f"{number}.png"), float) for number in range(2)]
+    assert all(each.std() > 5 for each in noise)
+    notes = json.loads((folder / "inspect.json").read_text())["notes"]
+    assert any("next to their own noise, 128 examples are hidden below a log-SNR" in note for note in notes)
 
 
 def test_dropped_parts_leave_each_part_alone_for_half_as_many():
