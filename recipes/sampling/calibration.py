@@ -46,7 +46,7 @@ def calibrated(
     """
     if count is None:
         return request
-    _check(count, request, samples, model, assembly)
+    _check(count, request, samples, denoiser, model, assembly)
     known = _conditions(count, samples, model, assembly)
     count = len(known.dense) if isinstance(known, Condition) and known.dense is not None else count
     times, seeds = step_times(denoiser, request), derive_many(0, "calibration", 0, range(count))
@@ -69,7 +69,14 @@ def _shared(sampler: Calibrated) -> Calibrated:
     return replace(sampler, gains=gains)
 
 
-def _check(count: int, request: SamplingRequest, samples: Requested, model: TrainedModel, assembly: Assembly) -> None:
+def _check(
+    count: int,
+    request: SamplingRequest,
+    samples: Requested,
+    denoiser: Denoiser,
+    model: TrainedModel,
+    assembly: Assembly,
+) -> None:
     reasons = {
         f"{count} samples are too few: use {LEAST} or more": count < LEAST,
         "guidance changes the power of samples, so it is not that of the data: set guidance.scale=1":
@@ -80,6 +87,8 @@ def _check(count: int, request: SamplingRequest, samples: Requested, model: Trai
             samples.modality.grid() != assembly.modality.grid(),
         "the run was trained on corrupted data, whose power its samples do not have":
             assembly.corruption() is not None,
+        "the noise follows the condition of each item, and so does the power of samples":
+            denoiser.process.covariance.item_wise,
         "the power of samples with prompts is not known": assembly.context is not None,
         "the power of samples with given scalars is not known": bool(assembly.scalars),
         "the conditions of held-out examples are needed, but an exported model has no data: use the run":
