@@ -22,7 +22,7 @@ from multisagd.spectrum import SUPPORT_THRESHOLD, Spectrum, even_power
 from multisagd.uncompiled import uncompiled
 
 Gain = Literal["color", "whiten", "apply", "solve", "project"]
-_EXPONENTS: dict[Gain, float] = {"color": 0.5, "whiten": -0.5, "apply": 1.0, "solve": -1.0, "project": 0.0}
+EXPONENTS: dict[Gain, float] = {"color": 0.5, "whiten": -0.5, "apply": 1.0, "solve": -1.0, "project": 0.0}
 
 
 class SpectralCovariance(nn.Module):
@@ -141,7 +141,7 @@ class SpectralCovariance(nn.Module):
 
         def make() -> Tensor | None:
             power = self.power(shape)
-            raised = power.clamp(min=torch.finfo(power.dtype).tiny) ** _EXPONENTS[gain]
+            raised = power.clamp(min=torch.finfo(power.dtype).tiny) ** EXPONENTS[gain]
             white = bool((power == 1).all())
             return None if white else torch.where(power > 0, raised, 0.0).to(device, dtype)
 
