@@ -267,11 +267,11 @@ def check_shared(covariance: SpectralCovariance, what: str) -> None:
 def signal_to_noise(
     covariance: ChannelCovariance, signal: Tensor, shape: Sequence[int] | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Return the ratios of signal to noise at every frequency, and which of them have noise, `(components, *half_shape)`.
+    """Return the ratios of signal to noise at every frequency, and which of them have noise: `(channels, *half_shape)`.
 
-    For a signal `(channels, channels, *half_shape)` S on a grid shape (by default `grid.shape`) they are the eigenvalues of `Σ^{-1/2} S Σ^{-1/2}`, by increasing
-    size, which no change of basis alters: the ratios of those combinations of channels in which signal and noise are
-    both uncorrelated. Components without noise come first.
+    For a signal `(channels, channels, *half_shape)` S on a grid shape (by default `grid.shape`) they are the
+    eigenvalues of `Σ^{-1/2} S Σ^{-1/2}`, by increasing size, which no change of basis alters: the ratios of those
+    combinations of channels in which signal and noise are both uncorrelated. Those without noise come first.
     """
     found = covariance.components(shape)
     root = found.raised(-0.5).matrix().to(signal.dtype)
@@ -280,3 +280,17 @@ def signal_to_noise(
     without = (found.power <= 0).sum(0)
     place = torch.arange(len(ratio), device="cpu").reshape(-1, *(1,) * (ratio.dim() - 1))
     return ratio, place >= without
+
+
+def wiener_gain(data: Tensor, noise: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """Return the Wiener filter `a C (a² C + b² Σ)⁺` of data and noise, `(batch or 1, channels, channels, *half_shape)`.
+
+    Data and noise are matrices `(channels, channels, *half_shape)`; a and b are those of `Process.coefficients`.
+    """
+    a, b = (each.to(data.device, torch.float64)[:, None] for each in (a, b))
+    signal = a * data[None]
+    total = a * signal + b**2 * noise[None]
+    shape = total.shape
+    signal, total = (each.expand(shape).flatten(3).movedim(-1, 1) for each in (signal, total))
+    gain = signal @ torch.linalg.pinv(total, hermitian=True)
+    return gain.movedim(1, -1).reshape(shape)

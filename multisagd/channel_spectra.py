@@ -106,8 +106,8 @@ class CrossTable(ChannelSpectrum):
         singular = (weakest <= INDEPENDENT * strongest) & (strongest > 0)
         if bool(singular.any()):
             raise ValueError(
-                f"at {int((singular * grid.multiplicity).sum()):,} of {grid.numel:,} frequencies the channels depend on "
-                "each other, as in grey images that are stored in colour, so their matrix is singular and gives some "
+                f"at {int((singular * grid.multiplicity).sum()):,} of {grid.numel:,} frequencies the channels depend "
+                "on each other, as in grey images that are stored in colour, so their matrix is singular and gives some "
                 "combinations of channels no noise: choose a spectrum for every channel (spectrum.channels=each)"
             )
         return found

@@ -62,7 +62,9 @@ def shared_scale(batch: Tensor | tuple[Tensor, Tensor | None], channels: int) ->
     return torch.where(both > 0, own[:, :, None] * own[:, None, :] / both.clamp(min=1), 0.0)
 
 
-def measure_cross(batches: Iterable[Tensor | tuple[Tensor, Tensor | None]], statistics: DataStatistics) -> DataStatistics:
+def measure_cross(
+    batches: Iterable[Tensor | tuple[Tensor, Tensor | None]], statistics: DataStatistics
+) -> DataStatistics:
     """Return the statistics of data with their cross power, measured in one pass over the same data.
 
     Raises:

@@ -22,6 +22,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from multisagd.channel_covariance import ChannelCovariance, check_unmixed, mix_channels, wiener_gain
 from multisagd.condition import AnyCondition
 from multisagd.covariance import filter_grid, from_half_spectrum, to_half_spectrum
 from multisagd.inputs import as_data, as_times
@@ -73,7 +74,7 @@ class Denoiser(nn.Module):
     Raises:
         ValueError: If a prediction is given together with a preconditioning, which fixes it; if either is unknown; if
             the statistics have zero variance; if the floor is not from 0 to 120 dB; or if the preconditioning is
-            spectral and there are no statistics, or the noise is drawn on a padded grid.
+            spectral and there are no statistics, the noise is drawn on a padded grid, or its channels are correlated.
     """
 
     outputs: ClassVar[int] = 1
@@ -98,6 +99,8 @@ class Denoiser(nn.Module):
             raise ValueError("spectral preconditioning needs the statistics of the data: pass statistics")
         if preconditioning == "spectral" and isinstance(process.covariance, PaddedCovariance):
             raise ValueError("spectral preconditioning needs noise that is diagonal in frequency: remove the padding")
+        if preconditioning == "spectral":
+            check_unmixed(process.covariance, "spectral preconditioning")
         if prediction not in (None, "x0", "noise", "v", "flow"):
             raise ValueError(f"unknown prediction {prediction!r}; choose x0, noise, v or flow")
         if floor is None:
@@ -259,7 +262,8 @@ class Denoiser(nn.Module):
 
         Raises:
             ValueError: If the metric is `whitened` without spectral preconditioning, or with a weighting; or if the
-                weighting is per frequency, but the noise is drawn on a padded grid or the process is modulated.
+                weighting is per frequency, but the noise is drawn on a padded grid or correlated between channels, or
+                the process is modulated.
         """
         log_snr = self.process.schedule.log_snr(as_times(t).double()).to(error)
         if mask is not None:
@@ -285,6 +289,7 @@ class Denoiser(nn.Module):
         """Multiply an error of x0 by the root of the weight at every frequency, 0 where there is no noise."""
         if isinstance(self.process.covariance, PaddedCovariance) or self.process.modulation is not None:
             raise ValueError("a weighting per frequency needs a plain process: remove the padding and the modulation")
+        check_unmixed(self.process.covariance, "a weighting per frequency")
         power = self.process.covariance.power(tuple(error.shape[2:])).to(error)
         levels = log_snr.reshape(-1, *(1,) * (error.dim() - 1)) - torch.where(power > 0, power, 1.0).log()
         weight = weighting(levels, self.sigma_data)
@@ -297,15 +302,20 @@ class GaussianDenoiser(nn.Module):
     """Return the exact `E[x0 | x_t]` of stationary Gaussian data, as an oracle for tests of processes and samplers.
 
     At each frequency it is the Wiener filter `μ + aC/(a²C + V)·(x - aμ)`, with data power C and noise power `V = b²W`.
+    Channels of the data are taken as independent unless the statistics have their cross power; C and V are then
+    matrices of channels.
 
     Raises:
-        ValueError: If noise is drawn on a padded grid, for which this formula does not hold.
+        ValueError: If noise is drawn on a padded grid, for which this formula does not hold, or is correlated between
+            channels while the statistics have no cross power.
     """
 
     def __init__(self, process: Process, statistics: DataStatistics) -> None:
         super().__init__()
         if isinstance(process.covariance, PaddedCovariance):
             raise ValueError("the Wiener filter needs noise that is diagonal in frequency: remove the padding")
+        if statistics.cross is None:
+            check_unmixed(process.covariance, "a Wiener filter of statistics without cross power")
         self.process = process
         self.statistics = statistics
 
@@ -314,9 +324,28 @@ class GaussianDenoiser(nn.Module):
         x_t = as_data(x_t)
         shape, dimensions = tuple(x_t.shape[2:]), self.process.grid.dimensions
         at = self.process.coefficients(t, x_t)
-        power = self.statistics.power_on(shape).to(x_t)
         mean = self.statistics.mean_on(shape).to(x_t)
+        deviation = x_t - self.process.scale(mean.expand_as(x_t), at.a)
+        if self.statistics.cross is not None:
+            return mean + self._mixed(deviation, at, shape)
+        power = self.statistics.power_on(shape).to(x_t)
         total = at.a**2 * power + at.b**2 * self.process.covariance.power(shape).to(x_t)
         # Where neither data nor noise has power, the estimate is the mean.
         gain = torch.where(total > 0, at.a * power / total.clamp(min=torch.finfo(total.dtype).tiny), 0.0)
-        return mean + filter_grid(x_t - self.process.scale(mean.expand_as(x_t), at.a), gain, dimensions)
+        return mean + filter_grid(deviation, gain, dimensions)
+
+    def _mixed(self, deviation: Tensor, at: Coefficients, shape: tuple[int, ...]) -> Tensor:
+        """Return the estimate about the mean of data with cross power, from x_t about its mean, shaped like it."""
+        data, covariance = self.statistics.cross_on(shape), self.process.covariance
+        assert data is not None
+        dimensions = len(shape)
+        if isinstance(covariance, ChannelCovariance):
+            noise = covariance.matrix(shape)
+        else:
+            unit = torch.eye(len(data), dtype=torch.float64, device="cpu").reshape(*data.shape[:2], *(1,) * dimensions)
+            noise = unit * covariance.power(shape)
+        spectrum = to_half_spectrum(deviation, dimensions)
+        gains = wiener_gain(data.to(spectrum.device), noise.to(spectrum.device), at.a, at.b).to(spectrum.dtype)
+        pairs = zip(gains.expand(len(spectrum), *gains.shape[1:]), spectrum, strict=True)
+        moved = torch.stack([mix_channels(gain, each, dimensions) for gain, each in pairs])
+        return from_half_spectrum(moved, shape).to(deviation.dtype)

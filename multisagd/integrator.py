@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from multisagd.channel_covariance import check_unmixed
 from multisagd.covariance import from_half_spectrum, to_half_spectrum
 from multisagd.padding import PaddedCovariance
 from multisagd.process import Process
@@ -33,7 +34,7 @@ class GaussianIntegrator:
 
     Raises:
         ValueError: From `step`, if the process has coefficients per frequency, its noise has no power at some frequency
-            or is drawn on a padded grid, or the data have a different number of channels.
+            or is drawn on a padded grid or correlated between channels; or the data have other channels.
     """
 
     statistics: DataStatistics
@@ -60,13 +61,14 @@ class GaussianIntegrator:
         return state.moved(moved, then, (now, x0))
 
     def check(self, process: Process) -> None:
-        """Check that the process has scalar coefficients and noise at every frequency, without padding.
+        """Check that the process has scalar coefficients, and noise at every frequency that no padding or channel mixes.
 
         Raises:
             ValueError: If the process does not meet these conditions.
         """
         if process.modulation is not None or isinstance(process.covariance, PaddedCovariance):
             raise ValueError("GaussianIntegrator needs scalar coefficients and noise without padding; use DDIM instead")
+        check_unmixed(process.covariance, "the Gaussian integrator")
         if not bool((process.covariance.power() > 0).all()):
             raise ValueError("GaussianIntegrator needs noise at every frequency; use DDIM instead")
 

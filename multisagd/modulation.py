@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from multisagd.channel_covariance import check_shared
 from multisagd.corruption import Corruption
 from multisagd.covariance import SpectralCovariance
 from multisagd.grid import Grid
@@ -106,7 +107,7 @@ class NoiseFloor:
 
     Raises:
         ValueError: If the margin is not positive, or the noise has no power at a frequency where the corruption has
-            power, or is drawn on a padded grid.
+            power, is drawn on a padded grid, or differs between channels.
     """
 
     def __init__(
@@ -114,6 +115,7 @@ class NoiseFloor:
     ) -> None:
         if isinstance(covariance, PaddedCovariance):
             raise ValueError("a noise floor needs noise that is diagonal in frequency: remove the padding")
+        check_shared(covariance, "a noise floor")
         if not margin > 0:
             raise ValueError(f"the margin above a corruption must be positive, got {margin}")
         if bool(((corruption.power() > 0) & ~covariance.support()).any()):

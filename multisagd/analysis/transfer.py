@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from multisagd.channel_covariance import check_unmixed
 from multisagd.grid import Grid
 from multisagd.integrator import GaussianIntegrator
 from multisagd.padding import PaddedCovariance
@@ -42,18 +43,20 @@ class Spectra:
 
         Raises:
             ValueError: If the process and the statistics have different axes, or the noise is drawn on a padded grid
-                and so has no transfer function.
+                or correlated between channels, and so has no transfer function.
         """
         if isinstance(process.covariance, PaddedCovariance):
             raise ValueError(
                 "noise drawn on a padded grid is not diagonal in frequency, so it has no transfer function: remove the "
                 "padding"
             )
+        check_unmixed(process.covariance, "a transfer function")
         described = [[(axis.name, axis.unit) for axis in grid.axes] for grid in (process.grid, statistics.grid)]
         if described[0] != described[1]:
             raise ValueError(f"a process on axes {described[0]} is incompatible with statistics on axes {described[1]}")
         noise = process.covariance.power(statistics.grid.shape)
-        return cls(statistics.power, statistics.mean_power, noise[None], statistics.grid.multiplicity[None])
+        noise = noise[None] if noise.dim() == statistics.grid.dimensions else noise
+        return cls(statistics.power, statistics.mean_power, noise, statistics.grid.multiplicity[None])
 
 
 @dataclass(frozen=True)

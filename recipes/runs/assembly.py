@@ -34,6 +34,8 @@ from multisagd import (
     seeds,
     terminal_snr,
 )
+from multisagd.channel_covariance import ChannelCovariance, covariance_of
+from multisagd.channel_spectra import CrossTable, DataChannels, PerChannel
 from multisagd.data_spectra import DataPower, Omitting
 from multisagd.mixing import Refinement, power_fraction
 from multisagd.radial import Rings
@@ -118,7 +120,9 @@ class Assembly:
         """
         grid, padding = self.modality.grid(), self.settings.padding or {}
         with as_recipe_error(ValueError, "spectrum: "):
-            covariance = SpectralCovariance(spectrum, grid)
+            covariance = covariance_of(spectrum, grid)
+        if isinstance(covariance, ChannelCovariance):
+            self._check_channels(covariance, padded=any(padding.values()))
         if not any(padding.values()):
             return covariance
         if self.settings.loss["metric"] == "mahalanobis":
@@ -135,6 +139,25 @@ class Assembly:
             )
         with as_recipe_error(ValueError, "padding: "):
             return PaddedCovariance(spectrum, grid, padding)
+
+    def _check_channels(self, covariance: ChannelCovariance, *, padded: bool) -> None:
+        if covariance.channels != self.modality.channels:
+            raise RecipeError(
+                f"spectrum: the noise has {covariance.channels} channels, but the data have "
+                f"{self.modality.channels}: give as many spectra as there are channels"
+            )
+        if padded:
+            raise RecipeError(
+                "padding: noise that differs between channels cannot be drawn on a padded grid: remove the padding, or "
+                "choose one spectrum for all channels, such as spectrum=data_power"
+            )
+        # Data may turn out to be uncorrelated, so the setting is what counts.
+        mixed = covariance.mixed or getattr(covariance.spectrum, "channels", "each") != "each"
+        if mixed and self.settings.denoiser.get("preconditioning") == "spectral":
+            raise RecipeError(
+                "denoiser=spectral needs noise that is independent between channels: set spectrum.channels=each, or "
+                "choose denoiser=karras"
+            )
 
     def network(self) -> nn.Module:
         """Return the network with initial weights, which depend only on the run's seed.
@@ -318,7 +341,7 @@ def process_notes(process: Process, denoiser: Denoiser, statistics: DataStatisti
         warnings.simplefilter("always")
         terminal_snr(process, statistics)
     notes = axis_notes(process.covariance.spectrum, modality) + [str(warning.message) for warning in caught]
-    power = process.covariance.power()
+    power = process.covariance.power().reshape(-1, *process.grid.half_shape).mean(0)
     fraction = float(power.flatten()[0]) / process.grid.numel
     if fraction > LARGE_FRACTION:
         notes.append(
@@ -349,9 +372,9 @@ def axis_notes(spectrum: Spectrum, modality: Modality) -> list[str]:
     if not modality.meaningless_axes:
         return []
     grid = modality.grid()
-    power, notes = SpectralCovariance(_without_data(spectrum), grid).power(), []
+    power, notes = covariance_of(_without_data(spectrum), grid).power(), []
     for name, remedy in modality.meaningless_axes.items():
-        low, high = power.aminmax(dim=grid.names.index(name))
+        low, high = power.aminmax(dim=grid.names.index(name) - grid.dimensions)
         if bool((high - low > UNEQUAL * power.max()).any()):
             notes.append(
                 f"the noise has unequal power along {name}, where frequencies mean nothing with this modality: {remedy}"
@@ -365,9 +388,12 @@ def _without_data(spectrum: Spectrum) -> Spectrum:
         return replace(spectrum, left=_without_data(spectrum.left), right=_without_data(spectrum.right))
     if isinstance(spectrum, Power):
         return replace(spectrum, base=_without_data(spectrum.base))
+    if isinstance(spectrum, PerChannel):
+        return replace(spectrum, spectra=tuple(map(_without_data, spectrum.spectra)))
     # Noise that omits the frequencies of measured data also follows the data.
     inner = spectrum.inner if isinstance(spectrum, Outside) else spectrum
-    return Flat() if isinstance(inner, (DataPower, Omitting, Rings, Table)) else spectrum
+    follows = (CrossTable, DataChannels, DataPower, Omitting, Rings, Table)
+    return Flat() if isinstance(inner, follows) else spectrum
 
 
 def check_refinement(refinement: Refinement, grid: Grid) -> None:
