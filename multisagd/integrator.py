@@ -61,7 +61,7 @@ class GaussianIntegrator:
         return state.moved(moved, then, (now, x0))
 
     def check(self, process: Process) -> None:
-        """Check that the process has scalar coefficients, and noise at every frequency that no padding or channel mixes.
+        """Check that the process has scalar coefficients, and noise at every frequency that nothing mixes.
 
         Raises:
             ValueError: If the process does not meet these conditions.

@@ -238,7 +238,7 @@ def hermitian(matrix: Tensor, grid: Grid) -> Tensor:
     that are their own opposites are real. Positive semidefinite matrices remain so.
     """
     matrix = (matrix + matrix.transpose(0, 1).conj()) / 2
-    result, dims = matrix.clone(), tuple(range(2, 1 + grid.dimensions))
+    result, dims = matrix.clone(memory_format=torch.contiguous_format), tuple(range(2, 1 + grid.dimensions))
     own = (0, grid.shape[-1] // 2) if grid.shape[-1] % 2 == 0 else (0,)
     for plane in own:
         mirrored = matrix[..., plane].conj()
