@@ -146,7 +146,7 @@ class ChannelCovariance(SpectralCovariance):
         return self.components(shape).power > 0
 
     def matrix(self, shape: Sequence[int] | None = None) -> Tensor:
-        """Return Σ at every frequency, `(channels, channels, *half_shape)`, real or complex, float64 or complex128."""
+        """Return Σ at every frequency, a power `(channels, channels, *half_shape)`, float64 or complex128."""
         return self.components(shape).matrix()
 
     def logdet(self, shape: Sequence[int] | None = None) -> Tensor:
@@ -272,6 +272,7 @@ def signal_to_noise(
     For a signal `(channels, channels, *half_shape)` S on a grid shape (by default `grid.shape`) they are the
     eigenvalues of `Σ^{-1/2} S Σ^{-1/2}`, by increasing size, which no change of basis alters: the ratios of those
     combinations of channels in which signal and noise are both uncorrelated. Those without noise come first.
+    Ratios are dimensionless.
     """
     found = covariance.components(shape)
     root = found.raised(-0.5).matrix().to(signal.dtype)
@@ -285,7 +286,8 @@ def signal_to_noise(
 def wiener_gain(data: Tensor, noise: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """Return the Wiener filter `a C (a² C + b² Σ)⁺` of data and noise, `(batch or 1, channels, channels, *half_shape)`.
 
-    Data and noise are matrices `(channels, channels, *half_shape)`; a and b are those of `Process.coefficients`.
+    Data and noise are matrices `(channels, channels, *half_shape)` in squared units of the data; a and b are those of
+    `Process.coefficients`. The filter is dimensionless.
     """
     a, b = (each.to(data.device, torch.float64)[:, None] for each in (a, b))
     signal = a * data[None]

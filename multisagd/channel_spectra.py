@@ -107,8 +107,8 @@ class CrossTable(ChannelSpectrum):
         if bool(singular.any()):
             raise ValueError(
                 f"at {int((singular * grid.multiplicity).sum()):,} of {grid.numel:,} frequencies the channels depend "
-                "on each other, as in grey images stored in colour, so some combinations of channels would get no "
-                "noise: set a floor (spectrum.floor=60), or give every channel its own spectrum (spectrum.channels=each)"
+                "on each other, as in grey images stored in colour, so some combinations of channels would have no "
+                "noise: set a floor (spectrum.floor=60), or use a spectrum for every channel (spectrum.channels=each)"
             )
         return found
 

@@ -65,7 +65,9 @@ def shared_scale(batch: Tensor | tuple[Tensor, Tensor | None], channels: int) ->
 def measure_cross(
     batches: Iterable[Tensor | tuple[Tensor, Tensor | None]], statistics: DataStatistics
 ) -> DataStatistics:
-    """Return the statistics of data with their cross power, measured in one pass over the same data.
+    """Return the statistics of data `(batch, channels, *grid)` with their cross power, in squared units of the data.
+
+    It is measured in one pass over the data of the statistics.
 
     Raises:
         ValueError: If the data are padded, have not more examples than channels, or have so many channels and
@@ -127,8 +129,9 @@ def in_basis(cross: Tensor, basis: Tensor) -> Tensor:
 def explained(cross: Tensor, basis: Tensor, grid: Grid) -> float:
     """Return the fraction of the power between different channels that a basis removes, at most 1.
 
-    It compares the sums of `|L_ij(k)|²` of all pairs of different channels, and of the components, over all
-    frequencies. It is 1 if the channels are not correlated, so that nothing is to be removed, and may be negative.
+    It compares the sums of `|L_ij(k)|²` over all frequencies and all pairs of different channels, or of components, of a
+    cross power `(channels, channels, *half_shape)`; `basis` is `(channels, components)`. It is 1 if channels are not
+    correlated, so that nothing is to be removed, and may be negative.
     """
     before, after = (_off_diagonal(each, grid) for each in (cross, in_basis(cross, basis)))
     return 1 - after / before if before else 1.0

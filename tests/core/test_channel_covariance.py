@@ -120,9 +120,8 @@ def test_sampler_equals_its_recursion_in_every_component(sampler):
         basis = torch.eye(2).double() if noise.basis is None else noise.basis
         basis = basis.reshape(2, 2, *(basis.shape[2:] or (1, 1))).to(torch.complex128)
         sources = torch.stack([half_spectrum(each, PLANE) for each in (process.prior(shape, seeds), *noises)])
-        expected = torch.einsum(
-            "ia...,sa...,ja...,sbj...->bi...", basis, weights.to(basis.dtype), basis.conj(), sources
-        )
+        of_components = torch.einsum("ja...,sbj...->sba...", basis.conj(), sources)
+        expected = torch.einsum("ia...,sa...,sba...->bi...", basis, weights.to(basis.dtype), of_components)
         samples = half_spectrum(ms.sample(denoiser, sampler, shape, steps, seeds), PLANE)
         assert float((samples - expected).abs().max() / expected.abs().max()) < 1e-10, form
 

@@ -55,7 +55,7 @@ def statistics_of(found: ChannelPower, grid: ms.Grid, mean: Tensor | None = None
 
 
 def dense_matrix(matrix: Tensor, grid: ms.Grid) -> Tensor:
-    """Real covariance `(channels · n, channels · n)` of matrices `(channels, channels, *half_shape)`, by explicit DFTs."""
+    """Real covariance `(channels · n, …)` of matrices `(channels, channels, *half_shape)`, by explicit transforms."""
     channels, n = len(matrix), grid.numel
     full = torch.zeros(channels, channels, *grid.shape, dtype=torch.complex128)
     for k in np.ndindex(*grid.shape):
