@@ -129,7 +129,7 @@ def in_basis(cross: Tensor, basis: Tensor) -> Tensor:
 def explained(cross: Tensor, basis: Tensor, grid: Grid) -> float:
     """Return the fraction of the power between different channels that a basis removes, at most 1.
 
-    It compares the sums of `|L_ij(k)|²` over all frequencies and all pairs of different channels, or of components, of a
+    It compares the sums of `|L_ij(k)|²` over all frequencies and pairs of different channels, or of components, of a
     cross power `(channels, channels, *half_shape)`; `basis` is `(channels, components)`. It is 1 if channels are not
     correlated, so that nothing is to be removed, and may be negative.
     """
