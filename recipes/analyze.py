@@ -190,10 +190,9 @@ def summary(statistics: DataStatistics, fit: PowerLawFit, report: Mapping[str, A
     ]
     if report["coherence"]:
         matrices = torch.stack([band["matrix"] for band in report["coherence"]]).float()
-        off_diagonal = ~torch.eye(matrices.shape[1], dtype=torch.bool)
-        off = matrices[:, off_diagonal].mean(1)
+        off = matrices[:, ~torch.eye(matrices.shape[1], dtype=torch.bool)].mean(1)
         lines.append(f"channels share {float(off.max()):.0%} of their variance in the most coherent band")
-        lines += channel_lines(report["channels"], float(matrices[:, off_diagonal].max()))
+        lines += channel_lines(report["channels"])
     return "\n".join(
         [*lines, f"in {out}: spectrum.png, and {STATISTICS} for `multisagd design {setting('statistics', out)}`"]
     )

@@ -8,18 +8,19 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from multisagd import DataStatistics
-from multisagd.analysis.profiles import RADIUS, Profile, coherence, radial_profile
+from multisagd.analysis.profiles import RADIUS, Profile, radial_profile
 from multisagd.cross_spectra import MAX_CHANNELS, channel_basis, explained, in_basis
 from recipes.plotting.figures import COLUMN, draw_power, power_axes, save
 
 SIMILAR = 1.0
 """Difference of channels' powers in decibels below which one spectrum describes all of them."""
 RELATED = 0.1
-"""Coherence in some band above which channels are related."""
+"""Coherence above which channels are related."""
 EXPLAINED = 0.9
 """Fraction of the power between channels that a basis removes, above which it describes how they are related."""
 MAX_DRAWN = 8
@@ -31,19 +32,25 @@ MAX_NAMED = 4
 def describe_channels(cross: Tensor, statistics: DataStatistics, names: Sequence[str]) -> dict[str, Any]:
     """Return the results of analysing the cross power `(channels, channels, *half_shape)` of data.
 
-    `power` is the variance of each channel, `spread` the largest difference between the powers of two channels in any
-    ring of frequency, in decibels. `basis` has a row for each channel and a column for each component, and `components`
-    their fractions of the variance; `explained` is the fraction of the power between channels that the basis removes.
+    `power` is the variance of each channel, and `spread` the largest difference between the powers of two channels in
+    any ring of frequency, in decibels. `coherence` is the largest squared correlation of two channels at single
+    frequencies, averaged with the product of their powers as weight. `basis` has a row for each channel and a column
+    for each component, `components` are their fractions of the variance, and `explained` is the fraction of what
+    channels share that the basis removes.
     """
     grid = statistics.grid
     rings = radial_profile(statistics.power, grid).power
     positive = rings.clamp(min=float(rings.max()) * 1e-12)
     levels = positive / positive.mean(0)
     basis = channel_basis(cross, grid)
+    products = grid.mean(statistics.power[:, None] * statistics.power)
+    pairs = grid.mean(cross.abs().square()) / products.clamp(min=1e-300)
+    off = ~torch.eye(len(cross), dtype=torch.bool)
     components = grid.mean(in_basis(cross, basis).diagonal().real.movedim(-1, 0).contiguous()).clamp(min=0)
     return {
         "names": list(names),
         "power": grid.mean(statistics.power).tolist(),
+        "coherence": float(pairs[off].max()),
         "spread": 10 * float((levels.amax(0) / levels.amin(0)).max().log10()),
         "basis": basis.tolist(),
         "components": (components / components.sum()).tolist(),
@@ -51,8 +58,8 @@ def describe_channels(cross: Tensor, statistics: DataStatistics, names: Sequence
     }
 
 
-def channel_lines(found: Mapping[str, Any], largest: float) -> list[str]:
-    """Return a summary of the result of `describe_channels` and of the largest coherence in any band.
+def channel_lines(found: Mapping[str, Any]) -> list[str]:
+    """Return a summary of the result of `describe_channels`.
 
     The last line says which noise could be compared, or that channels give no reason for another. Whether it helps a
     network cannot be told from the spectra.
@@ -66,13 +73,15 @@ def channel_lines(found: Mapping[str, Any], largest: float) -> list[str]:
     lines = [
         f"power of the channels relative to their mean: {levels}; at some frequencies they differ by "
         f"{found['spread']:.1f} dB",
-        f"one basis of the channels removes {found['explained']:.0%} of the power that they share at single "
-        f"frequencies; its components have {shares} of the variance",
+        f"at single frequencies, two channels share up to {found['coherence']:.0%} of their variance",
+        f"one basis of the channels removes {found['explained']:.0%} of what they share; its components have {shares} "
+        "of the variance",
     ]
-    if found["spread"] < SIMILAR and largest < RELATED:
+    related = found["coherence"] > RELATED
+    if found["spread"] < SIMILAR and not related:
         return [*lines, "the channels are alike and unrelated: the same noise in every channel fits them"]
     enough = found["explained"] > EXPLAINED or len(power) > MAX_CHANNELS
-    kind = "each" if largest < RELATED else "basis" if enough else "full"
+    kind = "each" if not related else "basis" if enough else "full"
     return [
         *lines,
         f"noise that follows the channels: spectrum=data_channels spectrum.channels={kind} spectrum.floor=60; whether "
@@ -91,12 +100,19 @@ def draw_channels(cross: Tensor, statistics: DataStatistics, names: Sequence[str
     power_axes(left, RADIUS, grid)
     left.set_ylabel("power")
     left.legend(fontsize="x-small")
-    bands = coherence(cross[: len(shown), : len(shown)], grid)
+    bands, products = grid.bands(8), statistics.power[:, None] * statistics.power
     for one, other in combinations(range(len(shown)), 2):
-        values = [float(matrix[one, other]) for _, _, matrix in bands]
+        shared, whole = cross[one, other].abs().square(), products[one, other]
+        sums = [[float((each * weight).sum()) for each in (shared, whole)] for *_, weight in bands]
+        values = [part / max(total, 1e-300) for part, total in sums]
         label = f"{shown[one]} and {shown[other]}" if len(shown) <= MAX_NAMED else None
         right.plot([(low + high) / 2 for low, high, _ in bands], values, marker=".", label=label)
-    right.set(xlabel="radius (cycles per sample)", ylabel="coherence", title="between channels", ylim=(-0.05, 1.05))
+    right.set(
+        xlabel="radius (cycles per sample)",
+        ylabel="coherence at single frequencies",
+        title="between channels",
+        ylim=(-0.05, 1.05),
+    )
     if len(shown) <= MAX_NAMED:
         right.legend(fontsize="x-small")
     save(figure, path)

@@ -66,6 +66,7 @@ def test_analyze_writes_statistics_that_design_reads(tmp_path: Path, capsys: pyt
     assert channels["explained"] == pytest.approx(1)
     torch.testing.assert_close(torch.tensor(channels["basis"])[:, 0], torch.full((3,), 3**-0.5))
     assert channels["spread"] == pytest.approx(0, abs=1e-6)
+    assert channels["coherence"] == pytest.approx(1)
     assert "spectrum=data_channels spectrum.channels=basis spectrum.floor=60; whether" in printed
     assert (out / "channels.png").stat().st_size > 10_000
 
