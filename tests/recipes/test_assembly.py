@@ -104,6 +104,10 @@ def test_spectrum_trains_and_samples_every_modality(
             words.append("denoiser=dual")
         if name == "latent":
             words.append(f"data.root={clips}")
+        if spectrum == "per_channel":
+            node = configuration.load("train", [*MODALITIES[name], "run_dir=unused"])["modality"]
+            channels = Builder().build(node, Modality, "modality").channels  # type: ignore[type-abstract]
+            words.append(f"spectrum.spectra=[{','.join(['{_target_:multisagd.Flat}'] * channels)}]")
         train_and_sample(configuration.load("train", words), runtime, tmp_path / name)
 
 
