@@ -81,7 +81,7 @@ def test_a_run_with_noise_of_channels_is_sampled_judged_exported_and_reported(ru
     card = (tmp_path / "model" / "README.md").read_text(encoding="utf-8")
     assert "DataChannels (channels=full, exponent=1.0, floor=40)" in card
     assert "the channels are correlated and have" in card
-    covariance = load_denoiser(tmp_path / "model").process.covariance
+    covariance = load_denoiser(tmp_path / "model")[0].process.covariance
     assert isinstance(covariance, ChannelCovariance)
     written = write_report(ReportSettings(run_dir=run_dir))
     assert "white noise" in written.read_text(encoding="utf-8")
