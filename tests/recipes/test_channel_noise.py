@@ -83,7 +83,7 @@ def test_a_run_with_noise_of_channels_is_sampled_judged_exported_and_reported(ru
     assert "the channels are correlated and have" in card
     covariance = load_denoiser(tmp_path / "model")[0].process.covariance
     assert isinstance(covariance, ChannelCovariance)
-    written = write_report(ReportSettings(run_dir=run_dir))
+    written, _ = write_report(ReportSettings(run_dir, examples=1))
     assert "white noise" in written.read_text(encoding="utf-8")
 
 
