@@ -187,8 +187,8 @@ def _conclusions(by_noise: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> lis
         verdict = "is better than" if high < 0 else "is worse than" if low > 0 else "cannot be told from"
         lines.append(
             f"- By the Fréchet distance, `{noise}` {verdict} `{BASELINE}`: {exp(distance.mean):.2f} times as large "
-            f"(95 % interval [{exp(low):.2f}, {exp(high):.2f}], {len(seeds)} paired seeds); bits per dimension differ by "
-            f"{bits.mean:+.3f} [{bits.interval[0]:+.3f}, {bits.interval[1]:+.3f}]."
+            f"(95 % interval [{exp(low):.2f}, {exp(high):.2f}], {len(seeds)} paired seeds); bits per dimension differ "
+            f"by {bits.mean:+.3f} [{bits.interval[0]:+.3f}, {bits.interval[1]:+.3f}]."
         )
     return lines
 

@@ -1,6 +1,7 @@
 """Diffusion models whose forward noise is shaped in frequency, on grids of any number of dimensions."""
 
 from multisagd import loss, networks, seeds
+from multisagd.channel_covariance import ChannelCovariance
 from multisagd.condition import Condition
 from multisagd.continuation import continued
 from multisagd.corruption import Corruption
@@ -72,6 +73,7 @@ __all__ = [
     "Axis",
     "Band",
     "Blur",
+    "ChannelCovariance",
     "ClassifierFree",
     "ColorShift",
     "Condition",
