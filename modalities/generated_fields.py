@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import zip_longest
 from typing import Any
 
 from modalities.variables import Variable
@@ -41,7 +40,8 @@ class GeneratedField:
         known = (self.variable, *self.others)
         entries = given or [{"name": each.name} for each in known]
         filled = []
-        for entry, own in zip_longest(entries, known[: len(entries)], fillvalue=self.variable):
+        for number, entry in enumerate(entries):
+            own = known[number] if number < len(known) else self.variable
             stated = {"unit": own.unit, "scale": own.scale, "offset": own.offset}
             filled.append({**stated, **{key: value for key, value in entry.items() if value is not None}})
         return filled

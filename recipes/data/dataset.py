@@ -231,6 +231,11 @@ def measure(dataset: Dataset, settings: TrainSettings) -> DataStatistics:
                 statistics = measure_cross(chunks, statistics)
         if statistics.sigma_data > MIN_STD:
             return statistics
+        if cross:
+            raise RecipeError(
+                "spectrum.channels: all examples are equal, so they do not show how their channels are related: set "
+                "spectrum.channels=each"
+            )
         x0, mask = next(iter(chunks))
         return replace(statistics_of_one(x0[0], grid, None if mask is None else mask[0]), count=statistics.count)
 
