@@ -108,6 +108,7 @@ class ChannelCovariance(SpectralCovariance):
 
     def __init__(self, spectrum: ChannelSpectrum, grid: Grid) -> None:
         self._components: Recent[ChannelPower] = Recent()
+        self._rotations: Recent[Tensor | None] = Recent()
         super().__init__(spectrum, grid)
 
     @property
@@ -172,9 +173,13 @@ class ChannelCovariance(SpectralCovariance):
         factor = self._gain(gain, shape, x.device, wide)
         if factor is None:
             return x
-        basis = self.components(shape).basis
-        rotation = None if basis is None or basis.dim() > 2 else basis.to(x.device, wide)
+        rotation = self._rotations.get((shape, x.device, wide), lambda: self._rotation(shape, x.device, wide))
         return _filter_channels(x, factor, rotation, dimensions).to(x.dtype)
+
+    def _rotation(self, shape: tuple[int, ...], device: torch.device, dtype: torch.dtype) -> Tensor | None:
+        """Return the basis of components if it is the same at all frequencies, and not the channels themselves."""
+        basis = self.components(shape).basis
+        return None if basis is None or basis.dim() > 2 else basis.to(device, dtype)
 
     def _gain(self, gain: Gain, shape: tuple[int, ...], device: torch.device, dtype: torch.dtype) -> Tensor | None:
         """Return the factors of components, or the matrices of channels if each frequency has its own basis.

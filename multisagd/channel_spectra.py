@@ -6,7 +6,7 @@ See `multisagd.channel_covariance` for the forms, and `multisagd.cross_spectra` 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -17,6 +17,7 @@ from multisagd.cross_spectra import MAX_CHANNELS, channel_basis, in_basis, shrun
 from multisagd.grid import Grid
 from multisagd.spectrum import Spectrum, even_power
 from multisagd.statistics import DataStatistics
+from multisagd.table import Table
 
 Channels = Literal["each", "basis", "full"]
 INDEPENDENT = 1e-9
@@ -145,26 +146,30 @@ class DataChannels(ChannelSpectrum):
 
     def channel_power(self, grid: Grid) -> ChannelPower:
         """Return the powers of the components on `grid`, interpolated if it differs from that of the data."""
-        statistics = self.statistics.at(self.statistics.grid.resize(grid.shape))
+        # What is estimated depends on the data's own grid only, and is interpolated to others.
         if self.channels == "each":
-            found = ChannelPower(statistics.power)
+            own = self.statistics.grid
+            found = ChannelPower(torch.stack([even_power(Table(each, own), grid) for each in self.statistics.power]))
+        elif self.channels == "basis":
+            found = self._basis(grid)
         else:
-            # What is estimated depends on the data's own grid only, and is interpolated to others.
-            cross, own = _cross_of(self.statistics), self.statistics.grid
-            if self.channels == "basis":
-                basis = channel_basis(cross, own)
-                power = in_basis(_cross_of(statistics), basis).diagonal().real.movedim(-1, 0).clamp(min=0)
-                found = ChannelPower(power, basis)
-            else:
-                estimate = shrunk(cross, own, self.statistics.count)
-                kept = DataStatistics(self.statistics.mean, self.statistics.power, own, self.statistics.count, estimate)
-                found = self._full(kept, grid)
+            found = self._full(grid)
         if self.floor is not None:
             lowest = float(found.power.max()) * 10 ** (-self.floor / 10)
             found = ChannelPower(found.power.clamp(min=lowest), found.basis)
         return found.raised(self.exponent)
 
-    def _full(self, statistics: DataStatistics, grid: Grid) -> ChannelPower:
+    def _basis(self, grid: Grid) -> ChannelPower:
+        basis, cross = (
+            channel_basis(_cross_of(self.statistics), self.statistics.grid),
+            self.statistics.cross_on(grid.shape),
+        )
+        assert cross is not None
+        return ChannelPower(in_basis(cross, basis).diagonal().real.movedim(-1, 0).clamp(min=0), basis)
+
+    def _full(self, grid: Grid) -> ChannelPower:
+        estimate = shrunk(_cross_of(self.statistics), self.statistics.grid, self.statistics.count)
+        statistics = replace(self.statistics, cross=estimate)
         if self.floor is None:
             return CrossTable(statistics).channel_power(grid)
         cross = statistics.cross_on(grid.shape)

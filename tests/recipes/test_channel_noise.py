@@ -8,9 +8,11 @@ import torch
 
 import multisagd as ms
 from modalities.audio import Audio
+from modalities.image import Image
 from modalities.representation import Stft
 from multisagd.channel_covariance import ChannelCovariance
 from multisagd.channel_spectra import DataChannels, PerChannel
+from multisagd.cross_spectra import measure_cross
 from recipes import evaluate, export
 from recipes.base.errors import RecipeError
 from recipes.config import compose as configuration
@@ -24,6 +26,7 @@ from recipes.runs.assembly import axis_notes
 from recipes.runs.run import Run
 from recipes.sample import sample
 from recipes.train import train
+from recipes.training.setup import placeholder_statistics
 from tests.helpers.tiny import assert_close, last_state, tiny_config, tiny_words
 
 NOISE = ["modality.channels=3", "spectrum=data_channels", "spectrum.floor=40", "denoiser=karras"]
@@ -128,6 +131,19 @@ def test_needs_cross_only_for_noise_that_depends_on_it() -> None:
         assert needs_cross(group) is needed
         if name == "data_channels":
             assert Builder().target(group, ms.Spectrum, "spectrum") is DataChannels
+
+
+def test_placeholder_statistics_have_the_tensors_that_ranks_exchange() -> None:
+    """Otherwise ranks would wait for each other."""
+    image = Image(size=8, channels=3)
+    measured = measure_cross([x0 := torch.randn(9, 3, 8, 8)], ms.DataStatistics.measure([x0], image.grid()))
+    placeholder = placeholder_statistics(image, cross=True)
+    assert placeholder.cross is not None
+    assert measured.cross is not None
+    for mine, theirs in ((placeholder.cross, measured.cross), (placeholder.power, measured.power)):
+        assert (mine.shape, mine.dtype, mine.stride()) == (theirs.shape, theirs.dtype, theirs.stride())
+        assert mine.is_contiguous()
+    assert placeholder_statistics(image).cross is None
 
 
 def test_axis_notes_mention_a_channel_shaped_where_frequencies_mean_nothing() -> None:
