@@ -12,6 +12,7 @@ as they are for one spectrum.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -23,6 +24,7 @@ from multisagd.grid import Grid
 from multisagd.inputs import as_data
 from multisagd.recent import Recent
 from multisagd.spectrum import SUPPORT_THRESHOLD, Spectrum
+from multisagd.statistics import DataStatistics
 from multisagd.uncompiled import uncompiled
 
 
@@ -108,7 +110,7 @@ class ChannelCovariance(SpectralCovariance):
 
     def __init__(self, spectrum: ChannelSpectrum, grid: Grid) -> None:
         self._components: Recent[ChannelPower] = Recent()
-        self._rotations: Recent[Tensor | None] = Recent()
+        self._rotations: Recent[Tensor] = Recent()
         super().__init__(spectrum, grid)
 
     @property
@@ -137,7 +139,7 @@ class ChannelCovariance(SpectralCovariance):
         if bool((power == power.flatten()[0]).all()):
             return ChannelPower(torch.ones_like(power))  # equal components are white noise in any basis
         power = torch.where(power > SUPPORT_THRESHOLD * power.max(), power, 0.0)
-        return ChannelPower(power / grid.mean(power).mean(), found.basis)
+        return _conjugate(ChannelPower(power / grid.mean(power).mean(), found.basis), grid)
 
     def _normalised_power(self, grid: Grid) -> Tensor:
         return self.components(grid.shape).of_channels()
@@ -149,6 +151,45 @@ class ChannelCovariance(SpectralCovariance):
     def matrix(self, shape: Sequence[int] | None = None) -> Tensor:
         """Return Σ at every frequency, a power `(channels, channels, *half_shape)`, float64 or complex128."""
         return self.components(shape).matrix()
+
+    def to_components(self, spectrum: Tensor, shape: Sequence[int]) -> Tensor:
+        """Return the components of channels, `(..., channels, *half_shape)`, on a grid of this shape, in their units.
+
+        They have the shape of the channels. Noise is independent between components, which are orthonormal mixtures.
+        """
+        basis = self._mixture(spectrum, shape)
+        if basis is None:
+            return spectrum
+        return mix_channels(basis.transpose(0, 1).conj(), spectrum, self.grid.dimensions)
+
+    def from_components(self, spectrum: Tensor, shape: Sequence[int]) -> Tensor:
+        """Undo `to_components` for components `(..., components, *half_shape)`, in the same units."""
+        basis = self._mixture(spectrum, shape)
+        return spectrum if basis is None else mix_channels(basis, spectrum, self.grid.dimensions)
+
+    def _mixture(self, spectrum: Tensor, shape: Sequence[int]) -> Tensor | None:
+        """Return the basis in the precision and on the device of a complex spectrum."""
+        basis = self.components(shape).basis
+        if basis is None:
+            return None
+        dtype = spectrum.dtype if basis.is_complex() else spectrum.real.dtype
+        key = (tuple(shape), spectrum.device, dtype)
+        return self._rotations.get(key, lambda: basis.to(spectrum.device, dtype))
+
+    def power_in_components(self, statistics: DataStatistics, shape: Sequence[int]) -> Tensor:
+        """Return the power of data in each component of the noise, `(components, *half_shape)`, in their squared units.
+
+        Data whose cross power was not measured are taken as independent between channels.
+        """
+        basis, cross = self.components(shape).basis, statistics.cross_on(shape)
+        if basis is None:
+            return statistics.power_on(shape)
+        basis = _per_bin(basis, self.grid.dimensions)
+        if cross is None:
+            return (basis.abs().square() * statistics.power_on(shape)[:, None]).sum(0)
+        # The sum over channels, one at a time: products of all would take more memory.
+        terms = (basis[i].conj() * (cross[i, :, None] * basis).sum(0) for i in range(len(cross)))
+        return sum(terms, torch.zeros((), device="cpu")).real.clamp(min=0)
 
     def logdet(self, shape: Sequence[int] | None = None) -> Tensor:
         """Return the log-determinant of Σ divided by the number of channels, in nats, a float64 scalar.
@@ -173,13 +214,18 @@ class ChannelCovariance(SpectralCovariance):
         factor = self._gain(gain, shape, x.device, wide)
         if factor is None:
             return x
-        rotation = self._rotations.get((shape, x.device, wide), lambda: self._rotation(shape, x.device, wide))
-        return _filter_channels(x, factor, rotation, dimensions).to(x.dtype)
+        return self._filtered(x, factor).to(x.dtype)
 
-    def _rotation(self, shape: tuple[int, ...], device: torch.device, dtype: torch.dtype) -> Tensor | None:
-        """Return the basis of components if it is the same at all frequencies, and not the channels themselves."""
-        basis = self.components(shape).basis
-        return None if basis is None or basis.dim() > 2 else basis.to(device, dtype)
+    @uncompiled
+    def _filtered(self, x: Tensor, factor: Tensor) -> Tensor:
+        """Multiply a real tensor `(..., channels, *grid)` by factors of components, or by matrices of channels."""
+        dimensions = self.grid.dimensions
+        shape, spectrum = x.shape[-dimensions:], to_half_spectrum(x, dimensions)
+        if factor.dim() == dimensions + 2:
+            spectrum = mix_channels(factor, spectrum, dimensions)
+        else:
+            spectrum = self.from_components(self.to_components(spectrum, shape) * factor, shape)
+        return from_half_spectrum(spectrum, shape)
 
     def _gain(self, gain: Gain, shape: tuple[int, ...], device: torch.device, dtype: torch.dtype) -> Tensor | None:
         """Return the factors of components, or the matrices of channels if each frequency has its own basis.
@@ -200,20 +246,6 @@ class ChannelCovariance(SpectralCovariance):
         return self._gains.get((gain, shape, device, dtype), make)
 
 
-@uncompiled
-def _filter_channels(x: Tensor, factor: Tensor, rotation: Tensor | None, dimensions: int) -> Tensor:
-    """Filter a real tensor `(..., channels, *grid)` by factors of channels, of components, or matrices of channels."""
-    spectrum = to_half_spectrum(x, dimensions)
-    if factor.dim() == dimensions + 2:
-        spectrum = mix_channels(factor, spectrum, dimensions)
-    elif rotation is None:
-        spectrum = spectrum * factor
-    else:
-        spectrum = mix_channels(rotation.T, spectrum, dimensions) * factor
-        spectrum = mix_channels(rotation, spectrum, dimensions)
-    return from_half_spectrum(spectrum, x.shape[-dimensions:])
-
-
 def mix_channels(matrix: Tensor, x: Tensor, dimensions: int) -> Tensor:
     """Multiply the channels of x `(..., channels, *bins)` by a matrix `(out, channels)` or one per bin.
 
@@ -230,6 +262,39 @@ def mix_channels(matrix: Tensor, x: Tensor, dimensions: int) -> Tensor:
 def _per_bin(matrix: Tensor, dimensions: int) -> Tensor:
     """Return a matrix `(out, channels)` or `(out, channels, *bins)`, shaped to broadcast over the bins."""
     return matrix.reshape(*matrix.shape[:2], *(matrix.shape[2:] or (1,) * dimensions))
+
+
+def _conjugate(found: ChannelPower, grid: Grid) -> ChannelPower:
+    """Return the components with bases at opposite frequencies that are conjugate, and powers that are equal.
+
+    The half spectrum stores both of some opposite frequencies. Eigenvectors have any phase, and any mixture of vectors
+    of equal power is one too, but real data need factors of components that are the same at both.
+    """
+    basis, power = found.basis, found.power.clone()
+    if basis is None or basis.dim() == 2:
+        return found
+    basis, count = basis.clone(), grid.dimensions - 1
+    for plane in (0, grid.shape[-1] // 2) if grid.shape[-1] % 2 == 0 else (0,):
+        number = torch.arange(math.prod(grid.shape[:-1]), device="cpu").reshape(grid.shape[:-1])
+        opposite = number.flip(tuple(range(count))).roll((1,) * count, tuple(range(count))) if count else number
+        first = torch.minimum(number, opposite).flatten()
+        of_plane = basis[..., plane].reshape(*basis.shape[:2], -1)
+        levels = power[..., plane].reshape(len(power), -1)
+        second = number.flatten() > first
+        taken = of_plane[..., first]
+        own = (number == opposite).flatten()
+        taken[..., own] = _real_vectors(of_plane[..., own], levels[..., own])
+        basis[..., plane] = torch.where(second, taken.conj(), taken).reshape(basis[..., plane].shape)
+        power[..., plane] = levels[..., first].reshape(power[..., plane].shape)
+    return ChannelPower(power, basis)
+
+
+def _real_vectors(basis: Tensor, power: Tensor) -> Tensor:
+    """Return real eigenvectors `(channels, components, bins)` of the real matrices with these, in the same order."""
+    matrix = ChannelPower(power, basis).matrix().real
+    _, vectors = torch.linalg.eigh(matrix.movedim(-1, 0))
+    place = power.argsort(0).argsort(0).T[:, None].expand(vectors.shape)
+    return vectors.gather(2, place).movedim(0, -1).to(basis.dtype)
 
 
 def covariance_of(spectrum: Spectrum, grid: Grid) -> SpectralCovariance:

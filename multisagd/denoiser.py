@@ -9,7 +9,8 @@ preconditioning (arXiv 2206.00364, here for any schedule) keeps the input and th
 instead: `c_in = (a²C + b²)^{-1/2}`, `c_skip = aC/(a²C + b²)`, `c_out = (C b²/(a²C + b²))^{1/2}` with `C = σ_data²`.
 
 Spectral preconditioning does this at every frequency: C is the data's power there, and the noise's power `V = b²W`
-replaces b². The skip connection is then the Wiener filter, and for Gaussian data `F = 0` is optimal.
+replaces b². The skip connection is then the Wiener filter, and for Gaussian data `F = 0` is optimal. If the channels of
+the noise are correlated, it does this in their components, with the data's power in each.
 `GaussianDenoiser` is that filter alone.
 """
 
@@ -74,7 +75,7 @@ class Denoiser(nn.Module):
     Raises:
         ValueError: If a prediction is given together with a preconditioning, which fixes it; if either is unknown; if
             the statistics have zero variance; if the floor is not from 0 to 120 dB; or if the preconditioning is
-            spectral and there are no statistics, the noise is drawn on a padded grid, or its channels are correlated.
+            spectral and there are no statistics, or the noise is drawn on a padded grid.
     """
 
     outputs: ClassVar[int] = 1
@@ -99,8 +100,6 @@ class Denoiser(nn.Module):
             raise ValueError("spectral preconditioning needs the statistics of the data: pass statistics")
         if preconditioning == "spectral" and isinstance(process.covariance, PaddedCovariance):
             raise ValueError("spectral preconditioning needs noise that is diagonal in frequency: remove the padding")
-        if preconditioning == "spectral":
-            check_unmixed(process.covariance, "spectral preconditioning")
         if prediction not in (None, "x0", "noise", "v", "flow"):
             raise ValueError(f"unknown prediction {prediction!r}; choose x0, noise, v or flow")
         if floor is None:
@@ -128,15 +127,21 @@ class Denoiser(nn.Module):
         return self._means.get((shape, x.device, x.dtype), lambda: statistics.mean_on(shape).to(x.device, x.dtype))
 
     def powers_like(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the floored power of data and the power of noise on the grid of x, `(channels or 1, *half_shape)`."""
+        """Return the floored power of data and the power of noise on the grid of x, `(channels or 1, *half_shape)`.
+
+        If the channels of the noise are correlated, both are the powers of its components.
+        """
         assert self.statistics is not None
         shape, dtype = tuple(x.shape[2:]), torch.promote_types(x.dtype, torch.float32)
         statistics = self.statistics
 
         def make() -> tuple[Tensor, Tensor]:
-            data = statistics.power_on(shape)
+            covariance = self.process.covariance
+            if isinstance(covariance, ChannelCovariance):
+                data, noise = covariance.power_in_components(statistics, shape), covariance.components(shape).power
+            else:
+                data, noise = statistics.power_on(shape), covariance.power(shape)[None]
             data = data.clamp(min=10 ** (-self.floor / 10) * float(data.max()))
-            noise = self.process.covariance.power(shape)[None]
             return data.to(x.device, dtype), noise.to(x.device, dtype)
 
         return self._powers.get((shape, x.device, dtype), make)
@@ -176,17 +181,25 @@ class Denoiser(nn.Module):
     def to_basis(self, x: Tensor) -> Tensor:
         """Return x `(batch, channels, *grid)` in the basis where factors act by multiplication, in the units of x.
 
-        The result is x itself, or its half spectrum if factors depend on frequency.
+        The result is x itself, or its half spectrum if factors depend on frequency: that of the noise's components, if
+        the channels of the noise are correlated.
         """
         if not self.per_frequency:
             return self.process.to_basis(x)
-        return to_half_spectrum(x, self.process.grid.dimensions)
+        covariance, dimensions = self.process.covariance, self.process.grid.dimensions
+        spectrum = to_half_spectrum(x, dimensions)
+        if isinstance(covariance, ChannelCovariance):
+            return covariance.to_components(spectrum, x.shape[-dimensions:])
+        return spectrum
 
     def from_basis(self, x: Tensor, shape: Sequence[int]) -> Tensor:
         """Undo `to_basis` for a tensor of this shape, `(batch, channels, *grid)`, in the same units."""
         if not self.per_frequency:
             return self.process.from_basis(x, shape)
-        return from_half_spectrum(x, shape[-self.process.grid.dimensions :])
+        covariance, sizes = self.process.covariance, shape[-self.process.grid.dimensions :]
+        if isinstance(covariance, ChannelCovariance):
+            x = covariance.from_components(x, sizes)
+        return from_half_spectrum(x, sizes)
 
     def forward(self, x_t: Tensor, t: Tensor | float, condition: AnyCondition = None) -> Tensor:
         """Return `E[x0 | x_t]`, shaped like x_t `(batch, channels, *grid)`, at times t `(batch,)`."""

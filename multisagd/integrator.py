@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from multisagd.channel_covariance import check_unmixed
+from multisagd.channel_covariance import ChannelCovariance
 from multisagd.covariance import from_half_spectrum, to_half_spectrum
 from multisagd.padding import PaddedCovariance
 from multisagd.process import Process
@@ -32,9 +32,12 @@ QUIET = 1e-12
 class GaussianIntegrator:
     """Take deterministic first-order exponential steps that are exact for Gaussian data with these `statistics`.
 
+    If the channels of the noise are correlated, the steps are those of its components, and exact for data whose
+    components are uncorrelated.
+
     Raises:
         ValueError: From `step`, if the process has coefficients per frequency, its noise has no power at some frequency
-            or is drawn on a padded grid or correlated between channels; or the data have other channels.
+            or is drawn on a padded grid, or the data have a different number of channels.
     """
 
     statistics: DataStatistics
@@ -56,20 +59,24 @@ class GaussianIntegrator:
         wiener = a * data / (a**2 * data + b**2 * white)
         mean = self.statistics.mean_on(shape).to(x)
         away, aim = (to_half_spectrum(each, dimensions) for each in (x - a.to(x.dtype) * mean, x0 - mean))
+        covariance = model.process.covariance
+        if isinstance(covariance, ChannelCovariance):
+            away, aim = (covariance.to_components(each, shape) for each in (away, aim))
         moved = (keep - push * wiener).to(away.real.dtype) * away + push.to(away.real.dtype) * aim
+        if isinstance(covariance, ChannelCovariance):
+            moved = covariance.from_components(moved, shape)
         moved = from_half_spectrum(moved, shape).to(x.dtype) + a_s.to(x.dtype) * mean
         return state.moved(moved, then, (now, x0))
 
     def check(self, process: Process) -> None:
-        """Check that the process has scalar coefficients, and noise at every frequency that nothing mixes.
+        """Check that the process has scalar coefficients and noise at every frequency, without padding.
 
         Raises:
             ValueError: If the process does not meet these conditions.
         """
         if process.modulation is not None or isinstance(process.covariance, PaddedCovariance):
             raise ValueError("GaussianIntegrator needs scalar coefficients and noise without padding; use DDIM instead")
-        check_unmixed(process.covariance, "the Gaussian integrator")
-        if not bool((process.covariance.power() > 0).all()):
+        if not bool(process.covariance.support().all()):
             raise ValueError("GaussianIntegrator needs noise at every frequency; use DDIM instead")
 
     def _powers(self, process: Process, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -78,6 +85,9 @@ class GaussianIntegrator:
         shape = tuple(x.shape[-process.grid.dimensions :])
         if x.shape[1] != len(self.statistics.mean):
             raise ValueError(f"statistics have {len(self.statistics.mean)} channels, but the samples have {x.shape[1]}")
-        data = self.statistics.power_on(shape)
-        noise = process.covariance.power(shape)
+        covariance = process.covariance
+        if isinstance(covariance, ChannelCovariance):
+            data, noise = covariance.power_in_components(self.statistics, shape), covariance.components(shape).power
+        else:
+            data, noise = self.statistics.power_on(shape), covariance.power(shape)
         return data.clamp(min=QUIET * float(data.max())).to(x.device), noise.to(x.device)

@@ -151,13 +151,6 @@ class Assembly:
                 "padding: noise that differs between channels cannot be drawn on a padded grid: remove the padding, or "
                 "choose one spectrum for all channels, such as spectrum=data_power"
             )
-        # Data may turn out to be uncorrelated, so the setting is what counts.
-        mixed = covariance.mixed or getattr(covariance.spectrum, "channels", "each") != "each"
-        if mixed and self.settings.denoiser.get("preconditioning") == "spectral":
-            raise RecipeError(
-                "denoiser=spectral needs noise that is independent between channels: set spectrum.channels=each, or "
-                "choose denoiser=karras"
-            )
 
     def network(self) -> nn.Module:
         """Return the network with initial weights, which depend only on the run's seed.

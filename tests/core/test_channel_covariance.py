@@ -188,25 +188,64 @@ def test_gaussian_denoiser_is_the_dense_conditional_mean():
             torch.testing.assert_close(estimate, expected, atol=1e-10, rtol=1e-10)
 
 
-def test_spectral_preconditioning_per_channel_is_the_wiener_filter():
-    covariance = random_covariance("each", 2, PLANE)
-    power = random_power(2, PLANE, seed=7)
-    statistics = ms.DataStatistics(dense.random(2, *PLANE.shape), power, PLANE, 100)
-    process = ms.Process(ms.CosineSchedule(), covariance)
+class Zero(torch.nn.Module):
+    def forward(self, x, log_snr, condition):
+        return torch.zeros_like(x)
 
-    class Zero(torch.nn.Module):
+
+@forms
+def test_spectral_preconditioning_is_the_wiener_filter_of_components(form):
+    """For data with the components of the noise, also with repeated powers, whose vectors are not unique."""
+    for repeated in (False, True):
+        covariance = random_covariance(form, 3, PLANE)
+        if repeated:
+            power = covariance.components().power.clone()
+            power[1] = power[0]
+            covariance = ChannelCovariance(Given(ChannelPower(power, covariance.components().basis)), PLANE).double()
+        noise = covariance.components()
+        data = ChannelPower(random_power(3, PLANE, seed=7), noise.basis)
+        statistics = statistics_of(data, PLANE, dense.random(3, *PLANE.shape))
+        process = ms.Process(ms.CosineSchedule(), covariance)
+        denoiser = ms.Denoiser(Zero(), process, preconditioning="spectral", statistics=statistics)
+        x_t, x0, eps = (dense.random(3, 3, *PLANE.shape, seed=seed) for seed in (5, 6, 7))
+        torch.testing.assert_close(covariance.power_in_components(statistics, PLANE.shape), data.power)
+        expected = ms.GaussianDenoiser(process, statistics)(x_t, 0.6)
+        torch.testing.assert_close(denoiser(x_t, 0.6), expected, atol=1e-9, rtol=0)
+        # The error of the network's output is that of x0, in units of c_out.
+        error = denoiser.error(x0, 0.6, eps)
+        wrong = denoiser(process.add_noise(x0, 0.6, eps), 0.6) - x0
+        torch.testing.assert_close(denoiser.x0_error(error, 0.6), wrong, atol=1e-8, rtol=0)
+        sampled = ms.sample(denoiser, ms.GaussianIntegrator(statistics), (2, 3, *PLANE.shape), 2, [0, 1])
+        more = ms.sample(denoiser, ms.GaussianIntegrator(statistics), (2, 3, *PLANE.shape), 7, [0, 1])
+        torch.testing.assert_close(sampled, more, atol=1e-8, rtol=0)
+
+
+def test_spectral_preconditioning_gives_input_and_target_unit_variance():
+    """With measured data and correlated noise: on average over data, at any time."""
+    statistics = statistics_of(random_covariance("full", 2, SMALL, seed=5).components(), SMALL)
+    covariance = ChannelCovariance(DataChannels(statistics, "full", 0.5), SMALL).double()
+    process = ms.Process(ms.CosineSchedule(), covariance)
+    seen = []
+
+    class Keep(torch.nn.Module):
         def forward(self, x, log_snr, condition):
+            seen.append(x)
             return torch.zeros_like(x)
 
-    denoiser = ms.Denoiser(Zero(), process, preconditioning="spectral", statistics=statistics)
-    x_t = dense.random(3, 2, *PLANE.shape, seed=5)
-    expected = ms.GaussianDenoiser(process, statistics)(x_t, 0.6)
-    torch.testing.assert_close(denoiser(x_t, 0.6), expected, atol=1e-9, rtol=0)
-    sampled = ms.sample(denoiser, ms.GaussianIntegrator(statistics), (2, 2, *PLANE.shape), 2, [0, 1])
-    one = ms.sample(denoiser, ms.GaussianIntegrator(statistics), (2, 2, *PLANE.shape), 7, [0, 1])
-    torch.testing.assert_close(sampled, one, atol=1e-8, rtol=0)
-    transfer = transfer_function(ms.DDIM(), process, ms.time_steps(process.schedule, 200), statistics)
-    assert transfer.power.shape == power.shape
+    denoiser = ms.Denoiser(Keep(), process, preconditioning="spectral", statistics=statistics)
+    x0, noise = draw(statistics, 4000), covariance.sample(range(4000), 2)
+    for t in (0.2, 0.7):
+        target = denoiser.error(x0, t, noise)
+        for each in (seen[-1], target):
+            torch.testing.assert_close(each.var((0, 2)), torch.ones(2).double(), atol=0.05, rtol=0)
+
+
+def test_transfer_function_of_noise_per_channel_has_the_power_of_each():
+    covariance = random_covariance("each", 2, PLANE)
+    statistics = ms.DataStatistics(dense.random(2, *PLANE.shape), random_power(2, PLANE, seed=7), PLANE, 100)
+    process = ms.Process(ms.CosineSchedule(), covariance)
+    transfer = transfer_function(ms.DDIM(), process, ms.time_steps(process.schedule, 400), statistics)
+    torch.testing.assert_close(transfer.power, statistics.power, rtol=0.1, atol=0)
 
 
 def test_mixed_channels_have_the_log_snrs_of_their_components():
@@ -350,10 +389,7 @@ def test_channel_noise_is_refused_where_it_has_no_meaning():
         ("2 spectra, but 1 levels", lambda: PerChannel((ms.Flat(),) * 2, levels=(1,))),
         ("no power", lambda: ChannelCovariance(PerChannel((ms.Flat(0),)), grid)),
         ("floor", lambda: DataChannels(statistics, floor=-1)),
-        ("spectral preconditioning needs", lambda: ms.Denoiser(torch.nn.Identity(), mixed, preconditioning="spectral",
-                                                               statistics=plain)),
         ("without cross power", lambda: ms.GaussianDenoiser(mixed, plain)),
-        ("Gaussian integrator", lambda: ms.GaussianIntegrator(plain).check(mixed)),
         ("transfer function", lambda: transfer_function(ms.DDIM(), mixed, torch.tensor([1.0, 0.0]), plain)),
         ("noise floor", lambda: NoiseFloor(each.schedule, each.covariance, corruption)),
         ("U-turn", lambda: ms.u_turn_correlation(mixed, plain, 0.5)),

@@ -35,7 +35,7 @@ DATA = [
     "data.trajectories=6", "data.snapshots=8", "data.interval=0.5", "data.spin_up=0.5",
 ]  # fmt: skip
 FULL = [
-    *DATA, "spectrum=data_channels", "spectrum.channels=full", "spectrum.floor=40", "denoiser=karras",
+    *DATA, "spectrum=data_channels", "spectrum.channels=full", "spectrum.floor=40", "denoiser=spectral",
     "validation.items=4",
 ]  # fmt: skip
 
@@ -93,12 +93,10 @@ def test_a_run_with_noise_of_channels_is_sampled_judged_exported_and_reported(ru
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        (["spectrum.channels=basis", "denoiser=spectral"], "independent between channels: set spectrum.channels=each"),
         (["spectrum.channels=full", "padding={height: 4}"], "padding: noise that differs between channels"),
         (["spectrum.channels=full", "training.statistics=2"], "2 examples do not determine how 3 channels"),
         (["spectrum.channels=full", "spectrum.floor=null"], "the channels depend on each other.*spectrum.floor=60"),
         (["spectrum.channels=full", "process=floored", "corruption=band"], "noise floor needs the same noise"),
-        (["spectrum.channels=full", "sampler=gaussian"], "Gaussian integrator needs noise that is independent"),
         (["spectrum.channels=other"], "spectrum.channels: expected one of each, basis, full"),
         (["spectrum=per_channel", "~spectrum.floor", "spectrum.spectra=[{_target_:multisagd.Flat}]"],
          "the noise has 1 channels, but the data have 3"),
