@@ -19,6 +19,7 @@ from benchmarks.rows import rows
 from modalities.base import Dataset, Modality
 from multisagd import DataStatistics, Denoiser, Grid
 from multisagd.analysis.profiles import Profile, axis_profile, radial_profile
+from multisagd.channel_covariance import check_unmixed
 from multisagd.metrics import frechet_distance
 from multisagd.metrics.feature_network import FeatureNetwork, read_samples
 from multisagd.samplers import Sampler
@@ -156,6 +157,7 @@ class Run:
         learned less than the spectrum. The noise is that of the run: runs with different noise are not comparable.
         """
         process, power = self.denoiser.process, self.statistics.power
+        check_unmixed(process.covariance, "the Wiener filter of each channel")
         errors = {}
         for level, error in self.squared_errors(levels, count).items():
             t = process.schedule.time(torch.tensor([float(level)], dtype=torch.float64))

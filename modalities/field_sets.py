@@ -47,17 +47,18 @@ FORMAT_VERSION = 1
 log = logging.getLogger("multisagd")
 
 
-def _check_field(modality: Any, what: str) -> Field:
+def _check_field(modality: Any, what: str, variables: int = 1) -> Field:
     """Return the modality of a generated set.
 
     Raises:
-        ValueError: If it is not a `Field` of one variable on two periodic axes of at least 16 points.
+        ValueError: If it is not a `Field` of so many variables on two periodic axes of at least 16 points.
     """
     if not isinstance(modality, Field):
         raise ValueError(f"{what} are fields: set modality=field, instead of {type(modality).__name__}")
-    if len(modality.axes) != 2 or len(modality.variables) != 1:
+    if len(modality.axes) != 2 or len(modality.variables) != variables:
+        number = "one variable" if variables == 1 else f"{variables} variables"
         raise ValueError(
-            f"{what} are fields of one variable on two axes, but the modality has {len(modality.variables)} on "
+            f"{what} are fields of {number} on two axes, but the modality has {len(modality.variables)} on "
             f"{len(modality.axes)}: remove modality.axes and modality.variables"
         )
     for axis in modality.axes:
@@ -184,6 +185,8 @@ class Vorticity(Dataset):
     """
 
     classes: tuple[str, ...] | None = None
+    stored_as, lasting = "vorticity", "about a minute"
+    variable_count = 1
 
     def __init__(
         self,
@@ -206,13 +209,14 @@ class Vorticity(Dataset):
         lead: int | None = None,
         history: int = 1,
     ) -> None:
-        self.modality: Field = _check_field(modality, "vorticities")
+        self.modality: Field = _check_field(modality, "vorticities", self.variable_count)
         (size, side), other = ((axis.size, axis.size * axis.spacing) for axis in modality.axes)
         if size != other[0] or not math.isclose(side, other[1], rel_tol=1e-3):
             raise ValueError("vorticities are on a square: set both axes to the same size and spacing")
-        if min(trajectories, snapshots) < 1 or trajectories * snapshots * size**2 > MAX_VALUES:
+        values = size**2 * self.variable_count
+        if min(trajectories, snapshots) < 1 or trajectories * snapshots * values > MAX_VALUES:
             raise ValueError(
-                f"trajectories and snapshots must be at least 1, with at most {MAX_VALUES // size**2:,} fields of "
+                f"trajectories and snapshots must be at least 1, with at most {MAX_VALUES // values:,} fields of "
                 f"this size in total, got {trajectories} and {snapshots}"
             )
         if min(interval, spin_up) <= 0 or not math.isfinite(interval + spin_up + initial) or initial < 0:
@@ -292,9 +296,13 @@ class Vorticity(Dataset):
         if not 0 <= index < len(self):
             raise IndexError(f"index {index} is out of range for a dataset of {len(self)} fields")
         fields = self.fields().flatten(0, 1)[[self.numbers[index] - back for back in (*self.back, 0)]]
-        changed = [each if seed is None else random_symmetry(each, seed) for each in fields]
-        *known, x0 = [self.modality.encode(each[None]) for each in changed]
+        changed = [each if seed is None else self.moved(each, seed) for each in fields]
+        *known, x0 = [self.modality.encode(each.reshape(-1, *each.shape[-2:])) for each in changed]
         return Example(x0, condition=torch.cat(known) if known else None)
+
+    def moved(self, field: Tensor, seed: int) -> Tensor:
+        """Return a field in its units, changed by a random symmetry of the equations."""
+        return random_symmetry(field, seed)
 
     def label(self, index: int) -> int | None:
         """Return None: the fields have no classes."""
@@ -309,9 +317,10 @@ class Vorticity(Dataset):
             if self._kept.fields is None:
                 self._kept.fields = self._stored() if (path := self._path()).exists() else None
             if self._kept.fields is None:
+                where = f"the fields are stored as {path}" if self.trusted else "they are not stored"
                 log.warning(
-                    "simulating %d trajectories of turbulence: about a minute with the default settings; %s",
-                    self.trajectories, f"the fields are stored as {path}" if self.trusted else "they are not stored",
+                    "simulating %d trajectories of turbulence: %s with the default settings; %s",
+                    self.trajectories, self.lasting, where,
                 )  # fmt: skip
                 self._kept.fields = self.simulated()
                 if self.trusted:
@@ -321,7 +330,7 @@ class Vorticity(Dataset):
     def simulated(self) -> Tensor:
         """Solve the equations, and return the fields as `fields` does."""
         seeds = [derive(self.seed, "trajectory", number) for number in range(self.trajectories)]
-        states = self.solver.initial([derive(seed, "initial") for seed in seeds], self.initial, *self.wavenumbers)
+        states = self.first([derive(seed, "initial") for seed in seeds])
         states = self.solver.evolve(states, self.spin_up, [derive(seed, "spin-up") for seed in seeds])
         parts = []
         for number in range(self.snapshots):
@@ -329,8 +338,12 @@ class Vorticity(Dataset):
             parts.append(resampled(states, self.size, self.solver.largest).float())
         return torch.stack(parts, dim=1)
 
+    def first(self, seeds: Sequence[int]) -> Tensor:
+        """Return the first states in their units, `(trajectories, *state)`, of one seed each."""
+        return self.solver.initial(seeds, self.initial, *self.wavenumbers)
+
     def _path(self) -> Path:
-        return (self.cache or user_cache("fields")) / f"vorticity-{self._key()[:32]}.safetensors"
+        return (self.cache or user_cache("fields")) / f"{self.stored_as}-{self._key()[:32]}.safetensors"
 
     def _key(self) -> str:
         """Return a hash of everything that determines the fields."""
@@ -342,14 +355,14 @@ class Vorticity(Dataset):
 
     def _stored(self) -> Tensor | None:
         """Return the fields in the cache, or None if they cannot be used."""
-        shape = (self.trajectories, self.snapshots, self.size, self.size)
+        shape = (self.trajectories, self.snapshots, *self.solver.state_shape[:-2], self.size, self.size)
         try:
             check_file(self._path(), 4 * math.prod(shape) + (1 << 20))
             with safe_open(str(self._path()), framework="pt") as file:
-                stored = file.get_slice("vorticity")
+                stored = file.get_slice(self.stored_as)
                 if (stored.get_dtype(), tuple(stored.get_shape())) != ("F32", shape):
                     return None
-                fields: Tensor = file.get_tensor("vorticity").clone()  # the file is mapped into memory
+                fields: Tensor = file.get_tensor(self.stored_as).clone()  # the file is mapped into memory
         except (OSError, ValueError, SafetensorError):
             return None
         return fields if bool(fields.isfinite().all()) else None
@@ -358,7 +371,7 @@ class Vorticity(Dataset):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-                save_file({"vorticity": fields}, Path(folder) / path.name)
+                save_file({self.stored_as: fields}, Path(folder) / path.name)
                 (Path(folder) / path.name).replace(path)
         except OSError as error:
             log.warning(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from modalities.variables import Variable
@@ -16,12 +16,13 @@ SIZE = 32
 
 @dataclass(frozen=True)
 class GeneratedField:
-    """A periodic field of one variable on two axes: its unit of length, and the side of the square or the spacing."""
+    """A periodic field on two axes: its variables, its unit of length, and the side of the square or the spacing."""
 
     variable: Variable
     unit: str
     side: float | None = None
     spacing: float | None = None
+    others: tuple[Variable, ...] = ()
 
     def axes(self, given: Sequence[Mapping[str, Any]] | None) -> list[dict[str, Any]]:
         """Return two axes in full; what is `given` takes precedence."""
@@ -35,13 +36,23 @@ class GeneratedField:
         return filled
 
     def variables(self, given: Sequence[Mapping[str, Any]] | None) -> list[dict[str, Any]]:
-        """Return the variable in full; what is `given` takes precedence."""
-        stated = {"unit": self.variable.unit, "scale": self.variable.scale, "offset": self.variable.offset}
-        entries = given or [{"name": self.variable.name}]
-        return [{**stated, **{key: value for key, value in entry.items() if value is not None}} for entry in entries]
+        """Return all variables in full, in their order; what is `given` takes precedence."""
+        known = (self.variable, *self.others)
+        entries = given or [{"name": each.name} for each in known]
+        filled = []
+        for number, entry in enumerate(entries):
+            own = known[number] if number < len(known) else self.variable
+            stated = {"unit": own.unit, "scale": own.scale, "offset": own.offset}
+            filled.append({**stated, **{key: value for key, value in entry.items() if value is not None}})
+        return filled
 
 
 TWO_PHASE = GeneratedField(Variable("phase"), "µm", spacing=1.0)
 VORTICITY = GeneratedField(Variable("vorticity", "1/s", scale=4.6), "m", side=2 * math.pi)
-GENERATED = {"modalities.field_sets.TwoPhase": TWO_PHASE, "modalities.field_sets.Vorticity": VORTICITY}
+VORTICITY_TRACER = replace(VORTICITY, others=(Variable("tracer", scale=3.2),))
+GENERATED = {
+    "modalities.field_sets.TwoPhase": TWO_PHASE,
+    "modalities.field_sets.Vorticity": VORTICITY,
+    "modalities.tracer_sets.VorticityTracer": VORTICITY_TRACER,
+}
 """By the target of a configuration's data."""

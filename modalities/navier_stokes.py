@@ -104,6 +104,11 @@ class NavierStokes:
         """The largest wavenumber along an axis that is kept, as a multiple of 2π / side."""
         return (self.size - 1) // 3
 
+    @property
+    def state_shape(self) -> tuple[int, ...]:
+        """Shape of one state."""
+        return (self.size, self.size)
+
     @cached_property
     def _waves(self) -> tuple[Tensor, Tensor]:
         """Wavenumbers along y and x in radians per metre, which broadcast over the half spectrum."""
@@ -170,11 +175,13 @@ class NavierStokes:
         return torch.fft.irfft2(of_u * spectrum, s=shape), torch.fft.irfft2(of_v * spectrum, s=shape)
 
     def _advection(self, spectrum: Tensor) -> Tensor:
-        """Return the transform of -u · grad w, in a form with two products only.
+        """Return the rate of change of a spectrum by advection, the transform of -u · grad w.
 
-        C. Basdevant, Journal of Computational Physics 50, 1983.
+        It is computed in a form with two products only: C. Basdevant, Journal of Computational Physics 50, 1983.
         """
-        u, v = self._velocity(spectrum)
+        return self._advected(*self._velocity(spectrum))
+
+    def _advected(self, u: Tensor, v: Tensor) -> Tensor:
         _, _, of_product, of_difference = self._operators
         return of_product * torch.fft.rfft2(u * v) + of_difference * torch.fft.rfft2((v - u) * (v + u))
 
@@ -195,8 +202,9 @@ class NavierStokes:
             ValueError: If the shape or duration is invalid, seeds are missing, or the time step is too long or too
                 short for this duration (see `steps`).
         """
-        if vorticity.ndim != 3 or tuple(vorticity.shape[1:]) != (self.size, self.size):
-            raise ValueError(f"expected vorticities (batch, {self.size}, {self.size}), got {tuple(vorticity.shape)}")
+        if vorticity.ndim == 0 or tuple(vorticity.shape[1:]) != self.state_shape:
+            shape = ", ".join(map(str, self.state_shape))
+            raise ValueError(f"expected states (batch, {shape}), got {tuple(vorticity.shape)}")
         self.steps(duration)
         if self.forcing is not None and seeds is None:
             raise ValueError("a random forcing needs seeds, one for each item")
@@ -235,12 +243,20 @@ class NavierStokes:
                 halvings = self._halvings(spectrum, step)
             spectrum = self._advanced(spectrum, step, halvings)
             if kicks is not None:
-                rows, columns = self._forced
-                spectrum[:, rows, columns] += kicks[number]
-                # The first column holds both of opposite wavenumbers.
-                spectrum[:, -rows[columns == 0], 0] += kicks[number][:, columns == 0].conj()
+                self._kick(spectrum, kicks[number])
         self._halvings(spectrum, step)
         return torch.fft.irfft2(spectrum, s=(self.size, self.size))
+
+    def _kick(self, spectrum: Tensor, kicks: Tensor) -> None:
+        """Add the forcing of one step `(batch, modes)` to a spectrum, in place."""
+        rows, columns = self._forced
+        spectrum[:, rows, columns] += kicks
+        # The first column holds both of opposite wavenumbers.
+        spectrum[:, -rows[columns == 0], 0] += kicks[:, columns == 0].conj()
+
+    def _decay(self, step: float) -> Tensor:
+        """Return the factors by which the linear terms reduce a spectrum in a step."""
+        return torch.exp(-(self.viscosity * self._squared + self.drag) * step)
 
     def _advanced(self, spectrum: Tensor, step: float, halvings: Sequence[int]) -> Tensor:
         """Return the state after a step, which each item divides into as many halves as it needs."""
@@ -248,7 +264,7 @@ class NavierStokes:
         for number in sorted(set(halvings)):
             part = spectrum[[item for item, own in enumerate(halvings) if own == number]]
             shorter = step / 2**number
-            decay = torch.exp(-(self.viscosity * self._squared + self.drag) * shorter)
+            decay = self._decay(shorter)
             for _ in range(2**number):
                 part = self._stepped(part, shorter, decay)
             advanced.append(part)

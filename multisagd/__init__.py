@@ -2,6 +2,7 @@
 
 from multisagd import loss, networks, seeds
 from multisagd.calibration import Calibrated, calibrate
+from multisagd.channel_covariance import ChannelCovariance
 from multisagd.condition import Condition
 from multisagd.continuation import continued
 from multisagd.corruption import Corruption
@@ -78,6 +79,7 @@ __all__ = [
     "BandSpectrum",
     "Blur",
     "Calibrated",
+    "ChannelCovariance",
     "ClassifierFree",
     "ColorShift",
     "Condition",

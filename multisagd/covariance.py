@@ -23,7 +23,7 @@ from multisagd.spectrum import SUPPORT_THRESHOLD, Spectrum, even_power
 from multisagd.uncompiled import uncompiled
 
 Gain = Literal["color", "whiten", "apply", "solve", "project"]
-_EXPONENTS: dict[Gain, float] = {"color": 0.5, "whiten": -0.5, "apply": 1.0, "solve": -1.0, "project": 0.0}
+EXPONENTS: dict[Gain, float] = {"color": 0.5, "whiten": -0.5, "apply": 1.0, "solve": -1.0, "project": 0.0}
 
 
 class Covariance(nn.Module):
@@ -215,7 +215,7 @@ def checked_on(grid: Grid, x: Tensor) -> Tensor:
 
 def raised(power: Tensor, gain: Gain) -> Tensor:
     """Return the factor of an operation at each frequency, shaped like the power W; it is 0 where W is 0."""
-    root = power.clamp(min=torch.finfo(power.dtype).tiny) ** _EXPONENTS[gain]
+    root = power.clamp(min=torch.finfo(power.dtype).tiny) ** EXPONENTS[gain]
     return torch.where(power > 0, root, 0.0)
 
 

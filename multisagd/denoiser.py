@@ -9,7 +9,8 @@ preconditioning (arXiv 2206.00364, here for any schedule) keeps the input and th
 instead: `c_in = (a²C + b²)^{-1/2}`, `c_skip = aC/(a²C + b²)`, `c_out = (C b²/(a²C + b²))^{1/2}` with `C = σ_data²`.
 
 Spectral preconditioning does this at every frequency: C is the data's power there, and the noise's power `V = b²W`
-replaces b². The skip connection is then the Wiener filter, and for Gaussian data `F = 0` is optimal.
+replaces b². The skip connection is then the Wiener filter, and for Gaussian data `F = 0` is optimal. If the channels of
+the noise are correlated, it does this in their components, with the data's power in each.
 `GaussianDenoiser` is that filter alone.
 """
 
@@ -23,6 +24,7 @@ from typing import ClassVar, Literal, Self
 import torch
 from torch import Tensor, nn
 
+from multisagd.channel_covariance import ChannelCovariance, check_unmixed, mix_channels, wiener_gain
 from multisagd.condition import AnyCondition
 from multisagd.covariance import filter_grid, from_half_spectrum, to_half_spectrum
 from multisagd.inputs import as_data, as_times
@@ -142,15 +144,21 @@ class Denoiser(nn.Module):
         return self._means.get((shape, x.device, x.dtype), lambda: statistics.mean_on(shape).to(x.device, x.dtype))
 
     def powers_like(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the floored power of data and the power of noise on the grid of x, `(channels or 1, *half_shape)`."""
+        """Return the floored power of data and the power of noise on the grid of x, `(channels or 1, *half_shape)`.
+
+        If the channels of the noise are correlated, both are the powers of its components.
+        """
         assert self.statistics is not None
         shape, dtype = tuple(x.shape[2:]), torch.promote_types(x.dtype, torch.float32)
         statistics = self.statistics
 
         def make() -> tuple[Tensor, Tensor]:
-            data = statistics.power_on(shape)
+            covariance = self.process.covariance
+            if isinstance(covariance, ChannelCovariance):
+                data, noise = covariance.power_in_components(statistics, shape), covariance.components(shape).power
+            else:
+                data, noise = statistics.power_on(shape), covariance.power(shape)[None]
             data = data.clamp(min=10 ** (-self.floor / 10) * float(data.max()))
-            noise = self.process.covariance.power(shape)[None]
             return data.to(x.device, dtype), noise.to(x.device, dtype)
 
         return self._powers.get((shape, x.device, dtype), make)
@@ -190,17 +198,25 @@ class Denoiser(nn.Module):
     def to_basis(self, x: Tensor) -> Tensor:
         """Return x `(batch, channels, *grid)` in the basis where factors act by multiplication, in the units of x.
 
-        The result is x itself, or its half spectrum if factors depend on frequency.
+        The result is x itself, or its half spectrum if factors depend on frequency: that of the noise's components, if
+        the channels of the noise are correlated.
         """
         if not self.per_frequency:
             return self.process.to_basis(x)
-        return to_half_spectrum(x, self.process.grid.dimensions)
+        covariance, dimensions = self.process.covariance, self.process.grid.dimensions
+        spectrum = to_half_spectrum(x, dimensions)
+        if isinstance(covariance, ChannelCovariance):
+            return covariance.to_components(spectrum, x.shape[-dimensions:])
+        return spectrum
 
     def from_basis(self, x: Tensor, shape: Sequence[int]) -> Tensor:
         """Undo `to_basis` for a tensor of this shape, `(batch, channels, *grid)`, in the same units."""
         if not self.per_frequency:
             return self.process.from_basis(x, shape)
-        return from_half_spectrum(x, shape[-self.process.grid.dimensions :])
+        covariance, sizes = self.process.covariance, shape[-self.process.grid.dimensions :]
+        if isinstance(covariance, ChannelCovariance):
+            x = covariance.from_components(x, sizes)
+        return from_half_spectrum(x, sizes)
 
     def forward(self, x_t: Tensor, t: Tensor | float, condition: AnyCondition = None) -> Tensor:
         """Return `E[x0 | x_t]`, shaped like x_t `(batch, channels, *grid)`, at times t `(batch,)`."""
@@ -278,7 +294,8 @@ class Denoiser(nn.Module):
 
         Raises:
             ValueError: If the metric is `whitened` without spectral preconditioning, or with a weighting; or if the
-                weighting is per frequency, but the noise is not diagonal in frequency or the process is modulated.
+                weighting is per frequency, but the noise is not diagonal in frequency, correlated between channels, or
+                modulated by the process.
         """
         log_snr = self.process.schedule.log_snr(as_times(t).double()).to(error)
         if mask is not None:
@@ -303,6 +320,7 @@ class Denoiser(nn.Module):
     def _weigh_frequencies(self, error: Tensor, log_snr: Tensor, weighting: PerFrequency) -> Tensor:
         """Multiply an error of x0 by the root of the weight at every frequency, 0 where there is no noise."""
         self.process.covariance.require_diagonal("a weighting per frequency")
+        check_unmixed(self.process.covariance, "a weighting per frequency")
         if self.process.modulation is not None:
             raise ValueError("a weighting per frequency needs scalar coefficients: remove the modulation")
         power = self.process.covariance.power(tuple(error.shape[2:])).to(error)
@@ -317,14 +335,19 @@ class GaussianDenoiser(nn.Module):
     """Return the exact `E[x0 | x_t]` of stationary Gaussian data, as an oracle for tests of processes and samplers.
 
     At each frequency it is the Wiener filter `μ + aC/(a²C + V)·(x - aμ)`, with data power C and noise power `V = b²W`.
+    Channels of the data are taken as independent unless the statistics have their cross power; C and V are then
+    matrices of channels.
 
     Raises:
-        ValueError: If noise is not diagonal in frequency, so that this formula does not hold.
+        ValueError: If noise is not diagonal in frequency, so that this formula does not hold, or is correlated between
+            channels while the statistics have no cross power.
     """
 
     def __init__(self, process: Process, statistics: DataStatistics) -> None:
         super().__init__()
         process.covariance.require_diagonal("the Wiener filter")
+        if statistics.cross is None:
+            check_unmixed(process.covariance, "a Wiener filter of statistics without cross power")
         self.process = process
         self.statistics = statistics
 
@@ -333,9 +356,28 @@ class GaussianDenoiser(nn.Module):
         x_t = as_data(x_t)
         shape, dimensions = tuple(x_t.shape[2:]), self.process.grid.dimensions
         at = self.process.coefficients(t, x_t)
-        power = self.statistics.power_on(shape).to(x_t)
         mean = self.statistics.mean_on(shape).to(x_t)
+        deviation = x_t - self.process.scale(mean.expand_as(x_t), at.a)
+        if self.statistics.cross is not None:
+            return mean + self._mixed(deviation, at, shape)
+        power = self.statistics.power_on(shape).to(x_t)
         total = at.a**2 * power + at.b**2 * self.process.covariance.power(shape).to(x_t)
         # Where neither data nor noise has power, the estimate is the mean.
         gain = torch.where(total > 0, at.a * power / total.clamp(min=torch.finfo(total.dtype).tiny), 0.0)
-        return mean + filter_grid(x_t - self.process.scale(mean.expand_as(x_t), at.a), gain, dimensions)
+        return mean + filter_grid(deviation, gain, dimensions)
+
+    def _mixed(self, deviation: Tensor, at: Coefficients, shape: tuple[int, ...]) -> Tensor:
+        """Return the estimate about the mean of data with cross power, from x_t about its mean, shaped like it."""
+        data, covariance = self.statistics.cross_on(shape), self.process.covariance
+        assert data is not None
+        dimensions = len(shape)
+        if isinstance(covariance, ChannelCovariance):
+            noise = covariance.matrix(shape)
+        else:
+            unit = torch.eye(len(data), dtype=torch.float64, device="cpu").reshape(*data.shape[:2], *(1,) * dimensions)
+            noise = unit * covariance.power(shape)
+        spectrum = to_half_spectrum(deviation, dimensions)
+        gains = wiener_gain(data.to(spectrum.device), noise.to(spectrum.device), at.a, at.b).to(spectrum.dtype)
+        pairs = zip(gains.expand(len(spectrum), *gains.shape[1:]), spectrum, strict=True)
+        moved = torch.stack([mix_channels(gain, each, dimensions) for gain, each in pairs])
+        return from_half_spectrum(moved, shape).to(deviation.dtype)

@@ -14,7 +14,7 @@ the estimate and the covariance that x_t leaves.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -96,13 +96,15 @@ class ConditionalGaussianDenoiser(nn.Module):
     power V. Then `E[x0 | x_t, y] = D + P Hᵀ (H P Hᵀ + s²)⁻¹ (y - H D)`. Without a condition, the result is D.
 
     Raises:
-        ValueError: If noise is not diagonal in frequency, so that this formula does not hold.
+        ValueError: If noise is not diagonal in frequency or correlated between channels, for which this formula does
+            not hold.
     """
 
     def __init__(self, process: Process, posterior: GaussianPosterior) -> None:
         super().__init__()
         self.process, self.posterior = process, posterior
-        self.unconditional = GaussianDenoiser(process, posterior.statistics)
+        # The formula treats every channel on its own.
+        self.unconditional = GaussianDenoiser(process, replace(posterior.statistics, cross=None))
 
     def forward(self, x_t: Tensor, t: Tensor | float, condition: AnyCondition = None) -> Tensor:
         """Return `E[x0 | x_t, y]`, `(batch, channels, *grid)`, in the units of x_t.

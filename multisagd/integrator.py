@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from multisagd.channel_covariance import ChannelCovariance
 from multisagd.covariance import from_half_spectrum, to_half_spectrum
 from multisagd.process import Process
 from multisagd.samplers import Model, Point, SamplerState
@@ -29,6 +30,9 @@ QUIET = 1e-12
 @dataclass(frozen=True)
 class GaussianIntegrator:
     """Take deterministic first-order exponential steps that are exact for Gaussian data with these `statistics`.
+
+    If the channels of the noise are correlated, the steps are those of its components, and exact for data whose
+    components are uncorrelated.
 
     Raises:
         ValueError: From `step`, if the process has coefficients per frequency, its noise has no power at some frequency
@@ -54,7 +58,12 @@ class GaussianIntegrator:
         wiener = a * data / (a**2 * data + b**2 * white)
         mean = self.statistics.mean_on(shape).to(x)
         away, aim = (to_half_spectrum(each, dimensions) for each in (x - a.to(x.dtype) * mean, x0 - mean))
+        covariance = model.process.covariance
+        if isinstance(covariance, ChannelCovariance):
+            away, aim = (covariance.to_components(each, shape) for each in (away, aim))
         moved = (keep - push * wiener).to(away.real.dtype) * away + push.to(away.real.dtype) * aim
+        if isinstance(covariance, ChannelCovariance):
+            moved = covariance.from_components(moved, shape)
         moved = from_half_spectrum(moved, shape).to(x.dtype) + a_s.to(x.dtype) * mean
         return state.moved(moved, then, (now, x0))
 
@@ -67,7 +76,7 @@ class GaussianIntegrator:
         process.covariance.require_diagonal("GaussianIntegrator (use DDIM instead)")
         if process.modulation is not None:
             raise ValueError("GaussianIntegrator needs scalar coefficients; use DDIM instead")
-        if not bool((process.covariance.power() > 0).all()):
+        if not bool(process.covariance.support().all()):
             raise ValueError("GaussianIntegrator needs noise at every frequency; use DDIM instead")
 
     def _powers(self, process: Process, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -76,6 +85,9 @@ class GaussianIntegrator:
         shape = tuple(x.shape[-process.grid.dimensions :])
         if x.shape[1] != len(self.statistics.mean):
             raise ValueError(f"statistics have {len(self.statistics.mean)} channels, but the samples have {x.shape[1]}")
-        data = self.statistics.power_on(shape)
-        noise = process.covariance.power(shape)
+        covariance = process.covariance
+        if isinstance(covariance, ChannelCovariance):
+            data, noise = covariance.power_in_components(self.statistics, shape), covariance.components(shape).power
+        else:
+            data, noise = self.statistics.power_on(shape), covariance.power(shape)
         return data.clamp(min=QUIET * float(data.max())).to(x.device), noise.to(x.device)

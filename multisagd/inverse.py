@@ -19,6 +19,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from multisagd.channel_covariance import check_unmixed
 from multisagd.condition import AnyCondition
 from multisagd.covariance import filter_grid
 from multisagd.guidance import Interval
@@ -141,8 +142,8 @@ class PiGDM(_Measured):
     See `DPS` for the other arguments; guidance acts at every log-SNR by default.
 
     Raises:
-        ValueError: If the other arguments are invalid for `DPS`, the noise follows the condition of each item, or a
-            standard deviation is not positive.
+        ValueError: If the other arguments are invalid for `DPS`, a standard deviation is not positive, or the noise
+            follows the condition of each item or is correlated between channels.
     """
 
     def __init__(
@@ -161,6 +162,7 @@ class PiGDM(_Measured):
         denoiser.process.covariance.require_diagonal("ΠGDM (use DPS instead)")
         if not isinstance(prior, DataStatistics) and not prior > 0:
             raise ValueError(f"the standard deviation of the data must be positive, got {prior}")
+        check_unmixed(denoiser.process.covariance, "guidance with the uncertainty of the data")
         self.prior = prior
         self.gradient = _checked(gradient) or (float("inf"), float("inf"))
 

@@ -202,7 +202,8 @@ class _Wiener:
         shape, dimensions = tuple(like.shape[2:]), process.grid.dimensions
         if like.shape[1] != len(statistics.mean):
             raise ValueError(f"statistics have {len(statistics.mean)} channels, but the data have {like.shape[1]}")
-        # Filters commute, so the colouring cancels: only the power of the probe remains.
+        # Filters commute, so the colouring cancels: only the power of the probe remains. Where noise is correlated
+        # between channels it does not cancel, but its expectation is the same: the correction remains unbiased.
         halves = [[to_half_spectrum(side, dimensions) for side in pair] for pair in vectors]
         power = sum(((left.conj() * right).real for left, right in halves), torch.zeros((), device="cpu")) / len(
             vectors

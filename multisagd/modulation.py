@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from multisagd.channel_covariance import check_shared
 from multisagd.corruption import Corruption
 from multisagd.covariance import SpectralCovariance
 from multisagd.grid import Grid
@@ -105,13 +106,14 @@ class NoiseFloor:
 
     Raises:
         ValueError: If the margin is not positive, or the noise has no power at a frequency where the corruption has
-            power, or is not diagonal in frequency.
+            power, is not diagonal in frequency, or differs between channels.
     """
 
     def __init__(
         self, schedule: Schedule, covariance: SpectralCovariance, corruption: Corruption, margin: float = 1.0
     ) -> None:
         covariance.require_diagonal("a noise floor")
+        check_shared(covariance, "a noise floor")
         if not margin > 0:
             raise ValueError(f"the margin above a corruption must be positive, got {margin}")
         if bool(((corruption.power() > 0) & ~covariance.support()).any()):

@@ -14,6 +14,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from multisagd.channel_covariance import check_unmixed
 from multisagd.condition import AnyCondition
 from multisagd.denoiser import Denoiser, Preconditioning, PreconditioningKind
 from multisagd.process import Coefficients, Process, Quantity
@@ -32,7 +33,8 @@ class ProjectedDenoiser(Denoiser):
     If there is noise at every frequency, it is equivalent to `Denoiser`. For the other arguments see `Denoiser`.
 
     Raises:
-        ValueError: If the arguments are invalid for `Denoiser`, or noise is not diagonal in frequency.
+        ValueError: If the arguments are invalid for `Denoiser`, or noise is not diagonal in frequency or its channels
+            are correlated.
     """
 
     per_frequency = True
@@ -49,6 +51,7 @@ class ProjectedDenoiser(Denoiser):
     ) -> None:
         super().__init__(network, process, prediction, preconditioning, statistics)
         process.covariance.require_diagonal("selective omission")
+        check_unmixed(process.covariance, "a denoiser that omits frequencies")
         self.blind = blind
 
     def preconditioning_at(self, at: Coefficients, like: Tensor) -> Preconditioning:
@@ -67,7 +70,10 @@ class ProjectedDenoiser(Denoiser):
         return Preconditioning(c_in, c_skip, c_out, signal, noise)
 
     def support_like(self, x: Tensor) -> Tensor:
-        """Return 1 at frequencies that carry noise and 0 elsewhere, `(*half_shape)` of the grid of x."""
+        """Return 1 at frequencies that carry noise and 0 elsewhere, `(*half_shape)` of the grid of x.
+
+        If channels differ, the result is `(channels, *half_shape)`.
+        """
         inside = self.process.covariance.support(tuple(x.shape[2:]))
         return inside.to(x.device, torch.promote_types(x.dtype, torch.float32))
 

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from multisagd.channel_covariance import check_shared
 from multisagd.condition import AnyCondition
 from multisagd.corruption import Corruption
 from multisagd.denoiser import UNIFORM, Denoiser, Preconditioning, PreconditioningKind
@@ -73,9 +74,9 @@ class RestoringDenoiser(Denoiser):
 
     Raises:
         ValueError: If the arguments are invalid for `Denoiser`; if preconditioning is spectral, the corruption has a
-            different grid, noise is not diagonal in frequency, noise in the band does not stay above the corruption, or
-            several channels share the corruption and the band has noise; from `loss`, if there is a penalty, or the
-            metric is Mahalanobis and the band is unseen.
+            different grid, noise is not diagonal in frequency or differs between channels, noise in the band does not
+            stay above the corruption, or several channels share the corruption and the band has noise; from `loss`, if
+            there is a penalty, or the metric is Mahalanobis and the band is unseen.
     """
 
     per_frequency = True
@@ -94,6 +95,7 @@ class RestoringDenoiser(Denoiser):
         if preconditioning == "spectral":
             raise ValueError("restoration has its own weights in the band: choose preconditioning none or karras")
         process.covariance.require_diagonal("restoration")
+        check_shared(process.covariance, "restoration")
         if corruption.grid != process.grid:
             raise ValueError(
                 f"the corruption and the process are on different grids, {corruption.grid.shape} and "

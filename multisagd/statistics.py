@@ -24,7 +24,7 @@ from torch import Tensor
 from multisagd.files import check_file, parse_json
 from multisagd.grid import Axis, Grid
 from multisagd.masked_power import MaskCount, masked_power
-from multisagd.table import Table
+from multisagd.table import Table, interpolated
 
 FORMAT_VERSION = 1
 ROUNDING = 1e-12
@@ -36,7 +36,8 @@ class DataStatistics:
     """The mean `(channels, *grid.shape)` and the power about it `(channels, *grid.half_shape)`, float64 on the CPU.
 
     `power[c, k]` is the expectation of `|F(x - mean)|²` at frequency k with the unitary transform, so its mean over the
-    full spectrum is the variance. `count` is the number of examples measured.
+    full spectrum is the variance. `count` is the number of examples measured. `cross`, if it was measured, is the cross
+    power of all pairs of channels, `(channels, channels, *grid.half_shape)` complex128 (`multisagd.cross_spectra`).
 
     Raises:
         ValueError: If shapes do not match the grid, or numbers are not finite.
@@ -46,6 +47,7 @@ class DataStatistics:
     power: Tensor
     grid: Grid
     count: int
+    cross: Tensor | None = None
 
     def __post_init__(self) -> None:
         channels = self.mean.shape[0]
@@ -54,6 +56,8 @@ class DataStatistics:
             raise ValueError(f"statistics of shapes {shapes} do not match a grid of shape {self.grid.shape}")
         if not bool(torch.isfinite(self.mean).all() and torch.isfinite(self.power).all()):
             raise ValueError("the statistics are not finite: some data contain NaN or infinity; remove these data")
+        if self.cross is not None:
+            _check_cross(self.cross, self.power)
 
     @classmethod
     def measure(cls, batches: Iterable[Tensor | tuple[Tensor, Tensor | None]], grid: Grid) -> DataStatistics:
@@ -102,11 +106,15 @@ class DataStatistics:
         dims = tuple(range(-parts[0].grid.dimensions, 0))
         count = sum(part.count for part in parts)
         mean = sum((part.mean * (part.count / count) for part in parts), torch.zeros((), device="cpu"))
-        energy = torch.zeros((), device="cpu")
+        energy, products = torch.zeros((), device="cpu"), torch.zeros((), device="cpu")
+        crossed = all(part.cross is not None for part in parts)
         for part in parts:
-            shift = torch.fft.rfftn(part.mean - mean, dim=dims, norm="ortho").abs().square()
-            energy = energy + part.power * max(part.count - 1, 1) + part.count * shift
-        return cls(mean, energy / max(count - 1, 1), parts[0].grid, count)
+            shift = torch.fft.rfftn(part.mean - mean, dim=dims, norm="ortho")
+            energy = energy + part.power * max(part.count - 1, 1) + part.count * shift.abs().square()
+            if crossed and part.cross is not None:
+                products = products + part.cross * max(part.count - 1, 1) + part.count * shift[:, None] * shift.conj()
+        cross = products / max(count - 1, 1) if crossed else None
+        return cls(mean, energy / max(count - 1, 1), parts[0].grid, count, cross)
 
     @property
     def sigma_data(self) -> float:
@@ -154,11 +162,26 @@ class DataStatistics:
         grid = self.grid.resize(shape)
         return torch.stack([Table(channel, self.grid).power(grid) for channel in self.power])
 
+    def cross_on(self, shape: Sequence[int]) -> Tensor | None:
+        """Return the cross power interpolated like `power_on`, `(channels, channels, *half_shape)`, or None.
+
+        It is None if it was not measured. Interpolated matrices are Hermitian and positive semidefinite.
+        """
+        if self.cross is None or tuple(shape) == self.grid.shape:
+            return self.cross
+        grid = self.grid.resize(shape)
+        imaginary = self.grid.full(self.cross.imag)
+        imaginary[..., self.grid.half_shape[-1] :] *= -1  # L(-k) is the conjugate of L(k)
+        full = torch.complex(self.grid.full(self.cross.real), imaginary).flatten(0, 1).movedim(0, -1)
+        found = torch.from_numpy(interpolated(full.numpy(), self.grid, grid))
+        return hermitian(found.T.reshape(*self.cross.shape[:2], *grid.half_shape), grid)
+
     def at(self, grid: Grid) -> DataStatistics:
-        """Return the statistics on a grid of other sizes and the same spacing, by `mean_on` and `power_on`."""
+        """Return the statistics on a grid of other sizes and the same spacing, by `mean_on`, `power_on`, `cross_on`."""
         if grid == self.grid:
             return self
-        return DataStatistics(self.mean_on(grid.shape), self.power_on(grid.shape), grid, self.count)
+        shape = grid.shape
+        return DataStatistics(self.mean_on(shape), self.power_on(shape), grid, self.count, self.cross_on(shape))
 
     def save(self, path: str | Path) -> None:
         """Write the statistics as safetensors, with the grid in the metadata."""
@@ -172,6 +195,8 @@ class DataStatistics:
         """
         described = {"format_version": FORMAT_VERSION, "count": self.count, "axes": describe_axes(self.grid)}
         tensors = {"mean": self.mean.contiguous(), "power": self.power.contiguous()}
+        if self.cross is not None:
+            tensors["cross"] = torch.view_as_real(self.cross.resolve_conj()).contiguous()
         return tensors, {"statistics": json.dumps(described)}
 
     @classmethod
@@ -197,7 +222,47 @@ class DataStatistics:
             mean, power = (file.get_tensor(name).to(torch.float64, copy=True) for name in ("mean", "power"))
             if bool((power < 0).any()):
                 raise ValueError(f"the power in {path} is negative at some frequencies")
-            return cls(mean, power, grid, count)
+            cross = None
+            if "cross" in file.keys():  # noqa: SIM118 - not a dictionary
+                expected = (len(power), *power.shape, 2)
+                if (shape := tuple(file.get_slice("cross").get_shape())) != expected:
+                    raise ValueError(f"the cross power in {path} has shape {shape}, expected {expected}")
+                cross = torch.view_as_complex(file.get_tensor("cross").to(torch.float64, copy=True))
+            return cls(mean, power, grid, count, cross)
+
+
+def hermitian(matrix: Tensor, grid: Grid) -> Tensor:
+    """Return matrices `(channels, channels, *half_shape)` of any unit, averaged with what symmetry makes of them.
+
+    Each matrix of the result is Hermitian, and the matrices at k and -k are conjugate, so that those of frequencies
+    that are their own opposites are real. Positive semidefinite matrices remain so.
+    """
+    matrix = (matrix + matrix.transpose(0, 1).conj()) / 2
+    result, dims = matrix.clone(memory_format=torch.contiguous_format), tuple(range(2, 1 + grid.dimensions))
+    own = (0, grid.shape[-1] // 2) if grid.shape[-1] % 2 == 0 else (0,)
+    for plane in own:
+        mirrored = matrix[..., plane].conj()
+        mirrored = mirrored.flip(dims).roll((1,) * len(dims), dims) if dims else mirrored
+        result[..., plane] = (matrix[..., plane] + mirrored) / 2
+    return result
+
+
+def _check_cross(cross: Tensor, power: Tensor) -> None:
+    """Raise ValueError if a cross power does not match the power of the channels."""
+    if cross.shape != (len(power), *power.shape) or cross.dtype != torch.complex128:
+        raise ValueError(
+            f"the cross power has shape {tuple(cross.shape)} and type {cross.dtype}, expected complex128 of shape "
+            f"{(len(power), *power.shape)}"
+        )
+    tolerance = 1e-6 * float(power.max())
+    own = cross.diagonal().movedim(-1, 0)
+    valid = torch.isfinite(torch.view_as_real(cross.resolve_conj())).all()
+    valid = valid and ((own - power).abs() <= tolerance).all()
+    valid = valid and ((cross - cross.transpose(0, 1).conj()).abs() <= tolerance).all()
+    # No two channels share more power than they have.
+    valid = valid and (cross.abs().square() <= (power[:, None] * power) * (1 + 1e-6) + tolerance**2).all()
+    if not bool(valid):
+        raise ValueError("the cross power of the channels contradicts their power: measure the data again")
 
 
 def describe_axes(grid: Grid) -> list[dict[str, Any]]:

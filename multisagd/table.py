@@ -45,12 +45,22 @@ class Table(Spectrum):
             raise ValueError(f"this table has axes {described[1]} and cannot be evaluated on axes {described[0]}")
         if [(a.size, a.spacing) for a in grid.axes] == [(a.size, a.spacing) for a in self.grid.axes]:
             return self.values
-        knots, full = zip(*(_knots(axis) for axis in self.grid.axes), strict=True), self.grid.full(self.values).numpy()
-        positions, order = knots
-        interpolate = scipy.interpolate.RegularGridInterpolator(positions, full[np.ix_(*order)])
-        targets = torch.broadcast_tensors(*(grid.frequencies(name) for name in grid.names))
-        clamped = [f.clamp(float(p[0]), float(p[-1])).numpy().ravel() for f, p in zip(targets, positions, strict=True)]
-        return torch.from_numpy(interpolate(np.stack(clamped, axis=-1))).reshape(grid.half_shape)
+        full = interpolated(self.grid.full(self.values).numpy(), self.grid, grid)
+        return torch.from_numpy(full).reshape(grid.half_shape)
+
+
+def interpolated(full: np.ndarray, source: Grid, target: Grid) -> np.ndarray:
+    """Interpolate values on the full spectrum linearly in frequency, `(*source.shape, ...) -> (bins, ...)`.
+
+    The bins are those of the half spectrum of `target`, flattened. Values may be complex and have any unit; beyond the
+    highest frequency of the source they are constant.
+    """
+    positions, order = zip(*(_knots(axis) for axis in source.axes), strict=True)
+    interpolate = scipy.interpolate.RegularGridInterpolator(positions, full[np.ix_(*order)])
+    targets = torch.broadcast_tensors(*(target.frequencies(name) for name in target.names))
+    clamped = [f.clamp(float(p[0]), float(p[-1])).numpy().ravel() for f, p in zip(targets, positions, strict=True)]
+    found: np.ndarray = interpolate(np.stack(clamped, axis=-1))
+    return found
 
 
 def _knots(axis: Axis) -> tuple[np.ndarray, np.ndarray]:

@@ -26,7 +26,8 @@ def terminal_snr(
 ) -> list[BandSNR]:
     """Return the signal-to-noise ratio in frequency bands at `time`, the start of sampling.
 
-    The signal includes the mean. Zero frequency is its own band. Sampling starts from noise alone, which the network
+    The signal includes the mean; if noise differs between channels, the ratio is that of the channel with the largest.
+    Zero frequency is its own band. Sampling starts from noise alone, which the network
     has not seen in training unless these ratios are small. Bands without noise have an infinite ratio; this is intended
     in selective omission, where they are never generated.
 
@@ -35,12 +36,15 @@ def terminal_snr(
     """
     grid = statistics.grid
     at = process.coefficients(time, torch.empty((1, 1, *grid.shape), dtype=torch.float64, device="cpu"))
-    signal = (at.a[0] ** 2 * (statistics.power + statistics.mean_power)).mean(0)
-    noise = (at.b[0, 0] ** 2 * process.covariance.power(grid.shape)).expand(grid.half_shape)
-    result = []
+    signal = at.a[0] ** 2 * (statistics.power + statistics.mean_power)
+    noise = at.b[0, 0] ** 2 * process.covariance.power(grid.shape)
+    if noise.dim() == grid.dimensions:  # the same in every channel
+        signal, noise = signal.mean(0), noise.expand(grid.half_shape)
+    dims, result = tuple(range(-grid.dimensions, 0)), []
     for low, high, weight in grid.bands(bands):
-        noise_power = float((noise * weight).sum())
-        result.append(BandSNR(low, high, float((signal * weight).sum()) / noise_power if noise_power else math.inf))
+        of_signal, of_noise = ((each * weight).sum(dims) for each in (signal, noise))
+        ratio = torch.where(of_noise > 0, of_signal / torch.where(of_noise > 0, of_noise, 1.0), math.inf)
+        result.append(BandSNR(low, high, float(ratio.max())))
     above = [band for band in result if band.snr > limit]
     if above:
         listed = ", ".join(f"[{band.low:.2f}, {band.high:.2f}]: {band.snr:.2g}" for band in above)

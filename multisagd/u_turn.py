@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from multisagd.channel_covariance import check_unmixed
 from multisagd.condition import AnyCondition
 from multisagd.inputs import as_data
 from multisagd.process import Process
@@ -111,7 +112,11 @@ def u_turn_correlation(
 
     At each frequency it is `ρ = a √C/√(a²C + V)` for the flow, and ρ² for a reverse SDE, which loses information in
     both directions. Both ends have the data's distribution.
+
+    Raises:
+        ValueError: If the noise is correlated between channels.
     """
+    check_unmixed(process.covariance, "the correlation after a U-turn")
     shape = statistics.grid.shape
     at = process.coefficients(time, statistics.mean[None])
     signal = at.a**2 * statistics.power[None]

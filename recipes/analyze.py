@@ -4,7 +4,8 @@ The command takes the configuration of a training run, and writes to `run_dir`:
 
     statistics.safetensors  mean and power spectrum per channel, for `multisagd design statistics=…`
     spectrum.png            power, radially averaged and along every axis, with 95 % confidence bands and a power law
-    analysis.json           the curves as numbers, the fitted power law, the coherence between channels
+    channels.png            with several channels: the power of each, and the coherence of every two
+    analysis.json           the curves as numbers, the fitted power law, and how the channels are related
     corruption.safetensors  with clean=…: the excess power over clean data, for `multisagd train corruption=measured`
 
 Errors, each reported in one message: the errors of data and configuration, as in training; a `run_dir` with contents
@@ -29,10 +30,10 @@ from multisagd.analysis.profiles import (
     PowerLawFit,
     Profile,
     coherence,
-    cross_spectrum,
     fit_power_law,
     measure_profiles,
 )
+from multisagd.cross_spectra import cross_spectrum
 from multisagd.seeds import derive
 from recipes.base.commands import setting
 from recipes.base.errors import RecipeError, as_recipe_error
@@ -43,11 +44,12 @@ from recipes.config.compose import Config
 from recipes.data.dataset import Chunks, configured_data, data_as_trained_on, measure
 from recipes.data.extents import of_reference_size
 from recipes.data.order import order_of
+from recipes.plotting.channels import channel_lines, describe_channels, draw_channels
 from recipes.plotting.figures import COLUMN, draw_power, power_axes, save
 from recipes.runs.run import CORRUPTION, STATISTICS, read_statistics
 from recipes.runs.settings import TrainSettings
 
-REPORT = "analysis.json"
+REPORT, CHANNELS = "analysis.json", "channels.png"
 
 
 def analyze(config: Config) -> Path:
@@ -89,7 +91,14 @@ def analyze(config: Config) -> Path:
         "coherence": None
         if cross is None
         else [{"low": low, "high": high, "matrix": matrix} for low, high, matrix in coherence(cross, grid)],
+        "channels": None,
     }
+    (out / CHANNELS).unlink(missing_ok=True)
+    if cross is not None:
+        names = [each.name for each in dataset.modality.variables or ()]
+        names = names or [f"channel {number + 1}" for number in range(dataset.modality.channels)]
+        report["channels"] = describe_channels(cross, statistics, names)
+        draw_channels(cross, statistics, names, out / CHANNELS)
     write_text(out / REPORT, json.dumps(report, indent=1, default=torch.Tensor.tolist))
     draw(profiles, fit, grid, out / "spectrum.png")
     print(summary(statistics, fit, report, out))
@@ -183,6 +192,7 @@ def summary(statistics: DataStatistics, fit: PowerLawFit, report: Mapping[str, A
         matrices = torch.stack([band["matrix"] for band in report["coherence"]]).float()
         off = matrices[:, ~torch.eye(matrices.shape[1], dtype=torch.bool)].mean(1)
         lines.append(f"channels share {float(off.max()):.0%} of their variance in the most coherent band")
+        lines += channel_lines(report["channels"])
     return "\n".join(
         [*lines, f"in {out}: spectrum.png, and {STATISTICS} for `multisagd design {setting('statistics', out)}`"]
     )

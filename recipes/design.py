@@ -27,13 +27,14 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from multisagd import DataStatistics, Process, SpectralCovariance, Spectrum
+from multisagd import DataStatistics, Process, Spectrum
 from multisagd.analysis.baselines import baselines, trajectory_regular, transfers
 from multisagd.analysis.design import DesignedSteps, Objective, design_schedule, errors, spectral_ends
 from multisagd.analysis.joint import FLOOR, design_joint
 from multisagd.analysis.profiles import RADIUS, profile_of
 from multisagd.analysis.recommend import recommend
 from multisagd.analysis.transfer import Transfer
+from multisagd.channel_covariance import covariance_of
 from multisagd.samplers import Sampler
 from recipes.base.errors import as_recipe_error
 from recipes.base.files import check_replaceable, write_text
@@ -100,13 +101,13 @@ def design(config: Config) -> Path:
     check_replaceable(out, REPORT, "multisagd design", key="out")
     given = builder.build(settings.spectrum, Spectrum, "spectrum", statistics=statistics)
     with as_recipe_error(ValueError, "spectrum: "):
-        covariance = SpectralCovariance(given, statistics.grid)
+        covariance = covariance_of(given, statistics.grid)
     schedule = build_schedule(settings.schedule, builder, statistics, covariance)
     process = Process(schedule, covariance)
     with as_recipe_error(ValueError, "design: "):
         ends = settings.ends or spectral_ends(statistics, process)
         outcome = choose(settings, statistics, process, sampler, given, ends)
-        process = Process(schedule, SpectralCovariance(outcome.spectrum, statistics.grid))
+        process = Process(schedule, covariance_of(outcome.spectrum, statistics.grid))
         log_snrs = {"designed": torch.tensor(outcome.steps.log_snrs, dtype=torch.float64)}
         log_snrs |= baselines(settings.steps, ends)
         if settings.steps < 200:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from multisagd.analysis.transfer import check_sampler
+from multisagd.channel_covariance import check_shared
 from multisagd.process import Process
 from multisagd.samplers import Model, Point, Sampler, SamplerState
 
@@ -44,7 +45,7 @@ def dense_transfer(sampler: Sampler, process: Process, times: Tensor, data: Dens
 
     Raises:
         ValueError: If the grid has more than 1,024 samples, the data have a different size, coefficients depend on
-            frequency, or the sampler is a `GaussianIntegrator`.
+            frequency, the noise differs between channels, or the sampler is a `GaussianIntegrator`.
     """
     check_sampler(sampler)
     n, shape = process.grid.numel, process.grid.shape
@@ -55,6 +56,7 @@ def dense_transfer(sampler: Sampler, process: Process, times: Tensor, data: Dens
     if process.modulation is not None:
         raise ValueError("full matrices require scalar coefficients, but this process modulates them by frequency")
     process.covariance.require_diagonal("a transfer function")
+    check_shared(process.covariance, "the distribution of one channel")
     steps, eye = len(times) - 1, torch.eye(n, dtype=torch.float64, device="cpu")
     color = process.covariance.color(eye.reshape(n, *shape)).reshape(n, n)  # symmetric: Σ^{1/2}
     noise = color @ color

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from multisagd.analysis.search import Method, Search, minimise
 from multisagd.analysis.transfer import Spectra, Transfer, follow
+from multisagd.channel_covariance import ChannelCovariance, signal_to_noise
 from multisagd.files import read_json
 from multisagd.process import Process
 from multisagd.samplers import DDIM, Sampler
@@ -151,16 +152,33 @@ def ratio_range(statistics: DataStatistics, process: Process) -> tuple[float, fl
 
     The strongest one includes the mean. Frequencies are treated, and errors raised, as in `wanted_ends`.
     """
-    spectra = Spectra.of(statistics, process)
-    used = spectra.noise > 0
-    noise = torch.where(used, spectra.noise, 1.0)
-    ratio, with_mean = ((power / noise)[used.expand_as(power)] for power in (spectra.data, spectra.data + spectra.mean))
+    covariance = process.covariance
+    if isinstance(covariance, ChannelCovariance) and covariance.mixed:
+        ratio, with_mean = _mixed_ratios(statistics, covariance)
+    else:
+        spectra = Spectra.of(statistics, process)
+        used = (spectra.noise > 0).expand_as(spectra.data)
+        noise = torch.where(spectra.noise > 0, spectra.noise, 1.0)
+        ratio, with_mean = ((power / noise)[used] for power in (spectra.data, spectra.data + spectra.mean))
     quiet = float(torch.where(ratio > ROUNDING * ratio.max(), ratio, IGNORED * ratio.max()).min())
     if quiet <= 0:
         raise ValueError(
             "the data have no power where there is noise, so no range of log-SNRs can be derived from their spectrum"
         )
     return quiet, float(with_mean.max())
+
+
+def _mixed_ratios(statistics: DataStatistics, covariance: ChannelCovariance) -> tuple[Tensor, Tensor]:
+    """Return the ratios of data to noise, without and with the mean, of all combinations of channels that have noise.
+
+    Data whose cross power was not measured are taken as independent between channels.
+    """
+    grid, data = statistics.grid, statistics.cross
+    if data is None:
+        data = torch.diag_embed(statistics.power.movedim(0, -1)).movedim((-2, -1), (0, 1)).to(torch.complex128)
+    mean = torch.fft.rfftn(statistics.mean, dim=tuple(range(-grid.dimensions, 0)), norm="ortho")
+    found = [signal_to_noise(covariance, each, grid.shape) for each in (data, data + mean[:, None] * mean.conj())]
+    return found[0][0][found[0][1]], found[1][0][found[1][1]]
 
 
 def on_smaller_grid(statistics: DataStatistics, maximum: int) -> DataStatistics:

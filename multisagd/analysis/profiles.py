@@ -216,41 +216,6 @@ def fit_power_law(profile: Profile) -> PowerLawFit:
     return PowerLawFit(exponent, math.exp(log_knee), math.exp(level), decibels)
 
 
-def cross_spectrum(batches: Iterable[Tensor | tuple[Tensor, Tensor | None]], statistics: DataStatistics) -> Tensor:
-    """Return the cross power of channels, `(channels, channels, *half_shape)`, complex128: `E[F(x_i) F(x_j)*]`.
-
-    Its diagonal is the power of the statistics, for data without padding. This measures how well one channel predicts
-    another where both are valid; the noise of this library is independent between channels.
-
-    Raises:
-        ValueError: If there are no data.
-    """
-    total, count = torch.zeros((), dtype=torch.complex128, device="cpu"), torch.zeros((), device="cpu")
-    for batch in batches:
-        (transform,) = transforms_about(statistics.mean, [batch], statistics.grid)
-        shared = shared_scale(batch, transform.shape[1])
-        total = total + torch.einsum("bij,bi...,bj...->ij...", shared.to(transform.dtype), transform, transform.conj())
-        count = count + (shared > 0).sum(0)
-    if not bool((count > 0).any()):
-        raise ValueError("there are no data to measure")
-    return total / (count - 1).clamp(min=1).reshape(*count.shape, *(1,) * statistics.grid.dimensions)
-
-
-def shared_scale(batch: Tensor | tuple[Tensor, Tensor | None], channels: int) -> Tensor:
-    """Return the scale factors of products of two channels' `transforms_about`, `(batch, channels, channels)`.
-
-    Each transform is scaled by its channel's fraction of valid samples, but a product is a sum over the samples that
-    are valid in both channels. The result is 0 where there are no such samples.
-    """
-    x, mask = (batch, None) if isinstance(batch, Tensor) else batch
-    if mask is None:
-        return torch.ones(len(x), channels, channels, dtype=torch.float64, device="cpu")
-    valid = mask.cpu().expand(x.shape).flatten(2).double()
-    both = valid @ valid.mT
-    own = both.diagonal(dim1=1, dim2=2).sqrt()
-    return torch.where(both > 0, own[:, :, None] * own[:, None, :] / both.clamp(min=1), 0.0)
-
-
 def coherence(cross: Tensor, grid: Grid, bands: int = 8) -> list[tuple[float, float, Tensor]]:
     """Return (low, high, coherence) per band of `Grid.bands`: the squared correlation `(channels, channels)`.
 

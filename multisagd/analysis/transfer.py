@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from multisagd.channel_covariance import check_unmixed
 from multisagd.grid import Grid
 from multisagd.integrator import GaussianIntegrator
 from multisagd.process import Process
@@ -40,15 +41,17 @@ class Spectra:
         """Return the spectra of data and noise on the grid of the statistics, `(channels, *half_shape)`.
 
         Raises:
-            ValueError: If the process and the statistics have different axes, or the noise is not diagonal
-                in frequency and so has no transfer function.
+            ValueError: If the process and the statistics have different axes, or the noise is not diagonal in frequency
+                or correlated between channels, and so has no transfer function.
         """
         process.covariance.require_diagonal("a transfer function")
+        check_unmixed(process.covariance, "a transfer function")
         described = [[(axis.name, axis.unit) for axis in grid.axes] for grid in (process.grid, statistics.grid)]
         if described[0] != described[1]:
             raise ValueError(f"a process on axes {described[0]} is incompatible with statistics on axes {described[1]}")
         noise = process.covariance.power(statistics.grid.shape)
-        return cls(statistics.power, statistics.mean_power, noise[None], statistics.grid.multiplicity[None])
+        noise = noise[None] if noise.dim() == statistics.grid.dimensions else noise
+        return cls(statistics.power, statistics.mean_power, noise, statistics.grid.multiplicity[None])
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from multisagd.channel_covariance import ChannelSpectrum
 from multisagd.covariance import SpectralCovariance
 from multisagd.description import describe, describe_axis, spectrum_of
 from multisagd.grid import Axis, Grid
@@ -43,7 +44,8 @@ class ShapedNoise:
     already has a grid. The last dimensions of a tensor are the grid; their sizes may differ from the sizes of `grid`.
 
     Raises:
-        ValueError: If axes and a grid are both given, or the noise is drawn on a padded grid.
+        ValueError: If axes and a grid are both given, the noise is drawn on a padded grid, or it differs between
+            channels.
     """
 
     def __init__(
@@ -58,6 +60,11 @@ class ShapedNoise:
             grid = given
         if axes is not None and grid is not None:
             raise ValueError("a grid already names its axes: remove axes")
+        if isinstance(noise, ChannelSpectrum):
+            raise ValueError(
+                "noise that differs between channels cannot replace the draws of other programs, whose channels are "
+                "unknown: use one spectrum for all channels"
+            )
         self.spectrum = noise
         self.axes = grid.axes if grid else tuple(Axis(name, 1) for name in axes or ("height", "width"))
         self._covariance: SpectralCovariance | None = None

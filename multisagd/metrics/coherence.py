@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from multisagd.analysis.profiles import shared_scale
+from multisagd.cross_spectra import shared_scale
 from multisagd.grid import Grid
 from multisagd.metrics.increments import Batches
 from multisagd.statistics import measure_mean, transforms_about

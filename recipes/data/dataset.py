@@ -17,6 +17,8 @@ from modalities.reading import FileReport, MediaFiles, UnreadableFilesError, rea
 from modalities.video import Video
 from modalities.wrapped import Corrupted, Restored, untouched
 from multisagd import Corruption, DataStatistics, GaussianRestoration
+from multisagd.channel_spectra import DataChannels
+from multisagd.cross_spectra import measure_cross
 from multisagd.multitaper import statistics_of_one
 from multisagd.seeds import derive
 from multisagd.statistics_of_sizes import measure_sizes
@@ -189,11 +191,18 @@ class _Unpadded:
             yield x0
 
 
+def needs_cross(spectrum: Group) -> bool:
+    """Whether the noise of a configuration group depends on how the channels of the data are correlated."""
+    target = f"{DataChannels.__module__}.{DataChannels.__qualname__}"
+    return spectrum.get("_target_") == target and spectrum.get("channels", "each") != "each"
+
+
 def measure(dataset: Dataset, settings: TrainSettings) -> DataStatistics:
     """Return the mean and power spectrum of up to `training.statistics` examples, drawn and augmented as in training.
 
-    A single example, or several equal ones, have no power about their mean. In that case, the spectrum is estimated
-    from one example as a stationary signal.
+    The cross power of their channels is included if the configured noise depends on it, which takes a third pass. A
+    single example, or several equal ones, have no power about their mean. In that case, the spectrum is estimated from
+    one example as a stationary signal.
 
     Raises:
         RecipeError: If the data cannot be read, are not finite or are constant.
@@ -201,8 +210,14 @@ def measure(dataset: Dataset, settings: TrainSettings) -> DataStatistics:
     count = min(settings.training.statistics, len(dataset))
     indices = drawn(dataset, derive(settings.seed, "statistics"), count)
     grid, sizes = dataset.modality.grid(), dataset.modality.in_buckets()
+    cross = needs_cross(settings.spectrum)
+    if cross and len(sizes) > 1:
+        raise RecipeError(
+            "spectrum.channels: the cross power of channels is measured on data of one size only: set "
+            "modality.buckets=null or spectrum.channels=each"
+        )
     with as_recipe_error((ValueError, UnreadableFilesError), "measuring the data: "):
-        with Display("measuring the data", PASSES * count, after=SOON) as display, warnings.catch_warnings():
+        with Display("measuring the data", (PASSES + cross) * count, after=SOON) as display, warnings.catch_warnings():
             warnings.showwarning = lambda message, *_, **__: display.say(f"note: {message}")
             if len(sizes) > 1:
                 parts = bucketed(dataset.subset(indices))
@@ -212,8 +227,15 @@ def measure(dataset: Dataset, settings: TrainSettings) -> DataStatistics:
                 return measure_sizes(pairs, grid, grids)
             chunks = Chunks(dataset, indices, settings.seed, display)
             statistics = DataStatistics.measure(chunks, grid)
+            if cross:
+                statistics = measure_cross(chunks, statistics)
         if statistics.sigma_data > MIN_STD:
             return statistics
+        if cross:
+            raise RecipeError(
+                "spectrum.channels: all examples are equal, so they do not show how their channels are related: set "
+                "spectrum.channels=each"
+            )
         x0, mask = next(iter(chunks))
         return replace(statistics_of_one(x0[0], grid, None if mask is None else mask[0]), count=statistics.count)
 

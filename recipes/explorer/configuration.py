@@ -1,7 +1,8 @@
 """Convert the page's controls to a configuration: kinds of spectra, their sliders, and the export.
 
 Most kinds are choices of `configs/spectrum`, and each slider sets a dotted key of the choice. Not offered are `rings`,
-whose levels `multisagd design` writes, and `omitting`, which depends on a corruption. For clips, there are also
+whose levels `multisagd design` writes, `omitting`, which depends on a corruption, and `data_channels` and
+`per_channel`, which give every channel its own noise. For clips, there are also
 products of a power law in space and a spectrum along time.
 """
 

@@ -15,6 +15,7 @@ from modalities.buckets import reference_bucket
 from modalities.reading import UnreadableFilesError
 from multisagd import DataStatistics, Flat, Grid, Process, SpectralCovariance, seeds, terminal_snr
 from multisagd.analysis.profiles import RADIUS, Profile, profile_of, unit_of
+from multisagd.channel_covariance import ChannelCovariance
 from multisagd.logs import quiet
 from multisagd.metrics.spectral import MIN_RELATIVE_POWER
 from recipes.base.commands import setting
@@ -184,7 +185,8 @@ def _strips(x0: Tensor, modality: Modality, process: Process, seed: int, budget:
     """
     power = process.covariance.power()
     processes = {"the run's noise": process}
-    if process.modulation is not None or float(power.max() - power.min()) > 1e-9 * float(power.max()):
+    mixed = isinstance(process.covariance, ChannelCovariance) and process.covariance.mixed
+    if process.modulation is not None or mixed or float(power.max() - power.min()) > 1e-9 * float(power.max()):
         processes["white noise"] = Process(process.schedule, SpectralCovariance(Flat(), process.grid))
     noise_seeds = seeds.derive_many(seed, "report", 0, range(len(x0)))
     blocks: list[Block] = []

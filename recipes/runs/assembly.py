@@ -36,6 +36,8 @@ from multisagd import (
     seeds,
     terminal_snr,
 )
+from multisagd.channel_covariance import ChannelCovariance, covariance_of
+from multisagd.channel_spectra import CrossTable, DataChannels, PerChannel
 from multisagd.data_spectra import DataPower, Omitting
 from multisagd.mixing import Refinement, power_fraction
 from multisagd.radial import Rings
@@ -120,15 +122,11 @@ class Assembly:
         """
         grid, padding = self.modality.grid(), self.settings.padding or {}
         with as_recipe_error(ValueError, "spectrum: "):
-            covariance = SpectralCovariance(spectrum, grid)
+            covariance = covariance_of(spectrum, grid)
+        if isinstance(covariance, ChannelCovariance):
+            self._check_channels(covariance, padded=any(padding.values()))
         if follows_condition(self.settings.covariance):
-            if any(padding.values()):
-                raise RecipeError(
-                    "padding and covariance=… exclude each other, because cropped noise has no exact inverse under an "
-                    "envelope: remove one of them"
-                )
-            rule = self.builder.build(self.settings.covariance, CovarianceRule, "covariance")  # type: ignore[type-abstract]
-            return ConditionedCovariance(rule, grid, spectrum)
+            return self._conditioned(spectrum, padded=any(padding.values()))
         if not any(padding.values()):
             return covariance
         if self.settings.loss["metric"] == "mahalanobis":
@@ -145,6 +143,28 @@ class Assembly:
             )
         with as_recipe_error(ValueError, "padding: "):
             return PaddedCovariance(spectrum, grid, padding)
+
+    def _conditioned(self, spectrum: Spectrum, *, padded: bool) -> ConditionedCovariance:
+        if padded:
+            raise RecipeError(
+                "padding and covariance=… exclude each other, because cropped noise has no exact inverse under an "
+                "envelope: remove one of them"
+            )
+        rule = self.builder.build(self.settings.covariance, CovarianceRule, "covariance")  # type: ignore[type-abstract]
+        with as_recipe_error(ValueError, "spectrum: "):
+            return ConditionedCovariance(rule, self.modality.grid(), spectrum)
+
+    def _check_channels(self, covariance: ChannelCovariance, *, padded: bool) -> None:
+        if covariance.channels != self.modality.channels:
+            raise RecipeError(
+                f"spectrum: the noise has {covariance.channels} channels, but the data have "
+                f"{self.modality.channels}: give as many spectra as there are channels"
+            )
+        if padded:
+            raise RecipeError(
+                "padding: noise that differs between channels cannot be drawn on a padded grid: remove the padding, or "
+                "choose one spectrum for all channels, such as spectrum=data_power"
+            )
 
     def network(self) -> nn.Module:
         """Return the network with initial weights, which depend only on the run's seed.
@@ -357,7 +377,8 @@ def covariance_notes(process: Process, statistics: DataStatistics, modality: Mod
         terminal_snr(process, statistics)
     own = axis_notes(covariance.spectrum, modality) if isinstance(covariance, SpectralCovariance) else []
     notes = own + [str(warning.message) for warning in caught]
-    fraction = float(covariance.power().flatten()[0]) / process.grid.numel
+    power = covariance.power().reshape(-1, *process.grid.half_shape).mean(0)
+    fraction = float(power.flatten()[0]) / process.grid.numel
     if fraction > LARGE_FRACTION:
         notes.append(
             f"zero frequency, the mean of an example, has {fraction:.0%} of the noise's power, leaving little for the "
@@ -374,9 +395,9 @@ def axis_notes(spectrum: Spectrum, modality: Modality) -> list[str]:
     if not modality.meaningless_axes:
         return []
     grid = modality.grid()
-    power, notes = SpectralCovariance(_without_data(spectrum), grid).power(), []
+    power, notes = covariance_of(_without_data(spectrum), grid).power(), []
     for name, remedy in modality.meaningless_axes.items():
-        low, high = power.aminmax(dim=grid.names.index(name))
+        low, high = power.aminmax(dim=grid.names.index(name) - grid.dimensions)
         if bool((high - low > UNEQUAL * power.max()).any()):
             notes.append(
                 f"the noise has unequal power along {name}, where frequencies mean nothing with this modality: {remedy}"
@@ -390,9 +411,12 @@ def _without_data(spectrum: Spectrum) -> Spectrum:
         return replace(spectrum, left=_without_data(spectrum.left), right=_without_data(spectrum.right))
     if isinstance(spectrum, Power):
         return replace(spectrum, base=_without_data(spectrum.base))
+    if isinstance(spectrum, PerChannel):
+        return replace(spectrum, spectra=tuple(map(_without_data, spectrum.spectra)))
     # Noise that omits the frequencies of measured data also follows the data.
     inner = spectrum.inner if isinstance(spectrum, Outside) else spectrum
-    return Flat() if isinstance(inner, (DataPower, Omitting, Rings, Table)) else spectrum
+    follows = (CrossTable, DataChannels, DataPower, Omitting, Rings, Table)
+    return Flat() if isinstance(inner, follows) else spectrum
 
 
 def check_refinement(refinement: Refinement, process: Process) -> None:

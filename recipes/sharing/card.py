@@ -26,6 +26,7 @@ from torch import nn
 from modalities.base import Modality
 from multisagd import Process
 from multisagd.addresses import for_others
+from multisagd.channel_covariance import ChannelCovariance
 from multisagd.files import check_file, read_json
 from recipes.base.commands import setting
 from recipes.base.files import replace_file, write_text
@@ -93,7 +94,7 @@ def write_card(subject: Subject, out: Path) -> None:
     process, source = subject.assembly.process(), subject.model.folder
     powers = {"data": subject.model.statistics.power}
     if not process.covariance.item_wise:
-        powers["noise"] = process.covariance.power()[None]
+        powers["noise"] = process.covariance.power()
     draw_profiles(powers, process.grid, out / SPECTRUM)
     image = last_samples(source, subject.weights.samples, subject.weights.which)
     if image is None:
@@ -259,10 +260,11 @@ def innermost(modality: Any) -> Modality:
 
 
 def in_words(process: Process) -> str:
-    """Describe the noise power relative to white noise, at zero frequency and in three bands."""
+    """Describe the noise power relative to white noise, at zero frequency and in three bands, as mean of channels."""
     if process.covariance.item_wise:
         return "different for each sample, because it follows the sample's dense condition"
-    grid, power = process.grid, process.covariance.power()
+    grid = process.grid
+    power = process.covariance.power().reshape(-1, *grid.half_shape).mean(0)
     radius = grid.radius(factors={axis.name: axis.spacing for axis in grid.axes})
     top, mean = float(radius.max()), float(grid.mean(power))
 
@@ -275,7 +277,12 @@ def in_words(process: Process) -> str:
         if bool(weight.any()):
             level = float((power * weight).sum() / weight.sum())
             levels.append(f"in the {band} third of frequencies {decibels(level)}")
-    return ", ".join(levels) + ", relative to white noise of the same power"
+    text = ", ".join(levels) + ", relative to white noise of the same power"
+    if not isinstance(process.covariance, ChannelCovariance):
+        return text
+    own = ", ".join(decibels(float(each)) for each in grid.mean(process.covariance.power()))
+    related = "correlated" if process.covariance.mixed else "independent"
+    return f"{text}; the channels are {related} and have {own}"
 
 
 def described(node: Mapping[str, Any]) -> str:

@@ -26,6 +26,7 @@ from multisagd import (
 )
 from multisagd.analysis.octaves import octave_log_snrs
 from multisagd.condition import AnyCondition
+from multisagd.cross_spectra import check_cross_size
 from multisagd.ema import PowerEMA
 from multisagd.networks.cost import training_flops
 from multisagd.samplers import Sampler
@@ -34,7 +35,7 @@ from recipes.base.untrusted import read_header, read_tensors
 from recipes.config.build import Builder
 from recipes.config.compose import Config
 from recipes.data import contents, extents
-from recipes.data.dataset import build_data, colour_note, fit_restoration, measure
+from recipes.data.dataset import build_data, colour_note, fit_restoration, measure, needs_cross
 from recipes.data.parts import Parts, held_out_note, hold_out, validated
 from recipes.data.whitened import noise_notes
 from recipes.runs.assembly import Assembly, build_corruption, check_sampler, process_notes
@@ -155,8 +156,8 @@ def checked_process(job: Job, modality: Modality, corruption: Corruption | None)
     Raises RecipeError if settings are invalid, or noise that follows conditions and another setting exclude each other.
     """
     settings, builder = job.settings, job.builder
-    described, placeholder = ModelSettings.of(job.config, builder), placeholder_statistics(modality)
-    assembly = Assembly(described, builder, modality, placeholder, None, None, corruption)
+    placeholder = placeholder_statistics(modality, cross=needs_cross(settings.spectrum))
+    assembly = Assembly(ModelSettings.of(job.config, builder), builder, modality, placeholder, None, None, corruption)
     process = assembly.process()
     if process.covariance.item_wise:
         assembly.denoiser(nn.Identity(), process)
@@ -169,21 +170,35 @@ def checked_process(job: Job, modality: Modality, corruption: Corruption | None)
     return process
 
 
-def placeholder_statistics(modality: Modality) -> DataStatistics:
-    """Return placeholder statistics (of white data), which measured statistics replace later."""
+def placeholder_statistics(modality: Modality, *, cross: bool = False) -> DataStatistics:
+    """Return placeholder statistics (of white data), which measured statistics replace later.
+
+    Raises:
+        RecipeError: If they are to have a cross power that would not fit into memory.
+    """
     grid, channels = modality.grid(), modality.channels
     mean = torch.ones(channels, *grid.shape, dtype=torch.float64)
-    return DataStatistics(mean, torch.ones(channels, *grid.half_shape, dtype=torch.float64), grid, 1)
+    power = torch.ones(channels, *grid.half_shape, dtype=torch.float64)
+    products = None
+    if cross:
+        with as_recipe_error(ValueError, "spectrum.channels: "):
+            check_cross_size(channels, grid)
+        unit = torch.eye(channels, dtype=torch.complex128).reshape(channels, channels, *(1,) * grid.dimensions)
+        products = unit.expand(channels, *power.shape).contiguous()
+    return DataStatistics(mean, power, grid, 1, products)
 
 
 def measured(dataset: Dataset, settings: TrainSettings, runtime: Runtime) -> DataStatistics:
     """Return the statistics of the data, measured on rank 0 and broadcast to all ranks."""
-    statistics = measure(dataset, settings) if runtime.main else placeholder_statistics(dataset.modality)
+    cross = needs_cross(settings.spectrum)
+    main = runtime.main
+    statistics = measure(dataset, settings) if main else placeholder_statistics(dataset.modality, cross=cross)
     long_barrier()
     count = torch.tensor(statistics.count)
-    for tensor in (statistics.mean, statistics.power, count):
+    products = None if statistics.cross is None else torch.view_as_real(statistics.cross)
+    for tensor in (statistics.mean, statistics.power, count, *(() if products is None else (products,))):
         broadcast_from_rank0(tensor)
-    return DataStatistics(statistics.mean, statistics.power, statistics.grid, int(count))
+    return replace(statistics, count=int(count))
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,11 +15,11 @@ from multisagd.analysis.profiles import (
     Profile,
     axis_profile,
     coherence,
-    cross_spectrum,
     fit_power_law,
     measure_profiles,
     radial_profile,
 )
+from multisagd.cross_spectra import cross_spectrum
 from multisagd.metrics.axes import bands_along, mean_difference, neighbour_differences
 from multisagd.metrics.discriminate import band_powers, discriminability
 from multisagd.metrics.spectral import Curves, decibel_errors, decibels, error, item_curves

@@ -126,6 +126,7 @@ MEDIA = {
         "data.trajectories=10", "data.snapshots=6", "data.interval=0.05", "data.spin_up=0.05", "data.cache=fields",
     ],
     "data=vorticity": TURBULENCE,
+    "data=vorticity_tracer": TURBULENCE,
     "experiment=field_superresolve": TURBULENCE,
 }  # fmt: skip
 """By option: smaller data, the same in all commands of a page."""
@@ -326,5 +327,6 @@ GIVEN: dict[str, tuple[Callable[[Path], None], ...]] = {
     "docs/tutorials/training-well.md": (photos,),
     "docs/tutorials/validation.md": (divided,),
     "docs/tutorials/video.md": (clips,),
+    "docs/tutorials/your-own-spectrum.md": (photos,),
 }
 """By page; the blocks of other pages make all that they read."""

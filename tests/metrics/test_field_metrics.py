@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 import multisagd as ms
-from multisagd.analysis.profiles import coherence, cross_spectrum
+from multisagd.analysis.profiles import coherence
+from multisagd.cross_spectra import cross_spectrum
 from multisagd.grid import Axis, Grid
 from multisagd.metrics.coherence import band_correlation, item_cross_powers
 from multisagd.metrics.ensemble import crps, rank_histogram, spread_and_skill

@@ -10,9 +10,10 @@ from modalities.base import Modality
 from modalities.field import Field
 from modalities.field_layout import FieldAxis
 from modalities.field_sets import TwoPhase, Vorticity, random_symmetry
-from modalities.generated_fields import TWO_PHASE, VORTICITY, GeneratedField
+from modalities.generated_fields import TWO_PHASE, VORTICITY, VORTICITY_TRACER, GeneratedField
 from modalities.image import Image
 from modalities.navier_stokes import NavierStokes
+from modalities.tracer_sets import VorticityTracer
 from multisagd.metrics.increments import increments
 from multisagd.metrics.one_point import moments, power_sums
 from multisagd.metrics.spectral import radial_curve
@@ -30,7 +31,7 @@ TINY = {"trajectories": 6, "snapshots": 3, "interval": 0.5, "spin_up": 0.5, "val
 
 def field_of(kind: GeneratedField, *sizes: int, **changed: Any) -> Field:
     axes = kind.axes([{"name": name, "size": size, **changed} for name, size in zip("yx", sizes, strict=True)])
-    return Field(tuple(FieldAxis(**axis) for axis in axes), (kind.variable,))
+    return Field(tuple(FieldAxis(**axis) for axis in axes), (kind.variable, *kind.others))
 
 
 def tiny(cache: Path, **changed: Any) -> Vorticity:
@@ -163,3 +164,40 @@ def test_generated_fields_take_their_axes_from_the_data_and_refuse_others(tmp_pa
     )
     with pytest.raises(RecipeError, match="two-phase patterns are fields: set modality=field"):
         Builder().build({"_target_": "modalities.field_sets.TwoPhase"}, TwoPhase, "data", modality=Image(size=32))
+
+
+def test_vorticity_tracer_is_stored_with_both_variables(tmp_path: Path) -> None:
+    modality = field_of(VORTICITY_TRACER, 16, 16)
+    data = VorticityTracer(modality, cache=tmp_path, **TINY)
+    fields = data.fields()
+    assert fields.shape == (6, 3, 2, 16, 16)
+    assert [each.name for each in tmp_path.iterdir()] == [data._path().name]
+    again = VorticityTracer(modality, cache=tmp_path, **TINY)
+    assert torch.equal(again.fields(), fields)
+    assert again.fingerprint == data.fingerprint != VorticityTracer(modality, gradient=2.0, **TINY).fingerprint
+    plain = Vorticity(field_of(VORTICITY, 16, 16), cache=tmp_path, **TINY)
+    assert torch.equal(plain.fields(), fields[:, :, 0])
+    x0 = data.example(4).x0
+    torch.testing.assert_close(x0[1], fields[1, 1, 1] / VORTICITY_TRACER.others[0].scale)
+    with pytest.raises(ValueError, match="fields of 2 variables on two axes, but the modality has 1"):
+        VorticityTracer(field_of(VORTICITY, 16, 16))
+
+
+def test_vorticity_tracer_is_augmented_by_symmetries_of_the_equations(tmp_path: Path) -> None:
+    data = VorticityTracer(field_of(VORTICITY_TRACER, 16, 16), cache=tmp_path, injection=0.0, **TINY)
+    solver = data.solver
+    state = data.solver.initial([0, 1], 1.0)
+    for seed in range(8):
+        moved = data.moved(state, seed)
+        after = solver.evolve(torch.stack([state, moved]), 0.3)
+        torch.testing.assert_close(after[1], data.moved(after[0], seed), rtol=0, atol=1e-9)
+
+
+def test_vorticity_tracer_takes_its_axes_and_variables_from_the_data(tmp_path: Path) -> None:
+    words = ["modality=field", "data=vorticity_tracer", f"data.cache={tmp_path}", f"run_dir={tmp_path / 'run'}"]
+    words += ["modality.axes={y:{size:16},x:{size:16}}", *(f"data.{key}={value}" for key, value in TINY.items())]
+    config = resolved(configuration.load("train", words))
+    built = Builder().settings(TrainSettings, config, "")
+    modality = Builder().build(built.modality, Modality, "modality")
+    assert [each.name for each in modality.variables] == ["vorticity", "tracer"]
+    assert build_dataset(built.data, modality, Builder()).example(0).x0.shape == (2, 16, 16)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from modalities.navier_stokes import NavierStokes, RingForcing, resampled
+from modalities.passive_tracer import TracerFlow
 from tests.helpers.refusals import assert_refused
 
 SIZE = 24
@@ -128,7 +129,7 @@ def test_solver_refuses_steps_that_are_unstable_and_impossible_settings() -> Non
         (r"too large for step=0.05 s, by a factor of", lambda: NavierStokes(SIZE, 0.01).evolve(1e4 * fast, 1.0)),
         (r"too large for step=0.05 s", lambda: NavierStokes(SIZE, 0.01).evolve(math.nan * fast, 1.0)),
         ("needs seeds", lambda: solver.evolve(fast, 1.0)),
-        (r"expected vorticities \(batch, 24, 24\)", lambda: solver.evolve(fast[0], 1.0, [0])),
+        (r"expected states \(batch, 24, 24\)", lambda: solver.evolve(fast[0], 1.0, [0])),
         ("duration must be positive", lambda: solver.evolve(fast, 0.0, [0])),
         ("viscosity must be at least 0", lambda: NavierStokes(SIZE, -1.0)),
         ("needs at least 13 points", lambda: NavierStokes(8, 0.01, forcing=RingForcing(1.0))),
@@ -146,3 +147,37 @@ def test_forcing_knows_its_number_of_modes(low: float, high: float) -> None:
     solver = NavierStokes(30, 0.01, forcing=RingForcing(1.0, low, high))
     assert solver.forcing is not None
     assert solver.forcing.modes == len(solver._forced[0])
+
+
+def test_a_tracer_keeps_its_variance_balance_and_does_not_act_on_the_flow() -> None:
+    """Half the variance changes by -g <v c> - kappa <|grad c|²>, by Simpson's rule, to 1e-6 of what is lost or fed."""
+    flow = {"size": 36, "viscosity": 0.01, "drag": 0.1, "step": 0.01}
+    solver, alone = TracerFlow(**flow, diffusivity=0.02, gradient=0.7), NavierStokes(**flow)  # type: ignore[arg-type]
+    first = torch.stack([solver.initial([0, 1], 2.0), solver.initial([2, 3], 1.0)], dim=1)
+    states = [solver.evolve(first, 1.0)]
+    assert torch.equal(states[0][:, 0], alone.evolve(first[:, 0], 1.0))
+    for _ in range(8):
+        states.append(solver.evolve(states[-1], 0.05))
+    rates = torch.stack([-0.7 * solver.flux(each) - 0.02 * 2 * solver.palinstrophy(each[:, 1]) for each in states])
+    weights = torch.tensor([1, 4, 2, 4, 2, 4, 2, 4, 1], dtype=torch.float64)
+    gained = (weights[:, None] * rates).sum(0) * 0.05 / 3
+    found = solver.enstrophy(states[-1][:, 1]) - solver.enstrophy(states[0][:, 1])
+    torch.testing.assert_close(found, gained, rtol=0, atol=1e-6 * float(rates.abs().max()))
+    assert float(gained.abs().max()) > 0.01
+
+
+def test_a_tracer_equal_to_the_vorticity_remains_equal() -> None:
+    """Without forcing and gradient, and with equal diffusion, both solve the same equation."""
+    solver = TracerFlow(24, viscosity=0.02, diffusivity=0.02)
+    state = solver.initial([0], 2.0)
+    after = solver.evolve(torch.stack([state, state], dim=1), 0.5)
+    torch.testing.assert_close(after[:, 1], after[:, 0], rtol=0, atol=1e-11)
+    forced = TracerFlow(24, viscosity=0.02, forcing=RingForcing(1.0), gradient=1.0, step=0.02)
+    moved = forced.evolve(torch.zeros(2, 2, 24, 24), 0.4, [1, 2])
+    assert torch.equal(moved[:, 0], NavierStokes(24, 0.02, forcing=RingForcing(1.0), step=0.02).evolve(
+        torch.zeros(2, 24, 24), 0.4, [1, 2]))  # fmt: skip
+    assert float(forced.flux(moved).max()) < 0  # down the gradient
+    assert_refused(
+        ("diffusivity", lambda: TracerFlow(24, 0.02, diffusivity=-1.0)),
+        ("states \\(batch, 2, 24, 24\\)", lambda: forced.evolve(torch.zeros(2, 24, 24), 0.4, [1, 2])),
+    )

@@ -104,6 +104,11 @@ def test_spectrum_trains_and_samples_every_modality(
             words.append("denoiser=dual")
         if name == "latent":
             words.append(f"data.root={clips}")
+        if spectrum == "per_channel":
+            plain = [word for word in words if not word.startswith("spectrum")]
+            node = configuration.load("train", plain)["modality"]
+            channels = Builder().build(node, Modality, "modality").channels  # type: ignore[type-abstract]
+            words.append(f"spectrum.spectra=[{','.join(['{_target_:multisagd.Flat}'] * channels)}]")
         train_and_sample(configuration.load("train", words), runtime, tmp_path / name)
 
 

@@ -13,6 +13,7 @@ from torch import nn
 
 import multisagd as ms
 from modalities.base import Dataset, Modality
+from multisagd.channel_covariance import covariance_of
 from multisagd.samplers import Sampler
 from recipes.base.errors import RecipeError
 from recipes.base.untrusted import read_configuration
@@ -44,6 +45,7 @@ NEEDED = {
     ("corruption", "hum"): ["modality=audio_waveform"],
     ("corruption", "flicker"): ["modality=video"],
     ("spectrum", "rings"): ["spectrum.levels=[4,2,1]"],
+    ("spectrum", "per_channel"): ["spectrum.spectra=[{_target_:multisagd.PowerLaw,exponent:-0.5}]"],
     **{(group, name): ["corruption=band"] for group, name in (("spectrum", "omitting"), ("process", "floored"))},
     ("denoiser", "restoring"): ["corruption=band", "spectrum=omitting"],
     ("schedule", "tabulated"): ["schedule.log_snrs=[5,0,-5]"],
@@ -69,7 +71,7 @@ def build_all(group: str, choice: str, tmp_path: Path) -> None:
     if (corruption := build_corruption(settings.corruption, modality, builder)) is not None:
         parts["corruption"] = corruption
     spectrum = builder.build(settings.spectrum, ms.Spectrum, "spectrum", **parts)
-    covariance = ms.SpectralCovariance(spectrum, modality.grid())
+    covariance = covariance_of(spectrum, modality.grid())
     schedule = build_schedule(settings.schedule, builder, statistics, covariance)
     parts |= {"schedule": schedule, "covariance": covariance}
     process = builder.build(settings.process, ms.Process, "process", **parts)

@@ -58,9 +58,17 @@ def test_analyze_writes_statistics_that_design_reads(tmp_path: Path, capsys: pyt
     assert result == out / "design_dpmsolver_3_w2_given"
     # It replaces its own files. Grey digits as colour: every channel determines the others.
     analyze(configuration.load("analyze", [*words, "modality.channels=3"]))
-    coherence = json.loads((out / "analysis.json").read_text())["coherence"]
-    torch.testing.assert_close(torch.tensor(coherence[0]["matrix"]), torch.ones(3, 3))
-    assert "channels share 100%" in capsys.readouterr().out
+    report, printed = json.loads((out / "analysis.json").read_text()), capsys.readouterr().out
+    torch.testing.assert_close(torch.tensor(report["coherence"][0]["matrix"]), torch.ones(3, 3))
+    assert "channels share 100%" in printed
+    channels = report["channels"]
+    assert channels["components"] == pytest.approx([1, 0, 0], abs=1e-9)
+    assert channels["explained"] == pytest.approx(1)
+    torch.testing.assert_close(torch.tensor(channels["basis"])[:, 0], torch.full((3,), 3**-0.5))
+    assert channels["spread"] == pytest.approx(0, abs=1e-6)
+    assert channels["coherence"] == pytest.approx(1)
+    assert "spectrum=data_channels spectrum.channels=basis spectrum.floor=60; whether" in printed
+    assert (out / "channels.png").stat().st_size > 10_000
 
 
 def test_analyze_and_design_replace_no_files_of_others(tmp_path: Path) -> None:

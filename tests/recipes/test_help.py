@@ -311,7 +311,7 @@ COMPLETIONS = {
         '_multisagd 2>/dev/null; echo "${#COMPREPLY[@]} ${COMPREPLY[*]}"; }\n'
         'try "multisagd tra"; try "multisagd train spectrum=p"; try "multisagd train spectrum=nothing"\n'
         "complete -p multisagd\n",
-        "1 train\n3 pink power_law progressive\n0 \ncomplete -o nosort -F _multisagd multisagd\n",
+        "1 train\n4 per_channel pink power_law progressive\n0 \ncomplete -o nosort -F _multisagd multisagd\n",
     ),
     "zsh": (
         'compdef() { }; compadd() { print -l -- ${(P)@[-1]} }; eval "$(multisagd completion zsh)"\n'
