@@ -163,7 +163,8 @@ class MelSpectrogram(DerivedCondition):
         if not bool((values.abs() <= LARGEST).all()):  # also NaN
             raise ValueError(
                 f"its values reach from {float(values.min()):.4g} to {float(values.max()):.4g}, but log-mel values are "
-                f"-1 at {self.floor_db:g} dB and 1 at full scale: decibels become 1 - 2 * decibels / ({self.floor_db:g})"
+                f"-1 at {self.floor_db:g} dB and 1 at full scale: replace decibels by "
+                f"1 - 2 * decibels / ({self.floor_db:g})"
             )
         return self.frames.limited(values)
 
