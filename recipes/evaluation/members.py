@@ -20,6 +20,7 @@ from recipes.sampling.dense import dense_rows
 from recipes.sampling.generate import chosen_modality
 from recipes.sampling.held_out import read_held_out
 from recipes.sampling.sample_files import TENSORS
+from recipes.sampling.vocoder import VocoderOptions, vocoded
 
 CUBIC = {1: "cubic interpolation", 2: "bicubic interpolation", 3: "tricubic interpolation"}
 """Names of cubic interpolation along some axes."""
@@ -61,6 +62,7 @@ def read_ensemble(task: Task) -> Ensemble:
     model = open_model(settings.run_dir, builder, settings.data, settings.checkpoint)
     assembly = model.assembly(builder)
     modality = chosen_modality(assembly, settings.sizes)
+    modality = vocoded(modality, VocoderOptions.of(settings, builder), builder, task.runtime)
     x0 = load_samples(Path(task.members) / TENSORS, task.train)[0]
     held_out = read_held_out(model, assembly, modality, settings.conditions, settings.seed, "condition")
     media, items = held_out.media, len(held_out.media.x0)

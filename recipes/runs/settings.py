@@ -338,9 +338,11 @@ class SampleSettings:
     overlap: float | None
     members: int | None
     rollout: int | None
+    vocoder: Path | None
+    vocoder_steps: int
 
     def __post_init__(self) -> None:
-        check_minimum(self, 1, "count", "steps", "batch", "members", "rollout")
+        check_minimum(self, 1, "count", "steps", "batch", "members", "rollout", "vocoder_steps")
         check_media(self.initial, self.condition, self.strength, self.unknown)
         if self.overlap is not None and not 0 < self.overlap < 1:
             raise ValueError(f"overlap must be a fraction of a window, between 0 and 1, got {self.overlap:g}")
