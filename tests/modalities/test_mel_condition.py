@@ -17,6 +17,7 @@ from modalities.derived_conditions import WithDerivedCondition
 from modalities.image import Image
 from modalities.mel_condition import MelFrames, MelSpectrogram
 from modalities.representation import LogMel, Waveform
+from modalities.vocoded import VocodedMel
 from tests.helpers import dense
 from tests.helpers.refusals import assert_refused
 
@@ -142,6 +143,7 @@ def test_mel_spectrogram_refuses_data_and_sizes_that_it_does_not_fit() -> None:
         ("add modality=audio_waveform", lambda: MEL.check(Audio(RATE, representation=LogMel()))),
         (r"does not divide the 4000 .*seconds=0\.496", lambda: MEL.check(Audio(RATE, 0.5, representation=Waveform()))),
         ("too narrow", lambda: MelSpectrogram(bands=200).check(MONO)),
+        ("too narrow", lambda: MelSpectrogram(bands=10**12).check(MONO)),
         ("below half the sample rate", lambda: MelSpectrogram(high=5000.0).check(MONO)),
         ("hop must be", lambda: MelSpectrogram(hop=500)),
     )
@@ -155,3 +157,18 @@ def test_settings_and_their_defaults_are_those_of_log_mel() -> None:
     assert node.pop("_target_") == "modalities.mel_condition.MelSpectrogram"
     assert node == {each.name: each.default for each in fields(LogMel)}
     assert MelSpectrogram().frames == MelFrames(**node)
+
+
+@pytest.mark.parametrize("hop", [64, 51])
+def test_vocoded_spectrogram_takes_its_samples_from_where_the_vocoder_has_its_frames(hop: int) -> None:
+    samples, inner = 4000, LogMel(256, hop, bands=32)
+    sound = noise(2, samples)
+    spectrogram = inner.encode(sound, RATE)
+    frames = spectrogram.shape[-1]
+    longer = torch.nn.functional.pad(sound, (hop // 2, frames * hop - hop // 2 - samples))
+    # The waveform of an exact vocoder has these frames in the middle of its hops.
+    found = MelFrames(256, hop, bands=32).encode(longer, RATE).reshape(2, 32, frames)
+    torch.testing.assert_close(found[..., 5:-6], spectrogram[..., 5:-6])
+    vocoded = VocodedMel.of(inner, lambda _: longer)
+    assert torch.equal(vocoded.decode(spectrogram, samples, RATE), sound)
+    assert torch.equal(vocoded.encode(sound, RATE), spectrogram)
