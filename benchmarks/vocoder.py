@@ -79,10 +79,8 @@ def table(path: Path) -> str:
     if not found:
         return "Not measured yet: `python -m benchmarks.vocoder` trains for half an hour on two cores."
     samples = max(row["arm"]["samples"] for row in found)
-    by_arm = {
-        name: {row["arm"]["seed"]: row for row in found if row["arm"]["noise"] == name and row["arm"]["samples"] == samples}
-        for name in ARMS
-    }  # fmt: skip
+    longest = [row for row in found if row["arm"]["samples"] == samples]
+    by_arm = {name: {row["arm"]["seed"]: row for row in longest if row["arm"]["noise"] == name} for name in ARMS}
     lines = [f"| noise | seeds | {' | '.join(COLUMNS.values())} |", f"|---|---|{'---|' * len(COLUMNS)}"]
     for name, runs in by_arm.items():
         cells = [spread(tuple(row[key] for row in runs.values())) for key in COLUMNS] if runs else []

@@ -153,7 +153,7 @@ class MelSpectrogram(DerivedCondition):
     def _values_in(self, path: Path, conditions: Audio) -> Tensor:
         """Return the values in a file as frames (audio channels × bands, frames)."""
         count = conditions.grid().shape[0]
-        expected = [(conditions.audio_channels, self.bands, count)]
+        expected: list[tuple[int, ...]] = [(conditions.audio_channels, self.bands, count)]
         expected += [(self.bands, count)] if conditions.audio_channels == 1 else []
         with open_arrays(path) as file:
             array = file.array("")

@@ -1,7 +1,5 @@
 """Judge vocoders: how far their samples are from the recordings whose mel spectrograms they were drawn with."""
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
@@ -46,8 +44,8 @@ def distance(task: Task) -> Result:
 
     def distances(x0: Tensor) -> Tensor:
         """Return the distance of every item (items,) in dB; outside of short recordings, both are silent."""
-        sounds = [sounds_of(task.modality, each, made.valid) for each in (x0, made.truth)]
-        return log_spectral_distance(*sounds, condition.window, condition.hop)
+        sounds, recordings = (sounds_of(task.modality, each, made.valid) for each in (x0, made.truth))
+        return log_spectral_distance(sounds, recordings, condition.window, condition.hop)
 
     names = {"samples": torch.stack([distances(each) for each in made.members]).mean(0),
              made.plain_name: distances(made.plain)}  # fmt: skip
@@ -66,7 +64,7 @@ def distance(task: Task) -> Result:
 
 def sounds_of(modality: Modality, x0: Tensor, valid: Tensor | None) -> Tensor:
     """Return the sounds (items, channels, samples) of encoded items, silent where the recordings have no values."""
-    kept: Sequence[Tensor] = x0 if valid is None else x0.where(valid, 0.0)
+    kept = x0 if valid is None else x0.where(valid, 0.0)
     assert isinstance(modality, Audio)
     return torch.stack([modality.decode(each) for each in kept])
 
