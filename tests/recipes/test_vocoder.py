@@ -160,6 +160,8 @@ def test_samples_of_spectrograms_become_the_sound_that_the_vocoder_draws_for_the
     pipeline = Pipeline.from_pretrained(spectrograms)
     made = pipeline(3, 2, vocoder=vocoder, vocoder_steps=2)
     torch.testing.assert_close(made.audios[1], sounds[1], rtol=0, atol=1e-4)
+    out, _ = drawn(spectrograms, f"vocoder={vocoder}", "vocoder_steps=1", "count=1", "seconds=0.18", "overlap=0.5")
+    assert sound(out / "samples" / "0.wav").shape == (1, 1440)
     # The same waveform from the vocoder itself, half a hop later.
     own = Pipeline.from_pretrained(vocoder)
     seed = derive(0, "vocoder")
