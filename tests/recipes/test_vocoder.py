@@ -90,6 +90,7 @@ def assert_refused(*cases: tuple[str, Callable[[], object]]) -> None:
             attempt()
 
 
+@pytest.mark.slow
 def test_vocoder_continues_exactly_and_records_and_shows_its_condition(vocoder, recordings, tmp_path, capsys):
     tiny_run(tmp_path / "parts", recordings, *VOCODER, "training.samples=48")
     assert_same(tiny_run(tmp_path / "parts", recordings, *VOCODER), last_state(vocoder))
