@@ -2,7 +2,7 @@
 
 Each is a small function of encoded data, and a class with its settings (`configs/condition`). A network that is trained
 on coarse versions restores what they lack; one that is trained on first frames continues them; and one that is trained
-on known parts fills in the rest. Unknown values are NaN.
+on known parts fills in the rest. Unknown values are NaN. `modalities.mel_condition` has one more, for sounds.
 """
 
 from __future__ import annotations
@@ -11,12 +11,14 @@ import random
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, Self, get_args
 
 import torch
 from torch import Tensor
 
 from modalities.base import Batch, Dataset, Example, Modality, pair
+from modalities.pairs import read_condition
 from modalities.reading import UnreadableFilesError
 from modalities.wrapped import Wrapped
 from multisagd.grid import Grid
@@ -108,15 +110,37 @@ class DerivedCondition(ABC):
     """A dense condition that is a function of encoded data. Subclasses are frozen dataclasses of its settings."""
 
     @abstractmethod
-    def check(self, grid: Grid) -> None:
-        """Raise ValueError if the condition cannot be derived from data on this grid."""
+    def check(self, modality: Modality) -> None:
+        """Raise ValueError if the condition cannot be derived from data of this modality."""
 
     @abstractmethod
-    def derive(self, x0: Tensor, grid: Grid, seed: int) -> Tensor:
-        """Return the condition (channels, *grid or coarser) of encoded data (channels, *grid), in their units.
+    def derive(self, x0: Tensor, modality: Modality, seed: int) -> Tensor:
+        """Return the condition (channels, *grid or coarser) of encoded data (channels, *grid), dimensionless.
 
         NaN means unknown, in the data as in the result. What is random depends on the seed only.
         """
+
+    def modality(self, modality: Modality) -> Modality:
+        """Return the modality of the conditions of data of this modality, which has their channels and shows them.
+
+        By default, it is that of the data.
+        """
+        return modality
+
+    def suffixes(self, modality: Modality) -> tuple[str, ...]:
+        """Return the endings of files with which samples are drawn: by default, those of the media."""
+        return modality.suffixes
+
+    def read(self, path: Path, modality: Modality, seed: int) -> Tensor:
+        """Return the condition (channels, *grid or coarser) with which samples are drawn for a file.
+
+        By default, it is derived from the media in the file, which are read from their middle.
+
+        Raises:
+            ValueError: If the file cannot be read; the message names it.
+            UnreadableFilesError: If the storage fails.
+        """
+        return self.derive(read_condition(path, modality, None), modality, seed)
 
 
 @dataclass(frozen=True)
@@ -146,8 +170,9 @@ class Coarse(DerivedCondition):
             return [self.factor.get(name, 1) for name in grid.names]
         return [self.factor] * grid.dimensions
 
-    def check(self, grid: Grid) -> None:
+    def check(self, modality: Modality) -> None:
         """Raise ValueError if an axis is unknown, not divisible by its factor, or not periodic though it must be."""
+        grid = modality.grid()
         if isinstance(self.factor, Mapping) and (unknown := [name for name in self.factor if name not in grid.names]):
             raise ValueError(f"factor names the axis {unknown[0]!r}, but the data have {', '.join(grid.names)}")
         for axis, factor in zip(grid.axes, self.factors(grid), strict=True):
@@ -159,10 +184,10 @@ class Coarse(DerivedCondition):
             if factor > 1 and self.method == "band_limited" and not axis.periodic:
                 raise ValueError(f"method=band_limited needs periodic axes, but {axis.name} is not: use method=mean")
 
-    def derive(self, x0: Tensor, grid: Grid, seed: int) -> Tensor:
+    def derive(self, x0: Tensor, modality: Modality, seed: int) -> Tensor:
         """Return the coarse version (channels, *coarse); nothing is random."""
         function = block_means if self.method == "mean" else band_limited
-        return function(x0, self.factors(grid))
+        return function(x0, self.factors(modality.grid()))
 
 
 @dataclass(frozen=True)
@@ -179,16 +204,16 @@ class FirstFrames(DerivedCondition):
         if self.count < 1:
             raise ValueError(f"count must be at least 1, got {self.count}")
 
-    def check(self, grid: Grid) -> None:
+    def check(self, modality: Modality) -> None:
         """Raise ValueError if nothing would be unknown."""
-        axis = grid.axes[0]
+        axis = modality.grid().axes[0]
         if self.count >= axis.size:
             raise ValueError(
                 f"count={self.count} leaves nothing to be learned of the {axis.size} samples of the axis {axis.name}: "
                 "choose a smaller count"
             )
 
-    def derive(self, x0: Tensor, grid: Grid, seed: int) -> Tensor:
+    def derive(self, x0: Tensor, modality: Modality, seed: int) -> Tensor:
         """Return the data with unknown values after the first ones; nothing is random."""
         return first_frames(x0, self.count)
 
@@ -215,12 +240,13 @@ class Masked(DerivedCondition):
         if not 1 <= self.boxes <= MOST_BOXES:
             raise ValueError(f"boxes must be at least 1 and at most {MOST_BOXES}, got {self.boxes}")
 
-    def check(self, grid: Grid) -> None:
+    def check(self, modality: Modality) -> None:
         """Raise ValueError if the grid has no frames though they are to be hidden."""
-        if "frames" in self.hidden and grid.axes[0].size < 2:
-            raise ValueError(f"hidden=[frames] needs two samples along the axis {grid.axes[0].name}: remove frames")
+        axis = modality.grid().axes[0]
+        if "frames" in self.hidden and axis.size < 2:
+            raise ValueError(f"hidden=[frames] needs two samples along the axis {axis.name}: remove frames")
 
-    def derive(self, x0: Tensor, grid: Grid, seed: int) -> Tensor:
+    def derive(self, x0: Tensor, modality: Modality, seed: int) -> Tensor:
         """Return the data with unknown values in the hidden part."""
         kind = self.hidden[derive(seed, "hidden") % len(self.hidden)]
         return known_part(x0, kind, self.boxes, derive(seed, "mask"))
@@ -241,8 +267,8 @@ class WithDerivedCondition(Wrapped):
 
     @property
     def condition_modality(self) -> Modality:
-        """The modality of the data, whose channels the condition has."""
-        return self.modality
+        """The modality of the conditions, by default that of the data."""
+        return self.condition.modality(self.modality)
 
     def example(self, index: int, seed: int | None = None) -> Example:
         """Return one example with its condition."""
@@ -267,7 +293,7 @@ class WithDerivedCondition(Wrapped):
     def _derive(self, x0: Tensor, mask: Tensor | None, index: int, seed: int | None) -> Tensor:
         own = derive(self.seed, "condition", self.positions[index]) if seed is None else derive(seed, "condition")
         try:
-            return self.condition.derive(with_unknown(x0, mask), self.modality.grid(), own)
+            return self.condition.derive(with_unknown(x0, mask), self.modality, own)
         except ValueError as error:
             raise UnreadableFilesError(
                 f"no condition can be derived from example {self.positions[index]} of this part of the data: {error}"

@@ -29,15 +29,16 @@ def centres(bands: int, low: float, high: float, window: int, rate: int) -> list
         raise ValueError(
             f"bands from {low:g} to {high:g} Hz do not fit below half the sample rate, {rate / 2:g} Hz: reduce high"
         )
+    narrow = f"{bands} bands are too narrow for a window of {window} samples"
+    remedy = "use fewer bands, a longer window, or a higher value of low"
+    if bands > window:  # also bounds the memory that someone else's configuration asks for
+        raise ValueError(f"{narrow}: {remedy}")
     first, last = (2595 * math.log10(1 + hertz / 700) for hertz in (low, high))
     mels = [first + (last - first) * index / (bands + 1) for index in range(bands + 2)]
     bins = [700 * (10 ** (mel / 2595) - 1) * window / rate for mel in mels]
     for band in range(bands):
         if math.floor(bins[band]) + 1 >= bins[band + 2]:
-            raise ValueError(
-                f"{bands} bands are too narrow for a window of {window} samples: band {band} contains no frequency; "
-                "use fewer bands, a longer window, or a higher value of low"
-            )
+            raise ValueError(f"{narrow}: band {band} contains no frequency; {remedy}")
     return mels
 
 

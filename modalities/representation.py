@@ -148,6 +148,10 @@ class Spectrogram(Representation):
         """Return the number of frames that are centred on one of the first `samples` samples."""
         return -(-samples // self.hop)
 
+    def centres(self, samples: int) -> Tensor:
+        """Return the sample on which each frame of a waveform of `samples` samples is centred, int64 (frames,)."""
+        return torch.arange(self.covered(samples) + 1) * self.hop
+
     def reach(self, rate: int) -> float:
         """Return half a window, and an eighth, by which `levels` moves windows near an end, in samples."""
         return self.window / 2 + self.window // 8
@@ -183,7 +187,7 @@ class Spectrogram(Representation):
         samples = waveform.shape[-1]
         sound = samples if length is None else length
         last, inwards = self.covered(sound), min(self.window // 8, sound // 2)
-        centres = torch.arange(self.covered(samples) + 1) * self.hop
+        centres = self.centres(samples)
         centres[: last + 1] = centres[: last + 1].clamp(inwards, sound - inwards)
         positions = centres[:, None] + torch.arange(self.window) - self.window // 2
         windows = torch.hann_window(self.window) * ((positions >= 0) & (positions < sound))
@@ -346,9 +350,12 @@ class LogMel(Spectrogram):
 
         Values at the floor become silence.
         """
-        power = mel.invert_filters(_power(x0, self.floor_db), mel.filters(*self.settings(rate)))
-        magnitude = power.sqrt() * (self.window / 4)
-        return mel.invert_magnitude(magnitude, self.window, self.hop, self.padded(samples))[..., :samples]
+        return self.estimate(x0, self.padded(samples), rate)[..., :samples]
+
+    def estimate(self, values: Tensor, samples: int, rate: int) -> Tensor:
+        """Return a waveform (..., samples) from log-mel values (..., bands, frames), frame i on sample i·hop."""
+        power = mel.invert_filters(_power(values, self.floor_db), mel.filters(*self.settings(rate)))
+        return mel.invert_magnitude(power.sqrt() * (self.window / 4), self.window, self.hop, samples)
 
 
 @dataclass(frozen=True)

@@ -59,9 +59,10 @@ from recipes.runtime.distribution import leave
 from recipes.sample import sample
 from recipes.sampling.held_out import HELD_OUT
 from recipes.sampling.sample_files import EVALUATION, TENSORS, samples_seen
+from recipes.sampling.vocoder import VocoderOptions, vocoded
 
-RECORDED = {"run_dir", "data", "checkpoint", "weights", "ema", "members"}
-"""Settings of `sample` in the record: those that identify the evaluated model, and the size of ensembles."""
+RECORDED = {"run_dir", "data", "checkpoint", "weights", "ema", "members", "vocoder", "vocoder_steps"}
+"""Settings of `sample` in the record: those that identify the evaluated model and its vocoder, and count members."""
 ENSEMBLES = "_ensembles"
 """What the name of the folder of samples for ensembles has after that of the folder `out` of the others."""
 
@@ -78,6 +79,9 @@ def evaluate(config: Config) -> dict[str, Any]:
     train, test = real_data(
         settings.run_dir, builder, settings.data, sizes=settings.sizes, reference_root=settings.reference_root
     )
+    if (options := VocoderOptions.of(settings, builder)) is not None:
+        modality = vocoded(train.modality, options, builder, runtime)
+        train, test = train.with_modality(modality), None if test is None else test.with_modality(modality)
     metrics, unavailable = choose_metrics(settings, train)
     real = test if settings.uses_test_data else train
     if real is None:

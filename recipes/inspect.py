@@ -30,6 +30,7 @@ import torch
 from modalities.audio import Audio
 from modalities.base import Dataset, Modality
 from modalities.buckets import reference_bucket
+from modalities.derived_conditions import DerivedCondition, with_derived_condition
 from modalities.reading import MediaFiles, UnreadableFilesError
 from modalities.wrapped import untouched
 from multisagd import DataStatistics, Process, seeds
@@ -44,7 +45,7 @@ from recipes.data.order import order_of
 from recipes.data.parts import held_out_note, hold_out
 from recipes.data.whitened import noise_notes
 from recipes.plotting.figures import draw_profiles
-from recipes.runs.assembly import Assembly, process_notes
+from recipes.runs.assembly import Assembly, build_derived_condition, process_notes
 from recipes.runs.settings import ModelSettings, TrainSettings
 
 REPORT = "inspect.json"
@@ -70,6 +71,7 @@ def inspect(config: Config) -> Path:
     parts = hold_out(configured, settings, builder)
     dataset = data_as_trained_on(configured, settings, builder)
     modality = dataset.modality
+    derived = build_derived_condition(settings.condition, modality, builder)
     statistics = measure(dataset, settings)
     assembly = Assembly(ModelSettings.of(config, builder), builder, modality, statistics, dataset.classes)
     process = assembly.process()
@@ -101,7 +103,7 @@ def inspect(config: Config) -> Path:
         },
         "classes": class_counts(dataset),
         "scalars": dict(dataset.scalars),
-        "conditions": None if (given := dataset.condition_modality) is None else list(given.tensor_shape),
+        "conditions": condition_shape(shown, derived, settings.seed),
         "buckets": None if modality.buckets is None else bucket_counts(dataset),
         "omitted": omitted_counts(configured),
         "channels": modality.channels,
@@ -114,6 +116,19 @@ def inspect(config: Config) -> Path:
     write_text(out / REPORT, json.dumps(report, indent=1, ensure_ascii=False))
     print(summary(report, out))
     return out
+
+
+def condition_shape(dataset: Dataset, derived: DerivedCondition | None, seed: int) -> list[int] | None:
+    """Return the shape of the dense condition of an example, or None if there is none.
+
+    Raises RecipeError if it cannot be derived.
+    """
+    if derived is None:
+        given = dataset.condition_modality
+        return None if given is None else list(given.tensor_shape)
+    with as_recipe_error(UnreadableFilesError):
+        batch = with_derived_condition(dataset, derived, seed).batch([0])
+    return None if batch.dense is None else list(batch.dense.shape[1:])
 
 
 def show_examples(dataset: Dataset, count: int, seed: int, out: Path) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 The steps, each with the file that implements it (in recipes/):
 
     open the run or exported model: configuration, metadata, statistics   runs/model.py
+    open the vocoder that turns log-mel spectrograms into sound           sampling/vocoder.py
     choose the size of the samples                                        sampling/generate.py
     read initial media and dense conditions, from files or held-out
     examples, and what is unknown of them                                 sampling/media.py
@@ -25,14 +26,15 @@ The run's configuration defines the model, and the command defines how to sample
 the seed and its number, so the first 10 samples of count=100 equal those of count=10.
 
 Errors, each reported in one message: a missing run or checkpoint, unknown labels, prompts for a run without text, a
-text encoder other than the run's, initial media or a dense condition that is missing, unreadable or not of the run,
-an unknown part that is not one of the media, guidance for a run without a condition or trained without condition
-dropout, a rollout of samples that cannot be conditions, a sampler that does not support the run's process,
-a calibration of samples whose power is not known, a size that the modality does not have, a folder with other files or
-with symbolic links that point outside the run.
+text encoder other than the run's, a vocoder of other spectrograms, initial media or a dense condition that is missing,
+unreadable or not of the run, an unknown part that is not one of the media, guidance for a run without a condition or
+trained without condition dropout, a rollout of samples that cannot be conditions, a sampler that does not support the
+run's process, a calibration of samples whose power is not known, a size that the modality does not have, a folder with
+other files or with symbolic links that point outside the run.
 """
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -57,6 +59,7 @@ from recipes.sampling.generate import chosen_modality, generate, sampling_reques
 from recipes.sampling.media import MediaOptions, SamplingMedia, sampling_media
 from recipes.sampling.rollout import chosen_rollout
 from recipes.sampling.sample_files import FOLDER, GRID, already_drawn, check_free, default_folder, write_set
+from recipes.sampling.vocoder import VocoderOptions, vocoded
 from recipes.sampling.windows import Windows, WindowSampler
 
 
@@ -76,6 +79,8 @@ def sample(config: Config, reuse: bool = False) -> Path:
     # is imported.
     model = open_model(settings.run_dir, builder, settings.data, settings.checkpoint)
     assembly = model.assembly(builder)
+    vocoder = VocoderOptions.of(settings, builder)
+    assembly = replace(assembly, modality=vocoded(assembly.modality, vocoder, builder, runtime))
     windows = Windows.chosen(settings, model, assembly)
     if windows is None:
         modality = chosen_modality(assembly, settings.sizes)

@@ -6,9 +6,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from modalities.base import Modality
 from modalities.derived_conditions import Coarse, DerivedCondition, FirstFrames, Masked
 from modalities.forecasts import States
-from multisagd import Grid
+from modalities.mel_condition import MelSpectrogram
 from multisagd.metrics.interpolation import cubic_interpolation, last_known, linear_fill
 from recipes.base.progress import Display
 from recipes.config.build import Builder
@@ -19,9 +20,12 @@ from recipes.sampling.dense import dense_rows
 from recipes.sampling.generate import chosen_modality
 from recipes.sampling.held_out import read_held_out
 from recipes.sampling.sample_files import TENSORS
+from recipes.sampling.vocoder import VocoderOptions, vocoded
 
 CUBIC = {1: "cubic interpolation", 2: "bicubic interpolation", 3: "tricubic interpolation"}
 """Names of cubic interpolation along some axes."""
+GRIFFIN_LIM = "Griffin-Lim"
+"""Name of the estimate of a waveform from its mel spectrogram."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +62,7 @@ def read_ensemble(task: Task) -> Ensemble:
     model = open_model(settings.run_dir, builder, settings.data, settings.checkpoint)
     assembly = model.assembly(builder)
     modality = chosen_modality(assembly, settings.sizes)
+    modality = vocoded(modality, VocoderOptions.of(settings, builder), builder, task.runtime)
     x0 = load_samples(Path(task.members) / TENSORS, task.train)[0]
     held_out = read_held_out(model, assembly, modality, settings.conditions, settings.seed, "condition")
     media, items = held_out.media, len(held_out.media.x0)
@@ -74,7 +79,7 @@ def read_ensemble(task: Task) -> Ensemble:
     if isinstance(held_out.conditions, States):  # whose last one is the present
         plain, name = condition[:, -truth.shape[1] :].nan_to_num(0.0), "persistence"
     else:
-        plain, name = plain_estimate(derived, condition, truth.shape, modality.grid(), model.statistics.mean)
+        plain, name = plain_estimate(derived, condition, truth.shape, modality, model.statistics.mean)
     compared = torch.ones_like(truth, dtype=torch.bool) if valid is None else valid
     hides = isinstance(derived, FirstFrames | Masked)
     if hides:
@@ -83,13 +88,19 @@ def read_ensemble(task: Task) -> Ensemble:
 
 
 def plain_estimate(
-    derived: DerivedCondition | None, condition: Tensor, shape: torch.Size, grid: Grid, mean: Tensor
+    derived: DerivedCondition | None, condition: Tensor, shape: torch.Size, modality: Modality, mean: Tensor
 ) -> tuple[Tensor, str]:
     """Return an estimate of data of a shape (items, channels, *grid) from their condition, and the name of the method.
 
-    A coarse version is interpolated, the last of the first frames repeated, and what is hidden filled in linearly. For
-    conditions that are not derived from the data, the estimate is the mean of the training data (channels, *grid).
+    A coarse version is interpolated, the last of the first frames repeated, and what is hidden filled in linearly. A
+    mel spectrogram is inverted by the Griffin-Lim algorithm with 32 iterations. For conditions that are not derived
+    from the data, the estimate is the mean of the training data (channels, *grid).
     """
+    grid = modality.grid()
+    if isinstance(derived, MelSpectrogram):
+        frames = derived.modality(modality)
+        known = condition.nan_to_num(-1.0)  # what is unknown counts as silence
+        return torch.stack([modality.encode(frames.decode(each)) for each in known]), GRIFFIN_LIM
     if isinstance(derived, Coarse):
         refined = sum(factor > 1 for factor in derived.factors(grid))
         known = linear_fill(condition, grid.periodic)

@@ -80,5 +80,10 @@ METRICS = {
         "several samples for each of some dense conditions, compared with the truth",
         "recipes.evaluation.ensemble:ensemble", "recipes.evaluation.ensemble:ensemble_unavailable", ensembles=True,
     ),
+    "log_spectral_distance": Metric(
+        "distance of a vocoder's samples from the recordings, over time and frequency",
+        "recipes.evaluation.vocoder:distance", "recipes.evaluation.vocoder:distance_unavailable",
+        "torchaudio.functional", ensembles=True,
+    ),
 }  # fmt: skip
 """The metrics for `metrics=[…]`, in the order of computation."""

@@ -302,7 +302,7 @@ def build_derived_condition(group: Group, modality: Modality, builder: Builder) 
     derived = builder.build(group, DerivedCondition, "condition")  # type: ignore[type-abstract]
     with as_recipe_error(ValueError, "condition: "):
         for size in modality.in_buckets():
-            derived.check(size.grid())
+            derived.check(size)
     return derived
 
 

@@ -340,11 +340,13 @@ class SampleSettings:
     members: int | None
     rollout: int | None
     calibration: int | None
+    vocoder: Path | None
+    vocoder_steps: int
 
     def __post_init__(self) -> None:
         if self.calibration is not None and (self.overlap, self.rollout) != (None, None):
             raise ValueError("calibration is for samples of a single run of the sampler: remove overlap and rollout")
-        check_minimum(self, 1, "count", "steps", "batch", "members", "rollout")
+        check_minimum(self, 1, "count", "steps", "batch", "members", "rollout", "vocoder_steps")
         check_media(self.initial, self.condition, self.strength, self.unknown)
         if self.overlap is not None and not 0 < self.overlap < 1:
             raise ValueError(f"overlap must be a fraction of a window, between 0 and 1, got {self.overlap:g}")

@@ -76,7 +76,9 @@ def media_in_words(model: TrainedModel) -> str:
 
 
 def condition_modality(model: TrainedModel, assembly: Assembly, modality: Modality) -> Modality:
-    """Return the modality that reads the conditions of samples: the run's own for conditions, or that of the samples.
+    """Return the modality of the conditions of samples: the run's own for conditions, or else that of the samples.
+
+    Conditions that are derived from media may have another one than the media.
 
     Raises:
         RecipeError: If it has other channels than the condition that the network takes, a size that does not fit the
@@ -88,12 +90,25 @@ def condition_modality(model: TrainedModel, assembly: Assembly, modality: Modali
         # The record may come from someone else: the size of conditions is bounded before a file is read.
         with as_recipe_error(ValueError, "data."):
             check_sizes(assembly.modality, modality)
+    elif (derived := build_derived_condition(assembly.settings.condition, modality, assembly.builder)) is not None:
+        modality = derived.modality(modality)
     if modality.channels != model.dense:
         raise RecipeError(
             f"this run takes conditions of {model.dense} channels, but its modality encodes {modality.channels}: files "
             "cannot be read for it. The class of its data must read them with a setting data.condition_modality"
         )
     return modality
+
+
+def condition_suffixes(model: TrainedModel, assembly: Assembly, modality: Modality) -> tuple[str, ...]:
+    """Return the endings of files that conditions of samples are read or derived from.
+
+    Raises:
+        RecipeError: If they cannot be read, see `condition_modality`.
+    """
+    conditions = condition_modality(model, assembly, modality)
+    derived = build_derived_condition(assembly.settings.condition, modality, assembly.builder)
+    return conditions.suffixes if derived is None else derived.suffixes(modality)
 
 
 def stated_modality(model: TrainedModel, assembly: Assembly, samples: Modality) -> Mapping[str, Any] | None:
@@ -143,8 +158,9 @@ def dense_rows(
                 f"condition={HELD_OUT}: the held-out examples have no conditions any more: restore data.condition_root"
             )
         return DenseConditions(source.dense, source.conditions)
-    reading = condition_modality(model, assembly, modality)
-    return DenseConditions(_read_conditions(source, reading, derived, seed), reading)
+    conditions = condition_modality(model, assembly, modality)
+    reading = conditions if derived is None else modality
+    return DenseConditions(_read_conditions(source, reading, derived, seed), conditions)
 
 
 def media_of(source: Source, modality: Modality, key: str) -> Media:
@@ -166,9 +182,10 @@ def _read_conditions(files: NamedFiles, modality: Modality, derived: DerivedCond
     conditions = []
     for number, path in enumerate(files.paths):
         with as_recipe_error((ValueError, OSError, UnreadableFilesError)), told_remarks("condition", path):
-            condition = read_condition(path, modality, None)
-            if derived is not None:
-                condition = derived.derive(condition, modality.grid(), derive(seed, "condition", number))
+            if derived is None:
+                condition = read_condition(path, modality, None)
+            else:
+                condition = derived.read(path, modality, derive(seed, "condition", number))
         conditions.append(condition)
     return torch.stack(conditions)
 

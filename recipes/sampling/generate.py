@@ -12,6 +12,8 @@ from torch import Tensor
 
 from modalities.audio import Audio
 from modalities.base import Modality
+from modalities.derived_conditions import FirstFrames
+from modalities.mel_condition import MelSpectrogram
 from modalities.reading import UnreadableFilesError
 from modalities.video import Video
 from multisagd import Denoiser, Flat, Process, RestoringDenoiser
@@ -67,7 +69,7 @@ class SamplingRequest:
 def chosen_modality(assembly: Assembly, sizes: Mapping[str, Any]) -> Modality:
     """Return the modality of samples of the requested `sizes` (as in `Modality.at`), by default the run's own.
 
-    A warning is logged if an axis is far longer or shorter than in training.
+    A warning is logged if an axis is far longer or shorter than in training, except for vocoders.
 
     Raises:
         RecipeError: If the modality does not have such a size, or a model of corrupted data would need another grid.
@@ -77,13 +79,16 @@ def chosen_modality(assembly: Assembly, sizes: Mapping[str, Any]) -> Modality:
         return trained
     with as_recipe_error(ValueError):
         modality = trained.at(**sizes)
-    grid = modality.grid()
+    grid, derived = modality.grid(), assembly.derived_condition()
     if assembly.corruption() is not None and grid != trained.grid():
         raise RecipeError(
             f"{' and '.join(sizes)}: a run on corrupted data is sampled at its own size only, because the corruption "
             "is known on one grid: remove the size"
         )
+    if isinstance(derived, MelSpectrogram):
+        return modality  # a spectrogram states the layout at any length
     continued = isinstance(trained, Audio | Video) and sizes.keys() <= {"seconds", "frames"}
+    continued = continued and (assembly.dense is None or isinstance(derived, FirstFrames))
     hint = "; add overlap=FRACTION to draw them in windows of the length of training" * continued
     for axis, *sides in zip(grid.axes, *(each.grid().shape for each in trained.in_buckets()), strict=True):
         if is_first() and not min(sides) / FAR <= axis.size <= FAR * max(sides):

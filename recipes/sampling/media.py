@@ -21,7 +21,7 @@ from recipes.sampling.dense import (
     DROPPED,
     Source,
     check_requested,
-    condition_modality,
+    condition_suffixes,
     dense_rows,
     is_part_of_data,
     media_of,
@@ -175,10 +175,10 @@ class _Reader:
         value = getattr(self.options, key)
         if value is None or isinstance(value, Tensor) or str(value) in (HELD_OUT, DROPPED):
             return None
-        reading = self.modality
+        suffixes = self.modality.suffixes
         if key == "condition" and (self.options.initial is not None or self.options.unknown is None):
-            reading = condition_modality(self.model, self.assembly, self.modality)
-        return named_files(Path(value), reading.suffixes, key)
+            suffixes = condition_suffixes(self.model, self.assembly, self.modality)
+        return named_files(Path(value), suffixes, key)
 
     def source(self, key: str, files: NamedFiles | None, count: int) -> Source | None:
         """Return what the media of a setting are read from for `count` samples."""

@@ -11,6 +11,7 @@ because it uses media. Loading runs no code from the model's folder: see `recipe
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -21,7 +22,7 @@ from modalities.audio import Audio
 from modalities.base import Modality
 from modalities.image import Image
 from modalities.video import Video
-from multisagd import Denoiser
+from multisagd import DataStatistics, Denoiser
 from multisagd.libraries import importing
 from multisagd.samplers import Sampler
 from multisagd.sampling import Spacing
@@ -42,6 +43,7 @@ from recipes.sampling.generate import SamplingRequest, chosen_modality, generate
 from recipes.sampling.media import MediaOptions, sampling_media
 from recipes.sampling.sample_files import EVALUATION, write_set
 from recipes.sampling.unknown import Unknown
+from recipes.sampling.vocoder import VocoderOptions, vocoded
 from recipes.sharing.card import CARD, SAMPLES, SPECTRUM, check_license, innermost, write_exported
 from recipes.sharing.hub import local_folder
 
@@ -128,7 +130,8 @@ class SamplingOptions:
     values; all others are put back into the samples at the end, if `keep_known`.
 
     `calibration` is the number of samples by which the sampler is calibrated before (see `multisagd.calibration`), or
-    None.
+    None. `vocoder` is the folder of a run of experiment=audio_vocoder, or of an exported one, that turns log-mel
+    spectrograms into sound in `vocoder_steps` steps, in place of the Griffin-Lim algorithm.
     """
 
     seed: int = 0
@@ -153,6 +156,8 @@ class SamplingOptions:
     unknown: Unknown | None = None
     keep_known: bool = True
     calibration: int | None = None
+    vocoder: str | Path | None = None
+    vocoder_steps: int = 20
 
     @property
     def sizes(self) -> dict[str, Any]:
@@ -257,7 +262,9 @@ class Pipeline:
         prompts = [given[slot % len(given)] for slot in range(len(seeds))] if given else None
         scale = {"scale": settings.guidance, "interval": settings.guidance_interval}
         guidance = self.builder.settings(Guidance, scale, "guidance")
-        modality = chosen_modality(self.assembly, settings.sizes)
+        modality = vocoded(
+            chosen_modality(self.assembly, settings.sizes), self._vocoder(settings), self.builder, self.runtime
+        )
         media = sampling_media(settings.media(len(seeds)), self.model, self.assembly, modality)
         dense = media.dense
         labels = checked_labels(self.model, len(seeds), settings.labels, prompts, guidance, dense)
@@ -271,7 +278,8 @@ class Pipeline:
             self.builder,
             self.runtime.device,
         )
-        sampler = self._sampler(settings.sampler)
+        sampler = self._sampler(settings.sampler, self.model.statistics)
+        check_sampler(sampler, self.denoiser.process)
         request = SamplingRequest(sampler, steps, settings.spacing, guidance=guidance, batch=settings.batch)
         shape, known = modality.tensor_shape, dense.joined(condition.input)
         request = calibrated(
@@ -319,13 +327,17 @@ class Pipeline:
             HfApi().create_repo(name, exist_ok=True, **options)
             HfApi().upload_folder(repo_id=name, folder_path=named)
 
-    def _sampler(self, sampler: str | Sampler) -> Sampler:
-        if isinstance(sampler, str):
-            node = configuration.load("sample", [f"sampler={sampler}", "run_dir=."])["sampler"]
-            statistics = self.model.statistics
-            sampler = self.builder.build(node, Sampler, "sampler", statistics=statistics)  # type: ignore[type-abstract]
-        check_sampler(sampler, self.denoiser.process)
-        return sampler
+    def _sampler(self, sampler: str | Sampler, statistics: DataStatistics) -> Sampler:
+        if not isinstance(sampler, str):
+            return sampler
+        node = configuration.load("sample", [f"sampler={sampler}", "run_dir=."])["sampler"]
+        return self.builder.build(node, Sampler, "sampler", statistics=statistics)  # type: ignore[type-abstract]
+
+    def _vocoder(self, options: SamplingOptions) -> VocoderOptions | None:
+        if options.vocoder is None:
+            return None
+        sampler = partial(self._sampler, options.sampler)
+        return VocoderOptions(Path(options.vocoder), sampler, options.vocoder_steps, options.seed)
 
 
 def _sizes(modality: Modality) -> str:

@@ -194,7 +194,7 @@ def dense_condition(
             "condition=… and corruption=… exclude each other, because the condition would be derived from corrupted "
             "data: use clean data, or pairs of files (data.condition_root)"
         )
-    return modality.channels, derived
+    return derived.modality(modality).channels, derived
 
 
 def check_scalars(names: Sequence[str], dataset: Dataset) -> None:

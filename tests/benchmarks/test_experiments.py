@@ -1,5 +1,6 @@
 """Experiments compare what they name, once an arm; peers are what their papers define, and agree with the library."""
 
+import argparse
 import itertools
 import json
 import math
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 import multisagd as ms
-from benchmarks import audio_phases, audio_representations, held_out_speakers, inverse_problems, scale
+from benchmarks import audio_phases, audio_representations, held_out_speakers, inverse_problems, scale, vocoder
 from benchmarks.few_steps import Exact, Spliced
 from benchmarks.partly_spectral import PartlySpectral
 from benchmarks.peers.diffusers_loop import DiffusersLoop, Peer, draw, log_snrs
@@ -207,6 +208,24 @@ def test_held_out_speakers_hold_out_a_speaker_and_fill_the_tutorial(
     assert table in shown
     assert table in held_out_speakers.page(text, path)
     assert held_out_speakers.page(text) == text
+
+
+def test_vocoders_of_several_kinds_of_noise_are_compared_in_pairs_of_seeds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text, path = vocoder.PAGE.read_text(), tmp_path / "rows.jsonl"
+    assert vocoder.page(text) == text
+    monkeypatch.setattr(vocoder, "ARMS", {**vocoder.ARMS, "pink": ("spectrum=pink",)})
+    for noise, seed, distance in (("white", 0, 8.0), ("white", 1, 9.0), ("pink", 0, 7.0), ("pink", 1, 7.5)):
+        values = dict(zip(vocoder.COLUMNS, (distance, 7.5, 1.0), strict=True))
+        append(vocoder.EXPERIMENT, {"noise": noise, "seed": seed, "samples": 100}, values, path)
+    append(vocoder.EXPERIMENT, {"noise": "white", "seed": 2, "samples": 50}, values, path)
+    table = vocoder.table(path)
+    assert "| white | 2 | 8.50 ± 0.71 | 7.50 ± 0.00 | 1.00 ± 0.00 |" in table
+    assert "pink minus white, 2 paired seeds: log-spectral distance of samples, dB: -1.25 (95 % interval [" in table
+    options = argparse.Namespace(root=None, threads=1, shrink=1)
+    words = [vocoder.words({"noise": noise, "seed": 3, "samples": 9}, options) for noise in vocoder.ARMS]
+    assert [word for word in words[1] if word not in words[0]] == ["spectrum=pink"]
 
 
 SMALL = ["modality=image", "modality.size=8", "modality.channels=1", "network.width=8", "network.blocks=1"]

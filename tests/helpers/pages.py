@@ -113,6 +113,7 @@ TURBULENCE = [
 MEDIA = {
     "experiment=audio_notes": ["modality.seconds=0.064"],
     "experiment=audio_clips": ["modality.seconds=0.3"],
+    "experiment=audio_vocoder": ["modality.seconds=0.128"],
     "modality=latent_video": ["modality.modality.size=16", "modality.modality.frames=5"],
     "modality=latent_audio": ["modality.modality.seconds=0.02"],
     "modality=cached_video": ["modality.modality.size=8", "modality.modality.frames=5"],
@@ -149,6 +150,8 @@ def quick(command: str, words: Sequence[str]) -> list[str]:
         small.append("members=2")
     if command == "sample" and not any(word.startswith("steps_file=") for word in words):
         small.append("steps=2")
+    if any(word.startswith("vocoder=") for word in words):
+        small.append("vocoder_steps=1")
     return small
 
 
@@ -328,5 +331,6 @@ GIVEN: dict[str, tuple[Callable[[Path], None], ...]] = {
     "docs/tutorials/validation.md": (divided,),
     "docs/tutorials/video.md": (clips,),
     "docs/tutorials/your-own-spectrum.md": (photos,),
+    "docs/tutorials/vocoder.md": (partial(noises, folder="recordings"),),
 }
 """By page; the blocks of other pages make all that they read."""

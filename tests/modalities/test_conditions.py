@@ -2,6 +2,8 @@
 
 import math
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ import torch
 from PIL import Image as Picture
 from torch import Tensor
 
-from modalities.base import Dataset, Example, collate
+from modalities.base import Dataset, Example, Modality, collate
 from modalities.derived_conditions import (
     Coarse,
     FirstFrames,
@@ -121,7 +123,8 @@ def same(left: Tensor, right: Tensor) -> bool:
 
 
 def test_derived_conditions_refuse_grids_that_they_do_not_fit():
-    plane = Image(8, 1).grid()
+    plane = Image(8, 1)
+    circle = cast(Modality, SimpleNamespace(grid=lambda: CIRCLE))
     assert_refused(
         ("does not divide the 8 samples of the axis height", lambda: Coarse(3).check(plane)),
         ("the axis 'depth', but the data have height, width", lambda: Coarse({"depth": 2}).check(plane)),
@@ -134,7 +137,7 @@ def test_derived_conditions_refuse_grids_that_they_do_not_fit():
         ("boxes must be at least 1", lambda: Masked(boxes=0)),
         ("at most 1000", lambda: Masked(boxes=10**9)),
     )
-    Coarse(2, "band_limited").check(CIRCLE)
+    Coarse(2, "band_limited").check(circle)
     Coarse({"width": 2}).check(plane)
 
 

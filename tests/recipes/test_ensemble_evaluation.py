@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 import multisagd as ms
+from modalities.base import Modality
 from modalities.derived_conditions import Coarse, FirstFrames, Masked
 from modalities.field import Field
 from modalities.image import Image
@@ -138,9 +139,13 @@ def test_plain_estimate_follows_the_condition() -> None:
     x0 = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     mean = torch.full((1, 8, 8), 0.5)
 
+    plane, narrow = (
+        cast(Modality, SimpleNamespace(grid=lambda sides=sides: Grid.of(y=8, x=sides))) for sides in (8, 4)
+    )
+
     def named(derived: Any) -> tuple[torch.Tensor, str]:
-        dense = x0 if derived is None else torch.stack([derived.derive(each, GRID, 0) for each in x0])
-        return plain_estimate(derived, dense, x0.shape, GRID, mean)
+        dense = x0 if derived is None else torch.stack([derived.derive(each, plane, 0) for each in x0])
+        return plain_estimate(derived, dense, x0.shape, plane, mean)
 
     coarse, name = named(Coarse(factor={"x": 4}))
     assert (name, coarse.shape) == ("cubic interpolation", x0.shape)
@@ -155,7 +160,7 @@ def test_plain_estimate_follows_the_condition() -> None:
     assert name == "the mean of the data"
     assert of_data.shape == x0.shape
     assert bool((of_data == 0.5).all())
-    other = plain_estimate(None, x0[..., :4], torch.Size([2, 1, 8, 4]), Grid.of(y=8, x=4), mean)[0]
+    other = plain_estimate(None, x0[..., :4], torch.Size([2, 1, 8, 4]), narrow, mean)[0]
     assert other.shape == (2, 1, 8, 4)
 
 
