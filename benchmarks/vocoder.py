@@ -29,7 +29,12 @@ EXPERIMENT = "vocoder"
 PAGE = Path(__file__).parents[1] / "docs" / "tutorials" / "vocoder.md"
 BEGIN, END = "<!-- written by python -m benchmarks.vocoder --write -->", "<!-- end of what is written -->"
 CONTROL = "white"
-ARMS: dict[str, tuple[str, ...]] = {CONTROL: ()}
+ARMS: dict[str, tuple[str, ...]] = {
+    CONTROL: (),
+    "envelope": ("covariance=mel", "covariance.spectrum=false"),
+    "spectrum": ("covariance=mel", "covariance.envelope=false"),
+    "both": ("covariance=mel",),
+}
 """Arguments of `multisagd train` by the name of the noise, in addition to the experiment."""
 RECORDINGS, MEMBERS, ITEMS = 128, 2, 64
 """Number of held-out recordings, of samples for each, and of recordings whose likelihood is computed."""
@@ -77,7 +82,7 @@ def table(path: Path) -> str:
     """Return the table of the results in Markdown, of runs of one length: the longest."""
     found = list(rows(EXPERIMENT, path))
     if not found:
-        return "Not measured yet: `python -m benchmarks.vocoder` trains for half an hour on two cores."
+        return "Not measured yet: `python -m benchmarks.vocoder` trains for some three hours on two cores."
     samples = max(row["arm"]["samples"] for row in found)
     longest = [row for row in found if row["arm"]["samples"] == samples]
     by_arm = {name: {row["arm"]["seed"]: row for row in longest if row["arm"]["noise"] == name} for name in ARMS}

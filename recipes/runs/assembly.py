@@ -150,7 +150,8 @@ class Assembly:
                 "padding and covariance=… exclude each other, because cropped noise has no exact inverse under an "
                 "envelope: remove one of them"
             )
-        rule = self.builder.build(self.settings.covariance, CovarianceRule, "covariance")  # type: ignore[type-abstract]
+        parts = {"condition": self.derived_condition(), "modality": self.modality}
+        rule = self.builder.build(self.settings.covariance, CovarianceRule, "covariance", **parts)  # type: ignore[type-abstract]
         with as_recipe_error(ValueError, "spectrum: "):
             return ConditionedCovariance(rule, self.modality.grid(), spectrum)
 

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+import multisagd as ms
 from modalities.audio import Audio
 from modalities.mel_condition import MelFrames
 from multisagd.metrics.log_spectral import log_spectral_distance
@@ -233,3 +234,22 @@ def read_held_out_of(run_dir: Path, count: int) -> Tensor:
     assembly = model.assembly(builder)
     held_out = read_held_out(model, assembly, assembly.modality, count, 0, "condition")
     return torch.stack([assembly.modality.decode(each) for each in held_out.media.x0])
+
+
+def test_noise_that_follows_the_spectrogram_is_used_in_training_sampling_and_likelihood(recordings, tmp_path):
+    run_dir = tmp_path / "following"
+    tiny_run(run_dir, recordings, *VOCODER, *FAST, "covariance=mel")
+    model = open_model(run_dir, Builder())
+    assembly = model.assembly(Builder())
+    held_out = read_held_out(model, assembly, assembly.modality, 4, 0, "condition")
+    covariance = assembly.process().covariance.bound(ms.Condition(dense=held_out.dense), held_out.media.x0.shape)
+    # The noise is as loud as the sound: these tones are far below the level of white noise.
+    assert float(covariance.sample(range(4)).std()) == pytest.approx(float(held_out.media.x0.std()), rel=0.3)
+    x0 = drawn(run_dir, "condition=held_out", "count=2")[1]
+    assert float(x0.std()) < 0.7
+    words = ["metrics=[likelihood]", "likelihood.items=4", "likelihood.steps=2", "steps=2", "samples=4"]
+    found = evaluate(configuration.load("evaluate", [f"run_dir={run_dir}", *words]))
+    assert found["results"]["likelihood"]
+    assert_refused(
+        ("add condition=mel", lambda: tiny_run(tmp_path / "a", recordings, *SPECTROGRAMS, *FAST, "covariance=mel"))
+    )
