@@ -1,11 +1,13 @@
 """Draw samples of two recipes next to real data, docs/images/field_generate.png and video_predict.png.
 
-python docs/make_recipe_pictures.py runs      # runs/field_generate and runs/video_predict are trained or reused
+python docs/make_recipe_pictures.py runs                  # trains the runs in this folder, or reuses them
+python docs/make_recipe_pictures.py runs field_generate   # only this one
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -66,13 +68,25 @@ def draw(rows: dict[str, Tensor], titles: list[str], path: Path) -> None:
     figure.savefig(path, dpi=90)
 
 
-if __name__ == "__main__":
-    runs = Path(sys.argv[1])
-    fields = trained("field_generate", runs)
-    rows = {"held out": held_out(fields, SHOWN).media.x0[:, 0], "samples": drawn(fields, f"count={SHOWN}")[:, 0]}
+def fields(run_dir: Path) -> None:
+    """Draw the picture of field_generate."""
+    made = drawn(run_dir, f"count={SHOWN}", "steps=10", "calibration=256")
+    rows = {"held out": held_out(run_dir, SHOWN).media.x0[:, 0], "samples": made[:, 0]}
     draw(rows, [], IMAGES / "field_generate.png")
-    clips = trained("video_predict", runs)
-    true, made = held_out(clips, 1).media.x0, drawn(clips, "condition=held_out", "count=2", "members=2")
+
+
+def clips(run_dir: Path) -> None:
+    """Draw the picture of video_predict."""
+    true, made = held_out(run_dir, 1).media.x0, drawn(run_dir, "condition=held_out", "count=2", "members=2")
     shown = {"true clip": true[0, 0], "sample 1": made[0, 0], "sample 2": made[1, 0]}
     titles = [f"frame {frame}" + (", known" if frame < 4 else "") for frame in FRAMES]
     draw({name: clip[list(FRAMES)] for name, clip in shown.items()}, titles, IMAGES / "video_predict.png")
+
+
+PICTURES: dict[str, Callable[[Path], None]] = {"field_generate": fields, "video_predict": clips}
+
+
+if __name__ == "__main__":
+    runs = Path(sys.argv[1])
+    for name in sys.argv[2:] or PICTURES:
+        PICTURES[name](trained(name, runs))
