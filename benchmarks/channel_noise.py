@@ -58,9 +58,9 @@ DATA: dict[str, tuple[str, ...]] = {
         "experiment=image_folder", "modality.size=32", "modality.flip=false", "data.labels=none", "network.width=32",
         "network.multipliers=[1,2,2]", "validation.holdout=500",
     ),
-    FIELDS: ("experiment=field_generate", "data=vorticity_tracer", "validation.holdout=500"),
+    FIELDS: ("experiment=field_generate", "data=vorticity_tracer", "data.validation=0.12"),
 }  # fmt: skip
-COUNT, LIKELIHOOD_ITEMS, LIKELIHOOD_STEPS = 1000, 64, 30
+COUNT, LIKELIHOOD_ITEMS, LIKELIHOOD_STEPS = 400, 64, 30
 """Numbers of samples of a run, of held-out examples with a likelihood, and of steps for it."""
 SMALL = ("network.width=8", "network.heads=1", "network.multipliers=[1,1]", "training.warmup=1")
 SMALL_DATA = {

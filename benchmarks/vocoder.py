@@ -1,9 +1,10 @@
 """Vocoders of spoken digits, trained with different noise: `python -m benchmarks.vocoder`.
 
-The arms differ in the noise of the process and in nothing else; runs of one seed see the same examples in the same
-order. Each is judged on held-out recordings: by the log-spectral distance of samples from the recordings whose mel
-spectrograms they were drawn with, next to the Griffin-Lim algorithm with 32 iterations from the same spectrograms, and
-by the likelihood of the recordings.
+The arms differ in the noise of the process, and in the log-SNRs between which steps are taken: those at which noise and
+sound matter, for white noise from their spectra, and for the others as `multisagd inspect` prints them. Runs of one
+seed see the same examples in the same order. Each is judged on held-out recordings: by the log-spectral distance of
+samples from the recordings whose mel spectrograms they were drawn with, next to the Griffin-Lim algorithm with 32
+iterations from the same spectrograms, and by the likelihood of the recordings.
 
 Each run appends a row to the results, and is not trained again; an interrupted run continues. `--show` only prints the
 table, and `--write` writes it to docs/tutorials/vocoder.md. `--shrink 100` tries everything in short runs, with another
@@ -31,9 +32,9 @@ BEGIN, END = "<!-- written by python -m benchmarks.vocoder --write -->", "<!-- e
 CONTROL = "white"
 ARMS: dict[str, tuple[str, ...]] = {
     CONTROL: (),
-    "envelope": ("covariance=mel", "covariance.spectrum=false"),
-    "spectrum": ("covariance=mel", "covariance.envelope=false"),
-    "both": ("covariance=mel",),
+    "envelope": ("covariance=mel", "covariance.spectrum=false", "sampling.ends=[-8,6]"),
+    "spectrum": ("covariance=mel", "covariance.envelope=false", "sampling.ends=[-9,6]"),
+    "both": ("covariance=mel", "sampling.ends=[-11,4]"),
 }
 """Arguments of `multisagd train` by the name of the noise, in addition to the experiment."""
 RECORDINGS, MEMBERS, ITEMS = 128, 2, 64

@@ -160,7 +160,12 @@ class MelSpectrogram(DerivedCondition):
             if array.shape not in expected:
                 raise ValueError(self._other_shape(array.shape, expected[-1], conditions))
             values = torch.from_numpy(array.read().astype("float32")).reshape(-1, count)
-        if not bool((values.abs() <= LARGEST).all()):  # also NaN
+        if not bool(values.isfinite().all()):
+            raise ValueError(
+                "it has values that are not finite, such as the logarithm of silence: replace them by -1, the value at "
+                f"{self.floor_db:g} dB and below"
+            )
+        if not bool((values.abs() <= LARGEST).all()):
             raise ValueError(
                 f"its values reach from {float(values.min()):.4g} to {float(values.max()):.4g}, but log-mel values are "
                 f"-1 at {self.floor_db:g} dB and 1 at full scale: replace decibels by "

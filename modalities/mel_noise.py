@@ -64,16 +64,17 @@ class MelNoise(CovarianceRule):
         settings, rate = self.condition, self.modality.rate
         power = _power(dense.nan_to_num(-1.0), settings.floor_db).unflatten(1, (-1, settings.bands))
         triangles = mel.filters(*settings.frames.settings(rate)).to(power)
-        # The triangles add up to 1 between the first and the last centre, and white noise of deviation 1 has the power
-        # 3 / (bins - 1) in each bin, a tone at full scale having the power 1.
-        level = power.sum(2) / 3
+        density = self._interpolated((power / triangles.sum(1)[:, None]).mean(3), grid)
+        # White noise of deviation 1 has the power 3 / (bins - 1) in each bin, a tone at full scale having the power 1.
+        mean = grid.mean(density)[..., None] * (triangles.shape[1] - 1) / 3
+        loudness = power.sum(2)
+        # The frames of the level add up to the power at all frequencies, also outside of the bands.
+        level = loudness * (mean / loudness.mean(2, keepdim=True))
         least = LOUDEST**2 * 10 ** (-self.floor / 10)
         scale = self._scale()
         if not self.spectrum:
             return scale * interpolated(level.clamp(min=least).sqrt(), grid), None
-        density = (power / triangles.sum(1)[:, None]).mean(3)
-        shape = self._interpolated(density, grid)
-        shape = shape / grid.mean(shape)[..., None]
+        shape = density / grid.mean(density)[..., None]
         if not self.envelope:
             return None, scale**2 * level.mean(2, keepdim=True).clamp(min=least) * shape
         return scale * interpolated(level.clamp(min=least).sqrt(), grid), shape

@@ -28,7 +28,7 @@ class DecibelEnvelope(CovarianceRule):
     `decibels_per_unit` converts differences of values to decibels, and `reference` is the value at which E is 1. `E²`
     is the mean power of all channels, at least `floor` decibels below 1, and E is interpolated linearly between the
     points of the condition. A point stands for a block of the data's grid, at the fraction `position` of the block: 0.5
-    for its mean, 0 for the frames of a spectrogram, which are centred on the first sample. Unknown values (NaN) count
+    for its mean, 0 for frames that are centred on the first sample. Unknown values (NaN) count
     as `unknown`, a value such as that of silence for what is after the end of a sound; None refuses them.
 
     Raises:

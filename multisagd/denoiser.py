@@ -32,7 +32,7 @@ from multisagd.loss import Metric, squared_error
 from multisagd.process import Coefficients, Process, Quantity, target_weights, x0_weights
 from multisagd.recent import Recent
 from multisagd.regularisation import SpectralPenalty
-from multisagd.statistics import DataStatistics
+from multisagd.statistics import DataStatistics, decibels_between
 from multisagd.weighting import PerFrequency, UniformWeighting, Weighting
 
 PreconditioningKind = Literal["none", "karras", "spectral"]
@@ -56,6 +56,14 @@ class Preconditioning:
     c_out: Tensor
     target_signal: Tensor
     target_noise: Tensor
+
+
+def dynamic_range(process: Process, statistics: DataStatistics) -> float:
+    """Return the dynamic range of data in decibels, of the components of the noise if its channels are correlated."""
+    covariance = process.covariance
+    if not (isinstance(covariance, ChannelCovariance) and covariance.mixed):
+        return statistics.dynamic_range
+    return decibels_between(covariance.power_in_components(statistics, statistics.grid.shape))
 
 
 class Denoiser(nn.Module):
@@ -103,7 +111,7 @@ class Denoiser(nn.Module):
         if prediction not in (None, "x0", "noise", "v", "flow"):
             raise ValueError(f"unknown prediction {prediction!r}; choose x0, noise, v or flow")
         if floor is None:
-            floor = LEAST_FLOOR if statistics is None else max(LEAST_FLOOR, statistics.dynamic_range)
+            floor = LEAST_FLOOR if statistics is None else max(LEAST_FLOOR, dynamic_range(process, statistics))
         if not 0 <= floor <= LOWEST_FLOOR:
             raise ValueError(f"floor must be from 0 to {LOWEST_FLOOR:g} dB below the largest power, got {floor}")
         self.network = network

@@ -181,9 +181,10 @@ class ConditionedCovariance(Covariance):
     """The covariance of noise that follows the dense condition of each item by a rule; `bound` gives that of a batch.
 
     The power of an item is that of `spectrum`, normalised as in `SpectralCovariance`, times the power that the rule
-    gives. Before it is bound to a condition, all operations raise ValueError. `sample`, `log_likelihood`, losses and
-    guidance bind it to the condition with which they are called. If a network is also trained without its condition,
-    bind the denoiser to the condition before it is dropped: `denoiser.bound(condition, x0.shape)`.
+    gives. If the rule also gives an envelope, the product keeps the mean of the rule's power, as the level is then that
+    of the envelope. Before it is bound to a condition, all operations raise ValueError. `sample`, `log_likelihood`,
+    losses and guidance bind it to the condition with which they are called. If a network is also trained without its
+    condition, bind the denoiser to the condition before it is dropped: `denoiser.bound(condition, x0.shape)`.
 
     Raises:
         ValueError: If the spectrum is invalid on the grid.
@@ -240,7 +241,7 @@ class ConditionedCovariance(Covariance):
             shared = self.shared.power(grid.shape)
             if not bool((shared == 1).all()) or (envelope is None and power is None):
                 shared = shared.to(dense.device, wide).expand(len(dense), 1, *grid.half_shape)
-                power = shared if power is None else power * shared
+                power = shared if power is None else _product(power, shared, grid, keep=envelope is not None)
         return ItemCovariance(grid, envelope, power).to(self._like.device)
 
     def power(self, shape: Sequence[int] | None = None) -> Tensor:
@@ -275,6 +276,15 @@ class ConditionedCovariance(Covariance):
     def extra_repr(self) -> str:
         """Return the rule, for `print`."""
         return f"rule={self.rule}"
+
+
+def _product(power: Tensor, shared: Tensor, grid: Grid, *, keep: bool) -> Tensor:
+    """Return the product of powers `(batch, 1 or channels, *half_shape)`, with the mean of the first one to `keep`."""
+    product = power * shared
+    if not keep:
+        return product
+    means = (grid.mean(each).reshape(*each.shape[:2], *(1,) * grid.dimensions) for each in (power, product))
+    return product * torch.div(*means)
 
 
 def _unbound(operation: str) -> str:

@@ -31,6 +31,13 @@ ROUNDING = 1e-12
 """Power relative to that of the strongest frequency, below which it is a rounding error."""
 
 
+def decibels_between(power: Tensor) -> float:
+    """Return the largest power divided by the smallest one that is no rounding error, in decibels, for any shape."""
+    largest = float(power.max())
+    above = power[power > largest * ROUNDING]
+    return 10 * math.log10(largest / float(above.min())) if len(above) else 0.0
+
+
 @dataclass(frozen=True, eq=False)
 class DataStatistics:
     """The mean `(channels, *grid.shape)` and the power about it `(channels, *grid.half_shape)`, float64 on the CPU.
@@ -127,9 +134,7 @@ class DataStatistics:
 
         Frequencies more than 120 dB below the strongest have no power but rounding errors, and are ignored.
         """
-        largest = float(self.power.max())
-        above = self.power[self.power > largest * ROUNDING]
-        return 10 * math.log10(largest / float(above.min())) if len(above) else 0.0
+        return decibels_between(self.power)
 
     @property
     def mean_power(self) -> Tensor:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
+from multisagd.channel_covariance import ChannelCovariance
 from multisagd.process import Process
 from multisagd.statistics import DataStatistics
 
@@ -26,7 +27,8 @@ def terminal_snr(
 ) -> list[BandSNR]:
     """Return the signal-to-noise ratio in frequency bands at `time`, the start of sampling.
 
-    The signal includes the mean; if noise differs between channels, the ratio is that of the channel with the largest.
+    The signal includes the mean; if noise differs between channels, the ratio is that of the channel, or component,
+    with the largest.
     Zero frequency is its own band. Sampling starts from noise alone, which the network
     has not seen in training unless these ratios are small. Bands without noise have an infinite ratio; this is intended
     in selective omission, where they are never generated.
@@ -36,11 +38,17 @@ def terminal_snr(
     """
     grid = statistics.grid
     at = process.coefficients(time, torch.empty((1, 1, *grid.shape), dtype=torch.float64, device="cpu"))
-    signal = at.a[0] ** 2 * (statistics.power + statistics.mean_power)
-    noise = at.b[0, 0] ** 2 * process.covariance.power(grid.shape)
+    covariance, dims = process.covariance, tuple(range(-grid.dimensions, 0))
+    power, noise_power = statistics.power + statistics.mean_power, covariance.power(grid.shape)
+    if isinstance(covariance, ChannelCovariance) and covariance.mixed:
+        # A weak component is hidden in the power of the channels, which are mixtures of strong and weak ones.
+        of_mean = covariance.to_components(torch.fft.rfftn(statistics.mean, dim=dims, norm="ortho"), grid.shape)
+        power = covariance.power_in_components(statistics, grid.shape) + of_mean.abs().square()
+        noise_power = covariance.components(grid.shape).power
+    signal, noise = at.a[0] ** 2 * power, at.b[0, 0] ** 2 * noise_power
     if noise.dim() == grid.dimensions:  # the same in every channel
         signal, noise = signal.mean(0), noise.expand(grid.half_shape)
-    dims, result = tuple(range(-grid.dimensions, 0)), []
+    result = []
     for low, high, weight in grid.bands(bands):
         of_signal, of_noise = ((each * weight).sum(dims) for each in (signal, noise))
         ratio = torch.where(of_noise > 0, of_signal / torch.where(of_noise > 0, of_noise, 1.0), math.inf)

@@ -114,8 +114,9 @@ def u_turn_correlation(
     both directions. Both ends have the data's distribution.
 
     Raises:
-        ValueError: If the noise is correlated between channels.
+        ValueError: If the noise is correlated between channels, or not diagonal in frequency.
     """
+    process.covariance.require_diagonal("the correlation after a U-turn")
     check_unmixed(process.covariance, "the correlation after a U-turn")
     shape = statistics.grid.shape
     at = process.coefficients(time, statistics.mean[None])

@@ -90,6 +90,9 @@ def forward_blocks(
     command line, such as their current location.
     """
     parts = _assembly(run, builder)
+    if follows_condition(parts.settings.covariance):
+        note = Note(f"{FOLLOWS}, so no noisy data are shown here; `multisagd inspect` shows some.")
+        return [Facts(_described(parts, parts.modality.grid())), note]
     process = parts.process()
     blocks = _process_blocks(parts, process)
     try:
@@ -103,8 +106,6 @@ def forward_blocks(
                 blocks.append(Note(f"The run's data are not available. {shortened(error)}"))
         if x0 is None and sets:
             x0, noun = sets[0].read(parts.statistics, FALLBACK_SAMPLES), "Sample"
-        if process.covariance.item_wise:
-            return [*blocks, Note(f"{FOLLOWS}, so no noisy data are shown here; `multisagd inspect` shows some.")]
         if x0 is not None:
             return [*blocks, *_strips(x0, modality, process, parts.settings.seed, budget, noun)]
         command = f"multisagd sample {setting('run_dir', run.folder)}"
@@ -117,8 +118,6 @@ def forward_blocks(
 def _process_blocks(parts: Assembly, process: Process) -> list[Block | None]:
     """Return the blocks that describe a process without data: settings, signal and noise over time, and warnings."""
     grid, schedule = process.grid, process.schedule
-    if process.covariance.item_wise:
-        return [Facts(_described(parts, grid)), Note(f"{FOLLOWS}, so there is no ratio of signal and noise for all.")]
     times = torch.linspace(0.01, 0.99, 33, dtype=torch.float64)
     by_time = [terminal_snr(process, parts.statistics, BANDS, limit=math.inf, time=float(t)) for t in times]
     last = terminal_snr(process, parts.statistics, BANDS, limit=math.inf)
@@ -226,11 +225,11 @@ def spectrum_blocks(run: Overview, sets: Sequence[SampleSet], builder: Builder) 
     powers: dict[str, Tensor] = {"data": run.statistics.power}
     notes: list[Block] = []
     try:
-        covariance = _assembly(run, builder).process().covariance
-        if covariance.item_wise:
+        parts = _assembly(run, builder)
+        if follows_condition(parts.settings.covariance):
             notes.append(Note(f"{FOLLOWS}, so its power is not shown."))
         else:
-            powers["noise"] = run.statistics.sigma_data**2 * covariance.power()
+            powers["noise"] = run.statistics.sigma_data**2 * parts.process().covariance.power()
     except MALFORMED as error:
         notes.append(failure_note(error))
     of_samples, problems = sample_powers(run.statistics, sets[:2])

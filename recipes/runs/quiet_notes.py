@@ -8,6 +8,7 @@ import torch
 
 from multisagd import DataStatistics, Denoiser, Process
 from multisagd.analysis.design import ratio_range
+from multisagd.denoiser import dynamic_range
 
 HIDDEN_BELOW = 3
 """How much further the log-SNR must reach for noise that is 13 dB below the quietest frequency."""
@@ -17,7 +18,7 @@ def floor_notes(denoiser: Denoiser, statistics: DataStatistics) -> list[str]:
     """Return a warning if some frequencies of the data are quieter than the floor of spectral preconditioning."""
     if denoiser.preconditioning != "spectral":
         return []
-    quietest = statistics.dynamic_range
+    quietest = dynamic_range(denoiser.process, statistics)
     if quietest <= denoiser.floor:
         return []
     return [

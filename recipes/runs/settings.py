@@ -347,6 +347,8 @@ class SampleSettings:
         if self.calibration is not None and (self.overlap, self.rollout) != (None, None):
             raise ValueError("calibration is for samples of a single run of the sampler: remove overlap and rollout")
         check_minimum(self, 1, "count", "steps", "batch", "members", "rollout", "vocoder_steps")
+        # With fewer samples, the factors of a calibration are mostly chance.
+        check_minimum(self, 16, "calibration")
         check_media(self.initial, self.condition, self.strength, self.unknown)
         if self.overlap is not None and not 0 < self.overlap < 1:
             raise ValueError(f"overlap must be a fraction of a window, between 0 and 1, got {self.overlap:g}")

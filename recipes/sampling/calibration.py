@@ -5,9 +5,10 @@ from dataclasses import dataclass, replace
 import torch
 
 from modalities.base import Modality
-from multisagd import Denoiser
+from multisagd import DataStatistics, Denoiser
 from multisagd.calibration import Calibrated, calibrate
 from multisagd.condition import AnyCondition, Condition, as_condition, mapped
+from multisagd.covariance import to_half_spectrum
 from multisagd.seeds import derive_many
 from recipes.base.errors import RecipeError, as_recipe_error
 from recipes.base.progress import Display
@@ -15,12 +16,10 @@ from recipes.runs.assembly import Assembly
 from recipes.runs.model import TrainedModel
 from recipes.runtime.device import Runtime
 from recipes.runtime.distribution import broadcast_from_rank0
+from recipes.sampling.condition import trained_classes
 from recipes.sampling.generate import SamplingRequest, step_times
 from recipes.sampling.held_out import read_held_out
 from recipes.sampling.media import SamplingMedia
-
-LEAST = 16
-"""Minimum number of samples by which a sampler is calibrated: with fewer, the factors are mostly chance."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,8 +37,8 @@ def calibrated(
 ) -> SamplingRequest:  # fmt: skip
     """Return the request with its sampler calibrated by `count` samples of the run; the same one if `count` is None.
 
-    Samples for the calibration have all classes in turn, or the dense conditions of held-out examples, if the requested
-    samples have such a condition. They depend neither on the seed nor on the number of the requested samples.
+    Samples for the calibration have all trained classes in turn, or the dense conditions of held-out examples, if the
+    requested samples have such a condition. They depend neither on the seed nor on the number of the requested samples.
 
     Raises:
         RecipeError: If the power of such samples is not known, or held-out examples cannot be read.
@@ -47,16 +46,15 @@ def calibrated(
     if count is None:
         return request
     _check(count, request, samples, denoiser, model, assembly)
-    known = _conditions(count, samples, model, assembly)
-    count = len(known.dense) if isinstance(known, Condition) and known.dense is not None else count
+    known, statistics = _conditions(count, samples, model, assembly)
     times, seeds = step_times(denoiser, request), derive_many(0, "calibration", 0, range(count))
     put = mapped(known, runtime.put)
     with (
-        Display("calibrating", request.steps, quiet=quiet or not runtime.main) as display,
+        Display("calibrating", len(times) - 1, quiet=quiet or not runtime.main) as display,
         torch.no_grad(), runtime.autocast(), as_recipe_error((ValueError, ArithmeticError), "calibration: "),
     ):  # fmt: skip
         sampler = calibrate(
-            request.sampler, denoiser, assembly.statistics, times, seeds, put, batch=request.batch,
+            request.sampler, denoiser, statistics, times, seeds, put, batch=request.batch,
             callback=lambda step, *_: display.update(step),
         )  # fmt: skip
     return replace(request, sampler=_shared(sampler), times=times)
@@ -78,19 +76,19 @@ def _check(
     assembly: Assembly,
 ) -> None:
     reasons = {
-        f"{count} samples are too few: use {LEAST} or more": count < LEAST,
         "guidance changes the power of samples, so it is not that of the data: set guidance.scale=1":
             request.guidance.scale != 1.0,
         "samples that start from media have another power: remove initial": samples.media.start is not None,
         "refined samples have another power: set refine=none": request.refinement.iterations > 0,
         "the power of the data is known at the size of training only: remove the size":
             samples.modality.grid() != assembly.modality.grid(),
-        "the run was trained on corrupted data, whose power its samples do not have":
+        "the run was trained on corrupted data, whose power its samples do not have: remove calibration":
             assembly.corruption() is not None,
-        "the noise follows the condition of each item, and so does the power of samples":
+        "the noise of this run follows the condition of each item, and so does their power: remove calibration":
             denoiser.process.covariance.item_wise,
-        "the power of samples with prompts is not known": assembly.context is not None,
-        "the power of samples with given scalars is not known": bool(assembly.scalars),
+        "the run was trained on captions, of which samples have only some: remove calibration":
+            assembly.context is not None,
+        "the run was trained with scalars, of which samples have only some: remove calibration": bool(assembly.scalars),
         "the conditions of held-out examples are needed, but an exported model has no data: use the run":
             samples.media.dense.dense is not None and model.exported is not None,
     }  # fmt: skip
@@ -99,11 +97,26 @@ def _check(
             raise RecipeError(f"calibration: {reason}")
 
 
-def _conditions(count: int, samples: Requested, model: TrainedModel, assembly: Assembly) -> AnyCondition:
-    """Return conditions like those of the requested samples, but as frequent as in the data."""
-    given = as_condition(samples.condition, classes=True, text=False)
-    labels = None if given.labels is None else torch.arange(count) % len(assembly.classes or ())
+def _conditions(
+    count: int, samples: Requested, model: TrainedModel, assembly: Assembly
+) -> tuple[AnyCondition, DataStatistics]:
+    """Return conditions like those of the requested samples, but of all kinds, and the statistics of their data.
+
+    What a dense condition says of held-out examples is theirs, so their own power is that of samples.
+    """
+    given, statistics = as_condition(samples.condition, classes=True, text=False), assembly.statistics
     if given.dense is None:
-        return labels
-    held_out = read_held_out(model, assembly, samples.modality, count, 0, "calibration")
-    return Condition(None if given.labels is None else held_out.labels, dense=held_out.dense)
+        trained = trained_classes(assembly.classes or (), model.metadata.get("untrained", ()))
+        labels = None if given.labels is None else torch.tensor(trained)[torch.arange(count) % len(trained)]
+        return labels, statistics
+    with as_recipe_error(RecipeError, "calibration takes the conditions of held-out examples; remove it, or: "):
+        held_out = read_held_out(model, assembly, samples.modality, count, 0, "condition")
+    assert held_out.dense is not None
+    rows = torch.arange(count) % len(held_out.dense)
+    labels = None if given.labels is None or held_out.labels is None else held_out.labels[rows]
+    present = held_out.media.present
+    if present is None or bool(present.all()):
+        about = held_out.media.x0.double()[rows] - statistics.mean
+        power = to_half_spectrum(about, statistics.grid.dimensions).abs().square().mean(0) / statistics.grid.numel
+        statistics = replace(statistics, power=power, cross=None)
+    return Condition(labels, dense=held_out.dense[rows]), statistics

@@ -121,13 +121,25 @@ def sampling_request(
             "steps_file: these steps were designed for %.80r, not for %s: use the same sampler in `design` and here",
             designed.sampler, sampler,
         )  # fmt: skip
+    ends = settings.ends or run_ends(process, run_config, settings.spacing)
     request = SamplingRequest(
-        sampler, settings.steps, settings.spacing, settings.ends, times, settings.guidance, refinement,
-        batch=settings.batch,
-    )  # fmt: skip
+        sampler, settings.steps, settings.spacing, ends, times, settings.guidance, refinement, batch=settings.batch
+    )
     with as_recipe_error(ValueError):
         times = step_times(denoiser, request)
     return replace(request, times=times, residual=band_residual(denoiser, settings, run_config, assembly, runtime))
+
+
+def run_ends(process: Process, config: Config, spacing: Spacing | None = None) -> tuple[float, float] | None:
+    """Return `sampling.ends` of a run's configuration, if its noise follows conditions and steps are in log-SNR.
+
+    The ends for other noise follow from the spectra of data and noise.
+    """
+    ends = (config.get("sampling") or {}).get("ends")
+    if not process.covariance.item_wise or ends is None or spacing == "time":
+        return None
+    low, high = ends
+    return float(low), float(high)
 
 
 def step_times(denoiser: Denoiser, request: SamplingRequest) -> Tensor:

@@ -30,7 +30,7 @@ from recipes.runs.model import TrainedModel, open_model, trained_denoiser
 from recipes.runs.settings import SampleSettings
 from recipes.runtime.device import Runtime
 from recipes.sampling.condition import with_scalars
-from recipes.sampling.generate import SamplingRequest, step_times
+from recipes.sampling.generate import SamplingRequest, run_ends, step_times
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ def opened(options: VocoderOptions, spectrograms: Audio, builder: Builder, runti
     weights = model.weights(model.exported or "ema", assembly.check_weight_shapes)
     denoiser, sampler = trained_denoiser(assembly, weights, runtime), options.sampler(model.statistics)
     check_sampler(sampler, denoiser.process)
-    request = SamplingRequest(sampler, options.steps)
+    request = SamplingRequest(sampler, options.steps, ends=run_ends(denoiser.process, model.config))
     with as_recipe_error(ValueError):
         request = replace(request, times=step_times(denoiser, request))
     seed = derive(options.seed, "vocoder")

@@ -39,7 +39,7 @@ from recipes.runs.settings import Guidance, Which, Width, chosen_weights, given_
 from recipes.runtime.device import EngineSettings, Runtime
 from recipes.sampling.calibration import Requested, calibrated
 from recipes.sampling.condition import checked_labels, chosen_condition
-from recipes.sampling.generate import SamplingRequest, chosen_modality, generate
+from recipes.sampling.generate import SamplingRequest, chosen_modality, generate, run_ends
 from recipes.sampling.media import MediaOptions, sampling_media
 from recipes.sampling.sample_files import EVALUATION, write_set
 from recipes.sampling.unknown import Unknown
@@ -280,7 +280,8 @@ class Pipeline:
         )
         sampler = self._sampler(settings.sampler, self.model.statistics)
         check_sampler(sampler, self.denoiser.process)
-        request = SamplingRequest(sampler, steps, settings.spacing, guidance=guidance, batch=settings.batch)
+        ends = run_ends(self.denoiser.process, self.model.config, settings.spacing)
+        request = SamplingRequest(sampler, steps, settings.spacing, ends, guidance=guidance, batch=settings.batch)
         shape, known = modality.tensor_shape, dense.joined(condition.input)
         request = calibrated(
             settings.calibration, request, Requested(modality, media, known), self.denoiser, self.model, self.assembly,

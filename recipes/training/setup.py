@@ -25,6 +25,7 @@ from multisagd import (
     Process,
 )
 from multisagd.analysis.octaves import octave_log_snrs
+from multisagd.channel_covariance import check_unmixed
 from multisagd.condition import AnyCondition
 from multisagd.cross_spectra import check_cross_size
 from multisagd.ema import PowerEMA
@@ -255,6 +256,10 @@ def prepare_model(job: Job, data: TrainingData, state: State | None) -> Training
         runtime.sharded(each.module)
     parallel = runtime.parallelize(network)
     settings = with_times(settings, data.statistics, process)
+    if isinstance(settings.loss.weighting, PerFrequency):
+        with as_recipe_error(ValueError, "loss: "):
+            process.covariance.require_diagonal("a weighting per frequency")
+            check_unmixed(process.covariance, "a weighting per frequency")
     denoiser = assembly.denoiser(runtime.compiled(parallel, len(sizes)), process)
     null_label = None if classes is None else len(classes)
     learner = Learner(denoiser, network, parallel, average, settings, runtime, null_label, stored)

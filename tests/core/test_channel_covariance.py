@@ -396,3 +396,24 @@ def test_channel_noise_is_refused_where_it_has_no_meaning():
     )  # fmt: skip
     floored = ChannelCovariance(DataChannels(statistics, "full", floor=40), grid)
     assert bool(floored.support().all())
+
+
+def test_weak_components_are_seen_in_mixed_channels():
+    """At t = 1, the noise of a weak component must hide the data in it; and its floor is that of components."""
+    basis, levels = ((0.6, -0.8), (0.8, 0.6)), (2.0 - 1e-3, 1e-3)
+    process = ms.Process(
+        ms.CosineSchedule(log_snr_range=(-8, 12)),
+        ChannelCovariance(PerChannel((ms.Flat(), ms.Flat()), levels, basis), PLANE),
+    )
+    power = torch.ones(2, *PLANE.half_shape, dtype=torch.float64)
+    power[0, 1, 1] = 1e-8
+    cross = torch.diag_embed(power.movedim(0, -1)).movedim((-2, -1), (0, 1)).to(torch.complex128)
+    zero = torch.zeros(2, *PLANE.shape, dtype=torch.float64)
+    white = ms.DataStatistics(zero, torch.ones_like(power), PLANE, 1)
+    with pytest.warns(UserWarning, match="signal remains"):
+        bands = terminal_snr(process, white)
+    assert max(band.snr for band in bands) == pytest.approx(math.exp(-8) / 1e-3, rel=1e-6)
+    # At one frequency the first channel has no power: its components have 0.64 and 0.36 of that of the other channel.
+    statistics = ms.DataStatistics(zero, power, PLANE, 1, cross)
+    denoiser = ms.Denoiser(torch.nn.Identity(), process, preconditioning="spectral", statistics=statistics)
+    assert (statistics.dynamic_range, denoiser.floor) == (pytest.approx(80), 60.0)

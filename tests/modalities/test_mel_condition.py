@@ -131,7 +131,7 @@ def test_files_of_other_values_are_refused_with_the_remedy(tmp_path: Path) -> No
             ("long", r"63 frames, but the samples have 32: set seconds=1\.008"),
             ("bands", r"shape \(64, 32\), but \(40, 32\) \(bands, frames\)"),
             ("decibels", r"from -30 to -30, .*1 - 2 \* decibels / \(-80\)"),
-            ("unknown", "from nan to nan"),
+            ("unknown", "not finite, .* replace them by -1"),
             ("objects", "Python objects"),
         ))
     )  # fmt: skip

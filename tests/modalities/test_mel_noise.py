@@ -64,6 +64,17 @@ def test_parts_have_the_level_of_the_sound(options: dict[str, bool], shaped: boo
     assert (falls > 10) == shaped
 
 
+@pytest.mark.parametrize("high", [None, 2000.0])
+def test_level_is_that_of_all_frequencies(high: float | None):
+    condition = MelSpectrogram(bands=32, high=high)
+    x0 = SCALE * 0.1 * torch.randn(4, 1, SAMPLES, generator=torch.Generator().manual_seed(0))
+    dense = torch.stack([condition.derive(each, AUDIO, 0) for each in x0])
+    for options in ({}, {"spectrum": False}, {"envelope": False}):
+        rule = MelNoise(condition, AUDIO, floor=80.0, **options)
+        white = ms.ConditionedCovariance(rule, GRID).bound(ms.Condition(dense=dense), x0.shape).whiten(x0)
+        assert decibels(white) == pytest.approx(0, abs=0.6), options
+
+
 def test_silence_has_the_lowest_level_and_unknown_frames_are_silent():
     silent = torch.zeros(1, 1, SAMPLES)
     level = SCALE * 0.25 * 10 ** (-40 / 20)

@@ -77,7 +77,7 @@ def test_dense_conditions_of_a_calibration_are_those_of_held_out_examples(coarse
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
-        (["calibration=8"], "8 samples are too few: use 16 or more"),
+        (["calibration=8"], "calibration must be at least 16"),
         ([CALIBRATION, "guidance.scale=2"], "set guidance.scale=1"),
         ([CALIBRATION, "initial=held_out"], "remove initial"),
         ([CALIBRATION, "size=16"], "remove the size"),
