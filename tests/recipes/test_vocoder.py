@@ -24,6 +24,7 @@ from recipes.config.build import Builder
 from recipes.evaluate import evaluate
 from recipes.export import export
 from recipes.inspect import inspect
+from recipes.report import report
 from recipes.runs.checkpoint import State
 from recipes.runs.model import open_model
 from recipes.sample import sample
@@ -250,6 +251,9 @@ def test_noise_that_follows_the_spectrogram_is_used_in_training_sampling_and_lik
     words = ["metrics=[likelihood]", "likelihood.items=4", "likelihood.steps=2", "steps=2", "samples=4"]
     found = evaluate(configuration.load("evaluate", [f"run_dir={run_dir}", *words]))
     assert found["results"]["likelihood"]
+    page = report(configuration.load("report", [f"run_dir={run_dir}"])).read_text(encoding="utf-8")
+    assert "MelNoise" in page
+    assert "The noise follows the condition of each example" in page
     assert_refused(
         ("add condition=mel", lambda: tiny_run(tmp_path / "a", recordings, *SPECTROGRAMS, *FAST, "covariance=mel"))
     )
