@@ -99,6 +99,10 @@ experiment is judged by the error of power over rings of frequency.
 - "Rings" is the root mean square, over rings of frequency but zero, of 10 log10 of the generated power divided by the
   real power; the quietest third of the rings has least power in the data. Errors of deviation and kurtosis are in
   percent of their values in the data.
+- The second table of each experiment is for samples whose power is corrected after each step
+  (`multisagd sample calibration=256`): what the noise and the training contribute to rings is small next to it, so read
+  the kurtosis and the likelihood there.
+- Arms of an ablation have three seeds, and no verdict.
 - "Bits per dimension" are those of fixed held-out fields, estimated with the same random numbers for every arm.
 - Real data in place of samples give the noise floor, which a perfect model would reach."""
 
