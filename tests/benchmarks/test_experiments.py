@@ -215,7 +215,7 @@ def test_vocoders_of_several_kinds_of_noise_are_compared_in_pairs_of_seeds(
 ) -> None:
     text, path = vocoder.PAGE.read_text(), tmp_path / "rows.jsonl"
     assert vocoder.page(text) == text
-    monkeypatch.setattr(vocoder, "ARMS", {**vocoder.ARMS, "pink": ("spectrum=pink",)})
+    monkeypatch.setattr(vocoder, "ARMS", {vocoder.CONTROL: (), "pink": ("spectrum=pink",)})
     for noise, seed, distance in (("white", 0, 8.0), ("white", 1, 9.0), ("pink", 0, 7.0), ("pink", 1, 7.5)):
         values = dict(zip(vocoder.COLUMNS, (distance, 7.5, 1.0), strict=True))
         append(vocoder.EXPERIMENT, {"noise": noise, "seed": seed, "samples": 100}, values, path)

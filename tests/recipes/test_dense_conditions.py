@@ -16,8 +16,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 import multisagd as ms
+from modalities.audio import Audio
 from modalities.base import Dataset, Example
 from modalities.image import Image
+from modalities.mel_condition import MelSpectrogram
+from modalities.representation import Waveform
 from multisagd import Condition
 from recipes.base.errors import RecipeError
 from recipes.config import compose as configuration
@@ -272,9 +275,14 @@ def test_every_covariance_builds_its_rule():
         node = configuration.load("train", ["run_dir=.", f"covariance={choice}"])["covariance"]
         assert (choice == "shared") == (node["_target_"] is None)
         if choice != "shared":
-            rule = Builder().build(node, ms.CovarianceRule, "covariance")  # type: ignore[type-abstract]
-            envelope, power = rule(torch.zeros(2, 3, 4), ms.Grid.of(time=8))
-            assert (envelope is None, power is None) == ("envelope" not in choice, "spectrum" not in choice)
+            parts = {"condition": MelSpectrogram(bands=8), "modality": Audio(representation=Waveform())}
+            rule = Builder().build(node, ms.CovarianceRule, "covariance", **parts)  # type: ignore[type-abstract]
+            envelope, power = rule(torch.zeros(2, 8, 4), ms.Grid.of(time=8))
+            both = choice == "mel"
+            assert (envelope is not None, power is not None) == (
+                both or "envelope" in choice,
+                both or "spectrum" in choice,
+            )
 
 
 class LikeTheirNoise(Dataset):

@@ -186,7 +186,15 @@ def test_evaluate_prints_a_table_and_writes_a_report_with_scores_and_pictures(
     compared = result["counts"]["compared"]
     assert written["counts"] == {"asked": COUNT, "compared": compared, "reference": compared, "real": 2 * compared}
     of_fields = {"rings", "distribution", "increments", "coherence"}
-    assert result["unavailable"].keys() == {"inception", "vggish", "r3d", "likelihood", "ensemble", *of_fields}
+    assert result["unavailable"].keys() == {
+        "inception",
+        "vggish",
+        "r3d",
+        "likelihood",
+        "ensemble",
+        "log_spectral_distance",
+        *of_fields,
+    }
     assert len(result["figures"]) == 4
     for name in result["figures"]:
         assert (folder / name).read_bytes().startswith(b"\x89PNG")

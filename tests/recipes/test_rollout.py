@@ -52,6 +52,9 @@ class AutoregressiveDenoiser(nn.Module):
         self.process, self.a, self.b = process, a, b
         self.innovation = ms.GaussianDenoiser(process, stationary(power, grid))
 
+    def bound(self, condition: Condition, shape: tuple[int, ...]) -> "AutoregressiveDenoiser":
+        return self
+
     def forward(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         mean = self.b * condition.dense[:, :1] + self.a * condition.dense[:, 1:]
         return mean + self.innovation(x_t - self.process.coefficients(t, x_t).a * mean, t)
