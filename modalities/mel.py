@@ -16,6 +16,11 @@ from multisagd.libraries import importing
 USE = "log-mel spectrograms"
 
 
+def hertz(mel: float) -> float:
+    """Return the frequency in Hz of a position on the mel scale."""
+    return 700 * (10 ** (mel / 2595) - 1)
+
+
 def centres(bands: int, low: float, high: float, window: int, rate: int) -> list[float]:
     """Return the lowest edge, the centre of each band and the highest edge, equally spaced, in mel.
 
@@ -35,7 +40,7 @@ def centres(bands: int, low: float, high: float, window: int, rate: int) -> list
         raise ValueError(f"{narrow}: {remedy}")
     first, last = (2595 * math.log10(1 + hertz / 700) for hertz in (low, high))
     mels = [first + (last - first) * index / (bands + 1) for index in range(bands + 2)]
-    bins = [700 * (10 ** (mel / 2595) - 1) * window / rate for mel in mels]
+    bins = [hertz(mel) * window / rate for mel in mels]
     for band in range(bands):
         if math.floor(bins[band]) + 1 >= bins[band + 2]:
             raise ValueError(f"{narrow}: band {band} contains no frequency; {remedy}")

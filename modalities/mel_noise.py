@@ -91,7 +91,7 @@ class MelNoise(CovarianceRule):
         assert isinstance(self.condition, MelSpectrogram)
         assert isinstance(self.modality, Audio)
         edges = mel.centres(*self.condition.frames.settings(self.modality.rate))
-        centres = torch.tensor([700 * (10 ** (each / 2595) - 1) for each in edges[1:-1]]).to(density)
+        centres = torch.tensor([mel.hertz(each) for each in edges[1:-1]]).to(density)
         decibels = 10 * density.clamp(min=torch.finfo(density.dtype).tiny).log10()
         decibels = torch.maximum(decibels, decibels.amax(2, keepdim=True) - self.floor)
         frequencies = grid.frequencies(grid.names[0]).abs().to(density).flatten()

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from operator import itemgetter
 
 import torch
@@ -56,8 +57,13 @@ class Calibrated:
             raise ValueError(f"calibrated for {len(self.gains)} steps, got {model.steps}: calibrate for these steps")
         moved = self.sampler.step(state, then, model, noise)
         deviation = _deviation(moved.x, then, self.mean, model.process, self.grid)
-        gain = self.gains[state.number][:, ring_indices(self.grid)].to(deviation.device, deviation.real.dtype)
-        return replace(moved, x=_restored(deviation * gain, then, self.mean, model.process, self.grid, moved.x))
+        return _corrected(
+            moved, deviation, self.gains[state.number][:, self._rings], self.mean, model.process, self.grid
+        )
+
+    @cached_property
+    def _rings(self) -> Tensor:
+        return ring_indices(self.grid)
 
     def __str__(self) -> str:
         """Return the sampler's own description."""
@@ -124,8 +130,7 @@ class _Measuring:
         wanted, found = (radial_profile(each, grid).power for each in (expected, power))
         gain = torch.where((wanted > 0) & (found > 0), (wanted / found.clamp(min=1e-300)).sqrt(), 1.0)
         self.gains.append(gain)
-        factor = gain[:, ring_indices(grid)].to(deviation.device, deviation.real.dtype)
-        return replace(moved, x=_restored(deviation * factor, then, mean, model.process, grid, moved.x))
+        return _corrected(moved, deviation, gain[:, ring_indices(grid)], mean, model.process, grid)
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,9 +159,12 @@ def _deviation(x: Tensor, at: Point, mean: Tensor, process: Process, grid: Grid)
     return x - a * to_half_spectrum(mean.to(x.device, x.real.dtype), grid.dimensions)
 
 
-def _restored(deviation: Tensor, at: Point, mean: Tensor, process: Process, grid: Grid, like: Tensor) -> Tensor:
-    """Undo `_deviation`: return the state, shaped like `like`."""
-    a = at.at.a.to(like.real.dtype)
+def _corrected(
+    state: SamplerState, deviation: Tensor, factor: Tensor, mean: Tensor, process: Process, grid: Grid
+) -> SamplerState:
+    """Return the state whose deviation from the mean has been multiplied by a factor (channels, *half_shape)."""
+    deviation = deviation * factor.to(deviation.device, deviation.real.dtype)
+    x, a = state.x, state.point.at.a.to(state.x.real.dtype)
     if process.modulation is None:
-        return a * mean.to(like) + from_half_spectrum(deviation, grid.shape).to(like)
-    return deviation + a * to_half_spectrum(mean.to(like.device, like.real.dtype), grid.dimensions)
+        return replace(state, x=a * mean.to(x) + from_half_spectrum(deviation, grid.shape).to(x))
+    return replace(state, x=deviation + a * to_half_spectrum(mean.to(x.device, x.real.dtype), grid.dimensions))

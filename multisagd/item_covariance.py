@@ -40,7 +40,29 @@ class CovarianceRule(ABC):
         """
 
 
-class ItemCovariance(Covariance):
+class _ItemWise(Covariance):
+    """Base class of covariances that differ from item to item."""
+
+    @property
+    def diagonal(self) -> bool:
+        """Whether all items have the same power at each frequency, and no envelope: they do not."""
+        return False
+
+    @property
+    def item_wise(self) -> bool:
+        """Whether Σ differs from item to item: it does."""
+        return True
+
+    def require_diagonal(self, purpose: str) -> None:
+        """Raise an error, because items differ.
+
+        Raises:
+            ValueError: Always.
+        """
+        raise ValueError(_refusal(purpose))
+
+
+class ItemCovariance(_ItemWise):
     """The covariance `Σ_i = E_i F⁻¹ diag(W_i) F E_i` of each item i of a batch, for tensors `(batch, channels, *grid)`.
 
     `envelope` is E `(batch, 1 or channels, *grid)`, positive, and `power` is W `(batch, 1 or channels, *half_shape)`,
@@ -64,24 +86,6 @@ class ItemCovariance(Covariance):
         self.envelope: Tensor | None
         self.item_power: Tensor | None
         self._like = given[0].new_empty(0)
-
-    @property
-    def diagonal(self) -> bool:
-        """Whether all items have the same power at each frequency, and no envelope: they do not."""
-        return False
-
-    @property
-    def item_wise(self) -> bool:
-        """Whether Σ differs from item to item: it does."""
-        return True
-
-    def require_diagonal(self, purpose: str) -> None:
-        """Raise an error, because items differ.
-
-        Raises:
-            ValueError: Always.
-        """
-        raise ValueError(_refusal(purpose))
 
     def power(self, shape: Sequence[int] | None = None) -> Tensor:
         """Return the power W of each item, `(batch, 1 or channels, *half_shape)`.
@@ -177,7 +181,7 @@ class ItemCovariance(Covariance):
             )
 
 
-class ConditionedCovariance(Covariance):
+class ConditionedCovariance(_ItemWise):
     """The covariance of noise that follows the dense condition of each item by a rule; `bound` gives that of a batch.
 
     The power of an item is that of `spectrum`, normalised as in `SpectralCovariance`, times the power that the rule
@@ -194,24 +198,6 @@ class ConditionedCovariance(Covariance):
         super().__init__(grid)
         self.rule = rule
         self.shared = SpectralCovariance(spectrum or Flat(), grid)
-
-    @property
-    def diagonal(self) -> bool:
-        """Whether all items have the same power at each frequency, and no envelope: they do not."""
-        return False
-
-    @property
-    def item_wise(self) -> bool:
-        """Whether Σ differs from item to item: it does."""
-        return True
-
-    def require_diagonal(self, purpose: str) -> None:
-        """Raise an error, because items differ.
-
-        Raises:
-            ValueError: Always.
-        """
-        raise ValueError(_refusal(purpose))
 
     def bound(self, condition: AnyCondition, shape: Sequence[int]) -> ItemCovariance:
         """Return the covariance of a batch of this shape, `(batch, channels, *grid)`, under its condition.

@@ -45,7 +45,7 @@ def calibrated(
     """
     if count is None:
         return request
-    _check(count, request, samples, denoiser, model, assembly)
+    _check(request, samples, denoiser, model, assembly)
     known, statistics = _conditions(count, samples, model, assembly)
     times, seeds = step_times(denoiser, request), derive_many(0, "calibration", 0, range(count))
     put = mapped(known, runtime.put)
@@ -68,7 +68,6 @@ def _shared(sampler: Calibrated) -> Calibrated:
 
 
 def _check(
-    count: int,
     request: SamplingRequest,
     samples: Requested,
     denoiser: Denoiser,
