@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.experiments.statistics import Paired
-from benchmarks.rows import RESULTS, append, between, missing, parsed, rows, tutorial_parser
+from benchmarks.rows import RESULTS, between, measure_missing, parsed, rows, tutorial_parser
 from benchmarks.runs import Run, configured_data, spread, train_run
 from multisagd import DataStatistics
 from multisagd.analysis.profiles import radial_profile
@@ -215,10 +215,7 @@ def main() -> None:
         {"data": data, "noise": noise, "seed": seed, "samples": samples}
         for seed in options.seeds for data in options.data for noise in options.noises
     ]  # fmt: skip
-    for arm in [] if options.show else missing(EXPERIMENT, arms, options.results):
-        values = measure(arm, options)
-        append(EXPERIMENT, arm, values, options.results)
-        print(f"{arm}: { {key: round(values[key], 4) for key in COLUMNS} }", flush=True)
+    measure_missing(EXPERIMENT, arms, options, lambda arm: measure(arm, options), COLUMNS)
     print(table(options.results))
 
 

@@ -24,7 +24,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from benchmarks.rows import RESULTS, append, between, missing, parsed, rows, tutorial_parser
+from benchmarks.rows import RESULTS, between, measure_missing, parsed, rows, tutorial_parser
 from benchmarks.runs import configured, spread, train_run
 from modalities.base import Modality
 from modalities.field_sets import Vorticity
@@ -258,10 +258,7 @@ def main() -> None:
         return
     arms: list[dict[str, Any]] = [{"forecast": name, "seed": None, "samples": None} for name in REFERENCES]
     arms += [{"forecast": MODEL, "seed": seed, "samples": samples} for seed in options.seeds]
-    for arm in [] if options.show else missing(EXPERIMENT, arms, options.results):
-        values = measure(arm | {"samples": samples}, options)
-        append(EXPERIMENT, arm, values, options.results)
-        print(f"{arm}: {values}", flush=True)
+    measure_missing(EXPERIMENT, arms, options, lambda arm: measure(arm | {"samples": samples}, options))
     print(table(options.results))
 
 

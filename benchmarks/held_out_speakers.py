@@ -19,7 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.rows import RESULTS, append, between, missing, parsed, rows, tutorial_parser
+from benchmarks.rows import RESULTS, between, measure_missing, parsed, rows, tutorial_parser
 from benchmarks.runs import Run, configured_data, spread, train_run
 from modalities.base import Dataset
 from multisagd.metrics.feature_network import read_samples
@@ -127,10 +127,7 @@ def main() -> None:
         return
     samples = max(64, options.samples // options.shrink)
     arms = [{"split": name, "seed": seed, "samples": samples} for seed in options.seeds for name in options.splits]
-    for arm in [] if options.show else missing(EXPERIMENT, arms, options.results):
-        values = measure(arm, options)
-        append(EXPERIMENT, arm, values, options.results)
-        print(f"{arm}: {values}", flush=True)
+    measure_missing(EXPERIMENT, arms, options, lambda arm: measure(arm, options))
     print(table(options.results))
 
 

@@ -6,7 +6,7 @@ import argparse
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,20 @@ def missing(experiment: str, arms: list[dict[str, Any]], path: Path = RESULTS) -
     """Return the arms of an experiment without a row, so that an interrupted experiment continues."""
     done = [row["arm"] for row in rows(experiment, path)]
     return [arm for arm in arms if arm not in done]
+
+
+def measure_missing(
+    experiment: str, arms: list[dict[str, Any]], options: argparse.Namespace,
+    measure: Callable[[dict[str, Any]], Mapping[str, Any]], shown: Iterable[str] | None = None,
+) -> None:  # fmt: skip
+    """Measure the arms without a row, append a row for each, and print it: the values `shown`, rounded, or all.
+
+    With `options.show`, nothing is measured.
+    """
+    for arm in [] if options.show else missing(experiment, arms, options.results):
+        values = measure(arm)
+        append(experiment, arm, values, options.results)
+        print(f"{arm}: {values if shown is None else {key: round(values[key], 4) for key in shown}}", flush=True)
 
 
 def between(text: str, begin: str, end: str, content: str) -> str:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.experiments.statistics import Paired
-from benchmarks.rows import RESULTS, append, between, missing, parsed, rows, tutorial_parser
+from benchmarks.rows import RESULTS, between, measure_missing, parsed, rows, tutorial_parser
 from benchmarks.runs import spread, train_run
 from recipes.config import compose as configuration
 from recipes.evaluate import evaluate
@@ -124,10 +124,7 @@ def main() -> None:
         return
     samples = max(32, options.samples // options.shrink)
     arms = [{"noise": name, "seed": seed, "samples": samples} for seed in options.seeds for name in options.noise]
-    for arm in [] if options.show else missing(EXPERIMENT, arms, options.results):
-        values = measure(arm, options)
-        append(EXPERIMENT, arm, values, options.results)
-        print(f"{arm}: {values}", flush=True)
+    measure_missing(EXPERIMENT, arms, options, lambda arm: measure(arm, options))
     print(table(options.results))
 
 
